@@ -1,0 +1,115 @@
+"""First values for weights (slide "Heuristics for the initial approximation").
+
+An initializer is a function ``(key, shape, dtype) -> array``; for a weight matrix shape is (H_{l−1}, H_l) = (inputs,
+outputs). The factories below return one. Layer-by-layer and pre-trained starts (3 and 4 on the slide) need data
+and are no initializers.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> w = orthogonal()(jax.random.key(0), (3, 3), jnp.float32)
+    >>> print(jnp.round(jnp.abs(w.T @ w)))
+    [[1. 0. 0.]
+     [0. 1. 0.]
+     [0. 0. 1.]]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.types import Array, written
+
+Initializer = Callable[[Array, tuple[int, ...], Any], Array]
+
+
+def _named(label: str, initializer: Initializer) -> Initializer:
+    initializer.__name__ = initializer.__qualname__ = label
+    return initializer
+
+
+def _uniform(bound: Callable[[int, int], float], label: str) -> Initializer:
+    """Uniform on ±bound(inputs, outputs)."""
+
+    def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        fan_in, fan_out = checks.weight_shape(label, shape)
+        r = bound(fan_in, fan_out)
+        return jax.random.uniform(key, shape, dtype, -r, r)
+
+    return _named(label, initializer)
+
+
+def uniform_fan_in() -> Initializer:
+    """w ~ uniform(±1/√H_{l−1}): evens out the variances of the outputs of the layers.
+
+    Slide, heuristic 1. Erratum: the slide writes H_l; it is the number of *inputs* that fixes the variance
+    of a sum over inputs.
+    """
+    return _uniform(lambda fan_in, fan_out: 1 / math.sqrt(fan_in), "uniform_fan_in()")
+
+
+def glorot_uniform(gain: float = 1.0) -> Initializer:
+    """w ~ uniform(±gain·√6/√(H_{l−1} + H_l)): evens out the variances of the gradients, Var w = 2 gain²/(H_{l−1} + H_l).
+
+    Slide, heuristic 2. Erratum: the slide prints 6/√(…); Glorot & Bengio 2010 have √6/√(…), which is the default here.
+    The slide's literal constant is ``gain=math.sqrt(6)``.
+
+    Args:
+        gain: factor on the bound, > 0; 1 suits tanh.
+    """
+    checks.positive("gain", gain)
+    return _uniform(
+        lambda fan_in, fan_out: gain * math.sqrt(6 / (fan_in + fan_out)),
+        written("glorot_uniform", gain=(gain, 1.0)),
+    )
+
+
+def he() -> Initializer:
+    """w ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
+
+    def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        fan_in, _ = checks.weight_shape("he()", shape)
+        return math.sqrt(2 / fan_in) * jax.random.normal(key, shape, dtype)
+
+    return _named("he()", initializer)
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """A random orthogonal basis: gain·Q of the QR decomposition of a normal matrix, uniform (Haar) among all.
+
+    Slide, heuristic 5. For shape (i, o) the columns are orthonormal if i ≥ o, the rows if i ≤ o. The signs of R's diagonal are
+    moved into Q, without which Q is not uniform (Mezzadri 2007). Half precision is computed in float32.
+
+    Args:
+        gain: factor on the basis, > 0.
+    """
+    checks.positive("gain", gain)
+    label = written("orthogonal", gain=(gain, 1.0))
+
+    def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        fan_in, fan_out = checks.weight_shape(label, shape)
+        wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+        tall = jax.random.normal(key, (max(fan_in, fan_out), min(fan_in, fan_out)), wide)
+        q, r = jnp.linalg.qr(tall)
+        q = q * jnp.sign(jnp.diag(r))[None, :]
+        return (gain * (q if fan_in >= fan_out else q.T)).astype(dtype)
+
+    return _named(label, initializer)
+
+
+def zeros() -> Initializer:
+    """0 everywhere: for biases. Weights that start equal stay equal, so no weight matrix may."""
+    return _named("zeros()", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+
+
+def constant(value: float) -> Initializer:
+    """The same value everywhere, a finite number: a bias that starts every ReLU alive, a PReLU's first slope."""
+    checks.finite("value", value)
+    return _named(
+        written("constant", value), lambda key, shape, dtype: jnp.full(shape, value, dtype)
+    )

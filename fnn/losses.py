@@ -1,0 +1,168 @@
+"""Losses ℒ(a, y) with ∂ℒ/∂a and ∂²ℒ/∂a² by hand (slides "Linear models", "Algorithm SG").
+
+A loss judges each object apart: from the network's output a [n, M] and the answers y it gives ``value`` [n],
+``slope`` [n, M] and ``curvature`` [n, M], the diagonal of each object's Hessian. `objective` takes the mean.
+
+=========================== ====================== ============================= ======================
+loss                        answers y              value, summed over m          slope
+=========================== ====================== ============================= ======================
+`squared`                   [n, M], a's dtype      ½(a − y)²                     a − y
+`logistic_margin`           [n, M] of −1, +1       ln(1 + e^−M), M = ay          −y·s(−M)
+`hinge_margin`              [n, M] of −1, +1       (1 − M)₊                      −y·[M < 1]
+`exponential_margin`        [n, M] of −1, +1       e^−M                          −y·e^−M
+`sigmoid_margin`            [n, M] of −1, +1       1/(1 + e^M) = s(−M)           −y·s(M)s(−M)
+`binary_cross_entropy`      [n, M] of 0, 1         ln(1 + e^a) − ya              s(a) − y
+`softmax_cross_entropy`     [n] of 0 … M−1         ln Σ e^{a_m} − a_y            softmax(a) − [m = y]
+=========================== ====================== ============================= ======================
+
+Here s(u) = 1/(1 + e^−u). For one output, y may be [n]. Logits of ±1e4 lose nothing; only `exponential_margin` overflows
+to infinity, as e^−M itself does in float32 below M = −88.
+
+Shapes and dtypes are checked when a loss is traced, labels wherever they are concrete. A label which arrives traced and is
+none of those allowed makes its object's loss and slope NaN, so that it cannot pass for a good one.
+
+Errata: the slide loses the minus sign of ½(a − y)², and prints the sigmoid loss as 1/(1 + e^−M), which
+grows with the margin; a margin loss must not.
+
+Example:
+    >>> import jax.numpy as jnp
+    >>> from fnn import softmax_cross_entropy
+    >>> a, y = jnp.array([[0.0, 0.0], [1e4, -1e4]]), jnp.array([0, 1])
+    >>> print(softmax_cross_entropy.value(a, y))
+    [6.931472e-01 2.000000e+04]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.types import Array, Loss
+
+_sigmoid, _softplus = jax.nn.sigmoid, jax.nn.softplus
+
+
+def _elementwise(
+    label: str,
+    value: Callable[[Array, Array], Array],
+    slope: Callable[[Array, Array], Array],
+    curvature: Callable[[Array, Array], Array],
+    labels: tuple[int, ...] | None = None,
+) -> Loss:
+    """A sum over outputs of a loss of one output and one answer; `labels` are the answers allowed."""
+
+    def checked(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+        def of(a: Array, y: Array) -> Array:
+            checks.answers(label, a, y, labels)
+            y = jnp.reshape(jnp.asarray(y), a.shape)
+            if labels is None:
+                return part(a, y)
+            known = jnp.isin(y, jnp.asarray(labels, y.dtype))
+            return jnp.where(known, part(a, y.astype(a.dtype)), jnp.nan)
+
+        return of
+
+    of_outputs = checked(value)
+    return Loss(
+        label=label,
+        value=lambda a, y: jnp.sum(of_outputs(a, y), axis=1),
+        slope=checked(slope),
+        curvature=checked(curvature),
+    )
+
+
+def _margin(
+    label: str,
+    value: Callable[[Array], Array],
+    slope: Callable[[Array], Array],
+    curvature: Callable[[Array], Array],
+) -> Loss:
+    """A loss ℒ(M) of the margin M = ay: ∂/∂a = y·ℒ'(M), and ∂²/∂a² = ℒ''(M) since y² = 1."""
+    return _elementwise(
+        label,
+        value=lambda a, y: value(a * y),
+        slope=lambda a, y: y * slope(a * y),
+        curvature=lambda a, y: curvature(a * y),
+        labels=(-1, 1),
+    )
+
+
+squared = _elementwise(
+    "squared",
+    value=lambda a, y: 0.5 * jnp.square(a - y),
+    slope=lambda a, y: a - y,
+    curvature=lambda a, y: jnp.ones_like(a),
+)
+"""½ Σ_m (a_m − y_m)²; its slope a − y is the lecture's error of the output layer."""
+
+logistic_margin = _margin(
+    "logistic_margin",
+    value=lambda M: _softplus(-M),
+    slope=lambda M: -_sigmoid(-M),
+    curvature=lambda M: _sigmoid(M) * _sigmoid(-M),
+)
+"""ln(1 + e^−M), logistic regression."""
+
+hinge_margin = _margin(
+    "hinge_margin",
+    value=lambda M: jax.nn.relu(1 - M),
+    slope=lambda M: -(M < 1).astype(M.dtype),
+    curvature=jnp.zeros_like,
+)
+"""(1 − M)₊, the support vector machine's. At the kink M = 1 the slope is 0, as that of `jax.nn.relu`."""
+
+exponential_margin = _margin(
+    "exponential_margin",
+    value=lambda M: jnp.exp(-M),
+    slope=lambda M: -jnp.exp(-M),
+    curvature=lambda M: jnp.exp(-M),
+)
+"""e^−M, AdaBoost's."""
+
+sigmoid_margin = _margin(
+    "sigmoid_margin",
+    value=lambda M: _sigmoid(-M),
+    slope=lambda M: -_sigmoid(M) * _sigmoid(-M),
+    curvature=lambda M: _sigmoid(M) * _sigmoid(-M) * (_sigmoid(M) - _sigmoid(-M)),
+)
+"""1/(1 + e^M), bounded: one outlier costs at most 1. Not convex."""
+
+binary_cross_entropy = _elementwise(
+    "binary_cross_entropy",
+    value=lambda a, y: _softplus(a) - y * a,
+    slope=lambda a, y: _sigmoid(a) - y,
+    curvature=lambda a, y: _sigmoid(a) * _sigmoid(-a),
+    labels=(0, 1),
+)
+"""−ln s(a) for y = 1 and −ln s(−a) for y = 0, on logits: several outputs are several yes–no questions."""
+
+
+def _cross_entropy(a: Array, y: Array) -> Array:
+    checks.classes("softmax_cross_entropy", a, y)
+    y = jnp.asarray(y)
+    known = (0 <= y) & (y < a.shape[1])
+    of_label = jnp.take_along_axis(a, jnp.where(known, y, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(known, jax.nn.logsumexp(a, axis=1) - of_label, jnp.nan)
+
+
+def _cross_entropy_slope(a: Array, y: Array) -> Array:
+    checks.classes("softmax_cross_entropy", a, y)
+    y = jnp.asarray(y)[:, None]
+    known = (0 <= y) & (y < a.shape[1])
+    is_label = (y == jnp.arange(a.shape[1], dtype=y.dtype)[None, :]).astype(a.dtype)
+    return jnp.where(known, jax.nn.softmax(a, axis=1) - is_label, jnp.nan)
+
+
+def _cross_entropy_curvature(a: Array, y: Array) -> Array:
+    checks.classes("softmax_cross_entropy", a, y)
+    p = jax.nn.softmax(a, axis=1)
+    return p * (1 - p)
+
+
+softmax_cross_entropy = Loss(
+    "softmax_cross_entropy", _cross_entropy, _cross_entropy_slope, _cross_entropy_curvature
+)
+"""ln Σ_m e^{a_m} − a_y on logits, with integer labels; p = softmax(a), slope p − [m = y], curvature p(1 − p)."""

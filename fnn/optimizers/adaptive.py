@@ -1,0 +1,117 @@
+"""RMSProp and AdaDelta (slide "Adaptive gradients"): each weight gets a step of its own.
+
+Operations are elementwise; g is the gradient of the batch's mean loss. ε stands *outside* the root, as on the slide; other
+libraries put it inside, which changes the first steps of weights with small gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.optimizers.arithmetic import average, each, narrow, rate_at, squares, start, wide, zeros
+from fnn.types import Array, Optimizer, Params, Rate, written
+
+
+class RMSPropState(NamedTuple):
+    """k steps taken, G the average of the squared gradients."""
+
+    k: Array
+    G: Params
+
+
+class AdaDeltaState(NamedTuple):
+    """k steps taken, G and Delta the averages of the squared gradients and of the squared steps."""
+
+    k: Array
+    G: Params
+    Delta: Params
+
+
+def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
+    """Running mean square: evens out the speeds at which weights change, over about 1/(1 − α) steps.
+
+    Equations::
+
+        G := αG + (1 − α)g²
+        w := w − ηg/(√G + ε)
+
+    Args:
+        eta: learning rate η ≥ 0.
+        alpha: α in [0, 1).
+        epsilon: ε > 0.
+    """
+    checks.rate("eta", eta)
+    checks.fraction("alpha", alpha)
+    checks.positive("epsilon", epsilon)
+
+    def init(params: Params) -> RMSPropState:
+        return RMSPropState(start(), G=zeros(params))
+
+    def update(
+        gradient: Params, state: RMSPropState, params: Params = None
+    ) -> tuple[Any, RMSPropState]:
+        g = wide(gradient)
+        G = average(alpha, state.G, squares(g))
+        step = each(
+            lambda g, G, eta, epsilon: -eta * g / (jnp.sqrt(G) + epsilon),
+            g,
+            G,
+            eta=rate_at(eta, state.k),
+            epsilon=epsilon,
+        )
+        return narrow(step, gradient), RMSPropState(state.k + 1, G)
+
+    return Optimizer(
+        init, update, written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8))
+    )
+
+
+def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-6) -> Optimizer:
+    """Steps in the weights' own unit: normalised twice, after which η = 1 will do (Zeiler 2012).
+
+    Equations::
+
+        G := αG + (1 − α)g²
+        δ := g(√Δ + ε)/(√G + ε)          with the Δ of the step before
+        Δ := αΔ + (1 − α)δ²
+        w := w − ηδ
+
+    Δ starts at 0, so ε sets the size of the first steps: the slide names no value; 1e-6 is the paper's, which
+    has it inside the roots.
+
+    Args:
+        eta: learning rate η ≥ 0.
+        alpha: α in [0, 1).
+        epsilon: ε > 0.
+    """
+    checks.rate("eta", eta)
+    checks.fraction("alpha", alpha)
+    checks.positive("epsilon", epsilon)
+
+    def init(params: Params) -> AdaDeltaState:
+        return AdaDeltaState(start(), G=zeros(params), Delta=zeros(params))
+
+    def update(
+        gradient: Params, state: AdaDeltaState, params: Params = None
+    ) -> tuple[Any, AdaDeltaState]:
+        g = wide(gradient)
+        G = average(alpha, state.G, squares(g))
+        delta = each(
+            lambda g, G, Delta, epsilon: g * (jnp.sqrt(Delta) + epsilon) / (jnp.sqrt(G) + epsilon),
+            g,
+            G,
+            state.Delta,
+            epsilon=epsilon,
+        )
+        Delta = average(alpha, state.Delta, squares(delta))
+        step = each(lambda delta, eta: -eta * delta, delta, eta=rate_at(eta, state.k))
+        return narrow(step, gradient), AdaDeltaState(state.k + 1, G, Delta)
+
+    return Optimizer(
+        init,
+        update,
+        written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-6)),
+    )

@@ -1,0 +1,162 @@
+"""Stochastic gradient, momentum and Nesterov's accelerated gradient (slides "Algorithm SG" and "Momentum").
+
+In all three g is the gradient of the batch's mean loss, η the learning rate (a number, a tracer, or a schedule from the
+step 0, 1, … to a rate) and γ in [0, 1) the share of the old in an average.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.optimizers.arithmetic import average, each, narrow, rate_at, start, wide, zeros
+from fnn.types import Array, Optimizer, Params, Rate, written
+
+
+class SGDState(NamedTuple):
+    """k steps taken."""
+
+    k: Array
+
+
+class MomentumState(NamedTuple):
+    """k steps taken, v the average of the gradients."""
+
+    k: Array
+    v: Params
+
+
+class NAGState(NamedTuple):
+    """k steps taken, v the average of the gradients, reach = ηγ of the look-ahead φ = w − reach·v."""
+
+    k: Array
+    v: Params
+    reach: Array
+
+
+def sgd(eta: Rate) -> Optimizer:
+    """The gradient step, w := w − ηg.
+
+    Args:
+        eta: learning rate η ≥ 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import apply_updates, sgd
+        >>> optimizer, w = sgd(0.1), jnp.array([1.0, 2.0])
+        >>> updates, state = optimizer.update(2 * w, optimizer.init(w), w)
+        >>> print(apply_updates(w, updates))
+        [0.8 1.6]
+    """
+    checks.rate("eta", eta)
+
+    def init(params: Params) -> SGDState:
+        return SGDState(start())
+
+    def update(gradient: Params, state: SGDState, params: Params = None) -> tuple[Any, SGDState]:
+        step = each(lambda g, eta: -eta * g, wide(gradient), eta=rate_at(eta, state.k))
+        return narrow(step, gradient), SGDState(state.k + 1)
+
+    return Optimizer(init, update, written("sgd", eta))
+
+
+def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
+    """Polyak's momentum: an exponential average of the gradients over about 1/(1 − γ) steps.
+
+    Equations::
+
+        v := γv + (1 − γ)g
+        w := w − ηv
+
+    The factor (1 − γ) is the lecture's; many textbooks and libraries have v := γv + g, whose η is (1 − γ) times
+    this one.
+
+    Args:
+        eta: learning rate η ≥ 0.
+        gamma: γ in [0, 1).
+    """
+    checks.rate("eta", eta)
+    checks.fraction("gamma", gamma)
+
+    def init(params: Params) -> MomentumState:
+        return MomentumState(start(), v=zeros(params))
+
+    def update(
+        gradient: Params, state: MomentumState, params: Params = None
+    ) -> tuple[Any, MomentumState]:
+        v = average(gamma, state.v, wide(gradient))
+        step = each(lambda v, eta: -eta * v, v, eta=rate_at(eta, state.k))
+        return narrow(step, gradient), MomentumState(state.k + 1, v)
+
+    return Optimizer(init, update, written("momentum", eta, gamma=(gamma, 0.9)))
+
+
+def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
+    """Nesterov's accelerated gradient, the gradient taken where momentum is about to lead.
+
+    Equations, as on the slide::
+
+        v := γv + (1 − γ)g(w − ηγv)
+        w := w − ηv
+
+    An optimizer is handed a gradient and never sees where it was taken. So the parameters held here are the look-ahead
+    φ = w − ηγv itself, at which every gradient is taken anyway; from φ_k to φ_{k+1}::
+
+        v' = γv + (1 − γ)g(φ)
+        φ' = φ + η_k γv − (η_k + η_{k+1}γ)v'          (η_k = η_{k+1} without a schedule)
+
+    `nag_weights` gives the way back to w. The first φ equals w, for v starts at 0.
+
+    Args:
+        eta: learning rate η ≥ 0.
+        gamma: γ in [0, 1).
+    """
+    checks.rate("eta", eta)
+    checks.fraction("gamma", gamma)
+
+    def reach_at(k: Array) -> Array:
+        return jnp.asarray(rate_at(eta, k) * gamma, jnp.result_type(float))
+
+    def init(params: Params) -> NAGState:
+        return NAGState(start(), v=zeros(params), reach=reach_at(start()))
+
+    def update(gradient: Params, state: NAGState, params: Params = None) -> tuple[Any, NAGState]:
+        v = average(gamma, state.v, wide(gradient))
+        reach = reach_at(state.k + 1)
+        step = each(
+            lambda v, v_new, eta, reach, reach_new: reach * v - (eta + reach_new) * v_new,
+            state.v,
+            v,
+            eta=rate_at(eta, state.k),
+            reach=state.reach,
+            reach_new=reach,
+        )
+        return narrow(step, gradient), NAGState(state.k + 1, v, reach)
+
+    return Optimizer(init, update, written("nag", eta, gamma=(gamma, 0.9)))
+
+
+def nag_weights(params: Params, state: NAGState) -> Params:
+    """The way back from the look-ahead that `nag` holds to the lecture's weights, w = φ + ηγv.
+
+    Args:
+        params: φ, the parameters trained with `nag`.
+        state: the `NAGState` that belongs to them.
+
+    Returns:
+        w, in the structure and dtypes of params.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import apply_updates, nag, nag_weights
+        >>> optimizer, w = nag(0.1), jnp.array([1.0])
+        >>> updates, state = optimizer.update(2 * w, optimizer.init(w), w)
+        >>> phi = apply_updates(w, updates)
+        >>> print(phi, nag_weights(phi, state))  # v = 0.2, w = 1 − 0.1·0.2
+        [0.962] [0.98]
+    """
+    checks.is_state("nag_weights", state, NAGState)
+    back = each(lambda phi, v, reach: phi + reach * v, wide(params), state.v, reach=state.reach)
+    return narrow(back, params)

@@ -1,0 +1,181 @@
+"""The five shapes everything in `fnn` is made of, and the reading of a backward pass.
+
+Each shape is a `NamedTuple` of pure functions made by a lower-case factory, and prints itself
+as it was written. There are no classes with state: parameters, running statistics and optimizer
+states are pytrees which the functions take and return.
+
+The letters are the lecture's: ``l`` layer, ``h`` neuron of layer l, ``k`` neuron of layer l−1,
+``S`` pre-activation, ``x`` output, ``z = σ'(S)``, ``ε = ∂L/∂x`` error, ``w`` weights. In array
+shapes ``n`` is the object within a batch, ``i`` the inputs and ``o`` the outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any
+"""A pytree of arrays: tuples in the order of composition, with dict leaves {"w": …, "b": …}."""
+State = Any
+"""A pytree of what a layer remembers between batches; `()` but for running statistics."""
+Batch = tuple[Array, Array]
+"""(x, y): objects [n, features] and their answers, [n, …]."""
+Rate = float | Array | Callable[[Array], Array]
+"""A learning rate: a number, a tracer, or a schedule from the step (0, 1, …) to a rate."""
+
+
+def written(name: str, *arguments: Any, **options: tuple[Any, Any]) -> str:
+    """A label: the call as it was written; an option (value, default) shows where it differs.
+
+    Example:
+        >>> written("adam", 0.01, gamma=(0.9, 0.9), alpha=(0.99, 0.999))
+        'adam(0.01, alpha=0.99)'
+    """
+
+    def spelled(value: Any) -> str:
+        if isinstance(value, jax.core.Tracer):
+            return "<traced>"
+        return value.__name__ if hasattr(value, "__name__") else str(value)
+
+    differs = {
+        k: v for k, (v, default) in options.items() if v is not default and str(v) != str(default)
+    }
+    shown = [spelled(v) for v in arguments] + [f"{k}={spelled(v)}" for k, v in differs.items()]
+    return f"{name}({', '.join(shown)})"
+
+
+class Activation(NamedTuple):
+    """σ with its first two derivatives, each from S [n, o] to an array of the same shape.
+
+    Laws: ``slope`` is dσ/dS and ``curvature`` dσ'/dS wherever they exist; at a kink each is the
+    stated choice; all three are finite for every finite S.
+    """
+
+    label: str
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    curvature: Callable[[Array], Array]
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class Loss(NamedTuple):
+    """ℒ(a, y) for each object apart, with its derivatives by the network's output a [n, M].
+
+    ``value`` is [n]; ``slope`` is ∂ℒ/∂a [n, M], the output error ε^L of each object's own loss;
+    ``curvature`` is the diagonal ∂²ℒ/∂a_m² [n, M]. Nothing here is divided by n.
+    """
+
+    label: str
+    value: Callable[[Array, Array], Array]
+    slope: Callable[[Array, Array], Array]
+    curvature: Callable[[Array, Array], Array]
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class Reading(NamedTuple):
+    """What to gather at a parameter from the contributions of the objects of a batch.
+
+    At a weight, object n contributes the outer product of x_n and ε_n; a gradient is only their
+    sum. A reading says what to keep instead:
+
+    - ``outer(x [n, i], error [n, o])`` reads the contributions x_n ε_nᵀ of a weight matrix;
+    - ``rows(contributions [n, …])`` reads contributions that are already there, as for a bias;
+    - ``stack(readings [depth, …])`` joins the readings of stacked parameters (`repeat`);
+    - ``scale(n)`` is the factor on each object's error that makes the reading of a whole batch the
+      reading of the *mean* loss: 1/n for a sum of ε, 1/√n for a sum of ε², 1 for what stays per object;
+    - ``linear`` tells that the reading needs the sum of the contributions only. Then it is also
+      right in a layer that couples the objects of a batch; other readings are refused there.
+    """
+
+    label: str
+    outer: Callable[[Array, Array], Array]
+    rows: Callable[[Array], Array]
+    stack: Callable[[Array], Array]
+    scale: Callable[[int], float]
+    linear: bool
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class Layer(NamedTuple):
+    """A lens: a forward pass which leaves a tape, and a backward pass which reads it.
+
+    - ``init(key, x) -> (params, state)``; x is an array or `jax.ShapeDtypeStruct` [n, i].
+    - ``apply(params, state, x) -> y``: the application stage, a pure function of x.
+    - ``forward(params, state, x, key) -> (y, state, tape)``: the training stage.
+    - ``backward(params, tape, error, read) -> (error, readings)``: the hand-written VJP of
+      ``forward``, from ∂L/∂y [n, o] to ∂L/∂x [n, i], with the readings in the shape of ``params``.
+
+    Laws: ``backward`` is linear in ``error``, recomputes nothing, and with the reading `gradient`
+    equals `jax.vjp` of ``forward``. Layers compose into layers: `serial` is associative, `serial()`
+    is its identity, and the backward of a composite is its parts' backwards in reverse.
+
+    ``parts`` and ``rebuild`` let a composite be looked into: ``rebuild(*parts)`` is the composite
+    made again of other parts (see `watch`). Both are empty for a layer without parts.
+    """
+
+    label: str
+    init: Callable[[Array, Any], tuple[Params, State]]
+    apply: Callable[[Params, State, Array], Array]
+    forward: Callable[[Params, State, Array, Array], tuple[Array, State, Any]]
+    backward: Callable[[Params, Any, Array, Reading], tuple[Array, Any]]
+    parts: tuple[Layer, ...] = ()
+    rebuild: Callable[..., Layer] | None = None
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class Optimizer(NamedTuple):
+    """The pair every functional optimizer is, in the protocol that optax made common.
+
+    ``init(params) -> state`` and ``update(gradient, state, params) -> (updates, state)``. The minus
+    sign is inside the updates: ``apply_updates(params, updates)`` adds them.
+    """
+
+    init: Callable[[Params], Any]
+    update: Callable[..., tuple[Any, Any]]
+    label: str = "optimizer"
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class TrainState(NamedTuple):
+    """Everything a training run carries: what `Trainer.step` takes and gives back.
+
+    ``step`` counts the gradient steps taken, ``quality`` is the lecture's running loss Q, and ``key``
+    never changes: all that step t draws is a function of (key, t), so any run can be resumed exactly.
+    """
+
+    params: Params
+    state: State
+    optimizer_state: Any
+    step: Array
+    quality: Array
+    key: Array
+
+
+class Trainer(NamedTuple):
+    """One step of training as pure functions, for `jax.lax.scan` or a loop of one's own.
+
+    - ``init(key, data) -> TrainState``; data is (x [ℓ, …], y [ℓ, …]).
+    - ``step(state, data) -> (state, metrics)`` draws its own batch from data.
+    - ``update(state, batch) -> (state, metrics)`` takes a batch from outside.
+    """
+
+    init: Callable[[Array, Batch], TrainState]
+    step: Callable[[TrainState, Batch], tuple[TrainState, Any]]
+    update: Callable[[TrainState, Batch], tuple[TrainState, Any]]
+    label: str = "trainer"
+
+    def __repr__(self) -> str:
+        return self.label
