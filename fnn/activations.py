@@ -92,7 +92,7 @@ logarithmic = Activation("logarithmic", jnp.arcsinh, _asinh_slope, _asinh_curvat
 paralyse on."""
 
 gaussian = Activation("gaussian", _gaussian, _gaussian_slope, _gaussian_curvature)
-"""G = e^{−S²/2};  G' = −S·G;  G'' = (S² − 1)·G. The slide names it without a formula; the course's other texts give this."""
+"""G = e^{−S²/2};  G' = −S·G;  G'' = (S² − 1)·G. The slide gives no formula; the course's other texts do."""
 
 identity = Activation("identity", lambda S: S, jnp.ones_like, jnp.zeros_like)
 """Z = S, the linear neuron;  Z' = 1;  Z'' = 0."""

@@ -1,14 +1,14 @@
 """BackProp by hand, and the doors between hand-written and automatic gradients (slides 11 and 12).
 
-Forward: each layer gives its output and a tape. At the top, ε^L = ∂L/∂a from the loss. Backward: each layer turns the error
-at its output into the error at its input and reads its parameters' share on the way::
+Forward: each layer gives its output and a tape. At the top, ε^L = ∂L/∂a from the loss. Backward: each layer turns the
+error at its output into the error at its input and reads its parameters' share on the way::
 
     ε^{l−1}_nk = Σ_h ε^l_nh z^l_nh w^l_kh          ∂Q/∂w^l_kh = (1/n) Σ_n ε^l_nh z^l_nh x^{l−1}_nk
 
 which costs O(dim W), where differencing every weight costs O(dim² W).
 
-`custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective` differentiates it
-without ever seeing a hand-written backward, and is an independent judge of it.
+`custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective` differentiates
+it without ever seeing a hand-written backward, and is an independent judge of it.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -84,9 +84,7 @@ def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
     checks.is_layer("backprop", net)
     checks.is_loss(loss)
 
-    def value_and_readings(
-        params: Params, state: State, batch: Batch, key: Array
-    ) -> tuple[tuple[Array, State], Any]:
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         x, y = checks.batch(batch)
         a, state, tape = net.forward(params, state, x, key)
         error = loss.slope(a, y) * read.scale(x.shape[0])
@@ -100,8 +98,8 @@ def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Arr
     """The network's training stage as a JAX function, which `jax.grad` differentiates by the hand-written backward.
 
     Goes through `jit`, `vmap`, `grad`, `grad` of `grad` and `jax.hessian`. `jax.jvp` of it raises, as for every
-    `jax.custom_vjp`; take ``lambda *a: net.forward(*a)[:2]`` or `backprop` there, which are plain JAX. The new state carries no
-    gradient.
+    `jax.custom_vjp`; take ``lambda *a: net.forward(*a)[:2]`` or `backprop` there, which are plain JAX. The new state
+    carries no gradient.
 
     Args:
         net: a layer.
@@ -129,9 +127,7 @@ def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Arr
         y, state, tape = net.forward(params, state, x, key)
         return (y, state), (params, tape)
 
-    def backward(
-        kept: tuple[Params, Any], errors: tuple[Array, Any]
-    ) -> tuple[Any, None, Array, None]:
+    def backward(kept: tuple[Params, Any], errors: tuple[Array, Any]) -> tuple[Any, None, Array, None]:
         error, readings = net.backward(*kept, errors[0], gradient)
         return readings, None, error, None
 
@@ -168,15 +164,11 @@ def from_function(
     def apply(params: Params, state: State, x: Array) -> Array:
         return f(params, x)
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, FunctionTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, FunctionTape]:
         y, pull = jax.vjp(f, params, x)
         return y, state, FunctionTape(x, pull)
 
-    def backward(
-        params: Params, tape: FunctionTape, error: Array, read: Reading
-    ) -> tuple[Array, Any]:
+    def backward(params: Params, tape: FunctionTape, error: Array, read: Reading) -> tuple[Array, Any]:
         summed, through = tape.pull(error)
         if read.linear:
             return through, jax.tree.map(lambda total: read.rows(total[None]), summed)

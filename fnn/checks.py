@@ -15,21 +15,20 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from fnn.types import Layer, Loss, Optimizer, Reading
+from fnn.types import Layer, Loss, Reading
 
 
 def concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array, or None where it is traced and cannot be looked at."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return None if isinstance(value, Tracer) else np.asarray(value)
 
 
 def number(name: str, value: Any, allowed: Callable[[Any], Any], expected: str) -> None:
     """A hyper-parameter is a scalar in its range; tracers are taken on trust, schedules are not."""
     if callable(value):
-        raise TypeError(
-            f"{name} must be {expected}, got a function; only a learning rate may be one"
-        )
+        raise TypeError(f"{name} must be {expected}, got a function; only a learning rate may be one")
     if np.ndim(value) != 0:
         raise ValueError(
             f"{name} must be one number, {expected}, got an array of shape {np.shape(value)}; "
@@ -39,9 +38,7 @@ def number(name: str, value: Any, allowed: Callable[[Any], Any], expected: str) 
     known = concrete(value)
     if known is None:
         return
-    if known.dtype == bool or not (
-        np.issubdtype(known.dtype, np.number) or known.dtype.kind == "V"
-    ):
+    if known.dtype == bool or not (np.issubdtype(known.dtype, np.number) or known.dtype.kind == "V"):
         raise TypeError(f"{name} must be a number, {expected}, got {value!r}")
     if not allowed(float(known)):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
@@ -90,9 +87,7 @@ def is_layer(where: str, value: Any) -> None:
         return
     hint = ""
     if callable(value):
-        hint = (
-            "; call the factory (dense(10, tanh), not dense), or wrap a function in from_function"
-        )
+        hint = "; call the factory (dense(10, tanh), not dense), or wrap a function in from_function"
     elif hasattr(value, "slope"):
         hint = f"; an activation becomes a layer by activate({value})"
     raise TypeError(f"{where} takes layers, got {value!r}{hint}")
@@ -203,27 +198,19 @@ def data(x: Any, y: Any, batch_size: int | None = None) -> int:
     """A sample (x, y) of equally many objects, not empty and, where it can be seen, free of NaN."""
     for name, part in (("x", x), ("y", y)):
         if not hasattr(part, "shape") or not part.shape:
-            raise TypeError(
-                f"data must be (x, y), two arrays, got {type(part).__name__} for {name}"
-            )
+            raise TypeError(f"data must be (x, y), two arrays, got {type(part).__name__} for {name}")
     size = x.shape[0]
     if size == 0:
         raise ValueError("data is empty: x has 0 objects; at least one is needed")
     if y.shape[0] != size:
-        raise ValueError(
-            f"data has {size} objects in x and {y.shape[0]} answers in y; they must pair"
-        )
+        raise ValueError(f"data has {size} objects in x and {y.shape[0]} answers in y; they must pair")
     if batch_size is not None and batch_size > size:
-        raise ValueError(
-            f"batch_size {batch_size} exceeds the {size} objects of data; take batch_size <= {size}"
-        )
+        raise ValueError(f"batch_size {batch_size} exceeds the {size} objects of data; take batch_size <= {size}")
     for name, part in (("x", x), ("y", y)):
         known = concrete(part)
         if known is not None and known.dtype.kind == "f" and not np.isfinite(known).all():
             bad = int((~np.isfinite(known.reshape(size, -1)).all(1)).sum())
-            raise ValueError(
-                f"data has NaN or infinity in {name} ({bad} of {size} objects); clean or impute first"
-            )
+            raise ValueError(f"data has NaN or infinity in {name} ({bad} of {size} objects); clean or impute first")
     return size
 
 
@@ -239,9 +226,7 @@ def per_object_readable(where: str, read: Reading) -> None:
 def weight_shape(where: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """The shape (inputs, outputs) of a weight matrix, neither of them empty."""
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(
-            f"{where} fills weight matrices of shape (inputs, outputs), both >= 1, got {shape}"
-        )
+        raise ValueError(f"{where} fills weight matrices of shape (inputs, outputs), both >= 1, got {shape}")
     return shape[0], shape[1]
 
 
@@ -267,11 +252,7 @@ def batch_of_several(where: str, x: Any) -> int:
 def parts(where: str, expected: int, params: Any) -> None:
     """The params of a composite hold one entry a part."""
     if not isinstance(params, tuple) or len(params) != expected:
-        got = (
-            f"{len(params)} entries"
-            if isinstance(params, tuple | list | dict)
-            else type(params).__name__
-        )
+        got = f"{len(params)} entries" if isinstance(params, tuple | list | dict) else type(params).__name__
         raise ValueError(
             f"{where} has {expected} parts and takes params as a tuple of as many, got {got}; "
             "pass the params that its own init made"
@@ -362,9 +343,7 @@ def needs_params(where: str, params: Any) -> None:
 def seeds(keys: Any) -> int:
     """A stack of keys, one a run."""
     if not hasattr(keys, "dtype"):
-        raise TypeError(
-            f"keys must be an array of keys, jax.random.split(key, 32), got {type(keys).__name__}"
-        )
+        raise TypeError(f"keys must be an array of keys, jax.random.split(key, 32), got {type(keys).__name__}")
     rank = keys.ndim if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.ndim - 1
     if rank != 1:
         raise ValueError(

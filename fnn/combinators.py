@@ -146,9 +146,7 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x, sum(widths))
         parts = [
-            layer.init(
-                jax.random.fold_in(key, i), jax.ShapeDtypeStruct((x.shape[0], width), x.dtype)
-            )
+            layer.init(jax.random.fold_in(key, i), jax.ShapeDtypeStruct((x.shape[0], width), x.dtype))
             for i, (width, layer) in enumerate(slices)
         ]
         return tuple(p for p, _ in parts), tuple(s for _, s in parts)
@@ -167,14 +165,11 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         ys, states, tapes = zip(*parts, strict=True)
         return jnp.concatenate(ys, axis=1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
 
-    def backward(
-        params: Params, tape: ColumnsTape, error: Array, read: Reading
-    ) -> tuple[Array, Any]:
+    def backward(params: Params, tape: ColumnsTape, error: Array, read: Reading) -> tuple[Array, Any]:
         ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(layers))]
         errors = jnp.split(error, ends, axis=1)
         parts = [
-            layer.backward(p, t, e, read)
-            for layer, p, t, e in zip(layers, params, tape.tapes, errors, strict=True)
+            layer.backward(p, t, e, read) for layer, p, t, e in zip(layers, params, tape.tapes, errors, strict=True)
         ]
         errors, readings = zip(*parts, strict=True)
         return jnp.concatenate(errors, axis=1), readings
@@ -250,7 +245,8 @@ def repeat(layer: Layer, depth: int) -> Layer:
 
     def apply(params: Params, state: State, x: Array) -> Array:
         def one(x: Array, part: Any) -> tuple[Array, None]:
-            return layer.apply(*part, x), None
+            p, s = part
+            return layer.apply(p, s, x), None
 
         return jax.lax.scan(one, x, (params, state), length=depth)[0]
 
@@ -265,7 +261,8 @@ def repeat(layer: Layer, depth: int) -> Layer:
 
     def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
         def one(error: Array, part: Any) -> tuple[Array, Any]:
-            return layer.backward(*part, error, read)
+            p, t = part
+            return layer.backward(p, t, error, read)
 
         error, readings = jax.lax.scan(one, error, (params, tape), length=depth, reverse=True)
         return error, _stacked(read, readings)
@@ -298,9 +295,7 @@ def remat(layer: Layer) -> Layer:
     """
     checks.is_layer("remat", layer)
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, RematTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, RematTape]:
         y, new_state, _ = layer.forward(params, state, x, key)
         return y, new_state, RematTape(state, x, key)
 

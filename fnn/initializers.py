@@ -45,7 +45,7 @@ def _uniform(bound: Callable[[int, int], float], label: str) -> Initializer:
 
 
 def uniform_fan_in() -> Initializer:
-    """w ~ uniform(±1/√H_{l−1}): evens out the variances of the outputs of the layers.
+    """W ~ uniform(±1/√H_{l−1}): evens out the variances of the outputs of the layers.
 
     Slide, heuristic 1. Erratum: the slide writes H_l; it is the number of *inputs* that fixes the variance
     of a sum over inputs.
@@ -54,7 +54,7 @@ def uniform_fan_in() -> Initializer:
 
 
 def glorot_uniform(gain: float = 1.0) -> Initializer:
-    """w ~ uniform(±gain·√6/√(H_{l−1} + H_l)): evens out the variances of the gradients, Var w = 2 gain²/(H_{l−1} + H_l).
+    """W ~ uniform(±gain·√6/√(H_{l−1} + H_l)): evens out the variances of the gradients, Var w = 2 gain²/(H_{l−1} + H_l).
 
     Slide, heuristic 2. Erratum: the slide prints 6/√(…); Glorot & Bengio 2010 have √6/√(…), which is the default here.
     The slide's literal constant is ``gain=math.sqrt(6)``.
@@ -70,7 +70,7 @@ def glorot_uniform(gain: float = 1.0) -> Initializer:
 
 
 def he() -> Initializer:
-    """w ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
+    """W ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
 
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         fan_in, _ = checks.weight_shape("he()", shape)
@@ -82,8 +82,8 @@ def he() -> Initializer:
 def orthogonal(gain: float = 1.0) -> Initializer:
     """A random orthogonal basis: gain·Q of the QR decomposition of a normal matrix, uniform (Haar) among all.
 
-    Slide, heuristic 5. For shape (i, o) the columns are orthonormal if i ≥ o, the rows if i ≤ o. The signs of R's diagonal are
-    moved into Q, without which Q is not uniform (Mezzadri 2007). Half precision is computed in float32.
+    Slide, heuristic 5. For shape (i, o) the columns are orthonormal if i ≥ o, the rows if i ≤ o. The signs of R's
+    diagonal are moved into Q, without which Q is not uniform (Mezzadri 2007). Half precision is computed in float32.
 
     Args:
         gain: factor on the basis, > 0.
@@ -110,6 +110,4 @@ def zeros() -> Initializer:
 def constant(value: float) -> Initializer:
     """The same value everywhere, a finite number: a bias that starts every ReLU alive, a PReLU's first slope."""
     checks.finite("value", value)
-    return _named(
-        written("constant", value), lambda key, shape, dtype: jnp.full(shape, value, dtype)
-    )
+    return _named(written("constant", value), lambda key, shape, dtype: jnp.full(shape, value, dtype))

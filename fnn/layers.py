@@ -1,7 +1,7 @@
 """The layers, each with its forward and its hand-written backward pass on one screen.
 
 Index letters, here as everywhere: ``n`` object of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
-pass x is [n, i] and y is [n, o]; in a backward pass ``error`` is ∂L/∂y [n, o] on the way in and ∂L/∂x [n, i] on the way out.
+pass x is [n, i] and y is [n, o]; in a backward pass ``error`` is ∂L/∂y [n, o] on the way in, ∂L/∂x [n, i] on the way out.
 Parameters take the dtype of the x a layer is initialised with, and a layer refuses objects of another.
 
 A new layer is a function that returns `Layer(label, init, apply, forward, backward)`; `from_function` makes one from a
@@ -15,7 +15,7 @@ Example:
     >>> y, state, tape = layer.forward(params, state, x, jax.random.key(1))
     >>> error, readings = layer.backward(params, tape, jnp.ones_like(y), gradient)
     >>> layer, error.shape, {name: r.shape for name, r in readings.items()}
-    (dense(2, tanh), (3, 4), {'b': (2,), 'w': (4, 2)})
+    (dense(2, tanh), (3, 4), {'w': (4, 2), 'b': (2,)})
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class BatchNormState(NamedTuple):
 
 
 def _affine(label: str, width: int, w: Initializer, b: Initializer) -> tuple[Callable, Callable]:
-    """init and S(params, x) = x w + b of a layer of weights, for `linear` and `dense`."""
+    """Init and S(params, x) = x w + b of a layer of weights, for `linear` and `dense`."""
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
@@ -133,14 +133,10 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
     label = written("linear", width, w=(w, None), b=(b, None))
     init, pre_activation = _affine(label, width, w or glorot_uniform(), b or zeros())
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, LinearTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, LinearTape]:
         return pre_activation(params, x), state, LinearTape(x)
 
-    def backward(
-        params: Params, tape: LinearTape, error: Array, read: Reading
-    ) -> tuple[Array, Any]:
+    def backward(params: Params, tape: LinearTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, tape.x.shape[0], width)
         return error @ params["w"].T, {"w": read.outer(tape.x, error), "b": read.rows(error)}
 
@@ -182,9 +178,7 @@ def dense(
     label = written("dense", width, activation, w=(w, None), b=(b, None))
     init, pre_activation = _affine(label, width, w or glorot_uniform(), b or zeros())
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, DenseTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DenseTape]:
         S = pre_activation(params, x)
         return activation.value(S), state, DenseTape(x, z=activation.slope(S))
 
@@ -203,7 +197,7 @@ def dense(
 
 
 def _without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State]]:
-    """init of a layer that has nothing to train and nothing to remember."""
+    """Init of a layer that has nothing to train and nothing to remember."""
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
@@ -231,14 +225,10 @@ def activate(activation: Activation) -> Layer:
         checks.features(label, x)
         return activation.value(x)
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, ActivateTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, ActivateTape]:
         return apply(params, state, x), state, ActivateTape(z=activation.slope(x))
 
-    def backward(
-        params: Params, tape: ActivateTape, error: Array, read: Reading
-    ) -> tuple[Array, Any]:
+    def backward(params: Params, tape: ActivateTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.z.shape)
         return error * tape.z, ()
 
@@ -271,9 +261,7 @@ def prelu(alpha: float = 0.25) -> Layer:
         checks.same_dtype(label, x, params["alpha"])
         return jnp.where(x >= 0, x, params["alpha"][None, :] * x)
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, PReLUTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, PReLUTape]:
         return apply(params, state, x), state, PReLUTape(x)
 
     def backward(params: Params, tape: PReLUTape, error: Array, read: Reading) -> tuple[Array, Any]:
@@ -284,27 +272,21 @@ def prelu(alpha: float = 0.25) -> Layer:
     return Layer(label, init, apply, forward, backward)
 
 
-def _dropping(
-    label: str, p: float, kept: Callable[[Any], Any], applied: Callable[[Any], Any]
-) -> Layer:
-    """y = ξ·kept(1 − p)·x in training and y = applied(1 − p)·x in application, P(ξ = 0) = p."""
+def _dropping(label: str, p: float, kept: Callable[[Any], Any], applied: Callable[[Any], Any]) -> Layer:
+    """Y = ξ·kept(1 − p)·x in training and y = applied(1 − p)·x in application, P(ξ = 0) = p."""
     checks.fraction("p, the probability of dropping a neuron,", p)
 
     def apply(params: Params, state: State, x: Array) -> Array:
         checks.features(label, x)
         return jnp.asarray(applied(1 - p), x.dtype) * x
 
-    def forward(
-        params: Params, state: State, x: Array, key: Array
-    ) -> tuple[Array, State, DropoutTape]:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DropoutTape]:
         checks.features(label, x)
         kept_neurons = jax.random.bernoulli(key, 1 - p, x.shape)
         mask = jnp.where(kept_neurons, jnp.asarray(kept(1 - p), x.dtype), jnp.zeros((), x.dtype))
         return mask * x, state, DropoutTape(mask)
 
-    def backward(
-        params: Params, tape: DropoutTape, error: Array, read: Reading
-    ) -> tuple[Array, Any]:
+    def backward(params: Params, tape: DropoutTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.mask.shape)
         return error * tape.mask, ()
 
@@ -348,9 +330,7 @@ def inverted_dropout(p: float) -> Layer:
     Raises:
         ValueError: p outside [0, 1).
     """
-    return _dropping(
-        written("inverted_dropout", p), p, kept=lambda keep: 1 / keep, applied=lambda keep: 1.0
-    )
+    return _dropping(written("inverted_dropout", p), p, kept=lambda keep: 1 / keep, applied=lambda keep: 1.0)
 
 
 def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
@@ -412,9 +392,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         state = jax.tree.map(lambda old, new: (1 - r) * old + r * new, state, newest)
         return y, state, BatchNormTape(x_hat, deviation)
 
-    def backward(
-        params: Params, tape: BatchNormTape, error: Array, read: Reading
-    ) -> tuple[Array, Any]:
+    def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.x_hat.shape)
         checks.per_object_readable(label, read)
         contributions = error * tape.x_hat

@@ -15,11 +15,11 @@ loss                        answers y              value, summed over m         
 `softmax_cross_entropy`     [n] of 0 … M−1         ln Σ e^{a_m} − a_y            softmax(a) − [m = y]
 =========================== ====================== ============================= ======================
 
-Here s(u) = 1/(1 + e^−u). For one output, y may be [n]. Logits of ±1e4 lose nothing; only `exponential_margin` overflows
-to infinity, as e^−M itself does in float32 below M = −88.
+Here s(u) = 1/(1 + e^−u). For one output, y may be [n]. Logits of ±1e4 lose nothing; only `exponential_margin`
+overflows to infinity, as e^−M itself does in float32 below M = −88.
 
-Shapes and dtypes are checked when a loss is traced, labels wherever they are concrete. A label which arrives traced and is
-none of those allowed makes its object's loss and slope NaN, so that it cannot pass for a good one.
+Shapes and dtypes are checked when a loss is traced, labels wherever they are concrete. A label which arrives traced and
+is none of those allowed makes its object's loss and slope NaN, so that it cannot pass for a good one.
 
 Errata: the slide loses the minus sign of ½(a − y)², and prints the sigmoid loss as 1/(1 + e^−M), which
 grows with the margin; a margin loss must not.
@@ -143,7 +143,7 @@ binary_cross_entropy = _elementwise(
 def _cross_entropy(a: Array, y: Array) -> Array:
     checks.classes("softmax_cross_entropy", a, y)
     y = jnp.asarray(y)
-    known = (0 <= y) & (y < a.shape[1])
+    known = (y >= 0) & (y < a.shape[1])
     of_label = jnp.take_along_axis(a, jnp.where(known, y, 0)[:, None], axis=1)[:, 0]
     return jnp.where(known, jax.nn.logsumexp(a, axis=1) - of_label, jnp.nan)
 
@@ -151,7 +151,7 @@ def _cross_entropy(a: Array, y: Array) -> Array:
 def _cross_entropy_slope(a: Array, y: Array) -> Array:
     checks.classes("softmax_cross_entropy", a, y)
     y = jnp.asarray(y)[:, None]
-    known = (0 <= y) & (y < a.shape[1])
+    known = (y >= 0) & (y < a.shape[1])
     is_label = (y == jnp.arange(a.shape[1], dtype=y.dtype)[None, :]).astype(a.dtype)
     return jnp.where(known, jax.nn.softmax(a, axis=1) - is_label, jnp.nan)
 
@@ -162,7 +162,5 @@ def _cross_entropy_curvature(a: Array, y: Array) -> Array:
     return p * (1 - p)
 
 
-softmax_cross_entropy = Loss(
-    "softmax_cross_entropy", _cross_entropy, _cross_entropy_slope, _cross_entropy_curvature
-)
+softmax_cross_entropy = Loss("softmax_cross_entropy", _cross_entropy, _cross_entropy_slope, _cross_entropy_curvature)
 """ln Σ_m e^{a_m} − a_y on logits, with integer labels; p = softmax(a), slope p − [m = y], curvature p(1 − p)."""

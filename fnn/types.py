@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 
 Array = jax.Array
 Params = Any
@@ -36,13 +37,11 @@ def written(name: str, *arguments: Any, **options: tuple[Any, Any]) -> str:
     """
 
     def spelled(value: Any) -> str:
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             return "<traced>"
         return value.__name__ if hasattr(value, "__name__") else str(value)
 
-    differs = {
-        k: v for k, (v, default) in options.items() if v is not default and str(v) != str(default)
-    }
+    differs = {k: v for k, (v, default) in options.items() if v is not default and str(v) != str(default)}
     shown = [spelled(v) for v in arguments] + [f"{k}={spelled(v)}" for k, v in differs.items()]
     return f"{name}({', '.join(shown)})"
 

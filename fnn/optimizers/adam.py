@@ -1,7 +1,7 @@
 """Adam and Nadam (slide "Combined gradient methods"): momentum over RMSProp, calibrated.
 
-Operations are elementwise; g is the gradient of the batch's mean loss; k = 1 in the first step. The averages start at 0;
-dividing by 1 − γ^k and 1 − α^k brings them to scale in the first steps.
+Operations are elementwise; g is the gradient of the batch's mean loss; k = 1 in the first step. The averages start at
+0; dividing by 1 − γ^k and 1 − α^k brings them to scale in the first steps.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _adaptive_momentum(
     alpha: float,
     epsilon: float,
 ) -> Optimizer:
-    """w := w − η·direction(v, g)/(√Ĝ + ε): all that Adam and Nadam share."""
+    """W := w − η·direction(v, g)/(√Ĝ + ε): all that Adam and Nadam share."""
     checks.rate("eta", eta)
     checks.fraction("gamma", gamma)
     checks.fraction("alpha", alpha)

@@ -1,7 +1,7 @@
 """RMSProp and AdaDelta (slide "Adaptive gradients"): each weight gets a step of its own.
 
-Operations are elementwise; g is the gradient of the batch's mean loss. ε stands *outside* the root, as on the slide; other
-libraries put it inside, which changes the first steps of weights with small gradients.
+Operations are elementwise; g is the gradient of the batch's mean loss. ε stands *outside* the root, as on the slide;
+other libraries put it inside, which changes the first steps of weights with small gradients.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     def init(params: Params) -> RMSPropState:
         return RMSPropState(start(), G=zeros(params))
 
-    def update(
-        gradient: Params, state: RMSPropState, params: Params = None
-    ) -> tuple[Any, RMSPropState]:
+    def update(gradient: Params, state: RMSPropState, params: Params = None) -> tuple[Any, RMSPropState]:
         g = wide(gradient)
         G = average(alpha, state.G, squares(g))
         step = each(
@@ -64,9 +62,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
         )
         return narrow(step, gradient), RMSPropState(state.k + 1, G)
 
-    return Optimizer(
-        init, update, written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8))
-    )
+    return Optimizer(init, update, written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8)))
 
 
 def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-6) -> Optimizer:
@@ -94,9 +90,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-6) -> Opti
     def init(params: Params) -> AdaDeltaState:
         return AdaDeltaState(start(), G=zeros(params), Delta=zeros(params))
 
-    def update(
-        gradient: Params, state: AdaDeltaState, params: Params = None
-    ) -> tuple[Any, AdaDeltaState]:
+    def update(gradient: Params, state: AdaDeltaState, params: Params = None) -> tuple[Any, AdaDeltaState]:
         g = wide(gradient)
         G = average(alpha, state.G, squares(g))
         delta = each(

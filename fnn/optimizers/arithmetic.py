@@ -19,9 +19,7 @@ def each(equation: Callable[..., Array], *trees: Any, **scalars: Any) -> Any:
     """The equation at every leaf, its scalars (numbers or tracers) in the leaf's dtype."""
 
     def at_leaf(*leaves: Array) -> Array:
-        return equation(
-            *leaves, **{name: jnp.asarray(s, leaves[0].dtype) for name, s in scalars.items()}
-        )
+        return equation(*leaves, **{name: jnp.asarray(s, leaves[0].dtype) for name, s in scalars.items()})
 
     return jax.tree.map(at_leaf, *trees)
 
@@ -52,12 +50,12 @@ def average(decay: Any, old: Any, new: Any) -> Any:
 
 
 def calibrated(decay: Any, mean: Any, k: Array) -> Any:
-    """mean/(1 − decay^k): an average started at 0, brought to scale after its k-th value, k = 1, 2, …"""
+    """mean/(1 − decay^k), an average that started at 0 brought to scale after its k-th value."""
     return each(lambda m, decay: m / (1 - decay ** k.astype(m.dtype)), mean, decay=decay)
 
 
 def squares(tree: Any) -> Any:
-    """g ⊙ g."""
+    """G ⊙ g."""
     return jax.tree.map(jnp.square, tree)
 
 

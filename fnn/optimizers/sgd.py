@@ -83,9 +83,7 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
     def init(params: Params) -> MomentumState:
         return MomentumState(start(), v=zeros(params))
 
-    def update(
-        gradient: Params, state: MomentumState, params: Params = None
-    ) -> tuple[Any, MomentumState]:
+    def update(gradient: Params, state: MomentumState, params: Params = None) -> tuple[Any, MomentumState]:
         v = average(gamma, state.v, wide(gradient))
         step = each(lambda v, eta: -eta * v, v, eta=rate_at(eta, state.k))
         return narrow(step, gradient), MomentumState(state.k + 1, v)

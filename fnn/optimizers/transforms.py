@@ -101,9 +101,7 @@ def tree_norm(tree: Any) -> jax.Array:
     if not leaves:
         return jnp.zeros(())
     dtype = max((leaf.dtype for leaf in leaves), key=lambda d: jnp.finfo(d).bits)
-    largest = jnp.max(
-        jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves])
-    )
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves]))
     unit = jnp.where(largest > 0, largest, 1)
     return unit * jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
 
@@ -121,9 +119,7 @@ def l2(strength: float) -> Optimizer:
 
     def add(g: Params, params: Params) -> Params:
         checks.needs_params("l2", params)
-        return each(
-            lambda g, w, strength: g + strength * w.astype(g.dtype), g, params, strength=strength
-        )
+        return each(lambda g, w, strength: g + strength * w.astype(g.dtype), g, params, strength=strength)
 
     return _stateless(written("l2", strength), add)
 
