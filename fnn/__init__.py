@@ -14,7 +14,8 @@ from fnn.activations import (
     softplus,
     tanh,
 )
-from fnn.backprop import as_function, backprop, from_function, objective
+from fnn.backprop import as_function, autodiff, backprop, from_function, objective
+from fnn.batches import permuted, shuffled, with_replacement
 from fnn.combinators import Pass, columns, remat, repeat, residual, serial, watch
 from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
@@ -45,17 +46,21 @@ from fnn.optimizers import (
     weights_only,
 )
 from fnn.readings import gradient, per_object, second_moment, squared_norm
+from fnn.sweeps import sweep
+from fnn.training import Fitted, Stability, fit, run, run_until_stable, trainer
 from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Trainer, TrainState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
+    "Fitted",
     "Layer",
     "Loss",
     "Optimizer",
     "Pass",
     "Reading",
+    "Stability",
     "TrainState",
     "Trainer",
     "activate",
@@ -63,6 +68,7 @@ __all__ = [
     "adam",
     "apply_updates",
     "as_function",
+    "autodiff",
     "backprop",
     "batch_norm",
     "binary_cross_entropy",
@@ -73,6 +79,7 @@ __all__ = [
     "dense",
     "dropout",
     "exponential_margin",
+    "fit",
     "from_function",
     "gaussian",
     "glorot_uniform",
@@ -95,25 +102,32 @@ __all__ = [
     "objective",
     "orthogonal",
     "per_object",
+    "permuted",
     "prelu",
     "relu",
     "remat",
     "repeat",
     "residual",
     "rmsprop",
+    "run",
+    "run_until_stable",
     "second_moment",
     "serial",
     "sgd",
+    "shuffled",
     "sigmoid",
     "sigmoid_margin",
     "softmax_cross_entropy",
     "softplus",
     "squared",
     "squared_norm",
+    "sweep",
     "tanh",
+    "trainer",
     "tree_norm",
     "uniform_fan_in",
     "watch",
     "weights_only",
+    "with_replacement",
     "zeros",
 ]

@@ -7,18 +7,18 @@ error at its output into the error at its input and reads its parameters' share 
 
 which costs O(dim W), where differencing every weight costs O(dim² W).
 
-`custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective` differentiates
-it without ever seeing a hand-written backward, and is an independent judge of it.
+`custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective`
+differentiates it without ever seeing a hand-written backward, and is an independent judge of it.
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from fnn import backprop, dense, linear, objective, serial, squared, tanh
+    >>> from fnn import autodiff, backprop, dense, linear, serial, squared, tanh
     >>> net = serial(dense(8, tanh), linear(1))
     >>> x = jnp.linspace(-1, 1, 10)[:, None]
     >>> params, state = net.init(jax.random.key(0), x)
     >>> given = params, state, (x, jnp.abs(x)), jax.random.key(1)
     >>> (value, _), by_hand = backprop(net, squared)(*given)
-    >>> (same, _), automatic = jax.value_and_grad(objective(net, squared), has_aux=True)(*given)
+    >>> (same, _), automatic = autodiff(net, squared)(*given)
     >>> bool(value == same), all(map(jnp.allclose, jax.tree.leaves(by_hand), jax.tree.leaves(automatic)))
     (True, True)
 """
@@ -92,6 +92,19 @@ def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
         return (jnp.mean(loss.value(a, y)), state), readings
 
     return value_and_readings
+
+
+def autodiff(net: Layer, loss: Loss) -> Gradient:
+    """The automatic twin of `backprop`: the same function by `jax.value_and_grad` of `objective`.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), gradient)``.
+    """
+    return jax.value_and_grad(objective(net, loss), has_aux=True)
 
 
 def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Array, State]]:

@@ -194,7 +194,7 @@ def classes(where: str, a: Any, y: Any) -> None:
         )
 
 
-def data(x: Any, y: Any, batch_size: int | None = None) -> int:
+def data(x: Any, y: Any) -> int:
     """A sample (x, y) of equally many objects, not empty and, where it can be seen, free of NaN."""
     for name, part in (("x", x), ("y", y)):
         if not hasattr(part, "shape") or not part.shape:
@@ -204,8 +204,6 @@ def data(x: Any, y: Any, batch_size: int | None = None) -> int:
         raise ValueError("data is empty: x has 0 objects; at least one is needed")
     if y.shape[0] != size:
         raise ValueError(f"data has {size} objects in x and {y.shape[0]} answers in y; they must pair")
-    if batch_size is not None and batch_size > size:
-        raise ValueError(f"batch_size {batch_size} exceeds the {size} objects of data; take batch_size <= {size}")
     for name, part in (("x", x), ("y", y)):
         known = concrete(part)
         if known is not None and known.dtype.kind == "f" and not np.isfinite(known).all():
@@ -332,6 +330,59 @@ def is_state(where: str, state: Any, kind: type) -> None:
             f"{where} takes a {kind.__name__}, got {type(state).__name__}; the state of a chain is a tuple, "
             "pass the part that belongs to it"
         )
+
+
+def batch_fits(batch_size: int, size: int) -> None:
+    """A batch of different objects holds no more than there are."""
+    if batch_size > size:
+        raise ValueError(
+            f"batch_size {batch_size} exceeds the {size} objects of data; take batch_size <= {size}, "
+            "or draw=with_replacement"
+        )
+
+
+def divisor(name: str, value: Any, of: str, whole: int) -> int:
+    """A count that divides another."""
+    part = count(name, value)
+    if whole % part:
+        raise ValueError(
+            f"{name} must divide {of}, got {name}={part} and {of}={whole}; take {of}={whole - whole % part}"
+        )
+    return part
+
+
+def one_given(**options: Any) -> None:
+    """At least one of some options, none of them negative."""
+    if all(value is None for value in options.values()):
+        raise ValueError(f"give {' or '.join(options)}, or both: without them nothing tells when to stop")
+    for name, value in options.items():
+        if value is not None:
+            not_negative(name, value)
+
+
+def patience(chunks: Any, validate: Any) -> None:
+    """Patience waits for a validation value."""
+    if chunks is None:
+        return
+    count("patience", chunks)
+    if validate is None:
+        raise ValueError("patience needs validate, a function (params, state) -> held-out loss, to wait for")
+
+
+def values(name: str, sequence: Any) -> Any:
+    """The values of a hyper-parameter, as an array whose first axis is swept."""
+    try:
+        array = jnp.asarray(sequence)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers to sweep over, got {sequence!r}; sweep over arrays only") from None
+    if array.ndim == 0:
+        raise ValueError(
+            f"{name} must be a sequence of values to sweep over, got {sequence!r}; write {name}=[{sequence!r}], or fix "
+            "it by functools.partial(experiment, ...)"
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} is empty: a sweep needs at least one value")
+    return array
 
 
 def needs_params(where: str, params: Any) -> None:

@@ -45,7 +45,7 @@ def _uniform(bound: Callable[[int, int], float], label: str) -> Initializer:
 
 
 def uniform_fan_in() -> Initializer:
-    """W ~ uniform(±1/√H_{l−1}): evens out the variances of the outputs of the layers.
+    """w ~ uniform(±1/√H_{l−1}): evens out the variances of the outputs of the layers.
 
     Slide, heuristic 1. Erratum: the slide writes H_l; it is the number of *inputs* that fixes the variance
     of a sum over inputs.
@@ -54,7 +54,7 @@ def uniform_fan_in() -> Initializer:
 
 
 def glorot_uniform(gain: float = 1.0) -> Initializer:
-    """W ~ uniform(±gain·√6/√(H_{l−1} + H_l)): evens out the variances of the gradients, Var w = 2 gain²/(H_{l−1} + H_l).
+    """w ~ uniform(±gain·√6/√(H_{l−1} + H_l)): evens out the variances of the gradients.
 
     Slide, heuristic 2. Erratum: the slide prints 6/√(…); Glorot & Bengio 2010 have √6/√(…), which is the default here.
     The slide's literal constant is ``gain=math.sqrt(6)``.
@@ -70,7 +70,7 @@ def glorot_uniform(gain: float = 1.0) -> Initializer:
 
 
 def he() -> Initializer:
-    """W ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
+    """w ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
 
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         fan_in, _ = checks.weight_shape("he()", shape)

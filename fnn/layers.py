@@ -1,7 +1,7 @@
 """The layers, each with its forward and its hand-written backward pass on one screen.
 
 Index letters, here as everywhere: ``n`` object of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
-pass x is [n, i] and y is [n, o]; in a backward pass ``error`` is ∂L/∂y [n, o] on the way in, ∂L/∂x [n, i] on the way out.
+pass x is [n, i] and y is [n, o]; in a backward pass ``error`` comes in as ∂L/∂y [n, o] and goes out as ∂L/∂x [n, i].
 Parameters take the dtype of the x a layer is initialised with, and a layer refuses objects of another.
 
 A new layer is a function that returns `Layer(label, init, apply, forward, backward)`; `from_function` makes one from a
@@ -89,7 +89,7 @@ class BatchNormState(NamedTuple):
 
 
 def _affine(label: str, width: int, w: Initializer, b: Initializer) -> tuple[Callable, Callable]:
-    """Init and S(params, x) = x w + b of a layer of weights, for `linear` and `dense`."""
+    """init and S(params, x) = x w + b of a layer of weights, for `linear` and `dense`."""
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
@@ -197,7 +197,7 @@ def dense(
 
 
 def _without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State]]:
-    """Init of a layer that has nothing to train and nothing to remember."""
+    """init of a layer that has nothing to train and nothing to remember."""
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
