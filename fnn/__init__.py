@@ -17,6 +17,7 @@ from fnn.activations import (
 from fnn.backprop import as_function, autodiff, backprop, from_function, objective
 from fnn.batches import permuted, shuffled, with_replacement
 from fnn.combinators import Pass, columns, remat, repeat, residual, serial, watch
+from fnn.compare import GradientComparison, compare_gradients
 from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
 from fnn.losses import (
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation",
     "Fitted",
+    "GradientComparison",
     "Layer",
     "Loss",
     "Optimizer",
@@ -75,6 +77,7 @@ __all__ = [
     "chain",
     "clip_by_norm",
     "columns",
+    "compare_gradients",
     "constant",
     "dense",
     "dropout",

@@ -36,6 +36,10 @@ def _heaviside(S: Array) -> Array:
     return jnp.where(jnp.isnan(S), S, (S > 0).astype(S.dtype))
 
 
+def _relu_slope(S: Array) -> Array:
+    return (S > 0).astype(S.dtype)
+
+
 def _sigmoid_slope(S: Array) -> Array:
     s = jax.nn.sigmoid(S)
     return s * (1 - s)
@@ -57,7 +61,7 @@ def _tanh_curvature(S: Array) -> Array:
 
 
 def _asinh_slope(S: Array) -> Array:
-    return 1 / jnp.hypot(S, jnp.ones_like(S))
+    return jax.lax.rsqrt(S * S + 1)  # where S² overflows this is 0, and 1/√(S² + 1) below 1e-19
 
 
 def _asinh_curvature(S: Array) -> Array:
@@ -97,7 +101,7 @@ gaussian = Activation("gaussian", _gaussian, _gaussian_slope, _gaussian_curvatur
 identity = Activation("identity", lambda S: S, jnp.ones_like, jnp.zeros_like)
 """Z = S, the linear neuron;  Z' = 1;  Z'' = 0."""
 
-relu = Activation("relu", jax.nn.relu, lambda S: (S > 0).astype(S.dtype), jnp.zeros_like)
+relu = Activation("relu", jax.nn.relu, _relu_slope, jnp.zeros_like)
 """max(0, S);  slope [S > 0], so 0 at the kink;  curvature 0."""
 
 softplus = Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, _sigmoid_slope)

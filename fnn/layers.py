@@ -138,7 +138,8 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
 
     def backward(params: Params, tape: LinearTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, tape.x.shape[0], width)
-        return error @ params["w"].T, {"w": read.outer(tape.x, error), "b": read.rows(error)}
+        readings = {"w": read.outer(tape.x, error), "b": read.rows(error)}
+        return error @ params["w"].T, readings
 
     return Layer(label, init, lambda params, state, x: pre_activation(params, x), forward, backward)
 
@@ -185,7 +186,8 @@ def dense(
     def backward(params: Params, tape: DenseTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.z.shape)
         at_S = error * tape.z
-        return at_S @ params["w"].T, {"w": read.outer(tape.x, at_S), "b": read.rows(at_S)}
+        readings = {"w": read.outer(tape.x, at_S), "b": read.rows(at_S)}
+        return at_S @ params["w"].T, readings
 
     return Layer(
         label,

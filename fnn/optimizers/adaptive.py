@@ -65,7 +65,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     return Optimizer(init, update, written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8)))
 
 
-def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-6) -> Optimizer:
+def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Optimizer:
     """Steps in the weights' own unit: normalised twice, after which η = 1 will do (Zeiler 2012).
 
     Equations::
@@ -75,8 +75,8 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-6) -> Opti
         Δ := αΔ + (1 − α)δ²
         w := w − ηδ
 
-    Δ starts at 0, so ε sets the size of the first steps: the slide names no value; 1e-6 is the paper's, which
-    has it inside the roots.
+    Δ starts at 0, so ε is the size of the first steps. The slide names no value; 1e-3 outside the root starts as the
+    paper's √(0 + 1e-6) does. With 1e-6 outside it, as a library with ε inside would suggest, η = 1 barely moves.
 
     Args:
         eta: learning rate η ≥ 0.
@@ -107,5 +107,5 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-6) -> Opti
     return Optimizer(
         init,
         update,
-        written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-6)),
+        written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-3)),
     )
