@@ -16,8 +16,9 @@ from fnn.activations import (
 )
 from fnn.backprop import as_function, autodiff, backprop, from_function, objective
 from fnn.batches import permuted, shuffled, with_replacement
-from fnn.combinators import Pass, columns, remat, repeat, residual, serial, watch
+from fnn.combinators import columns, remat, repeat, residual, serial
 from fnn.compare import GradientComparison, compare_gradients
+from fnn.fitting import Fitted, fit
 from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
 from fnn.losses import (
@@ -48,8 +49,9 @@ from fnn.optimizers import (
 )
 from fnn.readings import gradient, per_object, second_moment, squared_norm
 from fnn.sweeps import sweep
-from fnn.training import Fitted, Stability, fit, run, run_until_stable, trainer
+from fnn.training import Stability, run, run_until_stable, trainer
 from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Trainer, TrainState
+from fnn.watching import Pass, watch
 
 __version__ = "0.1.0"
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.types import Array, Layer, Params, Reading, State
+from fnn.watching import Pass
 
 
 class RematTape(NamedTuple):
@@ -41,21 +42,6 @@ class ColumnsTape(NamedTuple):
     tapes: tuple[Any, ...]
     widths: tuple[Array, ...]
     """empty arrays [0, o]: their shapes say the widths, for a tape holds arrays only"""
-
-
-class Pass(NamedTuple):
-    """What `watch` saw at one layer during one forward and backward pass."""
-
-    x: Array
-    """what came in, [n, i]"""
-    y: Array
-    """what went out, [n, o]"""
-    tape: Any
-    """what the layer kept: for a `dense` layer x and the slopes z = σ'(S)"""
-    error: Array
-    """ε = ∂L/∂y, [n, o]"""
-    readings: Any
-    """what the layer read at its own parameters"""
 
 
 def _output(layer: Layer, params: Params, state: State, x: Any) -> jax.ShapeDtypeStruct:
@@ -307,40 +293,3 @@ def remat(layer: Layer) -> Layer:
         return layer.backward(params, inner, error, read)
 
     return Layer(f"remat({layer})", layer.init, layer.apply, forward, backward, (layer,), remat)
-
-
-def watch(layer: Layer) -> Layer:
-    """The same network, whose backward pass also shows what it saw at every layer: x, y, z, ε.
-
-    Computes what the layer does. Where the backward of a layer without parts would give its readings, this gives a
-    `Pass` with the layer's inputs, outputs, tape, error and readings. Under `jit` what is not used costs nothing.
-
-    Args:
-        layer: any layer; composites are watched part by part.
-
-    Returns:
-        A layer with the params and state of `layer`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from fnn import backprop, dense, linear, serial, squared, tanh, watch
-        >>> net, x, y = serial(dense(4, tanh), linear(1)), jnp.ones((3, 2)), jnp.ones((3, 1))
-        >>> params, state = net.init(jax.random.key(0), x)
-        >>> _, (hidden, output) = backprop(watch(net), squared)(params, state, (x, y), jax.random.key(1))
-        >>> hidden.error.shape, hidden.tape.z.shape, hidden.readings["w"].shape
-        ((3, 4), (3, 4), (2, 4))
-    """
-    checks.is_layer("watch", layer)
-    if layer.rebuild is not None:
-        return layer.rebuild(*map(watch, layer.parts))
-
-    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
-        y, state, tape = layer.forward(params, state, x, key)
-        return y, state, (x, y, tape)
-
-    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
-        x, y, inner = tape
-        through, readings = layer.backward(params, inner, error, read)
-        return through, Pass(x, y, inner, error, readings)
-
-    return layer._replace(label=f"watch({layer})", forward=forward, backward=backward)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from itertools import combinations
-from statistics import median
 from typing import Any, NamedTuple
 
 import jax
@@ -101,7 +100,8 @@ class GradientComparison(NamedTuple):
             for name, m, a in zip(Cost._fields, self.manual, self.automatic, strict=True)
         ]
         costs[-1] = (*costs[-1][:-1], f"{self.time_ratio:.3f}")
-        own_dtype = [pair.removeprefix("manual–automatic, ") for pair in self.leaves[0].differences if ", " in pair]
+        pairs = self.leaves[0].differences if self.leaves else ()
+        own_dtype = [pair.removeprefix("manual–automatic, ") for pair in pairs if ", " in pair]
         header = ("parameter", "shape", "largest |Δ|", "‖Δ‖/‖·‖", "cosine", "ulp", *own_dtype)
         header += ("manual–diff.", "auto–diff.")
         return "\n\n".join(
@@ -205,6 +205,8 @@ def _central_differences(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """∂Q/∂w by central differences at some entries of each leaf, and which entries these are."""
     params, state, batch, key = given
+    if not jax.tree.leaves(params):
+        return [], []
     w, unflatten = ravel_pytree(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     starts = np.cumsum([0, *sizes[:-1]])
@@ -245,7 +247,7 @@ def _costs(
     run_hand, run_automatic = ((lambda program=program: program(*given)) for program, _ in programs)
     gradients = run_hand()[1], run_automatic()[1]
     seconds = _interleaved(run_hand, run_automatic, rounds)
-    ratio = median(m / a for m, a in zip(*seconds, strict=True)) if rounds else float("nan")
+    ratio = float(np.median(np.divide(*seconds))) if rounds else float("nan")
     (hand, hand_compiled), (auto, auto_compiled) = programs
     costs = _cost(hand, hand_compiled, seconds[0]), _cost(auto, auto_compiled, seconds[1])
     return costs, ratio, gradients
@@ -258,7 +260,7 @@ def _cost(program: Any, compile_seconds: float, runs: list[float]) -> Cost:
         bytes_accessed=float(analysis.get("bytes accessed", np.nan)),
         temporary_bytes=float(memory.temp_size_in_bytes) if memory is not None else np.nan,
         compile_seconds=compile_seconds,
-        run_seconds=median(runs) if runs else np.nan,
+        run_seconds=float(np.median(runs)) if runs else np.nan,
     )
 
 

@@ -1,4 +1,4 @@
-"""Training: one step as pure functions, a compiled run, the lecture's loop until stable, and a host loop to watch.
+"""Training: one step as pure functions, a compiled run, and the lecture's loop until stable.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -15,21 +15,19 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fnn import checks
 from fnn.backprop import Gradient, backprop
 from fnn.batches import Draw, shuffled
 from fnn.optimizers import apply_updates, tree_norm
 from fnn.optimizers.arithmetic import wide
-from fnn.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState, written
+from fnn.types import Array, Batch, Layer, Loss, Trainer, TrainState, written
 
 _LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
 
@@ -45,19 +43,6 @@ class Stability(NamedTuple):
     """|Q − Q'|/|Q'| over the last `every` steps"""
     weights_change: Array
     """‖W − W'‖/‖W'‖ over the last `every` steps"""
-
-
-class Fitted(NamedTuple):
-    """What `fit` got done, however it ended."""
-
-    state: TrainState
-    """after the last chunk that was finished"""
-    history: dict[str, np.ndarray]
-    """for each chunk: "step" at its end, the means of the metrics, and "validation" if asked for"""
-    stopped: str
-    """"steps", "early stop", "diverged" (a loss that is not finite) or "interrupted" (Ctrl-C)"""
-    best: TrainState
-    """the state with the lowest validation value; without validation, the last"""
 
 
 def trainer(
@@ -113,7 +98,7 @@ def trainer(
         params, state = net.init(key_of_params, objects)
         a = jax.eval_shape(net.apply, params, state, objects)
         of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
-        quality = jnp.zeros((), jnp.promote_types(of_answers.dtype, jnp.float32))
+        quality = wide(jnp.zeros((), of_answers.dtype))
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -238,98 +223,3 @@ def run_until_stable(
     changes = jax.tree.map(lambda c: jnp.full(c.shape, jnp.inf, c.dtype), jax.eval_shape(moved, state, state))
     none_yet = Stability(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *changes)
     return jax.lax.while_loop(unfinished, more, (state, none_yet))
-
-
-def fit(
-    trainer: Trainer,
-    state: TrainState,
-    data: Batch,
-    steps: int,
-    *,
-    chunk: int = 500,
-    validate: Callable[[Params, State], Array] | None = None,
-    patience: int | None = None,
-    progress: bool | None = None,
-) -> Fitted:
-    """Train in compiled chunks with a progress bar, stop early, and keep what is done on Ctrl-C.
-
-    Args:
-        trainer: a `Trainer`.
-        state: where to start; training resumes from any state exactly.
-        data: (x [ℓ, …], y [ℓ, …]).
-        steps: gradient steps to take.
-        chunk: steps between two looks at metrics, validation and keyboard.
-        validate: ``(params, state) -> scalar``, lower is better, called after each chunk: a held-out loss.
-        patience: stop after this many chunks without a new lowest validation.
-        progress: whether to show a progress bar, by rich; by default where rich is installed.
-
-    Returns:
-        A `Fitted`, also after Ctrl-C.
-
-    Raises:
-        ValueError: patience without validate; numbers below 1.
-        ImportError: progress asked for and rich not installed.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from fnn import fit, linear, sgd, squared, trainer
-        >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
-        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
-        >>> done = fit(learn, learn.init(jax.random.key(0), data), data, 100, chunk=40, progress=False)
-        >>> done.stopped, done.history["step"]
-        ('steps', array([ 40,  80, 100]))
-    """
-    steps, chunk = checks.count("steps", steps), checks.count("chunk", chunk)
-    checks.patience(patience, validate)
-    measure = jax.jit(validate) if validate is not None else None
-    history: list[dict[str, Any]] = []
-    best, lowest, waited, stopped = state, np.inf, 0, "steps"
-    first = int(state.step)
-    try:
-        with _progress_bar(steps, progress) as show:
-            while (done := int(state.step) - first) < steps:
-                after, metrics = run(trainer, state, data, min(chunk, steps - done))
-                row = {"step": int(after.step)} | {name: np.asarray(m) for name, m in metrics.items()}
-                if measure is not None:
-                    row["validation"] = np.asarray(measure(after.params, after.state))
-                state = after
-                history.append(row)
-                show(row, int(state.step) - first)
-                if not np.isfinite(row["loss"]):
-                    stopped = "diverged"
-                    break
-                if measure is None or row["validation"] < lowest:
-                    best, lowest, waited = state, row.get("validation", np.inf), 0
-                else:
-                    waited += 1
-                if patience is not None and waited >= patience:
-                    stopped = "early stop"
-                    break
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    columns = {name: np.array([row[name] for row in history]) for name in (history[0] if history else ())}
-    return Fitted(state, columns, stopped, best)
-
-
-@contextmanager
-def _progress_bar(steps: int, wanted: bool | None) -> Iterator[Callable[[dict[str, Any], int], None]]:
-    """A function that shows a chunk's row, on a rich progress bar or not at all."""
-    if wanted is False:
-        yield lambda row, done: None
-        return
-    try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        if wanted:
-            raise ImportError("fit(progress=True) needs rich: pip install rich, or pass progress=False") from None
-        yield lambda row, done: None
-        return
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns) as bar:
-        task = bar.add_task("compiling", total=steps)
-
-        def show(row: dict[str, Any], done: int) -> None:
-            numbers = (f"{name} {float(value):.4g}" for name, value in row.items() if name != "step")
-            bar.update(task, completed=done, description="  ".join(numbers))
-
-        yield show

@@ -146,17 +146,18 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
     """
     checks.is_optimizer("masked", optimizer)
 
-    def chosen(tree: Any) -> Any:
-        flags = mask(tree) if callable(mask) else mask
+    def chosen(tree: Any, params: Params) -> Any:
+        flags = mask(params) if callable(mask) else mask
         checks.is_mask("masked", flags, tree)
         return jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, tree)
 
     def init(params: Params) -> Any:
-        return optimizer.init(chosen(params))
+        return optimizer.init(chosen(params, params))
 
     def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
-        some = None if params is None else chosen(params)
-        updates, state = optimizer.update(chosen(gradient), state, some)
+        shaped = gradient if params is None else params
+        some = None if params is None else chosen(params, params)
+        updates, state = optimizer.update(chosen(gradient, shaped), state, some)
         merged = jax.tree.map(
             lambda new, old: old if new is None else new,
             updates,

@@ -1,0 +1,125 @@
+"""Hyper-parameters, counts and tolerances."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as a NumPy array, or None where it is traced and cannot be looked at."""
+    return None if isinstance(value, Tracer) else np.asarray(value)
+
+
+def number(name: str, value: Any, allowed: Callable[[Any], Any], expected: str) -> None:
+    """A hyper-parameter is a scalar in its range; tracers are taken on trust, schedules are not."""
+    if callable(value):
+        raise TypeError(f"{name} must be {expected}, got a function; only a learning rate may be one")
+    if np.ndim(value) != 0:
+        raise ValueError(
+            f"{name} must be one number, {expected}, got an array of shape {np.shape(value)}; "
+            "to try several values, build the optimizer or network inside the function that jax.vmap "
+            "or fnn.sweep maps"
+        )
+    known = concrete(value)
+    if known is None:
+        return
+    if known.dtype == bool or not (np.issubdtype(known.dtype, np.number) or known.dtype.kind == "V"):
+        raise TypeError(f"{name} must be a number, {expected}, got {value!r}")
+    if not allowed(float(known)):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def fraction(name: str, value: Any) -> None:
+    """A probability or decay in [0, 1)."""
+    number(name, value, lambda v: 0 <= v < 1, "in [0, 1)")
+
+
+def positive(name: str, value: Any) -> None:
+    """A finite number above zero."""
+    number(name, value, lambda v: 0 < v < np.inf, "a finite number > 0")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """A finite number, zero allowed."""
+    number(name, value, lambda v: 0 <= v < np.inf, "a finite number >= 0")
+
+
+def finite(name: str, value: Any) -> None:
+    """A finite number of either sign."""
+    number(name, value, np.isfinite, "a finite number")
+
+
+def rate(name: str, value: Any) -> None:
+    """A learning rate: a number or tracer, or a schedule from the step to one."""
+    if not callable(value):
+        not_negative(name, value)
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least `least`, returned as an int."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if isinstance(value, bool) or whole < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return whole
+
+
+def divisor(name: str, value: Any, of: str, whole: int) -> int:
+    """A count that divides another."""
+    part = count(name, value)
+    if whole % part:
+        raise ValueError(
+            f"{name} must divide {of}, got {name}={part} and {of}={whole}; take {of}={whole - whole % part}"
+        )
+    return part
+
+
+def one_given(**options: Any) -> None:
+    """At least one of some options, none of them negative."""
+    if all(value is None for value in options.values()):
+        raise ValueError(f"give {' or '.join(options)}, or both: without them nothing tells when to stop")
+    for name, value in options.items():
+        if value is not None:
+            not_negative(name, value)
+
+
+def patience(chunks: Any, validate: Any) -> None:
+    """Patience waits for a validation value."""
+    if chunks is None:
+        return
+    count("patience", chunks)
+    if validate is None:
+        raise ValueError("patience needs validate, a function (params, state) -> held-out loss, to wait for")
+
+
+def values(name: str, sequence: Any) -> Any:
+    """The values of a hyper-parameter, as an array whose first axis is swept."""
+    try:
+        array = jnp.asarray(sequence)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers to sweep over, got {sequence!r}; sweep over arrays only") from None
+    if array.ndim == 0:
+        raise ValueError(
+            f"{name} must be a sequence of values to sweep over, got {sequence!r}; write {name}=[{sequence!r}], or fix "
+            "it by functools.partial(experiment, ...)"
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} is empty: a sweep needs at least one value")
+    return array
+
+
+def batch_fits(batch_size: int, size: int) -> None:
+    """A batch of different objects holds no more than there are."""
+    if batch_size > size:
+        raise ValueError(
+            f"batch_size {batch_size} exceeds the {size} objects of data; take batch_size <= {size}, "
+            "or draw=with_replacement"
+        )

@@ -1,0 +1,139 @@
+"""Layers, losses, optimizers, and pytrees that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.checks.numbers import count
+from fnn.types import Layer, Loss, Reading
+
+
+def is_layer(where: str, value: Any) -> None:
+    """A layer, with a hint for the two things most often passed in its place."""
+    if isinstance(value, Layer):
+        return
+    hint = ""
+    if callable(value):
+        hint = "; call the factory (dense(10, tanh), not dense), or wrap a function in from_function"
+    elif hasattr(value, "slope"):
+        hint = f"; an activation becomes a layer by activate({value})"
+    raise TypeError(f"{where} takes layers, got {value!r}{hint}")
+
+
+def is_loss(value: Any) -> None:
+    """A loss, with a hint for a plain function."""
+    if not isinstance(value, Loss):
+        raise TypeError(
+            f"loss must be an fnn Loss such as fnn.softmax_cross_entropy, got {value!r}; "
+            "make your own by Loss(label, value, slope, curvature)"
+        )
+
+
+def is_optimizer(where: str, value: Any) -> None:
+    """Anything with init and update: fnn's own pairs and optax's."""
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        raise TypeError(
+            f"{where} takes optimizers, pairs with .init and .update, got {value!r}; "
+            "call the factory first: adam(1e-3), not adam"
+        )
+
+
+def is_activation(where: str, value: Any) -> None:
+    """An activation with its derivatives."""
+    if not hasattr(value, "slope"):
+        raise TypeError(
+            f"{where} takes an fnn Activation such as fnn.tanh, got {value!r}; a function of your own needs "
+            "its derivatives: Activation(label, value, slope, curvature)"
+        )
+
+
+def is_function(name: str, value: Any) -> None:
+    """A function of the user's."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}")
+
+
+def is_state(where: str, state: Any, kind: type) -> None:
+    """The state of one certain optimizer."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"{where} takes a {kind.__name__}, got {type(state).__name__}; the state of a chain is a tuple, "
+            "pass the part that belongs to it"
+        )
+
+
+def per_object_readable(where: str, read: Reading) -> None:
+    """A layer that couples the objects of a batch has no per-object contributions to read."""
+    if not read.linear:
+        raise ValueError(
+            f"{where} couples the objects of a batch, so the reading '{read}' of single objects has no meaning "
+            "through it; read `gradient`, or leave the layer out"
+        )
+
+
+def parts(where: str, expected: int, params: Any) -> None:
+    """The params of a composite hold one entry a part."""
+    if not isinstance(params, tuple) or len(params) != expected:
+        got = f"{len(params)} entries" if isinstance(params, tuple | list | dict) else type(params).__name__
+        raise ValueError(
+            f"{where} has {expected} parts and takes params as a tuple of as many, got {got}; "
+            "pass the params that its own init made"
+        )
+
+
+def slices(where: str, pairs: Sequence[Any]) -> None:
+    """Pairs (number of features, layer), at least one."""
+    if not pairs:
+        raise ValueError(f"{where} needs at least one pair (number of features, layer), got none")
+    for pair in pairs:
+        if not isinstance(pair, tuple) or isinstance(pair, Layer) or len(pair) != 2:
+            raise TypeError(f"{where} takes pairs (number of features, layer), got {pair!r}")
+        count(f"{where}: number of features", pair[0])
+        is_layer(where, pair[1])
+
+
+def keeps_shape(where: str, x: Any, y: Any) -> None:
+    """A layer around which, or after which, its own input must fit."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        raise ValueError(
+            f"{where} needs a layer that keeps the shape, got {x.shape} {x.dtype} in and {y.shape} {y.dtype} out; "
+            f"make its last layer {x.shape[-1]} wide"
+        )
+
+
+def same_structure(where: str, name: str, value: Any, like_name: str, like: Any) -> None:
+    """Two pytrees of one structure and the same leaf shapes."""
+    if jax.tree.structure(value) != jax.tree.structure(like):
+        raise ValueError(
+            f"{where}: {name} and {like_name} differ in structure:\n  {name}: {jax.tree.structure(value)}\n"
+            f"  {like_name}: {jax.tree.structure(like)}\npass the tree this {like_name} came from"
+        )
+    for (path, v), k in zip(jax.tree.leaves_with_path(value), jax.tree.leaves(like), strict=True):
+        if jnp.shape(v) != jnp.shape(k):
+            raise ValueError(
+                f"{where}: {name}{jax.tree_util.keystr(path)} has shape {jnp.shape(v)}, "
+                f"the {like_name} there {jnp.shape(k)}"
+            )
+
+
+def is_mask(where: str, mask: Any, tree: Any) -> None:
+    """A mask holds one bool for each leaf."""
+    if jax.tree.structure(mask) != jax.tree.structure(tree):
+        raise ValueError(
+            f"{where} takes a mask in the structure of the params:\n  mask:   {jax.tree.structure(mask)}\n"
+            f"  params: {jax.tree.structure(tree)}\nmake it by jax.tree.map, or pass a function such as weights_only"
+        )
+    strange = [leaf for leaf in jax.tree.leaves(mask) if not isinstance(leaf, bool | np.bool_)]
+    if strange:
+        raise TypeError(f"{where} takes a mask of bools, got {strange[0]!r}")
+
+
+def needs_params(where: str, params: Any) -> None:
+    """An optimizer's update that looks at the weights must be given them."""
+    if params is None:
+        raise ValueError(f"{where} looks at the weights: call update(gradient, state, params)")

@@ -1,0 +1,91 @@
+"""Layers that act on every neuron alone: an activation, and one whose slope is trained."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.layers.shared import without_parameters
+from fnn.types import Activation, Array, Layer, Params, Reading, State, written
+
+
+class ActivateTape(NamedTuple):
+    """What BackProp keeps of an activation."""
+
+    z: Array
+    """slopes σ'(S) [n, o]"""
+
+
+class PReLUTape(NamedTuple):
+    """What BackProp keeps of a PReLU."""
+
+    x: Array
+    """inputs [n, o]"""
+
+
+def activate(activation: Activation) -> Layer:
+    """An activation as a layer of its own, y = σ(x); ∂L/∂x = ε σ'(x).
+
+    Args:
+        activation: σ, such as `relu`.
+
+    Returns:
+        A layer without parameters and state.
+
+    Raises:
+        TypeError: an activation without derivatives.
+    """
+    checks.is_activation("activate", activation)
+    label = f"activate({activation})"
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        checks.features(label, x)
+        return activation.value(x)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, ActivateTape]:
+        return apply(params, state, x), state, ActivateTape(z=activation.slope(x))
+
+    def backward(params: Params, tape: ActivateTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        checks.error(label, error, *tape.z.shape)
+        return error * tape.z, ()
+
+    return Layer(label, without_parameters(label), apply, forward, backward)
+
+
+def prelu(alpha: float = 0.25) -> Layer:
+    """Parametric ReLU, y = max(0, x) + α min(0, x) with a trained α for each neuron (slide "ReLU and PReLU").
+
+    Equations, with ε = ∂L/∂y::
+
+        ∂L/∂x_no = ε_no (1 if x_no ≥ 0 else α_o)        as `jax.nn.leaky_relu` decides at 0
+        ∂L/∂α_o  = Σ_n ε_no min(0, x_no)
+
+    Args:
+        alpha: first value of every slope; 0.25 is that of He et al. 2015.
+
+    Returns:
+        A layer with params ``{"alpha": [o]}`` and no state.
+    """
+    checks.finite("alpha", alpha)
+    label = written("prelu", alpha=(alpha, 0.25))
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x)
+        return {"alpha": jnp.full(x.shape[1], alpha, x.dtype)}, ()
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        checks.features(label, x, params["alpha"].shape[0])
+        checks.same_dtype(label, x, params["alpha"])
+        return jnp.where(x >= 0, x, params["alpha"][None, :] * x)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, PReLUTape]:
+        return apply(params, state, x), state, PReLUTape(x)
+
+    def backward(params: Params, tape: PReLUTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        checks.error(label, error, *tape.x.shape)
+        z = jnp.where(tape.x >= 0, jnp.ones_like(tape.x), params["alpha"][None, :])
+        return error * z, {"alpha": read.rows(error * jnp.minimum(tape.x, 0))}
+
+    return Layer(label, init, apply, forward, backward)

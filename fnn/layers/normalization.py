@@ -1,0 +1,103 @@
+"""Neurons normalised over the batch (slide "Batch Normalization")."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.types import Array, Layer, Params, Reading, State, written
+
+
+class BatchNormTape(NamedTuple):
+    """What BackProp keeps of a batch normalisation."""
+
+    x_hat: Array
+    """normalised inputs x̂ [n, o]"""
+    deviation: Array
+    """s = √(σ² + ε) [o]"""
+
+
+class BatchNormState(NamedTuple):
+    """Running estimates for the application stage, each divided by ``weight`` when used."""
+
+    mean: Array
+    """Σ of the batches' means with exponentially fading weights [o]"""
+    variance: Array
+    """the same of the batches' unbiased variances [o]"""
+    weight: Array
+    """the sum of these weights: 0 before the first batch, then rising to 1"""
+
+
+def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
+    """Normalise each neuron over the batch, then scale and shift by trained γ, β (slide "Batch Normalization").
+
+    Equations, with μ and σ² the batch's mean and biased variance, s = √(σ² + ε) and e = ∂L/∂y::
+
+        x̂_no = (x_no − μ_o)/s_o              y_no = γ_o x̂_no + β_o
+        ∂L/∂γ_o = Σ_n e_no x̂_no              ∂L/∂β_o = Σ_n e_no
+        ∂L/∂x_no = (γ_o/s_o)(e_no − mean_n e_no − x̂_no mean_n(e_no x̂_no))
+
+    The two means carry the error that flows through μ and σ². The slide gives the training stage only. The
+    application stage here takes running estimates: exponential averages of the batches' means and *unbiased* variances,
+    calibrated as Adam calibrates its averages, so that they are right from the first batch on.
+
+    Args:
+        epsilon: added to the variance, > 0.
+        rate: weight of the newest batch in the running estimates, in (0, 1].
+
+    Returns:
+        A layer with params ``{"gamma": [o], "beta": [o]}`` and a `BatchNormState`.
+
+    Raises:
+        ValueError: a batch of one object, which has no variance; in backward, a reading of single objects,
+            for the batch's objects are coupled.
+    """
+    checks.positive("epsilon", epsilon)
+    checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")
+    label = written("batch_norm", epsilon=(epsilon, 1e-5), rate=(rate, 0.1))
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x)
+        zero, one = jnp.zeros(x.shape[1], x.dtype), jnp.ones(x.shape[1], x.dtype)
+        return {"gamma": one, "beta": zero}, BatchNormState(zero, zero, jnp.zeros((), x.dtype))
+
+    def apply(params: Params, state: BatchNormState, x: Array) -> Array:
+        checks.features(label, x, params["gamma"].shape[0])
+        checks.same_dtype(label, x, params["gamma"])
+        trained = state.weight > 0
+        weight = jnp.where(trained, state.weight, 1)
+        mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
+        x_hat = (x - mean[None, :]) / jnp.sqrt(variance + epsilon)[None, :]
+        return params["gamma"][None, :] * x_hat + params["beta"][None, :]
+
+    def forward(
+        params: Params, state: BatchNormState, x: Array, key: Array
+    ) -> tuple[Array, BatchNormState, BatchNormTape]:
+        checks.features(label, x, params["gamma"].shape[0])
+        checks.same_dtype(label, x, params["gamma"])
+        n = checks.batch_of_several(label, x)
+        mean = jnp.mean(x, axis=0)
+        centred = x - mean[None, :]
+        variance = jnp.mean(jnp.square(centred), axis=0)
+        deviation = jnp.sqrt(variance + epsilon)
+        x_hat = centred / deviation[None, :]
+        y = params["gamma"][None, :] * x_hat + params["beta"][None, :]
+        r = jnp.asarray(rate, x.dtype)
+        newest = BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), x.dtype))
+        state = jax.tree.map(lambda old, new: (1 - r) * old + r * new, state, newest)
+        return y, state, BatchNormTape(x_hat, deviation)
+
+    def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        checks.error(label, error, *tape.x_hat.shape)
+        checks.per_object_readable(label, read)
+        contributions = error * tape.x_hat
+        through_mean = jnp.mean(error, axis=0, keepdims=True)
+        through_variance = tape.x_hat * jnp.mean(contributions, axis=0, keepdims=True)
+        scale = (params["gamma"] / tape.deviation)[None, :]
+        readings = {"gamma": read.rows(contributions), "beta": read.rows(error)}
+        return scale * (error - through_mean - through_variance), readings
+
+    return Layer(label, init, apply, forward, backward)
