@@ -83,6 +83,7 @@ def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
     """
     checks.is_layer("backprop", net)
     checks.is_loss(loss)
+    checks.is_reading(read)
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         x, y = checks.batch(batch)

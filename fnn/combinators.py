@@ -74,13 +74,13 @@ def serial(*layers: Layer) -> Layer:
         return tuple(params), tuple(states)
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        checks.parts(label, len(layers), params)
+        checks.parts(label, len(layers), params=params, state=state)
         for layer, p, s in zip(layers, params, state, strict=True):
             x = layer.apply(p, s, x)
         return x
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
-        checks.parts(label, len(layers), params)
+        checks.parts(label, len(layers), params=params, state=state)
         states, tapes = [], []
         for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
             x, s, tape = layer.forward(p, s, x, jax.random.fold_in(key, i))
@@ -138,12 +138,12 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         return tuple(p for p, _ in parts), tuple(s for _, s in parts)
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        checks.parts(label, len(layers), params)
+        checks.parts(label, len(layers), params=params, state=state)
         parts = zip(layers, params, state, cut(x), strict=True)
         return jnp.concatenate([layer.apply(p, s, x_i) for layer, p, s, x_i in parts], axis=1)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
-        checks.parts(label, len(layers), params)
+        checks.parts(label, len(layers), params=params, state=state)
         parts = [
             layer.forward(p, s, x_i, jax.random.fold_in(key, i))
             for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, cut(x), strict=True))
@@ -161,11 +161,9 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         return jnp.concatenate(errors, axis=1), readings
 
     label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
-
-    def rebuild(*parts: Layer) -> Layer:
-        return columns(*zip(widths, parts, strict=True))
-
-    return Layer(label, init, apply, forward, backward, layers, rebuild)
+    return Layer(
+        label, init, apply, forward, backward, layers, lambda *parts: columns(*zip(widths, parts, strict=True))
+    )
 
 
 def residual(layer: Layer) -> Layer:

@@ -28,6 +28,8 @@ class Difference(NamedTuple):
 
     largest: float
     """max |u − v|"""
+    norm: float
+    """‖v‖"""
     relative: float
     """‖u − v‖/‖v‖; 0 where both are 0"""
     cosine: float
@@ -70,7 +72,18 @@ class GradientComparison(NamedTuple):
     @property
     def worst(self) -> float:
         """The largest relative difference of manual and automatic gradients in float64 over the leaves."""
-        return max((leaf.differences["manual–automatic"].relative for leaf in self.leaves), default=0.0)
+        return self.worst_of("manual–automatic")
+
+    def worst_of(self, pair: str) -> float:
+        """The largest relative difference over the leaves, of a pair such as "manual–differences".
+
+        A leaf whose gradient is less than a thousandth of the whole gradient is measured against that thousandth: a
+        bias before `batch_norm` has gradient 0, and nothing but rounding to be relative to.
+        """
+        found = [leaf.differences[pair] for leaf in self.leaves]
+        least = 1e-3 * np.linalg.norm([d.norm for d in found])
+        errors = ((d.relative * d.norm if d.norm else d.largest, max(d.norm, least)) for d in found)
+        return max((float(error / scale) if scale else float(error > 0) for error, scale in errors), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, strings and numbers, ready for JSON."""
@@ -229,7 +242,8 @@ def _difference(u: np.ndarray, v: np.ndarray) -> Difference:
     norm_u, norm_v, apart = np.linalg.norm(u), np.linalg.norm(v), np.abs(u - v)
     return Difference(
         largest=float(np.max(apart, initial=0)),
-        relative=float(np.linalg.norm(apart) / norm_v) if norm_v else float(norm_u > 0) * np.inf if norm_u else 0.0,
+        norm=float(norm_v),
+        relative=float(np.linalg.norm(apart) / norm_v) if norm_v else (np.inf if norm_u else 0.0),
         cosine=float(u @ v / (norm_u * norm_v)) if norm_u and norm_v else float(norm_u == norm_v),
         ulps=float(np.max(apart / spacing, initial=0)),
     )

@@ -57,11 +57,11 @@ def _elementwise(
     def checked(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def of(a: Array, y: Array) -> Array:
             checks.answers(label, a, y, labels)
-            y = jnp.reshape(jnp.asarray(y), a.shape)
+            y = jnp.reshape(jnp.asarray(y), a.shape).astype(a.dtype)
             if labels is None:
                 return part(a, y)
-            known = jnp.isin(y, jnp.asarray(labels, y.dtype))
-            return jnp.where(known, part(a, y.astype(a.dtype)), jnp.nan)
+            known = jnp.isin(y, jnp.asarray(labels, a.dtype))
+            return jnp.where(known, part(a, y), jnp.nan)
 
         return of
 
@@ -132,12 +132,13 @@ sigmoid_margin = _margin(
 
 binary_cross_entropy = _elementwise(
     "binary_cross_entropy",
-    value=lambda a, y: _softplus(a) - y * a,
-    slope=lambda a, y: _sigmoid(a) - y,
+    value=lambda a, y: _softplus((1 - 2 * y) * a),
+    slope=lambda a, y: (1 - 2 * y) * _sigmoid((1 - 2 * y) * a),
     curvature=lambda a, y: _sigmoid(a) * _sigmoid(-a),
     labels=(0, 1),
 )
-"""−ln s(a) for y = 1 and −ln s(−a) for y = 0, on logits: several outputs are several yes–no questions."""
+"""−ln s(a) for y = 1 and −ln s(−a) for y = 0, on logits: several outputs are several yes–no questions. Written as
+ln(1 + e^{(1 − 2y)a}), it does not cancel where ln(1 + e^a) − ya would."""
 
 
 def _cross_entropy(a: Array, y: Array) -> Array:

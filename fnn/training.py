@@ -16,11 +16,12 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import wraps
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fnn import checks
 from fnn.backprop import Gradient, backprop
@@ -94,9 +95,8 @@ def trainer(
         size = checks.data(x, y)
         jax.eval_shape(lambda key: draw(key, 0, size, batch_size), key)  # a rule may refuse this batch_size
         key_of_params, key = jax.random.split(key)
-        objects = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        params, state = net.init(key_of_params, objects)
-        a = jax.eval_shape(net.apply, params, state, objects)
+        params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        a = jax.eval_shape(net.apply, params, state, x)
         of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
         quality = wide(jnp.zeros((), of_answers.dtype))
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
@@ -110,8 +110,9 @@ def trainer(
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
         (value, layer_state), g = value_and_gradient(state.params, state.state, batch, key)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
-        L, rate = value.astype(state.quality.dtype), jnp.asarray(quality_rate, state.quality.dtype)
-        Q = jnp.where(state.step == 0, L, (1 - rate) * state.quality + rate * L)
+        L = value.astype(state.quality.dtype)
+        rate = jnp.where(state.step == 0, 1, jnp.asarray(quality_rate, L.dtype))
+        Q = (1 - rate) * state.quality + rate * L
         params = apply_updates(state.params, updates)
         after = TrainState(params, layer_state, optimizer_state, state.step + 1, Q, state.key)
         return after, {"loss": L, "quality": Q}
@@ -125,7 +126,26 @@ def _rows(array: Array, indices: Array) -> Array:
     return jnp.asarray(array).at[indices].get(mode="promise_in_bounds")
 
 
-@partial(jax.jit, static_argnames=("trainer", "steps", "every"))
+def _compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function once for each value of its static arguments; inside another trace it joins that program.
+
+    There the trainer may hold tracers (a swept η), which a cache of compiled functions must not keep.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = jax.jit(function, static_argnames=static)
+
+        @wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, options)))
+            return (function if traced else compiled)(*args, **options)
+
+        return call
+
+    return decorate
+
+
+@_compiled("trainer", "steps", "every")
 def run(
     trainer: Trainer, state: TrainState, data: Batch, steps: int, every: int | None = None
 ) -> tuple[TrainState, Any]:
@@ -165,7 +185,7 @@ def run(
     return jax.lax.scan(averaged, state, length=steps // block)
 
 
-@partial(jax.jit, static_argnames=("trainer", "max_steps", "every"))
+@_compiled("trainer", "max_steps", "every")
 def run_until_stable(
     trainer: Trainer,
     state: TrainState,

@@ -12,32 +12,49 @@ import numpy as np
 from fnn.checks.numbers import concrete
 
 
+def is_array(where: str, x: Any) -> None:
+    """An array, or a description of one, rather than a list."""
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise TypeError(f"{where} expects an array, got {type(x).__name__}; convert by jnp.asarray")
+
+
 def features(where: str, x: Any, width: int | None = None) -> None:
-    """Objects as a batch [n, features] of floats, of the width the layer was made for."""
+    """Objects as a batch [n, features] of floats, of a known width."""
     import chex  # here, for it would be two thirds of what `import fnn` costs
 
-    shape, dtype = jnp.shape(x), jnp.result_type(x)
+    is_array(where, x)
     try:
         chex.assert_rank(x, 2)
     except AssertionError:
+        hint = (
+            "a single object needs a batch axis: x[None, :]" if len(x.shape) < 2 else "flatten: x.reshape(len(x), -1)"
+        )
+        raise ValueError(f"{where} expects a batch [n, features], got shape {x.shape}; {hint}") from None
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{where} expects floats, got {x.dtype}; convert by x.astype(jnp.float32)")
+    if width is not None and x.shape[1] != width:
         raise ValueError(
-            f"{where} expects a batch [n, features], got shape {shape}; a single object needs a batch axis: x[None, :]"
-        ) from None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{where} expects floats, got {dtype}; convert by x.astype(jnp.float32)")
-    if width is not None and shape[1] != width:
-        raise ValueError(
-            f"{where} was initialised for {width} features, got {shape[1]} (x has shape {shape}); "
-            "initialise the network with an x of this width"
+            f"{where} takes {width} features in all, got {x.shape[1]} (x has shape {x.shape}); "
+            "make its numbers of features add up to the width of x"
         )
 
 
-def same_dtype(where: str, x: Any, params: Any) -> None:
-    """One precision for objects and parameters: mixing them is said, never done in silence."""
-    if x.dtype != params.dtype:
+def fits(where: str, x: Any, params: Any, names: Sequence[str]) -> None:
+    """Objects that fit a layer's own params: these leaves, the first of them as long as x is wide, one dtype."""
+    features(where, x)
+    if not isinstance(params, dict) or set(params) != set(names):
+        got = set(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(f"{where} takes params {set(names)}, got {got}; pass the params that its own init made")
+    first = params[names[0]]
+    if x.shape[1] != first.shape[0]:
+        raise ValueError(
+            f"{where} was initialised for {first.shape[0]} features, got {x.shape[1]} (x has shape {x.shape}); "
+            "initialise the network with an x of this width"
+        )
+    if x.dtype != first.dtype:
         raise TypeError(
-            f"{where} has {params.dtype} parameters and got {x.dtype} objects; convert one: "
-            f"x.astype(jnp.{params.dtype}), or initialise with an x of {x.dtype}"
+            f"{where} has {first.dtype} parameters and got {x.dtype} objects; convert one: "
+            f"x.astype(jnp.{first.dtype}), or initialise with an x of {x.dtype}"
         )
 
 
@@ -81,11 +98,16 @@ def answers(where: str, a: Any, y: Any, allowed: Sequence[int] | None = None) ->
     wanted, shape = jnp.shape(a), jnp.shape(y)
     if shape != wanted and not (wanted[1] == 1 and shape == wanted[:1]):
         also = f" (or {wanted[:1]})" if wanted[1] == 1 else ""
-        raise ValueError(f"{where} expects y of shape {wanted}{also} as the output a, got {shape}")
+        raise ValueError(
+            f"{where} expects y of shape {wanted}{also} as the output a, got {shape}; reshape y, or make the "
+            "last layer as wide as there are answers"
+        )
     known = concrete(y)
     if allowed is not None and known is not None and not np.isin(known, allowed).all():
         strange = np.unique(known[~np.isin(known, allowed)])[:5].tolist()
-        raise ValueError(f"{where} expects labels in {set(allowed)}, got also {strange}")
+        low, high = min(allowed), max(allowed)
+        hint = "turn labels 0, 1 into them by 2 * y - 1" if low < 0 else "turn labels -1, 1 into them by (y + 1) / 2"
+        raise ValueError(f"{where} expects labels {low} and {high}, got also {strange}; {hint}")
     if allowed is None and jnp.result_type(y) != jnp.result_type(a):
         raise TypeError(
             f"{where} expects y of a's dtype {jnp.result_type(a)}, got {jnp.result_type(y)}; convert by y.astype"
@@ -117,8 +139,10 @@ def classes(where: str, a: Any, y: Any) -> None:
 def batch(pair: Any) -> tuple[Any, Any]:
     """A batch (x, y) of equally many objects, at least one."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"a batch is a pair (x, y), got {type(pair).__name__}")
+        raise TypeError(f"a batch is a pair (x, y), got {type(pair).__name__}; pass (x, y)")
     x, y = pair
+    is_array("x of a batch (x, y)", x)
+    is_array("y of a batch (x, y)", y)
     if jnp.ndim(x) == 0 or jnp.ndim(y) == 0 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
         raise ValueError(
             f"a batch holds as many objects as answers, at least one, got x of shape {jnp.shape(x)} "

@@ -20,6 +20,8 @@ def number(name: str, value: Any, allowed: Callable[[Any], Any], expected: str) 
     """A hyper-parameter is a scalar in its range; tracers are taken on trust, schedules are not."""
     if callable(value):
         raise TypeError(f"{name} must be {expected}, got a function; only a learning rate may be one")
+    if isinstance(value, str) or hasattr(value, "_fields"):
+        raise TypeError(f"{name} must be a number, {expected}, got {value!r}")
     if np.ndim(value) != 0:
         raise ValueError(
             f"{name} must be one number, {expected}, got an array of shape {np.shape(value)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.checks.numbers import count
-from fnn.types import Layer, Loss, Reading
+from fnn.types import Activation, Layer, Loss, Reading
 
 
 def is_layer(where: str, value: Any) -> None:
     """A layer, with a hint for the two things most often passed in its place."""
     if isinstance(value, Layer):
         return
-    hint = ""
+    hint = "make one by a factory: dense(10, tanh)"
     if callable(value):
-        hint = "; call the factory (dense(10, tanh), not dense), or wrap a function in from_function"
-    elif hasattr(value, "slope"):
-        hint = f"; an activation becomes a layer by activate({value})"
-    raise TypeError(f"{where} takes layers, got {value!r}{hint}")
+        hint = "call the factory (dense(10, tanh), not dense), or wrap a function in from_function"
+    elif isinstance(value, Activation):
+        hint = f"an activation becomes a layer by activate({value})"
+    elif isinstance(value, Loss):
+        hint = "a loss is no part of the network: give it to trainer, objective or backprop"
+    elif isinstance(value, list | tuple):
+        hint = f"unpack a sequence of layers: {where}(*layers)"
+    raise TypeError(f"{where} takes layers, got {value!r}; {hint}")
 
 
 def is_loss(value: Any) -> None:
@@ -45,7 +50,7 @@ def is_optimizer(where: str, value: Any) -> None:
 
 def is_activation(where: str, value: Any) -> None:
     """An activation with its derivatives."""
-    if not hasattr(value, "slope"):
+    if not isinstance(value, Activation):
         raise TypeError(
             f"{where} takes an fnn Activation such as fnn.tanh, got {value!r}; a function of your own needs "
             "its derivatives: Activation(label, value, slope, curvature)"
@@ -76,14 +81,40 @@ def per_object_readable(where: str, read: Reading) -> None:
         )
 
 
-def parts(where: str, expected: int, params: Any) -> None:
-    """The params of a composite hold one entry a part."""
-    if not isinstance(params, tuple) or len(params) != expected:
-        got = f"{len(params)} entries" if isinstance(params, tuple | list | dict) else type(params).__name__
-        raise ValueError(
-            f"{where} has {expected} parts and takes params as a tuple of as many, got {got}; "
-            "pass the params that its own init made"
-        )
+def is_reading(value: Any) -> None:
+    """A reading, with a hint for its name."""
+    if not isinstance(value, Reading):
+        raise TypeError(f"read must be a Reading such as fnn.gradient or fnn.per_object, got {value!r}")
+
+
+def is_initializer(name: str, value: Any) -> None:
+    """A function (key, shape, dtype) -> array, with a hint for a factory that was not called."""
+    try:
+        inspect.signature(value).bind("key", "shape", "dtype")
+    except TypeError:
+        called = getattr(value, "__name__", None)
+        hint = f"call the factory: {name}={called}()" if callable(value) else "take one such as fnn.he()"
+        raise TypeError(f"{name} must be an initializer (key, shape, dtype) -> array, got {value!r}; {hint}") from None
+
+
+def parts(where: str, expected: int, **trees: Any) -> None:
+    """The params and the state of a composite are plain tuples with one entry a part."""
+    for name, tree in trees.items():
+        takes = f"{where} has {expected} parts and takes its {name} as a tuple of as many"
+        if type(tree) is not tuple:
+            raise TypeError(f"{takes}, got {type(tree).__name__}; pass the {name} that its own init made")
+        if len(tree) != expected:
+            raise ValueError(f"{takes}, got {len(tree)} entries; pass the {name} that its own init made")
+
+
+def floats(where: str, name: str, tree: Any) -> None:
+    """A pytree whose leaves are arrays of floats."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{where} expects {name} of floats, got {jnp.result_type(leaf)} at {name}{jax.tree_util.keystr(path)}; "
+                "leave out what is not trained, or convert by astype"
+            )
 
 
 def slices(where: str, pairs: Sequence[Any]) -> None:

@@ -76,8 +76,7 @@ def prelu(alpha: float = 0.25) -> Layer:
         return {"alpha": jnp.full(x.shape[1], alpha, x.dtype)}, ()
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        checks.features(label, x, params["alpha"].shape[0])
-        checks.same_dtype(label, x, params["alpha"])
+        checks.fits(label, x, params, ("alpha",))
         return jnp.where(x >= 0, x, params["alpha"][None, :] * x)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, PReLUTape]:

@@ -30,6 +30,8 @@ class DenseTape(NamedTuple):
 
 def _affine(label: str, width: int, w: Initializer, b: Initializer) -> tuple[Callable, Callable]:
     """init and S(params, x) = x w + b of a layer of weights, for `linear` and `dense`."""
+    checks.is_initializer("w", w)
+    checks.is_initializer("b", b)
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
@@ -38,8 +40,7 @@ def _affine(label: str, width: int, w: Initializer, b: Initializer) -> tuple[Cal
         return {"w": w(key_w, shape, x.dtype), "b": b(key_b, shape[1:], x.dtype)}, ()
 
     def pre_activation(params: Params, x: Array) -> Array:
-        checks.features(label, x, params["w"].shape[0])
-        checks.same_dtype(label, x, params["w"])
+        checks.fits(label, x, params, ("w", "b"))
         return x @ params["w"] + params["b"][None, :]
 
     return init, pre_activation

@@ -65,8 +65,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         return {"gamma": one, "beta": zero}, BatchNormState(zero, zero, jnp.zeros((), x.dtype))
 
     def apply(params: Params, state: BatchNormState, x: Array) -> Array:
-        checks.features(label, x, params["gamma"].shape[0])
-        checks.same_dtype(label, x, params["gamma"])
+        checks.fits(label, x, params, ("gamma", "beta"))
         trained = state.weight > 0
         weight = jnp.where(trained, state.weight, 1)
         mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
@@ -76,8 +75,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
     def forward(
         params: Params, state: BatchNormState, x: Array, key: Array
     ) -> tuple[Array, BatchNormState, BatchNormTape]:
-        checks.features(label, x, params["gamma"].shape[0])
-        checks.same_dtype(label, x, params["gamma"])
+        checks.fits(label, x, params, ("gamma", "beta"))
         n = checks.batch_of_several(label, x)
         mean = jnp.mean(x, axis=0)
         centred = x - mean[None, :]

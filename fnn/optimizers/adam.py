@@ -12,17 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.optimizers.arithmetic import (
-    average,
-    calibrated,
-    each,
-    narrow,
-    rate_at,
-    squares,
-    start,
-    wide,
-    zeros,
-)
+from fnn.optimizers.arithmetic import average, calibrated, each, from_equations, rate_at, squares
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 
@@ -48,11 +38,8 @@ def _adaptive_momentum(
     checks.fraction("alpha", alpha)
     checks.positive("epsilon", epsilon)
 
-    def init(params: Params) -> AdamState:
-        return AdamState(start(), v=zeros(params), G=zeros(params))
-
-    def update(gradient: Params, state: AdamState, params: Params = None) -> tuple[Any, AdamState]:
-        k, g = state.k + 1, wide(gradient)
+    def equations(g: Params, state: AdamState) -> tuple[Params, AdamState]:
+        k = state.k + 1
         v = average(gamma, state.v, g)
         G = average(alpha, state.G, squares(g))
         step = each(
@@ -62,13 +49,10 @@ def _adaptive_momentum(
             eta=rate_at(eta, state.k),
             epsilon=epsilon,
         )
-        return narrow(step, gradient), AdamState(k, v, G)
+        return step, AdamState(k, v, G)
 
-    return Optimizer(
-        init,
-        update,
-        written(name, eta, gamma=(gamma, 0.9), alpha=(alpha, 0.999), epsilon=(epsilon, 1e-8)),
-    )
+    label = written(name, eta, gamma=(gamma, 0.9), alpha=(alpha, 0.999), epsilon=(epsilon, 1e-8))
+    return from_equations(label, AdamState, equations)
 
 
 def adam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1e-8) -> Optimizer:

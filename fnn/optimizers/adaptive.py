@@ -6,12 +6,12 @@ other libraries put it inside, which changes the first steps of weights with sma
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.optimizers.arithmetic import average, each, narrow, rate_at, squares, start, wide, zeros
+from fnn.optimizers.arithmetic import average, each, from_equations, rate_at, squares
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 
@@ -47,11 +47,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     checks.fraction("alpha", alpha)
     checks.positive("epsilon", epsilon)
 
-    def init(params: Params) -> RMSPropState:
-        return RMSPropState(start(), G=zeros(params))
-
-    def update(gradient: Params, state: RMSPropState, params: Params = None) -> tuple[Any, RMSPropState]:
-        g = wide(gradient)
+    def equations(g: Params, state: RMSPropState) -> tuple[Params, RMSPropState]:
         G = average(alpha, state.G, squares(g))
         step = each(
             lambda g, G, eta, epsilon: -eta * g / (jnp.sqrt(G) + epsilon),
@@ -60,9 +56,10 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
             eta=rate_at(eta, state.k),
             epsilon=epsilon,
         )
-        return narrow(step, gradient), RMSPropState(state.k + 1, G)
+        return step, RMSPropState(state.k + 1, G)
 
-    return Optimizer(init, update, written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8)))
+    label = written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8))
+    return from_equations(label, RMSPropState, equations)
 
 
 def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Optimizer:
@@ -87,11 +84,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
     checks.fraction("alpha", alpha)
     checks.positive("epsilon", epsilon)
 
-    def init(params: Params) -> AdaDeltaState:
-        return AdaDeltaState(start(), G=zeros(params), Delta=zeros(params))
-
-    def update(gradient: Params, state: AdaDeltaState, params: Params = None) -> tuple[Any, AdaDeltaState]:
-        g = wide(gradient)
+    def equations(g: Params, state: AdaDeltaState) -> tuple[Params, AdaDeltaState]:
         G = average(alpha, state.G, squares(g))
         delta = each(
             lambda g, G, Delta, epsilon: g * (jnp.sqrt(Delta) + epsilon) / (jnp.sqrt(G) + epsilon),
@@ -102,10 +95,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
         )
         Delta = average(alpha, state.Delta, squares(delta))
         step = each(lambda delta, eta: -eta * delta, delta, eta=rate_at(eta, state.k))
-        return narrow(step, gradient), AdaDeltaState(state.k + 1, G, Delta)
+        return step, AdaDeltaState(state.k + 1, G, Delta)
 
-    return Optimizer(
-        init,
-        update,
-        written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-3)),
-    )
+    label = written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-3))
+    return from_equations(label, AdaDeltaState, equations)

@@ -12,7 +12,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnn.types import Array, Params, Rate
+from fnn import checks
+from fnn.types import Array, Optimizer, Params, Rate
+
+
+def from_equations(
+    label: str,
+    kind: Any,
+    equations: Callable[[Any, Any], tuple[Any, Any]],
+    init: Callable[[Params], Any] | None = None,
+) -> Optimizer:
+    """An optimizer from its equations ``(g, state) -> (step, state)``, checked, computed wide and given back narrow.
+
+    Args:
+        label: how it prints.
+        kind: the NamedTuple of its state, the step counter k first and then averages, which start at 0.
+        equations: the slide's lines; the step has the minus sign inside.
+        init: the first state, where it is another.
+    """
+
+    def start(params: Params) -> Any:
+        checks.floats(f"{label}.init", "params", params)
+        averages = (zeros(params) for _ in kind._fields[1:])
+        return init(params) if init is not None else kind(counter(), *averages)
+
+    def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
+        checks.floats(f"{label}.update", "gradient", gradient)
+        checks.is_state(f"{label}.update", state, kind)
+        for average in state[1:2]:
+            checks.same_structure(f"{label}.update", "gradient", gradient, "state", average)
+        step, state = equations(wide(gradient), state)
+        return narrow(step, gradient), state
+
+    return Optimizer(start, update, label)
 
 
 def each(equation: Callable[..., Array], *trees: Any, **scalars: Any) -> Any:
@@ -59,7 +91,7 @@ def squares(tree: Any) -> Any:
     return jax.tree.map(jnp.square, tree)
 
 
-def start() -> Array:
+def counter() -> Array:
     """The step counter before the first step."""
     return jnp.zeros((), jnp.int32)
 

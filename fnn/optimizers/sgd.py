@@ -6,12 +6,12 @@ step 0, 1, … to a rate) and γ in [0, 1) the share of the old in an average.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.optimizers.arithmetic import average, each, narrow, rate_at, start, wide, zeros
+from fnn.optimizers.arithmetic import average, counter, each, from_equations, narrow, rate_at, wide, zeros
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 
@@ -52,14 +52,10 @@ def sgd(eta: Rate) -> Optimizer:
     """
     checks.rate("eta", eta)
 
-    def init(params: Params) -> SGDState:
-        return SGDState(start())
+    def equations(g: Params, state: SGDState) -> tuple[Params, SGDState]:
+        return each(lambda g, eta: -eta * g, g, eta=rate_at(eta, state.k)), SGDState(state.k + 1)
 
-    def update(gradient: Params, state: SGDState, params: Params = None) -> tuple[Any, SGDState]:
-        step = each(lambda g, eta: -eta * g, wide(gradient), eta=rate_at(eta, state.k))
-        return narrow(step, gradient), SGDState(state.k + 1)
-
-    return Optimizer(init, update, written("sgd", eta))
+    return from_equations(written("sgd", eta), SGDState, equations)
 
 
 def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
@@ -80,15 +76,12 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
     checks.rate("eta", eta)
     checks.fraction("gamma", gamma)
 
-    def init(params: Params) -> MomentumState:
-        return MomentumState(start(), v=zeros(params))
-
-    def update(gradient: Params, state: MomentumState, params: Params = None) -> tuple[Any, MomentumState]:
-        v = average(gamma, state.v, wide(gradient))
+    def equations(g: Params, state: MomentumState) -> tuple[Params, MomentumState]:
+        v = average(gamma, state.v, g)
         step = each(lambda v, eta: -eta * v, v, eta=rate_at(eta, state.k))
-        return narrow(step, gradient), MomentumState(state.k + 1, v)
+        return step, MomentumState(state.k + 1, v)
 
-    return Optimizer(init, update, written("momentum", eta, gamma=(gamma, 0.9)))
+    return from_equations(written("momentum", eta, gamma=(gamma, 0.9)), MomentumState, equations)
 
 
 def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
@@ -115,13 +108,14 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
     checks.fraction("gamma", gamma)
 
     def reach_at(k: Array) -> Array:
-        return jnp.asarray(rate_at(eta, k) * gamma, jnp.result_type(float))
+        dtype = jnp.result_type(float)
+        return jnp.asarray(rate_at(eta, k), dtype) * jnp.asarray(gamma, dtype)
 
     def init(params: Params) -> NAGState:
-        return NAGState(start(), v=zeros(params), reach=reach_at(start()))
+        return NAGState(counter(), v=zeros(params), reach=reach_at(counter()))
 
-    def update(gradient: Params, state: NAGState, params: Params = None) -> tuple[Any, NAGState]:
-        v = average(gamma, state.v, wide(gradient))
+    def equations(g: Params, state: NAGState) -> tuple[Params, NAGState]:
+        v = average(gamma, state.v, g)
         reach = reach_at(state.k + 1)
         step = each(
             lambda v, v_new, eta, reach, reach_new: reach * v - (eta + reach_new) * v_new,
@@ -131,9 +125,9 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
             reach=state.reach,
             reach_new=reach,
         )
-        return narrow(step, gradient), NAGState(state.k + 1, v, reach)
+        return step, NAGState(state.k + 1, v, reach)
 
-    return Optimizer(init, update, written("nag", eta, gamma=(gamma, 0.9)))
+    return from_equations(written("nag", eta, gamma=(gamma, 0.9)), NAGState, equations, init)
 
 
 def nag_weights(params: Params, state: NAGState) -> Params:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.optimizers.arithmetic import each, narrow, wide
-from fnn.types import Optimizer, Params, written
+from fnn.types import Array, Optimizer, Params, written
 
 Mask = Any
 """A pytree of bools in the structure of the params, or a function from params to one."""
@@ -55,7 +55,7 @@ def chain(*optimizers: Any) -> Optimizer:
         return tuple(optimizer.init(params) for optimizer in optimizers)
 
     def update(gradient: Params, state: tuple, params: Params = None) -> tuple[Any, tuple]:
-        checks.parts("chain", len(optimizers), state)
+        checks.parts("chain", len(optimizers), state=state)
         states = []
         for optimizer, part in zip(optimizers, state, strict=True):
             gradient, part = optimizer.update(gradient, part, params)
@@ -75,8 +75,8 @@ def _stateless(label: str, transform: Callable[[Params, Params], Params]) -> Opt
 def clip_by_norm(theta: float) -> Optimizer:
     """Gradient clipping: if ‖g‖ > θ then g := gθ/‖g‖, over the whole vector of parameters (slide "Gradient explosion").
 
-    The norm is taken relative to the largest entry, so that the square of an exploding gradient does not overflow
-    before it can be clipped.
+    The norm is found relative to a power of two, so that the squares of an exploding gradient do not overflow before
+    it can be clipped.
 
     Args:
         theta: θ > 0.
@@ -84,26 +84,32 @@ def clip_by_norm(theta: float) -> Optimizer:
     checks.positive("theta", theta)
 
     def clip(g: Params, params: Params) -> Params:
-        norm = tree_norm(g)
-        return each(
-            lambda g, theta, norm: jnp.where(norm > theta, g / norm * theta, g),
-            g,
-            theta=theta,
-            norm=norm,
-        )
+        unit, norm = _norm_in_units(g)
+
+        def clipped(g: Array, theta: Array, unit: Array, norm: Array) -> Array:
+            return jnp.where(unit * norm > theta, (g / unit) * (theta / norm), g)
+
+        return each(clipped, g, theta=theta, unit=unit, norm=norm)
 
     return _stateless(written("clip_by_norm", theta), clip)
 
 
-def tree_norm(tree: Any) -> jax.Array:
-    """The Euclidean norm ‖g‖ of all leaves together, without overflow, as a scalar in the widest of their dtypes."""
+def tree_norm(tree: Any) -> Array:
+    """The Euclidean norm ‖g‖ of all leaves together, its squares safe from overflow, a scalar in float32 at least."""
+    unit, norm = _norm_in_units(tree)
+    return unit * norm
+
+
+def _norm_in_units(tree: Any) -> tuple[Array, Array]:
+    """A power of two near the largest entry, and the norm of the leaves divided by it."""
     leaves = jax.tree.leaves(wide(tree))
     if not leaves:
-        return jnp.zeros(())
+        return jnp.ones(()), jnp.zeros(())
     dtype = max((leaf.dtype for leaf in leaves), key=lambda d: jnp.finfo(d).bits)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves]))
-    unit = jnp.where(largest > 0, largest, 1)
-    return unit * jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
+    bound = 3 * jnp.finfo(dtype).maxexp // 4  # 1/unit must not be denormal: those are flushed to 0
+    unit = jnp.ldexp(jnp.ones((), dtype), jnp.clip(jnp.frexp(largest)[1], -bound, bound))
+    return unit, jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
 
 
 def l2(strength: float) -> Optimizer:
@@ -145,6 +151,8 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
         TypeError: a mask with leaves other than bools.
     """
     checks.is_optimizer("masked", optimizer)
+    if not callable(mask):
+        checks.is_mask("masked", mask, mask)
 
     def chosen(tree: Any, params: Params) -> Any:
         flags = mask(params) if callable(mask) else mask

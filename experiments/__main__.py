@@ -1,0 +1,98 @@
+"""Run the experiments and write the report: `python -m experiments`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table as RichTable
+
+import experiments
+from experiments import page
+from experiments.outcomes import Outcome, Settings, Show
+
+Experiment = Callable[[Settings, Show], Outcome]
+
+
+@dataclass
+class Options:
+    """Run fnn's experiments and write a report, REPORT/index.html, that any browser opens.
+
+    Without names all of them are run. Ctrl-C leaves a report of what is finished.
+    """
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Experiments to run; by default all: digits, gradients."""
+    quick: bool = False
+    """A small version of each: fewer seeds, steps and timed runs. Shows that all works; its numbers are rough."""
+    seeds: int | None = None
+    """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
+    out: Path = Path("report")
+    """Folder for index.html and results/*.json."""
+
+
+def available() -> dict[str, Experiment]:
+    """Every experiment by name: the modules of this package that have a function `run`."""
+    names = (module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__")
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
+    return {name: module.run for name, module in modules.items() if hasattr(module, "run")}
+
+
+def main(options: Options, console: Console) -> int:
+    """Run what was asked for; the exit status is 0, 2 for options that make no sense, or 130 after Ctrl-C."""
+    known = available()
+    strange = [name for name in options.names if name not in known]
+    if strange:
+        console.print(f"[red]no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
+        return 2
+    seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
+    if seeds < 2:
+        console.print(f"[red]--seeds must be 2 or more, for an interval needs two values; got {seeds}")
+        return 2
+    outcomes: list[Outcome] = []
+    try:
+        for name in options.names or known:
+            begin = time.perf_counter()
+            with console.status(f"[bold]{name}") as status:
+                outcome = known[name](
+                    Settings(seeds, options.quick), lambda text, n=name: status.update(f"{n}: {text}")
+                )
+            outcome.seconds = time.perf_counter() - begin
+            outcome.command = _command(name, options, seeds)
+            outcomes.append(outcome)
+            _print(console, outcome)
+            written = page.write(options.out, outcomes)
+            console.print(f"[dim]{name} took {outcome.seconds:.0f} s; report: {written}\n")
+    except KeyboardInterrupt:
+        finished = ", ".join(outcome.name for outcome in outcomes) or "nothing"
+        console.print(f"\n[yellow]interrupted; the report holds what is finished: {finished}")
+        return 130
+    return 0
+
+
+def _command(name: str, options: Options, seeds: int) -> str:
+    return f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
+
+
+def _print(console: Console, outcome: Outcome) -> None:
+    console.print(f"[bold]{outcome.title}")
+    for table in outcome.tables:
+        shown = RichTable(*table.header, title=table.caption, title_justify="left")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for verdict in outcome.verdicts:
+        word = "[green]holds" if verdict.holds else "[red]does not hold"
+        console.print(f"{word}[/]: {verdict.claim}: {verdict.measured}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, prog="python -m experiments"), Console()))

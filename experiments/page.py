@@ -1,0 +1,49 @@
+"""The report: one self-contained page, and the numbers behind it as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+import jax
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+import fnn
+from experiments.outcomes import Outcome
+
+
+def write(folder: Path, outcomes: list[Outcome]) -> Path:
+    """Write ``folder/index.html`` and ``folder/results/NAME.json`` from the outcomes so far.
+
+    Returns:
+        The page's path.
+    """
+    results = folder / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    for outcome in outcomes:
+        plain = {key: value for key, value in asdict(outcome).items() if key not in ("figures", "tables", "verdicts")}
+        plain["verdicts"] = [verdict._asdict() for verdict in outcome.verdicts]
+        (results / f"{outcome.name}.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+    environment = Environment(
+        loader=PackageLoader("experiments", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = folder / "index.html"
+    page.write_text(environment.get_template("page.html.j2").render(outcomes=outcomes, machine=_machine()))
+    return page
+
+
+def _machine() -> str:
+    """What the numbers were measured with."""
+    device = jax.devices()[0]
+    return (
+        f"fnn {fnn.__version__}, JAX {jax.__version__}, Python {platform.python_version()}, "
+        f"{jax.device_count()} {device.device_kind} device, {os.cpu_count()} processor cores, {date.today():%d %B %Y}"
+    )
