@@ -61,10 +61,8 @@ def main(options: Options, console: Console) -> int:
     try:
         for name in options.names or known:
             begin = time.perf_counter()
-            with console.status(f"[bold]{name}") as status:
-                outcome = known[name](
-                    Settings(seeds, options.quick), lambda text, n=name: status.update(f"{n}: {text}")
-                )
+            with console.status(name) as status:
+                outcome = known[name](Settings(seeds, options.quick), status.update)
             outcome.seconds = time.perf_counter() - begin
             outcome.command = _command(name, options, seeds)
             outcomes.append(outcome)
@@ -95,4 +93,5 @@ def _print(console: Console, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, prog="python -m experiments"), Console()))
+    options = tyro.cli(Options, prog="python -m experiments")
+    sys.exit(main(options, Console(width=None if sys.stdout.isatty() else 150)))

@@ -96,7 +96,8 @@ def scikit_learn(keys: jax.Array, steps: int) -> tuple[np.ndarray, float]:
     for seed, key in enumerate(keys):
         train, _, test = map(np.asarray, split(jax.random.split(key)[0], len(x)))
         epochs = max(1, round(steps * BATCH / len(train)))
-        model: Any = MLPClassifier((WIDTH, WIDTH), batch_size=BATCH, max_iter=epochs, random_state=seed)
+        options: Any = {"hidden_layer_sizes": (WIDTH, WIDTH), "batch_size": BATCH, "max_iter": epochs}
+        model = MLPClassifier(random_state=seed, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed on purpose
             accuracies.append(model.fit(x[train], y[train]).score(x[test], y[test]))
@@ -121,8 +122,8 @@ def run(settings: Settings, show: Show) -> Outcome:
         name="digits",
         title="Seven optimizers on handwritten digits",
         lead=f"{NET}, batches of {BATCH}, {steps} steps of hand-written BackProp on 1257 of scikit-learn's 1797 "
-        "digits. Each seed has its own split, first weights and order of batches. Per optimizer, all seeds and learning "
-        "rates run in one compiled call; the rate is chosen by accuracy on 270 validation digits, and the accuracy on "
+        "digits. Each seed has its own split, first weights and order of batches. Per optimizer, all seeds and "
+        "learning rates run in one compiled call; the rate is chosen by accuracy on 270 validation digits, and the accuracy on "
         f"270 other held-out digits is reported as a mean with a 95 % interval over {settings.seeds} seeds.",
         equation="ε^L = softmax(a) − [m = y]      ε^{l−1} = (ε^l ∘ z^l) Wᵀ      ∂Q/∂W^l = (1/n) (x^{l−1})ᵀ (ε^l ∘ z^l)",
         command="",
