@@ -123,8 +123,9 @@ def run(settings: Settings, show: Show) -> Outcome:
         title="Seven optimizers on handwritten digits",
         lead=f"{NET}, batches of {BATCH}, {steps} steps of hand-written BackProp on 1257 of scikit-learn's 1797 "
         "digits. Each seed has its own split, first weights and order of batches. Per optimizer, all seeds and "
-        "learning rates run in one compiled call; the rate is chosen by accuracy on 270 validation digits, and the accuracy on "
-        f"270 other held-out digits is reported as a mean with a 95 % interval over {settings.seeds} seeds.",
+        "learning rates run in one compiled call; the rate is chosen by accuracy on 270 validation digits, and the "
+        "accuracy on 270 other held-out digits is reported as a mean with a 95 % interval over "
+        f"{settings.seeds} seeds.",
         equation="ε^L = softmax(a) − [m = y]      ε^{l−1} = (ε^l ∘ z^l) Wᵀ      ∂Q/∂W^l = (1/n) (x^{l−1})ᵀ (ε^l ∘ z^l)",
         command="",
         verdicts=[

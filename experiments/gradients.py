@@ -129,9 +129,10 @@ def run(settings: Settings, show: Show) -> Outcome:
         name="gradients",
         title="Manual against automatic gradients",
         lead=f"{len(reports)} networks of {FEATURES} features, {OBJECTS} objects a batch; those of the full run use "
-        "every layer, combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the same "
-        "forward pass and with central differences; the costs are those of the two compiled programs, run in turn. remat "
-        "runs part of the forward pass twice on purpose, which the automatic gradient does not: no part of the medians.",
+        "every layer, combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the "
+        "same forward pass and with central differences; the costs are those of the two compiled programs, run in "
+        "turn. remat runs part of the forward pass twice on purpose, which the automatic gradient does not: it is no "
+        "part of the medians.",
         equation="‖g_manual − g_automatic‖ / ‖g_automatic‖      (Q(w + h) − Q(w − h)) / 2h",
         command="",
         verdicts=_verdicts(reports, {name: r for name, r in of_all.items() if name != "remat"}),
