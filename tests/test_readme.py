@@ -1,0 +1,34 @@
+"""The README's Python blocks run as they stand, one after another in one fresh process without the tests' settings."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fnn
+
+README = Path(fnn.__file__).parents[1] / "README.md"
+
+
+def test_every_python_block_runs_and_prints_what_its_comments_say() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 3
+    code = "\n".join(f"exec({block!r}, {{}})" for block in blocks)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for promised in ("(8, 3, 4)", "manual–diff.", "(128, 64) (128, 64)", "(128,)"):
+        assert promised in done.stdout
+
+
+def test_the_commands_that_ci_takes_from_the_readme_are_there() -> None:
+    text = README.read_text()
+    for name in ("experiments", "tests"):
+        command = re.search(rf"<!-- command: {name} -->\n```bash\n(.+)\n```", text)
+        assert command
+        assert command[1].startswith("python3 -m venv .venv && .venv/bin/pip install")
+
+
+def test_every_public_name_in_the_slide_table_exists() -> None:
+    table = README.read_text().split("## From slide to function")[1].split("\n## ")[0]
+    names = {name.split("(")[0].split(".")[0] for name in re.findall(r"`([^`]+)`", table)}
+    assert names <= set(fnn.__all__)
