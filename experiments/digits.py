@@ -74,7 +74,7 @@ def experiment_with(name: str, steps: int, points: int) -> Callable[..., dict[st
 
         def accuracy(objects: jax.Array) -> jax.Array:
             a = NET.apply(params, state.state, x[objects])
-            return jnp.mean((jnp.argmax(a, axis=1) == y[objects]).astype(jnp.float32))
+            return jnp.mean((jnp.argmax(a, axis=1).astype(y.dtype) == y[objects]).astype(jnp.float32))
 
         return {"loss": metrics["loss"], "validation": accuracy(validation), "test": accuracy(test)}
 

@@ -1,0 +1,247 @@
+"""The experiments in a tiny setting, their command line, the page, and the statistics."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+import fnn
+from experiments import digits, gradients, page
+from experiments.__main__ import Options, available, main
+from experiments.outcomes import interval
+from experiments.plots import figure, finished
+
+ROOT = Path(__file__).parent.parent
+
+
+def strict_json(path: Path) -> dict:
+    def refuse(constant: str):
+        raise ValueError(f"{path.name} holds {constant}, which JSON does not know")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+class Elements(HTMLParser):
+    """Every element of a page, with its attributes and its ancestors."""
+
+    VOID = ("meta", "br", "link", "img", "hr", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[dict[str, str | None]]]] = []
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs), [attributes for _, attributes in self.open]))
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs), [attributes for _, attributes in self.open]))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1][0] == tag, f"</{tag}> closes <{self.open[-1][0]}>"
+        self.open.pop()
+
+
+RUN, COMPARED, ZOO = digits.run, gradients.compared, gradients.zoo()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Both experiments as small as they can be, run by the command line's own main."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch, open(os.devnull, "w") as nowhere:
+        patch.setattr(digits, "RATES", {"adadelta": (1.0,), "adam": (0.01,)})
+        patch.setattr(digits, "NET", fnn.linear(10, w=fnn.zeros()))
+        patch.setattr(digits, "run", lambda settings, show: RUN(settings._replace(quick=True), show))
+        patch.setattr(gradients, "zoo", lambda: {name: ZOO[name] for name in ("linear regression", "watch")})
+        patch.setattr(gradients, "compared", lambda net, loss, rounds: COMPARED(net, loss, 2))
+        return main(Options(seeds=2, out=folder), Console(file=nowhere, width=150)), folder
+
+
+def test_a_run_of_all_experiments_succeeds(report):
+    status, folder = report
+    assert status == 0
+    assert {path.stem for path in (folder / "results").glob("*.json")} == {"digits", "gradients"} == set(available())
+
+
+def test_the_page_needs_nothing_but_itself(report):
+    text = (report[1] / "index.html").read_text()
+    elements = Elements(text)
+    assert not elements.open
+    tags = {tag for tag, _, _ in elements.found}
+    assert not tags & {"script", "link", "iframe", "img"}
+    loaded = [a[name] for _, a, _ in elements.found for name in ("src", "href", "xlink:href", "data") if a.get(name)]
+    assert loaded
+    assert not [target for target in loaded if re.match(r"(https?:)?//", str(target))]
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_the_page_reads_on_a_phone_in_the_dark_and_aloud(report):
+    text = (report[1] / "index.html").read_text()
+    elements = Elements(text).found
+    assert ("html", "en") in [(tag, a.get("lang")) for tag, a, _ in elements]
+    assert any(a.get("name") == "viewport" and "width=device-width" in str(a["content"]) for _, a, _ in elements)
+    assert "prefers-color-scheme: dark" in text
+    images = [(a, above) for tag, a, above in elements if tag == "svg"]
+    assert len(images) == 4
+    for own, above in images:
+        named = [a for a in (own, *above) if a.get("role") == "img"]
+        assert named
+        assert len(str(named[-1]["aria-label"])) > 20
+    assert all(a.get("scope") in ("col", "row") for tag, a, _ in elements if tag == "th")
+    ids = [a["id"] for _, a, _ in elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_reference_inside_the_page_has_its_target(report):
+    folder = report[1]
+    elements = Elements((folder / "index.html").read_text()).found
+    ids = {a["id"] for _, a, _ in elements if "id" in a}
+    for _, a, _ in elements:
+        target = str(a.get("href") or a.get("xlink:href") or "")
+        if target.startswith("#"):
+            assert target[1:] in ids
+        elif target:
+            assert (folder / target).exists()
+
+
+def test_the_numbers_agree_with_the_page(report):
+    folder = report[1]
+    text = (folder / "index.html").read_text()
+    of_digits, of_gradients = (strict_json(folder / "results" / f"{name}.json") for name in ("digits", "gradients"))
+    for stored in (of_digits, of_gradients):
+        assert stored["command"] == f"python -m experiments {stored['name']} --seeds 2"
+        assert stored["command"] in text
+        assert all(verdict["measured"] in text for verdict in stored["verdicts"])
+        assert isinstance(stored["verdicts"][0]["holds"], bool)
+    accuracy = of_digits["numbers"]["held_out_accuracy"]["adam"]
+    assert f"{accuracy['mean']:.4f} ± {accuracy['half']:.4f}" in text
+    assert accuracy["mean"] > 0.85
+    assert max(network["worst"] for network in of_gradients["numbers"].values()) <= 1e-12
+
+
+def test_every_experiment_says_its_command():
+    for name in available():
+        assert f"python -m experiments {name}" in str(sys.modules[f"experiments.{name}"].__doc__)
+
+
+# The zoo
+
+
+def test_the_zoo_has_every_layer_combinator_activation_and_loss():
+    zoo = gradients.zoo()
+    assert len(zoo) >= 12
+    written = " ".join(f"{net} {loss}" for net, loss in zoo.values()) + " " + " ".join(zoo)
+    layers = "linear activate dense prelu dropout inverted_dropout batch_norm"
+    combinators = "serial columns residual repeat remat watch from_function"
+    activations = "heaviside sigmoid tanh logarithmic gaussian identity relu leaky_relu softplus"
+    losses = "squared logistic_margin hinge_margin exponential_margin sigmoid_margin binary_cross_entropy"
+    for name in f"{layers} {combinators} {activations} {losses} softmax_cross_entropy".split():
+        assert re.search(rf"\b{name}\b", written), f"no network of the zoo uses {name}"
+
+
+# Statistics
+
+
+def test_interval_is_scipys():
+    values = np.random.default_rng(3).normal(size=(7, 4))
+    mean, half = interval(values)
+    low, high = stats.t.interval(0.95, 6, values.mean(axis=0), stats.sem(values, axis=0))
+    np.testing.assert_allclose(mean - half, low, rtol=1e-12)
+    np.testing.assert_allclose(mean + half, high, rtol=1e-12)
+
+
+def test_interval_of_equal_values_is_a_point():
+    mean, half = interval([0.25, 0.25, 0.25])
+    assert (float(mean), float(half)) == (0.25, 0.0)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(5).normal(size=(5, 4000))
+    mean, half = interval(draws)
+    share = float(np.mean(np.abs(mean) <= half))
+    assert abs(share - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_interval_needs_two():
+    with pytest.raises(ValueError, match="at least 2"):
+        interval([1.0])
+
+
+# Plots
+
+
+def drawn() -> str:
+    with figure() as canvas:
+        canvas.subplots().plot([1.0, 2.0, 4.0])
+        return finished(canvas, "Doubling", "A line that rises from 1 to 4.").svg
+
+
+def test_a_plot_takes_its_ink_from_the_page_and_is_the_same_each_time():
+    svg = drawn()
+    assert svg == drawn()
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+    assert svg.startswith("<svg viewBox=")
+    assert "<metadata" not in svg
+
+
+# The command line
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    line = [sys.executable, "-m", "experiments", *arguments]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_says_what_every_option_does():
+    shown = command_line("--help")
+    assert shown.returncode == 0
+    for word in ("NAMES", "--quick", "--seeds", "--out", "digits", "gradients", "Ctrl-C"):
+        assert re.search(word, shown.stdout, re.IGNORECASE), f"--help does not mention {word}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(names=("digit",)), r"no experiment named digit; there are: digits, gradients"),
+        (Options(seeds=1), r"--seeds must be 2 or more.*got 1"),
+        (Options(seeds=0), r"--seeds must be 2 or more.*got 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message, tmp_path, capsys):
+    options.out = tmp_path / "report"
+    assert main(options, Console(width=150)) == 2
+    assert re.search(message, capsys.readouterr().out)
+    assert not options.out.exists()
+
+
+def test_ctrl_c_leaves_the_report_of_what_is_finished(tmp_path, monkeypatch, capsys):
+    def interrupted(settings, show):
+        raise KeyboardInterrupt
+
+    def done(settings, show):
+        return page.Outcome("digits", "A title", "A lead.", "a = b", "", [], [], [], {"one": 1.0})
+
+    monkeypatch.setattr("experiments.__main__.available", lambda: {"digits": done, "gradients": interrupted})
+    assert main(Options(out=tmp_path), Console(width=150)) == 130
+    assert "what is finished: digits" in capsys.readouterr().out
+    text = (tmp_path / "index.html").read_text()
+    assert "A title" in text
+    assert text.rstrip().endswith("</html>")
