@@ -96,7 +96,8 @@ def scikit_learn(keys: jax.Array, steps: int) -> tuple[np.ndarray, float]:
     for seed, key in enumerate(keys):
         train, _, test = map(np.asarray, split(jax.random.split(key)[0], len(x)))
         epochs = max(1, round(steps * BATCH / len(train)))
-        options: Any = {"hidden_layer_sizes": (WIDTH, WIDTH), "batch_size": BATCH, "max_iter": epochs}
+        options: Any = {"hidden_layer_sizes": (WIDTH, WIDTH), "batch_size": BATCH, "max_iter": epochs, "alpha": 0.0}
+        options |= {"tol": 0.0, "n_iter_no_change": epochs}  # no early stop, as ours has none
         model = MLPClassifier(random_state=seed, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed on purpose
@@ -152,7 +153,7 @@ def _table(
     rows = []
     for name, sweep in sweeps.items():
         runs = sweep.test.size
-        lost = int((~np.isfinite(sweep.loss[:, :, -1])).sum())
+        lost = int((~(sweep.test >= 0.5)).sum())
         rows.append(
             (
                 name,
@@ -170,7 +171,7 @@ def _table(
     rows.append(("MLPClassifier", "0.001", str(held_out["MLPClassifier"]), "–", "–", "–", f"{peer_seconds:.1f}", own))
     return Table(
         "Best learning rate of each optimizer; seconds with compilation, of all rates",
-        ("optimizer", "best η", "held-out accuracy", "validation", "loss", "not finite", "seconds", "µs per seed-step"),
+        ("optimizer", "best η", "held-out accuracy", "validation", "loss", "below 50 %", "seconds", "µs per seed-step"),
         rows,
     )
 
@@ -183,9 +184,9 @@ def _curves(sweeps: dict[str, Sweep], best: dict[str, int], steps: int) -> Figur
             at = np.arange(1, loss.shape[1] + 1) * (steps / loss.shape[1])
             mean, half = interval(loss)
             axes.plot(at, mean, color=color, label=f"{name}, η = {RATES[name][best[name]]:g}")
-            axes.fill_between(at, np.maximum(mean - half, 1e-6), mean + half, color=color, alpha=0.2, linewidth=0)
+            axes.fill_between(at, np.maximum(mean - half, mean / 10), mean + half, color=color, alpha=0.2, linewidth=0)
         axes.set(yscale="log", xlabel="step", ylabel="mean training loss")
-        axes.legend(ncols=2, fontsize=9)
+        axes.legend(ncols=2, fontsize=8)
         return finished(
             canvas,
             "Learning curves at each optimizer's best rate: mean training loss with its 95 % interval over seeds",
@@ -201,7 +202,7 @@ def _sensitivity(sweeps: dict[str, Sweep]) -> Figure:
             axes.errorbar(RATES[name], mean, half, color=color, label=name, marker="o", markersize=4, capsize=2)
         axes.axhline(REQUIRED, linestyle=":", color="#888888")
         axes.set(xscale="log", xlabel="learning rate η", ylabel="held-out accuracy")
-        axes.legend(ncols=2, fontsize=9)
+        axes.legend(ncols=2, fontsize=8)
         return finished(
             canvas,
             "How sensitive each optimizer is to its learning rate: held-out accuracy, mean and 95 % interval",

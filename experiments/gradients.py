@@ -197,7 +197,7 @@ def _differences(reports: dict[str, GradientComparison]) -> Figure:
         "manual–automatic, float32": "manual against automatic, float32",
         "manual–differences": "manual against central differences",
     }
-    with figure(7.0, 0.32 * len(reports) + 1.6) as canvas:
+    with figure(5.4, 0.3 * len(reports) + 1.8) as canvas:
         axes = canvas.subplots()
         rows = np.arange(len(reports))[::-1]
         for color, (pair, label) in zip(COLORS, kinds.items(), strict=False):
@@ -215,7 +215,7 @@ def _differences(reports: dict[str, GradientComparison]) -> Figure:
 
 def _costs(of_all: dict[str, dict[str, float]]) -> Figure:
     shown = ("flops", "temporary_bytes", "run_seconds")
-    with figure(7.0, 0.32 * len(of_all) + 1.6) as canvas:
+    with figure(5.4, 0.3 * len(of_all) + 1.8) as canvas:
         axes = canvas.subplots()
         rows = np.arange(len(of_all))[::-1]
         for color, cost in zip(COLORS, shown, strict=False):

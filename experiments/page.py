@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import jax
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -27,7 +29,7 @@ def write(folder: Path, outcomes: list[Outcome]) -> Path:
     for outcome in outcomes:
         plain = {key: value for key, value in asdict(outcome).items() if key not in ("figures", "tables", "verdicts")}
         plain["verdicts"] = [verdict._asdict() for verdict in outcome.verdicts]
-        (results / f"{outcome.name}.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+        _replace(results / f"{outcome.name}.json", json.dumps(_finite(plain), indent=1, ensure_ascii=False) + "\n")
     environment = Environment(
         loader=PackageLoader("experiments", "."),
         autoescape=select_autoescape(default=True),
@@ -36,8 +38,24 @@ def write(folder: Path, outcomes: list[Outcome]) -> Path:
         lstrip_blocks=True,
     )
     page = folder / "index.html"
-    page.write_text(environment.get_template("page.html.j2").render(outcomes=outcomes, machine=_machine()))
+    _replace(page, environment.get_template("page.html.j2").render(outcomes=outcomes, machine=_machine()))
     return page
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    """The same numbers with null for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _machine() -> str:

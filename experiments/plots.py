@@ -34,7 +34,7 @@ _STYLE: Any = {
 
 
 @contextmanager
-def figure(width: float = 7.0, height: float = 4.2) -> Iterator[Canvas]:
+def figure(width: float = 5.4, height: float = 4.0) -> Iterator[Canvas]:
     """A canvas in the report's style; draw on it inside the `with`, then hand it to `finished`."""
     with mpl.rc_context(_STYLE):
         yield Canvas(figsize=(width, height))

@@ -2,7 +2,8 @@
 
 An initializer is a function ``(key, shape, dtype) -> array``; for a weight matrix shape is (H_{l−1}, H_l) = (inputs,
 outputs). The factories below return one. Layer-by-layer and pre-trained starts (3 and 4 on the slide) need data
-and are no initializers.
+and are no initializers. Random numbers are drawn flat and then shaped: the same numbers, and XLA compiles a vmapped
+draw of a narrow matrix several times faster so.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -39,7 +40,7 @@ def _uniform(bound: Callable[[int, int], float], label: str) -> Initializer:
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         fan_in, fan_out = checks.weight_shape(label, shape)
         r = bound(fan_in, fan_out)
-        return jax.random.uniform(key, shape, dtype, -r, r)
+        return jax.random.uniform(key, (fan_in * fan_out,), dtype, -r, r).reshape(shape)  # flat: see above
 
     return _named(label, initializer)
 
@@ -73,8 +74,8 @@ def he() -> Initializer:
     """w ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
 
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        fan_in, _ = checks.weight_shape("he()", shape)
-        return math.sqrt(2 / fan_in) * jax.random.normal(key, shape, dtype)
+        fan_in, fan_out = checks.weight_shape("he()", shape)
+        return math.sqrt(2 / fan_in) * jax.random.normal(key, (fan_in * fan_out,), dtype).reshape(shape)
 
     return _named("he()", initializer)
 

@@ -1,56 +1,36 @@
 """Networks drawn at random: the hand-written gradient is the automatic one, whatever is composed with whatever."""
 
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
+import pytest
 from checkers import check_close, random_cotangent, unwatched
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from problems import ACTIVATIONS, LOSSES, Problem, draw_network, posed
 
-from fnn import (
-    activate,
-    backprop,
-    batch_norm,
-    columns,
-    dense,
-    dropout,
-    gradient,
-    inverted_dropout,
-    linear,
-    prelu,
-    remat,
-    repeat,
-    residual,
-    serial,
-    watch,
-)
+from fnn import backprop, gradient
 
-EXAMPLES = 200
+SEEDS, EXAMPLES = range(2), 100
+"""200 networks in two tests, which may run side by side."""
+
+NAMES = {
+    *("linear", "dense", "activate", "prelu", "dropout", "inverted_dropout", "batch_norm", "scaled_sine"),
+    *("serial", "columns", "residual", "repeat", "remat", "watch"),
+    *(str(activation).split("(")[0] for activation in ACTIVATIONS),
+    *map(str, LOSSES),
+}
 
 
-DRAWN: set[str] = set()
+def for_each_network(number: int, check: Callable[[Problem], None]) -> None:
+    """Check the networks that are drawn from one seed."""
+    drawn = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])(given(draw_network())(check))
+    seed(number)(drawn)()
 
 
-@settings(max_examples=EXAMPLES)
-@given(draw_network())
-def collect_names(problem: Problem) -> None:
-    DRAWN.update(re.findall("[a-z_]+", f"{problem.net} {problem.loss}"))
-
-
-def test_every_layer_combinator_activation_and_loss_is_drawn() -> None:
-    collect_names()
-    factories = [linear, dense, activate, prelu, dropout, inverted_dropout, batch_norm]
-    combinators = [serial, columns, residual, repeat, remat, watch]
-    activations = {str(activation).split("(")[0] for activation in ACTIVATIONS}
-    expected = {f.__name__ for f in factories + combinators} | activations | set(map(str, LOSSES)) | {"scaled_sine"}
-    assert DRAWN >= expected
-
-
-@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
-@given(draw_network())
-def test_by_hand_is_automatic(problem: Problem) -> None:
+def by_hand_is_automatic(problem: Problem) -> None:
     net, loss = problem.net, problem.loss
     params, state, (x, y), key = posed(problem)
     # Compiling each scan would take nine tenths of the time; test_combinators.py has `repeat` compiled.
@@ -64,3 +44,19 @@ def test_by_hand_is_automatic(problem: Problem) -> None:
         by_hand = backprop(net, loss)(params, state, (x, y), key)
         check_close((unwatched(readings), through), pull(error))
         check_close(unwatched(by_hand), ((value, new_state), pull(slope)[0]))
+
+
+@pytest.mark.parametrize("number", SEEDS)
+def test_by_hand_is_automatic(number: int) -> None:
+    for_each_network(number, by_hand_is_automatic)
+
+
+def test_every_layer_combinator_activation_and_loss_is_among_them() -> None:
+    drawn: set[str] = set()
+
+    def collect(problem: Problem) -> None:
+        drawn.update(re.findall("[a-z_]+", f"{problem.net} {problem.loss}"))
+
+    for number in SEEDS:
+        for_each_network(number, collect)
+    assert not NAMES - drawn

@@ -85,6 +85,7 @@ def prelu(alpha: float = 0.25) -> Layer:
     def backward(params: Params, tape: PReLUTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.x.shape)
         z = jnp.where(tape.x >= 0, jnp.ones_like(tape.x), params["alpha"][None, :])
-        return error * z, {"alpha": read.rows(error * jnp.minimum(tape.x, 0))}
+        negative = jnp.where(tape.x >= 0, jnp.zeros_like(error), error * tape.x)
+        return error * z, {"alpha": read.rows(negative)}
 
     return Layer(label, init, apply, forward, backward)
