@@ -1,7 +1,7 @@
 """Seven optimizers learn handwritten digits by hand-written BackProp, every seed and rate in one compiled call.
 
-Command: ``python -m experiments digits``; @@DIGITS_TIME@@ on two CPU cores. Expect a held-out accuracy of
-@@DIGITS_EXPECT@@ for the best rate of each optimizer over 32 seeds.
+Command: ``python -m experiments digits``; about 5 minutes of processor time. Expect a held-out accuracy of
+0.974 to 0.979, each ± 0.004, for the best rate of each optimizer over 32 seeds.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def run(settings: Settings, show: Show) -> Outcome:
         "learning rates run in one compiled call; the rate is chosen by accuracy on 270 validation digits, and the "
         "accuracy on 270 other held-out digits is reported as a mean with a 95 % interval over "
         f"{settings.seeds} seeds.",
-        equation="ε^L = softmax(a) − [m = y]      ε^{l−1} = (ε^l ∘ z^l) Wᵀ      ∂Q/∂W^l = (1/n) (x^{l−1})ᵀ (ε^l ∘ z^l)",
+        equation="ε^L = softmax(a) − [m = y]\nε^{l−1} = (ε^l ∘ z^l) Wᵀ\n∂Q/∂W^l = (1/n) (x^{l−1})ᵀ (ε^l ∘ z^l)",
         command="",
         verdicts=[
             Verdict(
