@@ -110,10 +110,9 @@ def trainer(
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
         (value, layer_state), g = value_and_gradient(state.params, state.state, batch, key)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
-        L = value.astype(state.quality.dtype)
-        rate = jnp.where(state.step == 0, 1, jnp.asarray(quality_rate, L.dtype))
-        Q = (1 - rate) * state.quality + rate * L
         params = apply_updates(state.params, updates)
+        L = value.astype(state.quality.dtype)
+        Q = jnp.where(state.step == 0, L, state.quality + jnp.asarray(quality_rate, L.dtype) * (L - state.quality))
         after = TrainState(params, layer_state, optimizer_state, state.step + 1, Q, state.key)
         return after, {"loss": L, "quality": Q}
 

@@ -200,7 +200,7 @@ def test_batch_norm_applied_treats_each_object_by_itself(key: jax.Array) -> None
     params, state, x, _ = given(batch_norm(), 4)
     _, state, _ = batch_norm().forward(params, state, x, key)
     together, alone = batch_norm().apply(params, state, x), batch_norm().apply(params, state, x[:1])
-    np.testing.assert_array_equal(together[:1], alone)
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-15)  # compiled apart: one rounding may differ
 
 
 def test_batch_norm_passes_no_error_along_the_mean_and_the_scale_of_a_batch(key: jax.Array) -> None:
