@@ -107,7 +107,7 @@ def scikit_learn(keys: jax.Array, steps: int) -> tuple[np.ndarray, float]:
 
 def run(settings: Settings, show: Show) -> Outcome:
     """Train, compare, and draw."""
-    steps, points = (600, 20) if settings.quick else (2000, 40)
+    steps, points = (400, 20) if settings.quick else (2000, 40)
     keys = jax.random.split(jax.random.key(2026), settings.seeds)
     sweeps = {}
     for name in RATES:
