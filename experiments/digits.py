@@ -1,6 +1,6 @@
 """Seven optimizers learn handwritten digits by hand-written BackProp, every seed and rate in one compiled call.
 
-Command: ``python -m experiments digits``; about 5 minutes of processor time. Expect a held-out accuracy of
+Command: ``python -m experiments digits``; 4 minutes on two CPU cores. Expect a held-out accuracy of
 0.974 to 0.979, each ± 0.004, for the best rate of each optimizer over 32 seeds.
 """
 
