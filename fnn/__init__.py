@@ -18,6 +18,7 @@ from fnn.backprop import as_function, autodiff, backprop, from_function, objecti
 from fnn.batches import permuted, shuffled, with_replacement
 from fnn.combinators import columns, remat, repeat, residual, serial
 from fnn.compare import GradientComparison, compare_gradients
+from fnn.curvature import gate_curvature, in_chunks, second_derivatives
 from fnn.fitting import Fitted, fit
 from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
@@ -47,10 +48,12 @@ from fnn.optimizers import (
     tree_norm,
     weights_only,
 )
+from fnn.parts import each_part
 from fnn.readings import gradient, per_object, second_moment, squared_norm
+from fnn.stages import applied, monte_carlo, thinned_average
 from fnn.sweeps import sweep
 from fnn.training import Stability, run, run_until_stable, trainer
-from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Trainer, TrainState
+from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Stages, Trainer, TrainState
 from fnn.watching import Pass, watch
 
 __version__ = "0.1.0"
@@ -65,11 +68,13 @@ __all__ = [
     "Pass",
     "Reading",
     "Stability",
+    "Stages",
     "TrainState",
     "Trainer",
     "activate",
     "adadelta",
     "adam",
+    "applied",
     "apply_updates",
     "as_function",
     "autodiff",
@@ -83,9 +88,11 @@ __all__ = [
     "constant",
     "dense",
     "dropout",
+    "each_part",
     "exponential_margin",
     "fit",
     "from_function",
+    "gate_curvature",
     "gaussian",
     "glorot_uniform",
     "gradient",
@@ -93,6 +100,7 @@ __all__ = [
     "heaviside",
     "hinge_margin",
     "identity",
+    "in_chunks",
     "inverted_dropout",
     "l2",
     "leaky_relu",
@@ -101,6 +109,7 @@ __all__ = [
     "logistic_margin",
     "masked",
     "momentum",
+    "monte_carlo",
     "nadam",
     "nag",
     "nag_weights",
@@ -116,6 +125,7 @@ __all__ = [
     "rmsprop",
     "run",
     "run_until_stable",
+    "second_derivatives",
     "second_moment",
     "serial",
     "sgd",
@@ -128,6 +138,7 @@ __all__ = [
     "squared_norm",
     "sweep",
     "tanh",
+    "thinned_average",
     "trainer",
     "tree_norm",
     "uniform_fan_in",

@@ -30,8 +30,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from fnn import checks
+from fnn.layers.second_order import diagonal, is_exact
 from fnn.readings import gradient
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 
@@ -163,7 +165,8 @@ def from_function(
         label: how the layer prints; by default after f's name.
 
     Returns:
-        A layer without state, whose forward and application stages are both f.
+        A layer without state, whose forward and application stages are both f. Its second derivatives are automatic
+        too, at the price of one gradient for each parameter of f.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -192,5 +195,28 @@ def from_function(
 
         return through, jax.tree.map(read.rows, jax.vmap(of_one)(tape.x, error))
 
+    def curve(params: Params, tape: FunctionTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        # The Hessian of ε·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k ε_k ∇²f_k.
+        def of_one(x: Array, e: Array, c: Array) -> tuple[Array, Params]:
+            y = f(params, x[None])[0]
+
+            def model(p: Params, x: Array) -> Array:
+                a = f(p, x[None])[0]
+                return e @ a + 0.5 * (a - y) @ c @ (a - y)
+
+            return jax.hessian(model, argnums=1)(params, x), _second_derivatives(lambda p: model(p, x), params)
+
+        matrices = c if is_exact(c) else jax.vmap(jnp.diag)(c)
+        below, at_params = jax.vmap(of_one)(tape.x, error, matrices)
+        return tape.pull(error)[1], below if is_exact(c) else diagonal(below), jax.tree.map(read.rows, at_params)
+
     name = label or f"from_function({getattr(f, '__name__', 'f')})"
-    return Layer(name, lambda key, x: (init(key, x), ()), apply, forward, backward)
+    return Layer(name, lambda key, x: (init(key, x), ()), apply, forward, backward, curve)
+
+
+def _second_derivatives(f: Callable[[Params], Array], params: Params) -> Params:
+    """∂²f/∂p² for each parameter by itself, one Hessian-vector product each."""
+    flat, unravel = ravel_pytree(params)
+    slope = jax.grad(lambda p: f(unravel(p)))
+    units = jnp.eye(flat.size, dtype=flat.dtype)
+    return unravel(jax.vmap(lambda unit: jax.jvp(slope, (flat,), (unit,))[1] @ unit)(units))

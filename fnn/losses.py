@@ -163,5 +163,18 @@ def _cross_entropy_curvature(a: Array, y: Array) -> Array:
     return p * (1 - p)
 
 
-softmax_cross_entropy = Loss("softmax_cross_entropy", _cross_entropy, _cross_entropy_slope, _cross_entropy_curvature)
-"""ln Σ_m e^{a_m} − a_y on logits, with integer labels; p = softmax(a), slope p − [m = y], curvature p(1 − p)."""
+def _cross_entropy_hessian(a: Array, y: Array) -> Array:
+    checks.classes("softmax_cross_entropy", a, y)
+    p = jax.nn.softmax(a, axis=1)
+    return jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+
+
+softmax_cross_entropy = Loss(
+    "softmax_cross_entropy",
+    _cross_entropy,
+    _cross_entropy_slope,
+    _cross_entropy_curvature,
+    _cross_entropy_hessian,
+)
+"""ln Σ_m e^{a_m} − a_y on logits, with integer labels; p = softmax(a), slope p − [m = y], curvature p(1 − p),
+hessian diag p − ppᵀ."""

@@ -66,13 +66,15 @@ class Loss(NamedTuple):
     """ℒ(a, y) for each object apart, with its derivatives by the network's output a [n, M].
 
     ``value`` is [n]; ``slope`` is ∂ℒ/∂a [n, M], the output error ε^L of each object's own loss;
-    ``curvature`` is the diagonal ∂²ℒ/∂a_m² [n, M]. Nothing here is divided by n.
+    ``curvature`` is the diagonal ∂²ℒ/∂a_m² [n, M]; ``hessian`` is all of ∂²ℒ/∂a_m∂a_k [n, M, M], and None
+    where the loss is a sum over outputs, so that the diagonal is all of it. Nothing here is divided by n.
     """
 
     label: str
     value: Callable[[Array, Array], Array]
     slope: Callable[[Array, Array], Array]
     curvature: Callable[[Array, Array], Array]
+    hessian: Callable[[Array, Array], Array] | None = None
 
     def __repr__(self) -> str:
         return self.label
@@ -112,13 +114,18 @@ class Layer(NamedTuple):
     - ``forward(params, state, x, key) -> (y, state, tape)``: the training stage.
     - ``backward(params, tape, error, read) -> (error, readings)``: the hand-written VJP of
       ``forward``, from ∂L/∂y [n, o] to ∂L/∂x [n, i], with the readings in the shape of ``params``.
+    - ``curve(params, tape, error, curvature, read) -> (error, curvature, readings)``: the same walk
+      with the second derivatives beside the first, from ∂²L/∂y² to ∂²L/∂x² (see `fnn.curvature`). The rank
+      of ``curvature`` tells the mode: [n, o] the diagonal only, [n, o, o] each object's whole matrix.
+      None for a layer whose second derivatives nobody has written.
 
     Laws: ``backward`` is linear in ``error``, recomputes nothing, and with the reading `gradient`
     equals `jax.vjp` of ``forward``. Layers compose into layers: `serial` is associative, `serial()`
     is its identity, and the backward of a composite is its parts' backwards in reverse.
 
     ``parts`` and ``rebuild`` let a composite be looked into: ``rebuild(*parts)`` is the composite
-    made again of other parts (see `watch`). Both are empty for a layer without parts.
+    made again of other parts (see `each_part`). Both are empty for a layer without parts.
+    ``stages`` are the other forms of a layer whose training stage is not its application stage.
     """
 
     label: str
@@ -126,11 +133,26 @@ class Layer(NamedTuple):
     apply: Callable[[Params, State, Array], Array]
     forward: Callable[[Params, State, Array, Array], tuple[Array, State, Any]]
     backward: Callable[[Params, Any, Array, Reading], tuple[Array, Any]]
+    curve: Callable[[Params, Any, Array, Array, Reading], tuple[Array, Array, Any]] | None = None
     parts: tuple[Layer, ...] = ()
     rebuild: Callable[..., Layer] | None = None
+    stages: Stages | None = None
 
     def __repr__(self) -> str:
         return self.label
+
+
+class Stages(NamedTuple):
+    """Other forms of a layer that the lecture gives two stages; each takes the layer's own params and state.
+
+    ``applied`` is a layer whose training stage is the application stage of this one. ``keep`` and ``thinned`` are for
+    layers which drop neurons: the probability that a neuron stays, and ``thinned(mask [o])``, the layer that keeps
+    the same neurons, those where the mask is 1, for every object.
+    """
+
+    applied: Layer
+    keep: Any = None
+    thinned: Callable[[Array], Layer] | None = None
 
 
 class Optimizer(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fnn import checks
+from fnn.parts import each_part
 from fnn.types import Array, Layer, Params, Reading, State
 
 
@@ -21,13 +22,16 @@ class Pass(NamedTuple):
     """ε = ∂L/∂y, [n, o]"""
     readings: Any
     """what the layer read at its own parameters"""
+    curvature: Any = None
+    """∂²L/∂y², in a walk that carries it: [n, o], or [n, o, o] if exact"""
 
 
 def watch(layer: Layer) -> Layer:
     """The same network, whose backward pass also shows what it saw at every layer: x, y, z, ε.
 
     Computes what the layer does. Where the backward of a layer without parts would give its readings, this gives a
-    `Pass` with the layer's inputs, outputs, tape, error and readings. Under `jit` what is not used costs nothing.
+    `Pass` with the layer's inputs, outputs, tape, error and readings, and its curve one with the curvature too.
+    Under `jit` what is not used costs nothing.
 
     Args:
         layer: any layer; composites are watched part by part.
@@ -45,9 +49,10 @@ def watch(layer: Layer) -> Layer:
         ((3, 4), (3, 4), (2, 4))
     """
     checks.is_layer("watch", layer)
-    if layer.rebuild is not None:
-        return layer.rebuild(*map(watch, layer.parts))
+    return each_part(_watched, layer)
 
+
+def _watched(layer: Layer) -> Layer:
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
         y, state, tape = layer.forward(params, state, x, key)
         return y, state, (x, y, tape)
@@ -57,4 +62,9 @@ def watch(layer: Layer) -> Layer:
         through, readings = layer.backward(params, inner, error, read)
         return through, Pass(x, y, inner, error, readings)
 
-    return layer._replace(label=f"watch({layer})", forward=forward, backward=backward)
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        x, y, inner = tape
+        through, own, readings = checks.curve_of(layer)(params, inner, error, c, read)
+        return through, own, Pass(x, y, inner, error, readings, c)
+
+    return layer._replace(label=f"watch({layer})", forward=forward, backward=backward, curve=curve)

@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from problems import normal
 
 from fnn import Layer, Pass, Reading, gradient, per_object, second_moment, squared_norm
@@ -135,6 +136,51 @@ def check_readings(
     got, want = both(params, state, x, key)
     for name, reading in got.items():
         check_close(reading, want[name])
+
+
+def quadratic(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> tuple[Any, Any, Any]:
+    """A loss [n] of each object apart, with a random error e and a random curvature c at the output: e·y + ½ dᵀcd."""
+    y, _, _ = layer.forward(params, state, x, key)
+    error, c = random_cotangent(y), normal(jnp.zeros((*y.shape, y.shape[1])), seed=12)
+    c = c + jnp.swapaxes(c, 1, 2)
+
+    def loss(params: Any, x: Any) -> Any:
+        a = layer.forward(params, state, x, key)[0]
+        d = a - y
+        return jnp.sum(error * a, axis=1) + 0.5 * jnp.einsum("no,nop,np->n", d, c, d)
+
+    return error, c, loss
+
+
+def hessians(loss: Callable[[Any, Any], Any], params: Any, x: Any) -> tuple[Any, Any]:
+    """Of a loss [n] the objects' automatic Hessians at x [n, i, i], and diagonals at the params, [n, …] a leaf."""
+    flat, unravel = ravel_pytree(params)
+    at_x = jax.hessian(lambda x: jnp.sum(loss(params, x)))(x)
+    at_params = jnp.diagonal(jax.hessian(lambda p: loss(unravel(p), x))(flat), axis1=1, axis2=2)
+    return jnp.einsum("ninj->nij", at_x), jax.vmap(unravel)(at_params)
+
+
+def check_curve(
+    layer: Layer,
+    params: Any,
+    state: Any,
+    x: Any,
+    key: Any,
+    rtol: float = TOLERANCE["second derivative"],
+) -> None:
+    """The hand-written second derivatives of every object are those of `jax.hessian` of the plain forward."""
+
+    @jax.jit
+    def both(params: Any, state: Any, x: Any, key: Any) -> tuple[Any, Any]:
+        error, c, loss = quadratic(layer, params, state, x, key)
+        _, _, tape = layer.forward(params, state, x, key)
+        assert layer.curve is not None
+        through, below, readings = layer.curve(params, tape, error, c, per_object)
+        slope = jax.grad(lambda x: jnp.sum(loss(params, x)))(x)
+        return (through, below, unwatched(readings)), (slope, *hessians(loss, params, x))
+
+    for got, want in zip(*both(params, state, x, key), strict=True):
+        check_close(got, want, rtol)
 
 
 class Everything(NamedTuple):

@@ -10,6 +10,7 @@ from fnn.checks.arrays import (
     batch,
     batch_of_several,
     classes,
+    curvature,
     data,
     error,
     features,
@@ -35,6 +36,9 @@ from fnn.checks.numbers import (
     values,
 )
 from fnn.checks.structures import (
+    are_layers,
+    couples_objects,
+    curve_of,
     floats,
     is_activation,
     is_function,
@@ -55,12 +59,16 @@ from fnn.checks.structures import (
 
 __all__ = [
     "answers",
+    "are_layers",
     "batch",
     "batch_fits",
     "batch_of_several",
     "classes",
     "concrete",
     "count",
+    "couples_objects",
+    "curvature",
+    "curve_of",
     "data",
     "divisor",
     "error",

@@ -67,6 +67,16 @@ def error(where: str, got: Any, n: int, width: int) -> None:
         )
 
 
+def curvature(where: str, error: Any, c: Any, n: int, width: int) -> None:
+    """The error and the curvature that arrive at a layer, either the diagonal or one matrix an object."""
+    if jnp.shape(error) != (n, width) or jnp.shape(c) not in ((n, width), (n, width, width)):
+        raise ValueError(
+            f"{where}.curve expects an error of its output's shape {(n, width)} and a curvature {(n, width)} (the "
+            f"diagonal) or {(n, width, width)} (exact), got {jnp.shape(error)} and {jnp.shape(c)}; pass ∂L/∂y and "
+            "∂²L/∂y² for the y of the forward pass that left this tape"
+        )
+
+
 def batch_of_several(where: str, x: Any) -> int:
     """Batch statistics need two objects or more."""
     if x.shape[0] < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,12 @@ def is_layer(where: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         hint = f"unpack a sequence of layers: {where}(*layers)"
     raise TypeError(f"{where} takes layers, got {value!r}; {hint}")
+
+
+def are_layers(where: str, values: Sequence[Any]) -> None:
+    """Layers, each of them."""
+    for value in values:
+        is_layer(where, value)
 
 
 def is_loss(value: Any) -> None:
@@ -79,6 +85,24 @@ def per_object_readable(where: str, read: Reading) -> None:
             f"{where} couples the objects of a batch, so the reading '{read}' of single objects has no meaning "
             "through it; read `gradient`, or leave the layer out"
         )
+
+
+def couples_objects(where: str) -> ValueError:
+    """What a layer says that has no second derivatives of one object alone."""
+    return ValueError(
+        f"{where} couples the objects of a batch in training, so there are no second derivatives of single objects to "
+        "carry through it; take them in the application stage, of fnn.applied(net)"
+    )
+
+
+def curve_of(layer: Layer) -> Callable[..., Any]:
+    """The layer's `curve`, which a layer of the user's may lack."""
+    if layer.curve is None:
+        raise ValueError(
+            f"{layer} has no `curve`, the walk that carries second derivatives; write one (see fnn.Layer), or make the "
+            "layer by from_function, whose second derivatives are automatic"
+        )
+    return layer.curve
 
 
 def is_reading(value: Any) -> None:

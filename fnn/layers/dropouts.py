@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.layers.second_order import scaled
 from fnn.layers.shared import without_parameters
-from fnn.types import Array, Layer, Params, Reading, State, written
+from fnn.types import Array, Layer, Params, Reading, Stages, State, written
 
 
 class DropoutTape(NamedTuple):
@@ -18,6 +19,25 @@ class DropoutTape(NamedTuple):
 
     mask: Array
     """ξ, or ξ/(1 − p) for the inverted form, [n, o]"""
+
+
+def _masking(label: str, mask: Callable[[Array, Array], Array], apply: Callable, stages: Stages | None) -> Layer:
+    """Y = ξ∘x with ξ [n, o] = mask(x, key), which is as linear backwards as forwards."""
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DropoutTape]:
+        checks.features(label, x)
+        tape = DropoutTape(mask(x, key))
+        return tape.mask * x, state, tape
+
+    def backward(params: Params, tape: DropoutTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        checks.error(label, error, *tape.mask.shape)
+        return error * tape.mask, ()
+
+    def curve(params: Params, tape: DropoutTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        checks.curvature(label, error, c, *tape.mask.shape)
+        return error * tape.mask, scaled(c, tape.mask), ()
+
+    return Layer(label, without_parameters(label), apply, forward, backward, curve, stages=stages)
 
 
 def _dropping(label: str, p: float, kept: Callable[[Any], Any], applied: Callable[[Any], Any]) -> Layer:
@@ -28,17 +48,22 @@ def _dropping(label: str, p: float, kept: Callable[[Any], Any], applied: Callabl
         checks.features(label, x)
         return jnp.asarray(applied(1 - p), x.dtype) * x
 
-    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DropoutTape]:
-        checks.features(label, x)
-        kept_neurons = jax.random.bernoulli(key, 1 - p, x.shape)
-        mask = jnp.where(kept_neurons, jnp.asarray(kept(1 - p), x.dtype), jnp.zeros((), x.dtype))
-        return mask * x, state, DropoutTape(mask)
+    def drawn(x: Array, key: Array) -> Array:
+        stays = jax.random.bernoulli(key, 1 - p, x.shape)
+        return jnp.where(stays, jnp.asarray(kept(1 - p), x.dtype), jnp.zeros((), x.dtype))
 
-    def backward(params: Params, tape: DropoutTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        checks.error(label, error, *tape.mask.shape)
-        return error * tape.mask, ()
+    def rule(x: Array, key: Array) -> Array:
+        return jnp.full(x.shape, jnp.asarray(applied(1 - p), x.dtype))
 
-    return Layer(label, without_parameters(label), apply, forward, backward)
+    def thinned(mask: Array) -> Layer:
+        def given(x: Array, key: Array) -> Array:
+            checks.features(label, x, mask.shape[0])
+            return jnp.broadcast_to((mask * kept(1 - p)).astype(x.dtype)[None, :], x.shape)
+
+        return _masking(f"thinned({label})", given, apply, None)
+
+    stages = Stages(_masking(f"applied({label})", rule, apply, None), 1 - p, thinned)
+    return _masking(label, drawn, apply, stages)
 
 
 def dropout(p: float) -> Layer:

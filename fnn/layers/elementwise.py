@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.layers.second_order import diagonal, plus_diagonal, scaled
 from fnn.layers.shared import without_parameters
 from fnn.types import Activation, Array, Layer, Params, Reading, State, written
 
@@ -14,6 +15,8 @@ from fnn.types import Activation, Array, Layer, Params, Reading, State, written
 class ActivateTape(NamedTuple):
     """What BackProp keeps of an activation."""
 
+    S: Array
+    """inputs [n, o], the pre-activations of the neurons"""
     z: Array
     """slopes σ'(S) [n, o]"""
 
@@ -26,7 +29,7 @@ class PReLUTape(NamedTuple):
 
 
 def activate(activation: Activation) -> Layer:
-    """An activation as a layer of its own, y = σ(x); ∂L/∂x = ε σ'(x).
+    """An activation as a layer of its own, y = σ(x); ∂L/∂x = ε σ'(x), ∂²L/∂x² = σ' c σ' + diag(σ''∘ε).
 
     Args:
         activation: σ, such as `relu`.
@@ -45,13 +48,17 @@ def activate(activation: Activation) -> Layer:
         return activation.value(x)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, ActivateTape]:
-        return apply(params, state, x), state, ActivateTape(z=activation.slope(x))
+        return apply(params, state, x), state, ActivateTape(S=x, z=activation.slope(x))
 
     def backward(params: Params, tape: ActivateTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.z.shape)
         return error * tape.z, ()
 
-    return Layer(label, without_parameters(label), apply, forward, backward)
+    def curve(params: Params, tape: ActivateTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        checks.curvature(label, error, c, *tape.z.shape)
+        return error * tape.z, plus_diagonal(scaled(c, tape.z), activation.curvature(tape.S) * error), ()
+
+    return Layer(label, without_parameters(label), apply, forward, backward, curve)
 
 
 def prelu(alpha: float = 0.25) -> Layer:
@@ -60,7 +67,7 @@ def prelu(alpha: float = 0.25) -> Layer:
     Equations, with ε = ∂L/∂y::
 
         ∂L/∂x_no = ε_no (1 if x_no ≥ 0 else α_o)        as `jax.nn.leaky_relu` decides at 0
-        ∂L/∂α_o  = Σ_n ε_no min(0, x_no)
+        ∂L/∂α_o  = Σ_n ε_no min(0, x_no)         ∂²L/∂α_o² = Σ_n c_noo min(0, x_no)²,   c = ∂²L/∂y²
 
     Args:
         alpha: first value of every slope; 0.25 is that of He et al. 2015.
@@ -82,10 +89,20 @@ def prelu(alpha: float = 0.25) -> Layer:
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, PReLUTape]:
         return apply(params, state, x), state, PReLUTape(x)
 
+    def slope(params: Params, x: Array) -> Array:
+        return jnp.where(x >= 0, jnp.ones_like(x), params["alpha"][None, :])
+
+    def negative_part(x: Array) -> Array:
+        return jnp.where(x >= 0, jnp.zeros_like(x), x)
+
     def backward(params: Params, tape: PReLUTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.x.shape)
-        z = jnp.where(tape.x >= 0, jnp.ones_like(tape.x), params["alpha"][None, :])
-        negative = jnp.where(tape.x >= 0, jnp.zeros_like(error), error * tape.x)
-        return error * z, {"alpha": read.rows(negative)}
+        return error * slope(params, tape.x), {"alpha": read.rows(error * negative_part(tape.x))}
 
-    return Layer(label, init, apply, forward, backward)
+    def curve(params: Params, tape: PReLUTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        checks.curvature(label, error, c, *tape.x.shape)
+        z = slope(params, tape.x)
+        readings = {"alpha": read.rows(diagonal(c) * jnp.square(negative_part(tape.x)))}
+        return error * z, scaled(c, z), readings
+
+    return Layer(label, init, apply, forward, backward, curve)

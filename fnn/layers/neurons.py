@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fnn import checks
 from fnn.initializers import Initializer, glorot_uniform, zeros
+from fnn.layers.second_order import diagonal, plus_diagonal, scaled, through_weights
 from fnn.types import Activation, Array, Layer, Params, Reading, State, written
 
 
@@ -24,6 +26,8 @@ class DenseTape(NamedTuple):
 
     x: Array
     """inputs [n, i]"""
+    S: Array
+    """pre-activations [n, o]"""
     z: Array
     """slopes σ'(S) [n, o]"""
 
@@ -46,6 +50,13 @@ def _affine(label: str, width: int, w: Initializer, b: Initializer) -> tuple[Cal
     return init, pre_activation
 
 
+def _curve(params: Params, x: Array, c: Array, read: Reading) -> tuple[Array, Any]:
+    """From the curvature c at S = x w + b to that at x, and what is read on the way."""
+    at_weights = diagonal(c)
+    readings = {"w": read.outer(jnp.square(x), at_weights), "b": read.rows(at_weights)}
+    return through_weights(c, params["w"]), readings
+
+
 def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = None) -> Layer:
     """A layer of linear neurons, y = x w + b (slide "Linear models").
 
@@ -53,8 +64,9 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
 
         y_no    = Σ_i x_ni w_io + b_o
         ∂L/∂x_ni = Σ_o ε_no w_io
-        ∂L/∂w_io = Σ_n x_ni ε_no
-        ∂L/∂b_o  = Σ_n ε_no
+        ∂L/∂w_io = Σ_n x_ni ε_no               ∂²L/∂w_io² = Σ_n x_ni² c_noo
+        ∂L/∂b_o  = Σ_n ε_no                    ∂²L/∂b_o²  = Σ_n c_noo
+        ∂²L/∂x_ni∂x_nj = Σ_op w_io c_nop w_jp,     c = ∂²L/∂y²
 
     The lecture's bias enters as −w_0, a weight of the constant feature x_0 = −1: b = −w_0.
 
@@ -82,7 +94,12 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
         readings = {"w": read.outer(tape.x, error), "b": read.rows(error)}
         return error @ params["w"].T, readings
 
-    return Layer(label, init, lambda params, state, x: pre_activation(params, x), forward, backward)
+    def curve(params: Params, tape: LinearTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        checks.curvature(label, error, c, tape.x.shape[0], width)
+        c, readings = _curve(params, tape.x, c, read)
+        return error @ params["w"].T, c, readings
+
+    return Layer(label, init, lambda params, state, x: pre_activation(params, x), forward, backward, curve)
 
 
 def dense(
@@ -100,6 +117,7 @@ def dense(
         ∂L/∂x_ni = Σ_o ε_no z_no w_io
         ∂L/∂w_io = Σ_n x_ni ε_no z_no
         ∂L/∂b_o  = Σ_n ε_no z_no
+        ∂²L/∂S_no∂S_np = z_no c_nop z_np + [o = p] σ''(S_no) ε_no,   c = ∂²L/∂y²;   further as in `linear`
 
     Args:
         width: number of neurons o.
@@ -122,7 +140,7 @@ def dense(
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DenseTape]:
         S = pre_activation(params, x)
-        return activation.value(S), state, DenseTape(x, z=activation.slope(S))
+        return activation.value(S), state, DenseTape(x, S, z=activation.slope(S))
 
     def backward(params: Params, tape: DenseTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.z.shape)
@@ -130,10 +148,17 @@ def dense(
         readings = {"w": read.outer(tape.x, at_S), "b": read.rows(at_S)}
         return at_S @ params["w"].T, readings
 
+    def curve(params: Params, tape: DenseTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        checks.curvature(label, error, c, *tape.z.shape)
+        at_S = plus_diagonal(scaled(c, tape.z), activation.curvature(tape.S) * error)
+        c, readings = _curve(params, tape.x, at_S, read)
+        return (error * tape.z) @ params["w"].T, c, readings
+
     return Layer(
         label,
         init,
         lambda params, state, x: activation.value(pre_activation(params, x)),
         forward,
         backward,
+        curve,
     )

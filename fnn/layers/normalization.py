@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.types import Array, Layer, Params, Reading, State, written
+from fnn.layers.second_order import diagonal, scaled
+from fnn.types import Array, Layer, Params, Reading, Stages, State, written
 
 
 class BatchNormTape(NamedTuple):
@@ -53,7 +54,8 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
     Raises:
         ValueError: a batch of one object, which has no variance; in backward, a reading of single objects,
-            for the batch's objects are coupled.
+            for the batch's objects are coupled; second derivatives for the same reason, but not in the
+            application stage (see `applied`).
     """
     checks.positive("epsilon", epsilon)
     checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")
@@ -63,14 +65,6 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         checks.features(label, x)
         zero, one = jnp.zeros(x.shape[1], x.dtype), jnp.ones(x.shape[1], x.dtype)
         return {"gamma": one, "beta": zero}, BatchNormState(zero, zero, jnp.zeros((), x.dtype))
-
-    def apply(params: Params, state: BatchNormState, x: Array) -> Array:
-        checks.fits(label, x, params, ("gamma", "beta"))
-        trained = state.weight > 0
-        weight = jnp.where(trained, state.weight, 1)
-        mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
-        x_hat = (x - mean[None, :]) / jnp.sqrt(variance + epsilon)[None, :]
-        return params["gamma"][None, :] * x_hat + params["beta"][None, :]
 
     def forward(
         params: Params, state: BatchNormState, x: Array, key: Array
@@ -82,11 +76,10 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         variance = jnp.mean(jnp.square(centred), axis=0)
         deviation = jnp.sqrt(variance + epsilon)
         x_hat = centred / deviation[None, :]
-        y = params["gamma"][None, :] * x_hat + params["beta"][None, :]
         r = jnp.asarray(rate, x.dtype)
         newest = BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), x.dtype))
         state = jax.tree.map(lambda old, new: (1 - r) * old + r * new, state, newest)
-        return y, state, BatchNormTape(x_hat, deviation)
+        return _scale_and_shift(params, x_hat), state, BatchNormTape(x_hat, deviation)
 
     def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.x_hat.shape)
@@ -98,4 +91,46 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         readings = {"gamma": read.rows(contributions), "beta": read.rows(error)}
         return scale * (error - through_mean - through_variance), readings
 
-    return Layer(label, init, apply, forward, backward)
+    def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        raise checks.couples_objects(label)
+
+    applied = _applied(label, init, epsilon)
+    return Layer(label, init, applied.apply, forward, backward, curve, stages=Stages(applied))
+
+
+def _scale_and_shift(params: Params, x_hat: Array) -> Array:
+    return params["gamma"][None, :] * x_hat + params["beta"][None, :]
+
+
+def _applied(name: str, init: Any, epsilon: float) -> Layer:
+    """The application stage, y = γ(x − μ)/s + β with the running estimates, as a layer with its own backward."""
+    label = f"applied({name})"
+
+    def normalised(params: Params, state: BatchNormState, x: Array) -> BatchNormTape:
+        checks.fits(name, x, params, ("gamma", "beta"))
+        trained = state.weight > 0
+        weight = jnp.where(trained, state.weight, 1)
+        mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
+        deviation = jnp.sqrt(variance + epsilon)
+        return BatchNormTape((x - mean[None, :]) / deviation[None, :], deviation)
+
+    def apply(params: Params, state: BatchNormState, x: Array) -> Array:
+        return _scale_and_shift(params, normalised(params, state, x).x_hat)
+
+    def forward(params: Params, state: BatchNormState, x: Array, key: Array) -> tuple[Array, Any, BatchNormTape]:
+        tape = normalised(params, state, x)
+        return _scale_and_shift(params, tape.x_hat), state, tape
+
+    def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        checks.error(label, error, *tape.x_hat.shape)
+        readings = {"gamma": read.rows(error * tape.x_hat), "beta": read.rows(error)}
+        return error * (params["gamma"] / tape.deviation)[None, :], readings
+
+    def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        checks.curvature(label, error, c, *tape.x_hat.shape)
+        d = diagonal(c)
+        readings = {"gamma": read.rows(d * jnp.square(tape.x_hat)), "beta": read.rows(d)}
+        slopes = jnp.broadcast_to((params["gamma"] / tape.deviation)[None, :], error.shape)
+        return error * slopes, scaled(c, slopes), readings
+
+    return Layer(label, init, apply, forward, backward, curve)

@@ -1,0 +1,171 @@
+"""Layers one after another, and side by side."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.checks import curve_of
+from fnn.combinators.shared import output
+from fnn.layers.second_order import both_through, is_exact
+from fnn.readings import gradient
+from fnn.types import Array, Layer, Params, Reading, State
+
+
+class ColumnsTape(NamedTuple):
+    """What `columns` keeps: the tapes of its parts, and how wide each part's output is."""
+
+    tapes: tuple[Any, ...]
+    widths: tuple[Array, ...]
+    """empty arrays [0, o]: their shapes say the widths, for a tape holds arrays only"""
+
+
+def serial(*layers: Layer) -> Layer:
+    """One layer after another, y = f_L(… f_2(f_1(x))); the backward pass runs "back to front", as the lecture puts it.
+
+    Args:
+        *layers: any number of layers; none gives the identity.
+
+    Returns:
+        A layer whose params, state and tape are tuples in the order of composition.
+
+    Raises:
+        TypeError: an argument that is not a layer.
+    """
+    checks.are_layers("serial", layers)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        params, states = [], []
+        for i, layer in enumerate(layers):
+            p, s = layer.init(jax.random.fold_in(key, i), x)
+            x = output(layer, p, s, x)
+            params.append(p)
+            states.append(s)
+        return tuple(params), tuple(states)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        checks.parts(label, len(layers), params=params, state=state)
+        for layer, p, s in zip(layers, params, state, strict=True):
+            x = layer.apply(p, s, x)
+        return x
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        checks.parts(label, len(layers), params=params, state=state)
+        states, tapes = [], []
+        for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
+            x, s, tape = layer.forward(p, s, x, jax.random.fold_in(key, i))
+            states.append(s)
+            tapes.append(tape)
+        return x, tuple(states), tuple(tapes)
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        readings = []
+        for layer, p, t in reversed(list(zip(layers, params, tape, strict=True))):
+            error, reading = layer.backward(p, t, error, read)
+            readings.append(reading)
+        return error, tuple(reversed(readings))
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        return _curve_in_reverse(layers, params, tape, error, c, read)
+
+    label = f"serial({', '.join(map(str, layers))})"
+    return Layer(label, init, apply, forward, backward, curve, layers, serial)
+
+
+def _curve_in_reverse(
+    layers: tuple[Layer, ...], params: Params, tape: Any, error: Array, c: Array, read: Reading
+) -> tuple[Array, Array, Any]:
+    readings = []
+    for layer, p, t in reversed(list(zip(layers, params, tape, strict=True))):
+        error, c, reading = curve_of(layer)(p, t, error, c, read)
+        readings.append(reading)
+    return error, c, tuple(reversed(readings))
+
+
+def columns(*slices: tuple[int, Layer]) -> Layer:
+    """Layers side by side on slices of the features, their outputs joined: neurons of one layer may differ in σ.
+
+    Equations, with x = [x_1 | x_2 | …] cut at the given widths::
+
+        y = [f_1(x_1) | f_2(x_2) | …]        ∂L/∂x = [∂L/∂x_1 | ∂L/∂x_2 | …]
+        ∂²L/∂x_a∂x_b = J_aᵀ (∂²L/∂y_a∂y_b) J_b for slices a ≠ b;   within a slice it is the slice's own
+
+    Args:
+        *slices: pairs (number of features, layer), at least one; the numbers must add up to the width of x.
+
+    Returns:
+        A layer whose params, state and tape are tuples in the order of the slices.
+
+    Raises:
+        TypeError: an argument that is not such a pair.
+        ValueError: an x of another width than the slices take together.
+
+    Example:
+        >>> from fnn import activate, columns, linear, relu, serial, tanh
+        >>> serial(linear(8), columns((5, activate(tanh)), (3, activate(relu))))
+        serial(linear(8), columns((5, activate(tanh)), (3, activate(relu))))
+    """
+    checks.slices("columns", slices)
+    widths, layers = zip(*slices, strict=True)
+    cuts = [sum(widths[:i]) for i in range(1, len(widths))]
+
+    def cut(x: Array) -> list[Array]:
+        checks.features(label, x, sum(widths))
+        return jnp.split(x, cuts, axis=1)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x, sum(widths))
+        parts = [
+            layer.init(jax.random.fold_in(key, i), jax.ShapeDtypeStruct((x.shape[0], width), x.dtype))
+            for i, (width, layer) in enumerate(slices)
+        ]
+        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        checks.parts(label, len(layers), params=params, state=state)
+        parts = zip(layers, params, state, cut(x), strict=True)
+        return jnp.concatenate([layer.apply(p, s, x_i) for layer, p, s, x_i in parts], axis=1)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        checks.parts(label, len(layers), params=params, state=state)
+        parts = [
+            layer.forward(p, s, x_i, jax.random.fold_in(key, i))
+            for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, cut(x), strict=True))
+        ]
+        ys, states, tapes = zip(*parts, strict=True)
+        return jnp.concatenate(ys, axis=1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
+
+    def split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:
+        ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(layers))]
+        return jnp.split(error, ends, axis=axis)
+
+    def backward(params: Params, tape: ColumnsTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        parts = [
+            layer.backward(p, t, e, read)
+            for layer, p, t, e in zip(layers, params, tape.tapes, split(tape, error), strict=True)
+        ]
+        errors, readings = zip(*parts, strict=True)
+        return jnp.concatenate(errors, axis=1), readings
+
+    def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        rows = split(tape, c)
+        blocks = [split(tape, row, axis=2)[i] if is_exact(c) else row for i, row in enumerate(rows)]
+        parts = [
+            curve_of(layer)(p, t, e, block, read)
+            for layer, p, t, e, block in zip(layers, params, tape.tapes, split(tape, error), blocks, strict=True)
+        ]
+        errors, within, readings = zip(*parts, strict=True)
+        error = jnp.concatenate(errors, axis=1)
+        if not is_exact(c):
+            return error, jnp.concatenate(within, axis=1), readings
+        between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
+        for start, block in zip([0, *cuts], within, strict=True):
+            between = jax.lax.dynamic_update_slice(between, block, (0, start, start))
+        return error, between, readings
+
+    label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
+    rebuild = lambda *parts: columns(*zip(widths, parts, strict=True))  # noqa: E731
+    return Layer(label, init, apply, forward, backward, curve, layers, rebuild)
