@@ -1,0 +1,60 @@
+"""Amounts, scopes and masks of pruning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnn.checks.numbers import concrete
+
+
+def amount(value: Any) -> None:
+    """A whole number of links, or a fraction of them; a tracer is taken on trust."""
+    expected = "a whole number of links >= 0, or a fraction in [0, 1) of those left"
+    if np.ndim(value) != 0 or isinstance(value, bool):
+        raise TypeError(f"amount must be {expected}, got {value!r}")
+    known = concrete(value)
+    if known is None:
+        return
+    if known.dtype.kind not in "iuf":
+        raise TypeError(f"amount must be {expected}, got {value!r}")
+    if not (0 <= known < 1 if known.dtype.kind == "f" else known >= 0):
+        raise ValueError(f"amount must be {expected}, got {value!r}")
+
+
+def scope(value: Any) -> None:
+    """Where an amount is taken from."""
+    if value not in ("layer", "global"):
+        raise ValueError(f'scope must be "layer" or "global", got {value!r}')
+
+
+def some_prunable(flags: Any) -> None:
+    """At least one leaf may be pruned."""
+    if not any(jax.tree.leaves(flags)):
+        raise ValueError(
+            "prunable chooses no leaf of the params; choose some, such as the leaves named w (weights_only)"
+        )
+
+
+def has_sparse(found: bool) -> None:
+    """A run under whose optimizer removed links stay removed."""
+    if not found:
+        raise ValueError(
+            "removed links would grow again under this run's optimizer; make its trainer with optimizer=sparse(...)"
+        )
+
+
+def is_score(value: Any) -> None:
+    """A rule that values links."""
+    if not (hasattr(value, "saliency") and callable(value.saliency)):
+        hint = "call the factory: magnitude(), not magnitude" if callable(value) else "take one such as magnitude()"
+        raise TypeError(f"score must be a Score, got {value!r}; {hint}, or wrap a function: Score(label, function)")
+
+
+def is_quality(value: Any) -> None:
+    """Q as one number."""
+    shape = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), value)
+    if shape != ():
+        raise ValueError(f"evaluate must give Q as one number, lower is better, got {shape}; take the mean")

@@ -1,0 +1,58 @@
+"""Optimal Brain Damage: networks with fewer links (slide "Optimal Brain Damage").
+
+Links are valued by a score, the least salient of each layer removed, the rest retrained, and so on as long as Q does
+not worsen. Masks are pytrees of bools; under `sparse(optimizer)` a removed link stays exactly 0.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import adam, dense, linear, run, serial, squared, tanh, trainer
+    >>> from fnn.pruning import obd, prune, pruner, sparse
+    >>> x = jnp.linspace(-1, 1, 64)[:, None]
+    >>> data = x, jnp.abs(x)
+    >>> net = serial(dense(16, tanh), linear(1))
+    >>> learn = trainer(net, squared, sparse(adam(0.01)), batch_size=16)
+    >>> state, _ = run(learn, learn.init(jax.random.key(0), data), data, 1000)
+    >>> def evaluate(params, state):
+    ...     return jnp.mean(squared.value(net.apply(params, state, x), data[1]))
+    >>> rounds = pruner(learn, obd(net, squared), evaluate, amount=0.2, retrain=200, tolerance=1e-3)
+    >>> pruning, report = prune(rounds, state, data, 8)
+    >>> bool(report["left"][-1] < 0.6), bool(pruning.quality < 2e-3), int(pruning.round) >= 3
+    (True, True, True)
+"""
+
+from __future__ import annotations
+
+from fnn.pruning.masks import Links, SparseState, all_links, remove_least, remove_links, share_left, sparse
+from fnn.pruning.rounds import Pruner, Pruning, prune, pruner
+from fnn.pruning.scores import (
+    Score,
+    at_random,
+    feature_saliency,
+    gate_saliency,
+    magnitude,
+    obd,
+    schedule,
+    taylor,
+)
+
+__all__ = [
+    "Links",
+    "Pruner",
+    "Pruning",
+    "Score",
+    "SparseState",
+    "all_links",
+    "at_random",
+    "feature_saliency",
+    "gate_saliency",
+    "magnitude",
+    "obd",
+    "prune",
+    "pruner",
+    "remove_least",
+    "remove_links",
+    "schedule",
+    "share_left",
+    "sparse",
+    "taylor",
+]

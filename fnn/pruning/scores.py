@@ -1,0 +1,151 @@
+"""How much a link is worth: saliencies by which links are ranked, the least first to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.backprop import Gradient, backprop
+from fnn.curvature import gate_curvature, in_chunks, second_derivatives
+from fnn.stages import applied
+from fnn.types import Array, Batch, Layer, Loss, Params, State, written
+
+Saliency = Callable[[Params, State, Batch, Array], Any]
+
+
+class Score(NamedTuple):
+    """A rule that values links: ``saliency(params, state, (x, y), key)`` gives a pytree in the shapes of the params.
+
+    A score of your own is ``Score("mine", function)``.
+    """
+
+    label: str
+    saliency: Saliency
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False, chunk: int | None = None) -> Score:
+    """Saliency ½ w² ∂²Q/∂w², the rise of Q to expect without the link (slide "Optimal Brain Damage").
+
+    Three assumptions stand behind it: Q is at a minimum (so the gradient is 0), quadratic around it, and links are
+    removed one at a time (so cross terms do not matter). For one link of a trained network it is close; in bulk it is
+    not, so prune few, retrain, repeat. Second derivatives are those of the application stage, `applied(net)`.
+
+    Erratum: the slide has no ½, which changes no ranking. Away from a minimum some second derivatives are negative;
+    such links rank first, as removing them is expected to lower Q.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+        exact: exact second derivatives, or those of one pass as in the paper (see `fnn.curvature`).
+        gauss_newton: without σ'', as the paper advises: never negative.
+        chunk: objects at a time; the exact mode stores width² numbers for each.
+
+    Returns:
+        A `Score`; the saliencies of the weights of `net`, in the units of Q.
+    """
+    options = {"exact": (exact, True), "gauss_newton": (gauss_newton, False)}
+    second = second_derivatives(applied(net), loss, exact=exact, gauss_newton=gauss_newton)
+
+    def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, h = _whole_or(second, chunk)(params, state, batch, key)
+        return jax.tree.map(lambda h, w: 0.5 * h * jnp.square(w), h, params)
+
+    return Score(written("obd", **options), saliency)
+
+
+def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
+    """Saliency |w ∂Q/∂w|: the first-order term, which Optimal Brain Damage takes for 0.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+        chunk: objects at a time.
+    """
+    first = backprop(applied(net), loss)
+
+    def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, g = _whole_or(first, chunk)(params, state, batch, key)
+        return jax.tree.map(lambda g, w: jnp.abs(g * w), g, params)
+
+    return Score("taylor()", saliency)
+
+
+def magnitude() -> Score:
+    """Saliency |w|: no data needed, and the baseline to beat."""
+    return Score("magnitude()", lambda params, state, batch, key: jax.tree.map(jnp.abs, params))
+
+
+def at_random() -> Score:
+    """Saliency uniform in [0, 1), drawn anew in every round: the baseline that must be beaten."""
+
+    def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves))
+        drawn = [jax.random.uniform(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, drawn)
+
+    return Score("at_random()", saliency)
+
+
+def feature_saliency(saliency: Array) -> Array:
+    """The slide's rule for features, S_j = Σ_h S_jh: from saliencies of the first layer's weights [i, o] to [i].
+
+    It adds what each link of feature j is worth alone. For what they are worth together, see `gate_saliency`.
+    """
+    return jnp.sum(saliency, axis=1)
+
+
+def gate_saliency(net: Layer, loss: Loss, *, exact: bool = True) -> Saliency:
+    """½ ∂²Q/∂g_j² [i]: the rise of Q to expect without feature j, with what its links do together.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+        exact: as in `obd`.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> [i]``.
+    """
+    at_gates = gate_curvature(applied(net), loss, exact=exact)
+    return lambda params, state, batch, key: 0.5 * at_gates(params, state, batch, key)
+
+
+def schedule(final: float, rounds: int, power: float = 3.0) -> Callable[[Array], Array]:
+    """Amounts that take a network to a final sparsity in so many rounds, many links first and few at the end.
+
+    After round r = 0, 1, … the share s_r = final·(1 − (1 − (r + 1)/rounds)^power) is gone, so that round r takes the
+    fraction 1 − (1 − s_r)/(1 − s_{r−1}) of those left. From M. Zhu and S. Gupta, *To prune, or not to prune*, 2017.
+
+    Args:
+        final: share of the links that is gone at the end, in [0, 1).
+        rounds: number of rounds.
+        power: 3 as in the paper; 1 takes as many in every round.
+
+    Returns:
+        A function from the round to the fraction of those left to remove, for `pruner(…, amount=…)`.
+
+    Example:
+        >>> amount = schedule(0.75, 2, power=1)
+        >>> float(amount(0)), float(amount(1)), float(amount(2))
+        (0.375, 0.6000000238418579, 0.0)
+    """
+    checks.fraction("final", final)
+    checks.positive("power", power)
+    rounds = checks.count("rounds", rounds)
+
+    def gone(rounds_done: Any) -> Array:
+        left = 1 - jnp.clip(jnp.asarray(rounds_done, float) / rounds, 0, 1)
+        return final * (1 - left**power)
+
+    return lambda round: 1 - (1 - gone(round + 1)) / (1 - gone(round))
+
+
+def _whole_or(function: Gradient, chunk: int | None) -> Gradient:
+    return function if chunk is None else in_chunks(function, chunk)
