@@ -16,7 +16,7 @@ from fnn.activations import (
 )
 from fnn.backprop import as_function, autodiff, backprop, from_function, objective
 from fnn.batches import permuted, shuffled, with_replacement
-from fnn.combinators import columns, remat, repeat, residual, serial
+from fnn.combinators import columns, parallel, remat, repeat, residual, serial
 from fnn.compare import GradientComparison, compare_gradients
 from fnn.curvature import gate_curvature, in_chunks, second_derivatives
 from fnn.fitting import Fitted, fit
@@ -115,6 +115,7 @@ __all__ = [
     "nag_weights",
     "objective",
     "orthogonal",
+    "parallel",
     "per_object",
     "permuted",
     "prelu",

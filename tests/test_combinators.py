@@ -19,6 +19,7 @@ from fnn import (
     gradient,
     inverted_dropout,
     linear,
+    parallel,
     prelu,
     remat,
     repeat,
@@ -145,6 +146,19 @@ def test_columns_are_their_parts_on_slices(key: jax.Array) -> None:
         through_i, readings_i = part.backward(params[i], tape_i, error[:, outs], gradient)
         got = y[:, outs], through[:, ins], readings[i]
         chex.assert_trees_all_equal(got, (y_i, through_i, readings_i))
+
+
+# parallel
+
+
+@keeping_width
+def test_parallel_is_columns_of_equal_width(layer: Layer) -> None:
+    params, state, x, key = given(parallel(layer, 2), 8)
+    p, st = (tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(2)) for tree in (params, state))
+    columned = everything(columns((4, layer), (4, layer)), p, st, x, key)
+    joined = lambda parts: jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)  # noqa: E731
+    stacked = columned._replace(state=joined(columned.state), readings=joined(columned.readings))
+    check_same(everything(parallel(layer, 2), params, state, x, key), stacked)
 
 
 # residual

@@ -58,6 +58,17 @@ def fits(where: str, x: Any, params: Any, names: Sequence[str]) -> None:
         )
 
 
+def equal_slices(where: str, x: Any, count: int) -> int:
+    """A width of features that so many equal slices make up; the width of one."""
+    features(where, x)
+    if x.shape[1] % count:
+        raise ValueError(
+            f"{where} cuts x into {count} equal slices, and its width {x.shape[1]} is no multiple of {count} (x has "
+            f"shape {x.shape}); take slices of different widths by columns"
+        )
+    return x.shape[1] // count
+
+
 def error(where: str, got: Any, n: int, width: int) -> None:
     """The error that arrives at a layer has the shape of what the layer put out."""
     if jnp.shape(got) != (n, width):
@@ -162,7 +173,10 @@ def batch(pair: Any) -> tuple[Any, Any]:
 
 
 def data(x: Any, y: Any) -> int:
-    """A sample (x, y) of equally many objects, not empty and, where it can be seen, free of NaN."""
+    """A sample (x, y) of equally many objects, not empty and, where it can be seen, free of NaN.
+
+    Memory-mapped arrays are not searched for NaN, which would read all of the file.
+    """
     for name, part in (("x", x), ("y", y)):
         if not hasattr(part, "shape") or not part.shape:
             raise TypeError(f"data must be (x, y), two arrays, got {type(part).__name__} for {name}")
@@ -172,7 +186,7 @@ def data(x: Any, y: Any) -> int:
     if y.shape[0] != size:
         raise ValueError(f"data has {size} objects in x and {y.shape[0]} answers in y; they must pair")
     for name, part in (("x", x), ("y", y)):
-        known = concrete(part)
+        known = None if isinstance(part, np.memmap) else concrete(part)
         if known is not None and known.dtype.kind == "f" and not np.isfinite(known).all():
             bad = int((~np.isfinite(known.reshape(size, -1)).all(1)).sum())
             raise ValueError(f"data has NaN or infinity in {name} ({bad} of {size} objects); clean or impute first")

@@ -1,7 +1,7 @@
 """Layers made of layers. Each combinator takes layers and returns a layer, so all of them nest.
 
 Laws, held by the tests: `serial` is associative up to the nesting of its parameters; `serial()` is its identity;
-`repeat(f, 1)`, `remat(f)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a
+`repeat(f, 1)`, `parallel(f, 1)`, `remat(f)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a
 composite is its parts' backwards in reverse. Keys are given to part i as ``fold_in(key, i)``, so a part that
 draws nothing costs nothing.
 
@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 from fnn.combinators.compositions import ColumnsTape, columns, serial
-from fnn.combinators.wrappers import RematTape, remat, repeat, residual
+from fnn.combinators.copies import parallel, repeat
+from fnn.combinators.wrappers import RematTape, remat, residual
 
-__all__ = ["ColumnsTape", "RematTape", "columns", "remat", "repeat", "residual", "serial"]
+__all__ = ["ColumnsTape", "RematTape", "columns", "parallel", "remat", "repeat", "residual", "serial"]

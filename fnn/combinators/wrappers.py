@@ -1,4 +1,4 @@
-"""A layer with a shortcut around it, one many times over, and one that runs again instead of remembering."""
+"""A layer with a shortcut around it, and one that runs again instead of remembering."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from fnn.combinators.shared import output
 from fnn.layers.second_order import half_through, is_exact, own_slopes
 from fnn.readings import gradient
 from fnn.types import Array, Layer, Params, Reading, State
-from fnn.watching import Pass
 
 
 class RematTape(NamedTuple):
@@ -69,79 +68,6 @@ def residual(layer: Layer) -> Layer:
         return x + layer.apply(params, state, x)
 
     return Layer(label, init, apply, forward, backward, curve, (layer,), residual)
-
-
-def repeat(layer: Layer, depth: int) -> Layer:
-    """The same kind of layer `depth` times in a row, each with weights of its own, by `jax.lax.scan`.
-
-    Computes what ``serial(layer, …, layer)`` does, but the program, and so its compile time, does not grow with depth.
-
-    Args:
-        layer: a layer whose output has the shape of its input.
-        depth: how many, at least 1.
-
-    Returns:
-        A layer whose params, state and tape are those of `layer` with a first axis [depth, …].
-
-    Raises:
-        ValueError: the layer changes the width, or depth < 1.
-    """
-    checks.is_layer("repeat", layer)
-    depth = checks.count("depth", depth)
-    label = f"repeat({layer}, {depth})"
-    numbers = range(depth)
-
-    def init(key: Array, x: Any) -> tuple[Params, State]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
-        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        params, state = jax.eval_shape(layer.init, key, like)
-        checks.keeps_shape(label, x, output(layer, params, state, x))
-        return jax.vmap(lambda k: layer.init(k, like))(keys)
-
-    def apply(params: Params, state: State, x: Array) -> Array:
-        def one(x: Array, part: Any) -> tuple[Array, None]:
-            p, s = part
-            return layer.apply(p, s, x), None
-
-        return jax.lax.scan(one, x, (params, state), length=depth)[0]
-
-    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
-        def one(x: Array, part: Any) -> tuple[Array, Any]:
-            p, s, i = part
-            y, s, tape = layer.forward(p, s, x, jax.random.fold_in(key, i))
-            return y, (s, tape)
-
-        y, (state, tape) = jax.lax.scan(one, x, (params, state, jnp.asarray(numbers)))
-        return y, state, tape
-
-    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
-        def one(error: Array, part: Any) -> tuple[Array, Any]:
-            p, t = part
-            return layer.backward(p, t, error, read)
-
-        error, readings = jax.lax.scan(one, error, (params, tape), length=depth, reverse=True)
-        return error, _stacked(read, readings)
-
-    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        def one(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Any]:
-            error, c, readings = curve_of(layer)(*part, *carry, read)
-            return (error, c), readings
-
-        (error, c), readings = jax.lax.scan(one, (error, c), (params, tape), length=depth, reverse=True)
-        return error, c, _stacked(read, readings)
-
-    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: repeat(part, depth))
-
-
-def _stacked(read: Reading, readings: Any) -> Any:
-    """Join what a scan has stacked; of what `watch` saw, only the readings are the reading's to join."""
-
-    def join(node: Any) -> Any:
-        if isinstance(node, Pass):
-            return node._replace(readings=jax.tree.map(read.stack, node.readings))
-        return read.stack(node)
-
-    return jax.tree.map(join, readings, is_leaf=lambda node: isinstance(node, Pass))
 
 
 def remat(layer: Layer) -> Layer:

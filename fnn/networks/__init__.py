@@ -1,0 +1,1 @@
+"""What the lecture builds with layers: neurons, Boolean functions, regions, approximators."""

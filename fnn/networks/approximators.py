@@ -1,0 +1,298 @@
+"""Networks that approximate any continuous function (slides "Kolmogorov" and "Two-layer nets as approximators").
+
+Two theorems on continuous functions on the unit cube [0, 1]^d, as architectures that train:
+
+- Cybenko 1989: `cybenko`, Σ_h α_h σ(⟨x, w_h⟩ − w_0h), comes as close as one likes, given enough neurons;
+- Kolmogorov 1957: `kolmogorov`, Σ_{i=1}^{2d+1} σ_i(Σ_j f_ij(x_j)), is exact, for functions σ_i, f_ij of which the
+  theorem tells no form; here each is a small network of one variable.
+
+How close: `sup_error` on a dense grid, `unit_grid`. To find parameters: `fit_approximator` trains any network, and
+`steps_at` writes down those of a Cybenko sum in one dimension.
+
+Everywhere here f takes points [n, d] and gives values [n].
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import heaviside
+    >>> f = lambda x: jnp.sin(6 * x[:, 0])
+    >>> for H in (10, 100, 1000):
+    ...     params = steps_at(f, jnp.linspace(0, 1, H))
+    ...     net, state = cybenko(H, heaviside), ((), ())
+    ...     print(H, round(float(sup_error(f, net, params, state, unit_grid(1, 5001))), 2))
+    10 0.33
+    100 0.03
+    1000 0.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.activations import sigmoid
+from fnn.backprop import from_function
+from fnn.checks import geometry
+from fnn.combinators import parallel, serial
+from fnn.initializers import glorot_uniform
+from fnn.layers import dense
+from fnn.losses import squared
+from fnn.optimizers import adam
+from fnn.training import run, trainer
+from fnn.types import Activation, Array, Layer, Params, State, written
+
+Function = Callable[[Array], Array]
+"""From points [n, d] to values [n]."""
+
+_ALWAYS = 40.0  # σ(40) rounds to 1 for the sigmoid and is 1 for the Heaviside function
+
+
+def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float = 10.0) -> Layer:
+    """Cybenko's two-layer network a(x) = Σ_h α_h σ(⟨x, w_h⟩ − w_0h), with no bias outside (slide "Cybenko 1989").
+
+    It starts with neurons spread over the cube: w_h ~ normal(0, k²), and w_0h = ⟨p_h, w_h⟩ for a random point p_h of
+    [0, 1]^d, so that every neuron rises somewhere within the cube; α as by `glorot_uniform`.
+
+    Erratum: the slide prints one w_0 for all neurons; each has its own.
+
+    Args:
+        hidden: H, the number of neurons.
+        activation: σ. The theorem takes any continuous sigmoid, σ(−∞) = 0 and σ(∞) = 1.
+        steepness: k > 0, how steep the neurons rise at the start, over about 1/k of the cube's side.
+
+    Returns:
+        A layer from [n, d] to [n, 1] with params ``({"w": [d, H], "b": [H]}, {"w": [H, 1]})``, where b = −w_0 and the
+        last are α; `cybenko_params` makes them of the lecture's letters. The state is ``((), ())``.
+
+    Raises:
+        ValueError: numbers out of range.
+        TypeError: an activation without derivatives.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> net = cybenko(32)
+        >>> net
+        cybenko(32, sigmoid)
+        >>> params, state = net.init(jax.random.key(0), jnp.zeros((1, 2)))
+        >>> net.apply(params, state, jnp.ones((5, 2))).shape
+        (5, 1)
+    """
+    neurons = dense(hidden, activation)
+    checks.positive("steepness", steepness)
+
+    def spread(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(str(neurons), x)
+        key_w, key_p = jax.random.split(key)
+        shape = (x.shape[1], hidden)
+        w = jnp.asarray(steepness, x.dtype) * jax.random.normal(key_w, shape, x.dtype)
+        p = jax.random.uniform(key_p, shape, x.dtype)
+        return {"w": w, "b": -jnp.sum(p * w, axis=0)}, ()
+
+    def weighted_sum(params: Params, x: Array) -> Array:
+        checks.fits("weighted_sum", x, params, ("w",))
+        return x @ params["w"]
+
+    outer = from_function(
+        lambda key, x: {"w": glorot_uniform()(key, (x.shape[1], 1), x.dtype)}, weighted_sum, "weighted_sum"
+    )
+    label = written("cybenko", hidden, activation, steepness=(steepness, 10.0))
+    return serial(neurons._replace(init=spread), outer)._replace(label=label)
+
+
+def cybenko_params(alpha: Array, w: Array, w_0: Array) -> Params:
+    """The params of a `cybenko` network in the lecture's letters.
+
+    Args:
+        alpha: α [H].
+        w: [d, H], column h of it w_h.
+        w_0: thresholds [H], which the sum subtracts.
+
+    Returns:
+        ``({"w": w, "b": −w_0}, {"w": α [H, 1]})``.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    shapes = [jnp.shape(part) for part in (alpha, w, w_0)]
+    if len(shapes[1]) != 2 or not shapes[0] == shapes[2] == shapes[1][1:]:
+        raise ValueError(
+            f"cybenko_params takes alpha [H], w [d, H] and w_0 [H], got shapes {shapes}; column h of w is neuron h's"
+        )
+    return {"w": jnp.asarray(w), "b": -jnp.asarray(w_0)}, {"w": jnp.asarray(alpha)[:, None]}
+
+
+def steps_at(f: Function, knots: Array, sharpness: float | Array = 10.0) -> Params:
+    """A function of one variable as a sum of steps: params for ``cybenko(H, heaviside)`` and ``cybenko(H, sigmoid)``.
+
+    Equations, for knots t_1 < … < t_H, the steps between them and as high as f's increments::
+
+        a(x) = f(t_1) + Σ_{h=2}^H (f(t_h) − f(t_{h−1})) σ(k (x − s_h)),       s_h = (t_{h−1} + t_h)/2
+             = Σ_h p_h(x) f(t_h),      p_h(x) = σ(k (x − s_h)) − σ(k (x − s_{h+1})),   Σ_h p_h = 1
+
+    The constant is a neuron that always fires. With `heaviside`, a is a staircase with a(t_h) = f(t_h). Between t_1 and
+    t_H it never errs by more than f's modulus of continuity at half the widest gap. With `sigmoid` it is a mean of
+    f's values at the knots near x, so that for k times the gap fixed its error, too, goes to 0 with the gap.
+
+    Args:
+        f: a function from points [n, 1] to values [n].
+        knots: t [H], increasing, H ≥ 2.
+        sharpness: k times the smallest gap, > 0; by 10 a sigmoid does 99 % of its step between the two knots. The
+            staircase is the same for all.
+
+    Returns:
+        The params, in the dtype of the knots.
+
+    Raises:
+        ValueError: knots that do not increase, or values of another shape or dtype.
+    """
+    t = geometry.knots("steps_at", knots)
+    checks.positive("sharpness", sharpness)
+    heights = geometry.values_of("steps_at", f, t[:, None])
+    k = jnp.asarray(sharpness, t.dtype) / jnp.min(jnp.diff(t))
+    w = jnp.full((1, len(t)), k).at[0, 0].set(0)
+    w_0 = jnp.concatenate([jnp.full((1,), -_ALWAYS, t.dtype), k * (t[:-1] + t[1:]) / 2])
+    return cybenko_params(jnp.diff(heights, prepend=0), w, w_0)
+
+
+def unit_grid(d: int, points_per_axis: int, dtype: Any = None) -> Array:
+    """A grid on the unit cube [0, 1]^d, its faces included.
+
+    Args:
+        d: dimension.
+        points_per_axis: p ≥ 2.
+        dtype: of the points; JAX's default for floats if not given.
+
+    Returns:
+        The points [p^d, d], the last coordinate the fastest.
+
+    Example:
+        >>> unit_grid(2, 3).shape
+        (9, 2)
+    """
+    d, p = checks.count("d", d), checks.count("points_per_axis", points_per_axis, least=2)
+    axis = jnp.linspace(0, 1, p, dtype=dtype)
+    return jnp.stack(jnp.meshgrid(*[axis] * d, indexing="ij"), axis=-1).reshape(-1, d)
+
+
+def sup_error(f: Function, net: Layer, params: Params, state: State, grid: Array, chunk: int = 65536) -> Array:
+    """The largest error max_x |a(x) − f(x)| over a grid, of the network in its application stage.
+
+    Args:
+        f: a function from points [n, d] to values [n].
+        net: a layer with one output.
+        params: of the network.
+        state: of the network.
+        grid: points [n, d], such as a `unit_grid`.
+        chunk: how many points are computed at a time, which bounds the memory.
+
+    Returns:
+        A scalar; NaN if an error is.
+
+    Raises:
+        ValueError: a network of several outputs, or values of another shape or dtype.
+    """
+    checks.is_layer("sup_error", net)
+    checks.features("sup_error", grid)
+    points = checks.count("number of points", grid.shape[0])
+    chunk = min(checks.count("chunk", chunk), points)
+    whole = points // chunk * chunk
+
+    def largest(x: Array) -> Array:
+        a = net.apply(params, state, x)
+        geometry.single_output("sup_error", net, a)
+        return jnp.max(jnp.abs(a[:, 0] - geometry.values_of("sup_error", f, x)))
+
+    error = jnp.max(jax.lax.map(largest, grid[:whole].reshape(-1, chunk, grid.shape[1])))
+    return error if whole == points else jnp.maximum(error, largest(grid[whole:]))
+
+
+def fit_approximator(
+    key: Array, f: Function, net: Layer, points: Array, *, steps: int, optimizer: Any = None, batch_size: int = 64
+) -> tuple[Params, State]:
+    """Train a network to approximate f at points, by the squared loss: what the theorems do not tell how to find.
+
+    Goes through `jit`, which compiles it once for all keys, and `vmap` over keys.
+
+    Args:
+        key: decides the start and the batches.
+        f: a function from points [n, d] to values [n].
+        net: a layer with one output.
+        points: [n, d], such as a `unit_grid`.
+        steps: gradient steps.
+        optimizer: ``adam(0.01)`` if not given.
+        batch_size: points in a batch; all of them if there are fewer.
+
+    Returns:
+        The trained params and the state of the network.
+
+    Raises:
+        ValueError: a network of several outputs, values of another shape or dtype, numbers out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> f, net, points = lambda x: x[:, 0] * x[:, 1], cybenko(32), unit_grid(2, 17)
+        >>> train = jax.jit(lambda key: fit_approximator(key, f, net, points, steps=2000))
+        >>> bool(sup_error(f, net, *train(jax.random.key(0)), unit_grid(2, 101)) < 0.1)
+        True
+    """
+    checks.is_layer("fit_approximator", net)
+    checks.features("fit_approximator", points)
+    data = points, geometry.values_of("fit_approximator", f, points)
+    batch_size = min(checks.count("batch_size", batch_size), points.shape[0])
+    learn = trainer(net, squared, adam(0.01) if optimizer is None else optimizer, batch_size=batch_size)
+    end, _ = run(learn, learn.init(key, data), data, steps)
+    return end.params, end.state
+
+
+def kolmogorov(d: int, *, inner: Layer, outer: Layer) -> Layer:
+    """Kolmogorov's superposition with trainable functions of one variable (slide "Kolmogorov 1957").
+
+    Equation::
+
+        a(x) = Σ_{i=1}^{2d+1} σ_i(Σ_{j=1}^d f_ij(x_j))
+
+    Each f_ij is an `inner` network and each σ_i an `outer` one, all with weights of their own. In the theorem the f_ij
+    are the same for all a; here they are trained with the rest.
+
+    Args:
+        d: number of variables.
+        inner: a layer from [n, 1] to [n, 1], such as ``serial(dense(8, tanh), linear(1))``.
+        outer: another.
+
+    Returns:
+        A layer from [n, d] to [n, 1]. In the middle of its params stand those of the f_ij [2d+1, d, …] and of the
+        σ_i [2d+1, …].
+
+    Raises:
+        TypeError: an inner or outer that is no layer.
+        ValueError: d < 1, layers of another width; in init, an x not [n, d].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, linear, serial, tanh
+        >>> small = serial(dense(8, tanh), linear(1))
+        >>> net = kolmogorov(2, inner=small, outer=small)
+        >>> (_, (f, _, sigma), _), state = params, _ = net.init(jax.random.key(0), jnp.zeros((1, 2)))
+        >>> f[0]["w"].shape, sigma[0]["w"].shape
+        ((5, 2, 1, 8), (5, 1, 8))
+    """
+    d = checks.count("d", d)
+    geometry.one_variable("kolmogorov: inner", inner)
+    geometry.one_variable("kolmogorov: outer", outer)
+    terms, label = 2 * d + 1, f"kolmogorov({d}, inner={inner}, outer={outer})"
+
+    def copied(x: Array) -> Array:
+        checks.features(label, x, d)
+        return jnp.tile(x, (1, terms))
+
+    total = _wiring("total", lambda x: jnp.sum(x, axis=1, keepdims=True))
+    term = serial(parallel(inner, d), total, outer)
+    return serial(_wiring("copies", copied), parallel(term, terms), total)._replace(label=label)
+
+
+def _wiring(label: str, f: Function) -> Layer:
+    """A layer without parameters."""
+    return from_function(lambda key, x: (), lambda params, x: f(x), label)

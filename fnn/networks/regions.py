@@ -1,0 +1,192 @@
+"""Networks that are the indicator functions of regions (slide "Which functions can a net represent").
+
+====================== ======== ============================================================================
+region                 layers   how
+====================== ======== ============================================================================
+`half_space`           1        a threshold neuron [⟨x, normal⟩ > offset]
+`convex_polyhedron`    2        AND of half-spaces
+`union`                3        OR of ANDs of half-spaces
+====================== ======== ============================================================================
+
+AND of m neurons is [Σ x_k − (m − ½) > 0], OR is [Σ x_k − ½ > 0]: the slide's neurons with m inputs instead of two.
+
+Erratum: the slide says that two layers reach polyhedral regions that are neither convex nor connected. Some they do:
+x < 0 or x > 1 is an OR of half-spaces. Others they do not, such as the two quadrants where x¹x² > 0: to cross the line
+x¹ = 0 changes the sum in the second layer by one and the same amount everywhere, but the answer would have to rise
+where x² > 0 and fall where x² < 0. Three layers reach every union of polyhedra.
+
+The boundary. H(0) = 0, so every inequality is strict and every region open: a point on a face is outside, and so is one
+on the seam of two polyhedra that only touch; let them overlap to cover it. A closed half-space is the complement of an
+open one.
+
+Rounding. Sums of 0 and 1 are exact, so the networks say without error what their first layer says: the inequality of
+the rounded ⟨x, normal⟩. Only for x within rounding of a face, |⟨x, normal⟩ − offset| ≤ d·eps·Σ|x_j normal_j|, may it
+differ from the inequality of real numbers; where all products and sums are exact, as of small whole numbers or halves,
+it never does. Hardware that multiplies float32 matrices with less precision needs
+``jax.default_matmul_precision("highest")`` for this.
+
+Example:
+    >>> import jax.numpy as jnp
+    >>> inward = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> square = convex_polyhedron(inward, jnp.array([0.0, -1.0, 0.0, -1.0]))
+    >>> square.net
+    serial(dense(4, heaviside), dense(1, heaviside))
+    >>> x = jnp.array([[0.5, 0.5], [0.5, 1.0], [0.5, 2.0]])
+    >>> square.net.apply(square.params, square.state, x)[:, 0].tolist()
+    [1.0, 0.0, 0.0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.activations import heaviside, sigmoid
+from fnn.checks import geometry
+from fnn.combinators import serial
+from fnn.layers import dense
+from fnn.types import Activation, Array, Layer, Params, State
+
+
+class Built(NamedTuple):
+    """A network with the parameters it was built with: ``net.apply(params, state, x)``."""
+
+    net: Layer
+    params: Params
+    state: State
+
+
+def half_space(normal: Array, offset: float | Array) -> Built:
+    """The open half-space ⟨x, normal⟩ > offset by one threshold neuron, a(x) = [⟨x, normal⟩ − offset > 0].
+
+    Args:
+        normal: [d] floats, not all 0; it points into the half-space.
+        offset: a number; that of the lecture's weight w_0.
+
+    Returns:
+        A `Built` network from x [n, d] to {0, 1} [n, 1].
+
+    Raises:
+        ValueError: another shape, or a value that is not finite, or a normal of zeros.
+        TypeError: no array of floats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> above = half_space(jnp.array([-1.0, 1.0]), 0.0)
+        >>> above.net.apply(above.params, above.state, jnp.array([[1.0, 2.0], [1.0, 1.0]]))[:, 0].tolist()
+        [1.0, 0.0]
+    """
+    checks.is_array("half_space: normal", normal)
+    checks.finite("offset", offset)
+    normals, offsets = geometry.half_spaces("half_space", normal[None], jnp.asarray(offset, normal.dtype)[None])
+    return _thresholds({"w": normals.T, "b": -offsets})
+
+
+def convex_polyhedron(normals: Array, offsets: Array) -> Built:
+    """The open convex polyhedron of all x with ⟨x, normal_k⟩ > offset_k for k = 1 … m, by two layers.
+
+    Equations::
+
+        x_k  = [⟨x, normal_k⟩ − offset_k > 0]
+        a(x) = [Σ_k x_k − (m − ½) > 0]
+
+    Args:
+        normals: [m, d] floats, which point inside; of A x < b they are −A.
+        offsets: [m] of the same dtype; of A x < b they are −b.
+
+    Returns:
+        A `Built` network ``serial(dense(m, heaviside), dense(1, heaviside))`` from x [n, d] to {0, 1} [n, 1].
+
+    Raises:
+        ValueError: other shapes, values that are not finite, or a normal of zeros.
+        TypeError: no arrays of floats of one dtype.
+    """
+    normals, offsets = geometry.half_spaces("convex_polyhedron", normals, offsets)
+    return _thresholds({"w": normals.T, "b": -offsets}, _all_of([len(offsets)], normals.dtype))
+
+
+def union(polyhedra: Sequence[tuple[Array, Array]]) -> Built:
+    """The union of open convex polyhedra by three layers: half-spaces, AND for each polyhedron, OR.
+
+    Equations, with polyhedron k made of the half-spaces M_k, m_k of them::
+
+        x_j  = [⟨x, normal_j⟩ − offset_j > 0]        for all half-spaces of all polyhedra
+        y_k  = [Σ_{j∈M_k} x_j − (m_k − ½) > 0]
+        a(x) = [Σ_k y_k − ½ > 0]
+
+    Args:
+        polyhedra: pairs (normals [m_k, d], offsets [m_k]) as of `convex_polyhedron`, of one d and dtype.
+
+    Returns:
+        A `Built` network from x [n, d] to {0, 1} [n, 1].
+
+    Raises:
+        ValueError: other shapes, polyhedra of several dimensions or dtypes, values that are not finite, a normal of 0.
+        TypeError: no sequence of pairs of arrays of floats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> ends = jnp.array([[1.0], [-1.0]])
+        >>> intervals = union([(ends, jnp.array([0.0, -1.0])), (ends, jnp.array([2.0, -3.0]))])
+        >>> intervals.net
+        serial(dense(4, heaviside), dense(2, heaviside), dense(1, heaviside))
+        >>> intervals.net.apply(intervals.params, intervals.state, jnp.array([[0.5], [1.5], [2.5]]))[:, 0].tolist()
+        [1.0, 0.0, 1.0]
+    """
+    pairs = geometry.polyhedra("union", polyhedra)
+    normals, offsets = (jnp.concatenate(parts) for parts in zip(*pairs, strict=True))
+    any_of = {"w": jnp.ones((len(pairs), 1), normals.dtype), "b": jnp.full((1,), -0.5, normals.dtype)}
+    return _thresholds(
+        {"w": normals.T, "b": -offsets},
+        _all_of([len(offsets) for _, offsets in pairs], normals.dtype),
+        any_of,
+    )
+
+
+def smooth(built: Built, sharpness: float | Array) -> Built:
+    """The same network with sigmoids for thresholds, S multiplied by k: σ(kS) → [S > 0] as k → ∞, for S ≠ 0.
+
+    Gradients pass through it, so that training can refine the region: start from
+    ``trainer.init(key, data)._replace(params=soft.params)``. The refined params fit the hard network too,
+    ``built.net.apply(refined, built.state, x)``, for [kS > 0] = [S > 0].
+
+    Args:
+        built: a network of threshold neurons in layers.
+        sharpness: k > 0, a number or a tracer. The step at a face is about 4/(k‖normal‖) wide; corners are rounded.
+
+    Returns:
+        A `Built` network with outputs in (0, 1).
+
+    Raises:
+        ValueError: a sharpness that is not positive, or a network with other than dense layers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> soft = smooth(half_space(jnp.array([1.0]), 0.0), sharpness=4.0)
+        >>> soft.net
+        serial(dense(1, sigmoid))
+        >>> print(soft.net.apply(soft.params, soft.state, jnp.array([[0.0], [0.5]]))[:, 0].round(2))
+        [0.5  0.88]
+    """
+    geometry.threshold_network("smooth", built.net, built.params)
+    checks.positive("sharpness", sharpness)
+    scaled = jax.tree.map(lambda w: jnp.asarray(sharpness, w.dtype) * w, built.params)
+    return Built(_layers(scaled, sigmoid), scaled, built.state)
+
+
+def _thresholds(*params: Params) -> Built:
+    return Built(_layers(params, heaviside), params, tuple(() for _ in params))
+
+
+def _layers(params: tuple[Params, ...], activation: Activation) -> Layer:
+    return serial(*(dense(p["b"].shape[0], activation) for p in params))
+
+
+def _all_of(sizes: list[int], dtype: jnp.dtype) -> Params:
+    """A neuron for each group of so many neurons in a row: whether all of them are 1."""
+    group = jnp.repeat(jnp.arange(len(sizes)), jnp.asarray(sizes), total_repeat_length=sum(sizes))
+    return {"w": jax.nn.one_hot(group, len(sizes), dtype=dtype), "b": 0.5 - jnp.asarray(sizes, dtype)}
