@@ -30,7 +30,7 @@ class Options:
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Experiments to run; by default all: digits, gradients."""
+    """Experiments to run; by default all: digits, gradients, pruning."""
     quick: bool = False
     """A small version of each: fewer seeds, steps and timed runs. Shows that all works; its numbers are rough."""
     seeds: int | None = None

@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy import stats
 
 import fnn
-from experiments import digits, gradients, page
+from experiments import digits, gradients, page, pruning
 from experiments.__main__ import Options, available, main
 from experiments.outcomes import interval
 from experiments.plots import figure, finished
@@ -56,17 +56,21 @@ class Elements(HTMLParser):
         self.open.pop()
 
 
-RUN, COMPARED, ZOO = digits.run, gradients.compared, gradients.zoo()
+RUN, PRUNE, COMPARED, ZOO = digits.run, pruning.run, gradients.compared, gradients.zoo()
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Both experiments as small as they can be, run by the command line's own main."""
+    """The experiments as small as they can be, run by the command line's own main."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch, open(os.devnull, "w") as nowhere:
         patch.setattr(digits, "RATES", {"adadelta": (1.0,), "adam": (0.01,)})
         patch.setattr(digits, "NET", fnn.linear(10, w=fnn.zeros()))
         patch.setattr(digits, "run", lambda settings, show: RUN(settings._replace(quick=True), show))
+        small = fnn.serial(fnn.dense(3, fnn.tanh), fnn.linear(10))
+        patch.setattr(pruning, "NET", small)
+        patch.setattr(pruning, "SCORES", pruning.scores(small))
+        patch.setattr(pruning, "run", lambda settings, show: PRUNE(settings._replace(quick=True), show))
         patch.setattr(gradients, "zoo", lambda: {name: ZOO[name] for name in ("linear regression", "watch")})
         patch.setattr(gradients, "compared", lambda net, loss, rounds: COMPARED(net, loss, 2))
         return main(Options(seeds=2, out=folder), Console(file=nowhere, width=150)), folder
@@ -75,7 +79,11 @@ def report(tmp_path_factory):
 def test_a_run_of_all_experiments_succeeds(report):
     status, folder = report
     assert status == 0
-    assert {path.stem for path in (folder / "results").glob("*.json")} == {"digits", "gradients"} == set(available())
+    assert (
+        {path.stem for path in (folder / "results").glob("*.json")}
+        == {"digits", "gradients", "pruning"}
+        == set(available())
+    )
 
 
 def test_the_page_needs_nothing_but_itself(report):
@@ -98,7 +106,7 @@ def test_the_page_reads_on_a_phone_in_the_dark_and_aloud(report):
     assert any(a.get("name") == "viewport" and "width=device-width" in str(a["content"]) for _, a, _ in elements)
     assert "prefers-color-scheme: dark" in text
     images = [(a, above) for tag, a, above in elements if tag == "svg"]
-    assert len(images) == 4
+    assert len(images) == 7
     for own, above in images:
         named = [a for a in (own, *above) if a.get("role") == "img"]
         assert named
