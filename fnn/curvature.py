@@ -16,11 +16,13 @@ Hessian of the loss is diagonal, as for `squared` or one logit. Elsewhere it is 
 Erratum: equation 7 of that paper prints −σ''(S)∘ε. The chain rule gives +, as its equation 8 has it.
 
 =========== ======================= ==================================== ======================================
-mode        at the top              cost in gradients, width d           σ'' dropped (``gauss_newton=True``)
+mode        at the top              more than one gradient costs         σ'' dropped (``gauss_newton=True``)
 =========== ======================= ==================================== ======================================
-exact       the loss's Hessian      about d/3; n·d² numbers stored       diagonal of the Gauss–Newton matrix
-one pass    its diagonal            about 2                              Levenberg–Marquardt's, never negative
+exact       the loss's Hessian      6 to 9 gradients, n·d² numbers       diagonal of the Gauss–Newton matrix
+one pass    its diagonal            0.2 to 0.5 gradients                 Levenberg–Marquardt's, never negative
 =========== ======================= ==================================== ======================================
+
+The costs are for 784-128-64-10 and 64-64-64-10 with 128 objects on two CPU cores; the exact one grows with the width d.
 
 Batch norm couples the objects of a batch in training and refuses; so take the derivatives of `applied(net)`.
 """

@@ -26,13 +26,17 @@ BUILDING = """
 types
 checks.numbers
 checks.arrays  checks.structures
-checks
-activations  losses  initializers  readings  batches  watching  optimizers.arithmetic  layers.shared
-layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  combinators
+checks  checks.boolean  checks.geometry  checks.matrices  checks.pruned  checks.streaming  checks.transfers
+activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
+layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
+combinators.compositions  combinators.copies  combinators.wrappers
 optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms
-layers  optimizers  backprop
-compare  training
-fitting  sweeps
+layers  combinators  optimizers  backprop  stages  metrics
+compare  curvature  training  parameters  networks.neurons
+fitting  sweeps  streams  diagnostics  pretraining
+networks.logic  networks.separability  networks.regions  networks.approximators  pruning.masks  pruning.scores
+pruning.rounds
+networks  pruning
 """
 """The modules of fnn, a line a floor, the lowest first; fnn itself stands on all of them."""
 
@@ -40,6 +44,7 @@ STOREYS = BUILDING.strip().splitlines()
 FLOORS = {f"fnn.{name}": floor for floor, names in enumerate(STOREYS) for name in names.split()} | {"fnn": len(STOREYS)}
 """A module imports from lower floors only, so siblings never import each other."""
 
+OPTIONAL = {"rich", "safetensors", "sympy"}
 PEERS = {"optax", "flax", "equinox", "haiku", "torch", "tensorflow", "keras"}
 
 
@@ -102,10 +107,10 @@ def test_the_core_imports_its_dependencies_only(path):
     in_functions = {(node.lineno, node.col_offset) for node in late if isinstance(node, ast.Import | ast.ImportFrom)}
     for name, node in imports(path):
         package = name.partition(".")[0]
-        assert package in allowed | {"rich"}, f"line {node.lineno} imports {name}"
+        assert package in allowed | OPTIONAL, f"line {node.lineno} imports {name}"
         is_late = (node.lineno, node.col_offset) in in_functions
-        assert package != "rich" or is_late, (
-            f"line {node.lineno}: rich is for those who have it, import it where it is used"
+        assert package not in OPTIONAL or is_late, (
+            f"line {node.lineno}: {package} is for those who have it, import it where it is used"
         )
 
 

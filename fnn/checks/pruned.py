@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnn.checks.numbers import concrete
+from fnn.checks.numbers import concrete, number
 
 
 def amount(value: Any) -> None:
@@ -28,6 +28,14 @@ def scope(value: Any) -> None:
     """Where an amount is taken from."""
     if value not in ("layer", "global"):
         raise ValueError(f'scope must be "layer" or "global", got {value!r}')
+
+
+def amounts(amount_of_round: Any, where_from: Any, tolerance: Any) -> None:
+    """What a pruner removes in a round, and how much worse Q may get."""
+    if not callable(amount_of_round):
+        amount(amount_of_round)
+    scope(where_from)
+    number("tolerance", tolerance, lambda t: t >= 0, "a number >= 0")
 
 
 def some_prunable(flags: Any) -> None:
@@ -53,8 +61,9 @@ def is_score(value: Any) -> None:
         raise TypeError(f"score must be a Score, got {value!r}; {hint}, or wrap a function: Score(label, function)")
 
 
-def is_quality(value: Any) -> None:
+def quality(value: Any) -> jax.Array:
     """Q as one number."""
     shape = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), value)
     if shape != ():
         raise ValueError(f"evaluate must give Q as one number, lower is better, got {shape}; take the mean")
+    return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -118,10 +120,8 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x, sum(widths))
-        parts = [
-            layer.init(jax.random.fold_in(key, i), jax.ShapeDtypeStruct((x.shape[0], width), x.dtype))
-            for i, (width, layer) in enumerate(slices)
-        ]
+        likes = [jax.ShapeDtypeStruct((x.shape[0], width), x.dtype) for width in widths]
+        parts = [layer.init(jax.random.fold_in(key, i), likes[i]) for i, layer in enumerate(layers)]
         return tuple(p for p, _ in parts), tuple(s for _, s in parts)
 
     def apply(params: Params, state: State, x: Array) -> Array:
@@ -138,34 +138,42 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         ys, states, tapes = zip(*parts, strict=True)
         return jnp.concatenate(ys, axis=1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
 
-    def split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:
-        ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(layers))]
-        return jnp.split(error, ends, axis=axis)
-
     def backward(params: Params, tape: ColumnsTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        parts = [
-            layer.backward(p, t, e, read)
-            for layer, p, t, e in zip(layers, params, tape.tapes, split(tape, error), strict=True)
-        ]
-        errors, readings = zip(*parts, strict=True)
+        parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
+        errors, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
         return jnp.concatenate(errors, axis=1), readings
 
     def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        rows = split(tape, c)
-        blocks = [split(tape, row, axis=2)[i] if is_exact(c) else row for i, row in enumerate(rows)]
-        parts = [
-            curve_of(layer)(p, t, e, block, read)
-            for layer, p, t, e, block in zip(layers, params, tape.tapes, split(tape, error), blocks, strict=True)
-        ]
-        errors, within, readings = zip(*parts, strict=True)
-        error = jnp.concatenate(errors, axis=1)
-        if not is_exact(c):
-            return error, jnp.concatenate(within, axis=1), readings
-        between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
-        for start, block in zip([0, *cuts], within, strict=True):
-            between = jax.lax.dynamic_update_slice(between, block, (0, start, start))
-        return error, between, readings
+        curves = [partial(curve_of(layer), p, t) for layer, p, t in zip(layers, params, tape.tapes, strict=True)]
+        errors, own, readings = _curve_apart(curves, tape, error, c, read)
+        if is_exact(c):
+            between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
+            return errors, _with_blocks(between, own, [0, *cuts]), readings
+        return errors, jnp.concatenate(own, axis=1), readings
 
     label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
     rebuild = lambda *parts: columns(*zip(widths, parts, strict=True))  # noqa: E731
     return Layer(label, init, apply, forward, backward, curve, layers, rebuild)
+
+
+def _split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:
+    """What stands at the outputs, cut into the slices' own."""
+    ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(tape.widths))]
+    return jnp.split(error, ends, axis=axis)
+
+
+def _curve_apart(
+    curves: Sequence[Callable], tape: ColumnsTape, error: Array, c: Array, read: Reading
+) -> tuple[Array, Sequence[Array], Any]:
+    """Each slice's curve by itself: the errors joined, the slices' own curvatures, the readings."""
+    own = [_split(tape, row, axis=2)[i] if is_exact(c) else row for i, row in enumerate(_split(tape, c))]
+    below = [curve(e, block, read) for curve, e, block in zip(curves, _split(tape, error), own, strict=True)]
+    errors, own, readings = zip(*below, strict=True)
+    return jnp.concatenate(errors, axis=1), own, readings
+
+
+def _with_blocks(c: Array, blocks: Sequence[Array], starts: Sequence[int]) -> Array:
+    """The matrices c with other blocks [n, i, i] on their diagonal."""
+    for block, start in zip(blocks, starts, strict=True):
+        c = jax.lax.dynamic_update_slice(c, block, (0, start, start))
+    return c

@@ -34,10 +34,9 @@ def repeat(layer: Layer, depth: int) -> Layer:
     checks.is_layer("repeat", layer)
     depth = checks.count("depth", depth)
     label = f"repeat({layer}, {depth})"
-    numbers = range(depth)
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(depth))
         like = jax.ShapeDtypeStruct(x.shape, x.dtype)
         params, state = jax.eval_shape(layer.init, key, like)
         checks.keeps_shape(label, x, output(layer, params, state, x))
@@ -56,7 +55,7 @@ def repeat(layer: Layer, depth: int) -> Layer:
             y, s, tape = layer.forward(p, s, x, jax.random.fold_in(key, i))
             return y, (s, tape)
 
-        y, (state, tape) = jax.lax.scan(one, x, (params, state, jnp.asarray(numbers)))
+        y, (state, tape) = jax.lax.scan(one, x, (params, state, jnp.arange(depth)))
         return y, state, tape
 
     def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:

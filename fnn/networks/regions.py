@@ -39,7 +39,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,15 +48,8 @@ from fnn.activations import heaviside, sigmoid
 from fnn.checks import geometry
 from fnn.combinators import serial
 from fnn.layers import dense
-from fnn.types import Activation, Array, Layer, Params, State
-
-
-class Built(NamedTuple):
-    """A network with the parameters it was built with: ``net.apply(params, state, x)``."""
-
-    net: Layer
-    params: Params
-    state: State
+from fnn.networks.neurons import Built
+from fnn.types import Activation, Array, Layer, Params
 
 
 def half_space(normal: Array, offset: float | Array) -> Built:

@@ -90,16 +90,11 @@ def pruner(
     """
     more_checks.is_score(score)
     checks.is_function("evaluate", evaluate)
+    more_checks.amounts(amount, scope, tolerance)
     retrain = checks.count("retrain", retrain, least=0)
-    checks.number("tolerance", tolerance, lambda t: t >= 0, "a number >= 0")
-    more_checks.scope(scope)
-    if not callable(amount):
-        more_checks.amount(amount)
 
     def quality(state: TrainState) -> Array:
-        Q = evaluate(state.params, state.state)
-        more_checks.is_quality(Q)
-        return jnp.asarray(Q)
+        return more_checks.quality(evaluate(state.params, state.state))
 
     def init(state: TrainState) -> Pruning:
         links, Q = all_links(state.params), quality(state)
@@ -109,8 +104,8 @@ def pruner(
     def tried(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.fold_in(now.state.key, 2**32 - 2), now.round)
         saliency = score.saliency(now.state.params, now.state.state, data, key)
-        number = amount(now.round) if callable(amount) else amount
-        links = remove_least(saliency, now.links, number, scope=scope, prunable=prunable)
+        of_round = amount(now.round) if callable(amount) else amount
+        links = remove_least(saliency, now.links, of_round, scope=scope, prunable=prunable)
         state = remove_links(now.state, links)
         at_once = quality(state)
         if retrain:
@@ -119,18 +114,18 @@ def pruner(
         kept = now.allowed >= Q
         new = Pruning(state, links, Q, now.allowed, now.round + 1, ~kept)
         back = now._replace(round=now.round + 1, stopped=~kept)
-        report = {"quality": Q, "at_once": at_once, "left": share_left(links, prunable), "kept": kept}
-        return jax.tree.map(lambda a, b: jax.lax.select(jnp.broadcast_to(kept, jnp.shape(a)), a, b), new, back), report
+        after = jax.tree.map(lambda a, b: jax.lax.select(jnp.broadcast_to(kept, jnp.shape(a)), a, b), new, back)
+        return after, _report(Q, at_once, share_left(links, prunable), kept)
 
     def idle(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
-        left = share_left(now.links, prunable)
-        return now, {"quality": now.quality, "at_once": now.quality, "left": left, "kept": jnp.zeros((), bool)}
-
-    def round(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
-        return jax.lax.cond(now.stopped, idle, tried, now, data)
+        return now, _report(now.quality, now.quality, share_left(now.links, prunable), jnp.zeros((), bool))
 
     label = written("pruner", trainer, score, amount=(amount, None), retrain=(retrain, None), scope=(scope, "layer"))
-    return Pruner(init, round, label)
+    return Pruner(init, lambda now, data: jax.lax.cond(now.stopped, idle, tried, now, data), label)
+
+
+def _report(quality: Array, at_once: Array, left: Array, kept: Array) -> dict[str, Array]:
+    return {"quality": quality, "at_once": at_once, "left": left, "kept": kept}
 
 
 @compiled("pruner", "rounds")

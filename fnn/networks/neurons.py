@@ -1,0 +1,249 @@
+"""One neuron, its weights, and the lecture's way to write them (slides "Linear models", "The McCulloch–Pitts neuron").
+
+======================= ============================== =====================================================
+model                   a(x)                           trained with
+======================= ============================== =====================================================
+`linear_regression`     ⟨w, x⟩ − w_0                   `squared`
+`linear_classifier`     sign(⟨w, x⟩ − w_0), `classify` a loss of the margin M = (⟨w, x⟩ − w_0)·y, such as
+                                                       `logistic_margin`
+`mcculloch_pitts`       σ(⟨w, x⟩ − w_0)                any loss, where σ has a slope
+======================= ============================== =====================================================
+
+The lecture subtracts a threshold w_0, and later takes it for the weight of a constant feature x_0 = −1, so that all
+weights of a layer are one matrix (H_{l−1} + 1) × H_l. Layers here add a bias: b = −w_0. `neuron`, `to_lecture` and
+`from_lecture` go from one to the other.
+
+Example: the neuron of OR, and the lecture's matrix of it.
+    >>> import jax.numpy as jnp
+    >>> either = neuron(jnp.array([1.0, 1.0]), 0.5)
+    >>> apply(either, jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))[:, 0].tolist()
+    [0.0, 1.0, 1.0, 1.0]
+    >>> print(to_lecture(either.params))
+    [[0.5]
+     [1. ]
+     [1. ]]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks
+from fnn.activations import heaviside
+from fnn.checks import geometry, matrices
+from fnn.initializers import Initializer, zeros
+from fnn.layers import dense, linear
+from fnn.types import Activation, Array, Layer, Params, State
+
+
+class Built(NamedTuple):
+    """A network with the parameters it was built with."""
+
+    net: Layer
+    params: Params
+    state: State
+
+
+def apply(built: Built, x: Array) -> Array:
+    """What a built network answers: ``net.apply(params, state, x)``.
+
+    Args:
+        built: a `Built` network.
+        x: [n, d] in the params' dtype.
+
+    Returns:
+        The outputs [n, o].
+    """
+    return built.net.apply(built.params, built.state, x)
+
+
+def linear_regression(w: Initializer | None = None) -> Layer:
+    """The linear model of regression a(x) = ⟨w, x⟩ − w_0, to be trained with `squared` (slide "Linear models").
+
+    Erratum: the slide writes (σ(⟨w, x⟩ − y))²; it is (σ(⟨w, x⟩) − y)², here with σ(S) = S.
+
+    Args:
+        w: initializer of the weights; `zeros()` if not given, for the loss of one linear neuron is convex.
+
+    Returns:
+        ``linear(1)``, from [n, d] to [n, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import run, sgd, squared, trainer
+        >>> x = jnp.array([[-1.0], [0.0], [1.0]])
+        >>> data = (x, 3 * x + 1)
+        >>> learn = trainer(linear_regression(), squared, sgd(0.5), batch_size=3)
+        >>> state, _ = run(learn, learn.init(jax.random.key(0), data), data, steps=100)
+        >>> [round(float(part.sum()), 3) for part in (state.params["w"], state.params["b"])]
+        [3.0, 1.0]
+    """
+    return linear(1, w=w or zeros())
+
+
+def linear_classifier(w: Initializer | None = None) -> Layer:
+    """The score ⟨w, x⟩ − w_0 of the linear model of classification, whose sign is the class (slide "Linear models").
+
+    To be trained with a loss of the margin M = score·y, y ∈ {−1, +1}: `logistic_margin`, `hinge_margin`,
+    `exponential_margin` or `sigmoid_margin`. All but the last are convex.
+
+    Args:
+        w: initializer of the weights; `zeros()` if not given.
+
+    Returns:
+        ``linear(1)``, from [n, d] to scores [n, 1]; `classify` tells the classes.
+    """
+    return linear(1, w=w or zeros())
+
+
+def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
+    """The class sign(a(x)) ∈ {−1, +1} by the score a(x) of any network with one output (slide "Linear models").
+
+    On the boundary, where the score is 0, the class is −1, as H(0) = 0: the class is 2H(score) − 1. A score that is
+    NaN has class 0, which is none.
+
+    Args:
+        net: a layer with one output, such as `linear_classifier`.
+        params: its params.
+        state: its state.
+        x: objects [n, d].
+
+    Returns:
+        Classes [n], int32.
+
+    Raises:
+        TypeError: no layer.
+        ValueError: more than one output.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"w": jnp.array([[1.0], [-1.0]]), "b": jnp.zeros(1)}
+        >>> print(classify(linear_classifier(), params, (), jnp.array([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]])))
+        [ 1 -1 -1]
+    """
+    checks.is_layer("classify", net)
+    score = net.apply(params, state, x)
+    geometry.single_output("classify", net, score)
+    classes = jnp.where(score > 0, 1, jnp.where(score <= 0, -1, 0))
+    return classes[:, 0].astype(jnp.int32)
+
+
+def mcculloch_pitts(activation: Activation = heaviside) -> Layer:
+    """The neuron a(x) = σ(Σ_j w_j x_j − w_0) of McCulloch and Pitts 1943 (slide "The McCulloch–Pitts neuron").
+
+    Args:
+        activation: σ; theirs is the threshold [S > 0], through which nothing learns.
+
+    Returns:
+        ``dense(1, activation)``, from [n, d] to [n, 1]; its bias is b = −w_0.
+    """
+    return dense(1, activation)
+
+
+def neuron(w: Array, w_0: float | Array, activation: Activation = heaviside) -> Built:
+    """A McCulloch–Pitts neuron with the given weights, a(x) = σ(Σ_j w_j x_j − w_0).
+
+    Args:
+        w: weights [d] of floats.
+        w_0: the threshold, which the sum subtracts: a number, or an array [] of w's dtype.
+        activation: σ.
+
+    Returns:
+        A `Built` network from x [n, d] to [n, 1].
+
+    Raises:
+        ValueError: other shapes.
+        TypeError: weights that are no array of floats, or two dtypes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> both = neuron(jnp.array([1.0, 1.0]), 1.5)
+        >>> apply(both, jnp.array([[1.0, 0.0], [1.0, 1.0]]))[:, 0].tolist()
+        [0.0, 1.0]
+    """
+    w, w_0 = matrices.literal("neuron", w, w_0)
+    return Built(mcculloch_pitts(activation), {"w": w[:, None], "b": -w_0[None]}, ())
+
+
+def to_lecture(params: Params) -> Any:
+    """The params of a whole network with each layer of neurons as the lecture's matrix.
+
+    Equation, with the thresholds w_0h as row 0, the weights of the constant feature x_0 = −1::
+
+        S_h = Σ_{k=0}^{H_{l−1}} w_kh x_k,     x_0 = −1,     w_0h = −b_h
+
+    Args:
+        params: tuples, however nested, of ``{"w": [i, o], "b": [o]}``. Leading axes are kept: the params of `repeat`,
+            of a vmapped init. Other dicts, such as ``{"alpha": …}`` of `prelu`, stay as they are.
+
+    Returns:
+        The same tuples with matrices [i + 1, o] in place of these dicts.
+
+    Raises:
+        ValueError: shapes that do not fit together, or an array outside of a dict, which would look like a matrix.
+        TypeError: w and b of two dtypes.
+    """
+
+    def of_layer(leaf: Any) -> Any:
+        matrices.no_bare_array("to_lecture", leaf)
+        if not matrices.is_neurons(leaf):
+            return leaf
+        w, b = matrices.neurons("to_lecture", leaf)
+        return jnp.concatenate([-b[..., None, :], w], axis=-2)
+
+    return jax.tree.map(of_layer, params, is_leaf=_is_dict)
+
+
+def from_lecture(weights: Any) -> Params:
+    """The inverse of `to_lecture`, exact to the bit in both directions.
+
+    Args:
+        weights: tuples, however nested, of matrices [i + 1, o] whose row 0 is w_0. Dicts stay as they are.
+
+    Returns:
+        The same tuples with ``{"w": [i, o], "b": [o]}`` in place of the matrices.
+
+    Raises:
+        ValueError: an array that is no such matrix, or params of neurons among the matrices.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from_lecture((jnp.array([[0.5], [1.0], [2.0]]),))[0]["b"]
+        Array([-0.5], dtype=float32)
+    """
+
+    def of_matrix(leaf: Any) -> Any:
+        if isinstance(leaf, dict):
+            matrices.no_neurons("from_lecture", leaf)
+            return leaf
+        matrix = matrices.is_matrix("from_lecture", leaf)
+        return {"w": matrix[..., 1:, :], "b": -matrix[..., 0, :]}
+
+    return jax.tree.map(of_matrix, weights, is_leaf=_is_dict)
+
+
+def parameter_count(params: Params) -> int:
+    """The number of trained parameters; for fully connected layers dim W = Σ_l (H_{l−1} + 1)·H_l.
+
+    Args:
+        params: a pytree of arrays, or of `jax.ShapeDtypeStruct`.
+
+    Returns:
+        How many numbers it holds. Links that are pruned to 0 count too.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, linear, serial, tanh
+        >>> params, _ = serial(dense(8, tanh), linear(3)).init(jax.random.key(0), jnp.ones((1, 5)))
+        >>> parameter_count(params) == (5 + 1) * 8 + (8 + 1) * 3
+        True
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _is_dict(tree: Any) -> bool:
+    return isinstance(tree, dict)

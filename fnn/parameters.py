@@ -1,0 +1,319 @@
+"""Parameters saved, loaded, and transplanted into another network (slide "Heuristics for the initial approximation").
+
+A tree here is any pytree of arrays: the params of a network, its running statistics, a whole `TrainState` with its
+keys. A leaf is named by its path, ``0.w`` or ``params.2.gamma``; where a key of a dict holds a dot, it is written
+``%2E``, so no two leaves of a tree have the same name. A *part* of a tree is an index or key, ``2`` or ``"w"``, or a
+tuple of them, ``(2, "w")``.
+
+Example: the first two parts of a trained network become the start of another, and stay as they are.
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import adam, dense, linear, serial, tanh
+    >>> x = jnp.ones((1, 5))
+    >>> trained, _ = serial(dense(8, tanh), dense(8, tanh), linear(10)).init(jax.random.key(0), x)
+    >>> params, _ = serial(dense(8, tanh), dense(8, tanh), dense(8, tanh), linear(3)).init(jax.random.key(1), x)
+    >>> parts = all_but_head(trained)
+    >>> parts
+    {0: 0, 1: 1}
+    >>> params = transplant(params, trained, parts)
+    >>> optimizer = freeze(adam(0.01), mask_of_parts(params, parts))
+    >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+    >>> [bool(jnp.any(update["w"] != 0)) for update in updates]
+    [False, False, True, True]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr
+
+from fnn import checks
+from fnn.checks import transfers
+from fnn.optimizers.transforms import Mask, chain, masked
+from fnn.types import Optimizer, Params, written
+
+Part = int | str | tuple[int | str, ...]
+
+
+def save(path: str | os.PathLike[str], tree: Any) -> None:
+    """Write a pytree of arrays to a file, whole or not at all.
+
+    Every value is kept to the bit, bfloat16 included. Typed keys (`jax.random.key`) are kept as their words together
+    with the name of their generator. Nothing is pickled.
+
+    Args:
+        path: a name that ends in ``.npz``, which needs nothing but NumPy, or ``.safetensors``, which other frameworks
+            read too. A file that is there is replaced at the end, in one move.
+        tree: any pytree of NumPy or JAX arrays.
+
+    Raises:
+        ValueError: another suffix.
+        TypeError: a leaf that is no array, is traced, or has a dtype that the format lacks.
+        FileNotFoundError: no such folder.
+        ImportError: ``.safetensors`` without the library.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/net.npz", ({"w": jnp.ones((3, 2), jnp.bfloat16)}, {"gamma": jnp.ones(2)}))
+        ...     {name: (array.shape, str(array.dtype)) for name, array in load(f"{folder}/net.npz").items()}
+        {'0.w': ((3, 2), 'bfloat16'), '1.gamma': ((2,), 'float32')}
+    """
+    path = Path(path)
+    write, _ = _FORMATS[transfers.file_format("save", path, _FORMATS)]
+    leaves = _named(tree)
+    for name, leaf in leaves.items():
+        transfers.saveable(name, leaf)
+    generators = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+    arrays = {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        for name, leaf in leaves.items()
+    }
+    with tempfile.TemporaryDirectory(dir=transfers.folder(path), prefix=f".{path.name}.") as beside:
+        unfinished = Path(beside) / path.name
+        write(unfinished, arrays, generators)
+        os.replace(unfinished, path)
+
+
+def load(path: str | os.PathLike[str], like: Any = None) -> Any:
+    """Read what `save` wrote.
+
+    Args:
+        path: a ``.npz`` or ``.safetensors`` file, of `save` or of anybody.
+        like: a tree of the same structure, shapes and dtypes, whose values do not matter: `jax.eval_shape` gives one
+            without computing anything. Without it the result is flat.
+
+    Returns:
+        With `like`, a tree of its structure, with NumPy arrays where it has some and JAX arrays elsewhere. Without,
+        a dict from names to NumPy arrays (and typed keys).
+
+    Raises:
+        ValueError: a file that does not fit `like`; the message lists every tensor that is missing, unexpected, or of
+            another shape or dtype. Nothing is dropped or converted in silence. Also another suffix.
+        ImportError: ``.safetensors`` without the library.
+
+    Example:
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> from fnn import adam, dense, linear, run, serial, squared, tanh, trainer
+        >>> data = jnp.ones((8, 3)), jnp.ones((8, 1))
+        >>> learn = trainer(serial(dense(4, tanh), linear(1)), squared, adam(0.01), batch_size=4)
+        >>> state, _ = run(learn, learn.init(jax.random.key(0), data), data, 10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/checkpoint.npz", state)
+        ...     state = load(f"{folder}/checkpoint.npz", like=jax.eval_shape(learn.init, jax.random.key(0), data))
+        >>> int(state.step)
+        10
+    """
+    path = Path(path)
+    _, read = _FORMATS[transfers.file_format("load", path, _FORMATS)]
+    arrays, generators = read(path)
+    found = {
+        name: jax.random.wrap_key_data(jnp.asarray(array), impl=generators[name]) if name in generators else array
+        for name, array in arrays.items()
+    }
+    if like is None:
+        return found
+    wanted = _named(like)
+    transfers.none_of(
+        f"load: {path} is not as like",
+        transfers.differences(wanted, found, "like", "the file") or transfers.not_held(wanted),
+        "make like by the same network (and trainer) as was saved: jax.eval_shape(net.init, key, x)[0]; to take over a "
+        "part of a network, load all of it, like itself, and transplant",
+    )
+    leaves = [
+        found[name] if isinstance(leaf, np.ndarray) else jnp.asarray(found[name]) for name, leaf in wanted.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def transplant(into: Params, source: Params, parts: Mapping[Any, Part]) -> Params:
+    """Parameters with some parts taken from a pre-trained model (slide "Heuristics for the initial approximation").
+
+    The parts named take the source's weights; all others keep their own first values. The running statistics of
+    batch norm are in the state, which is transplanted by a call of its own.
+
+    Args:
+        into: params, as the new network's ``init`` makes them.
+        source: params of the pre-trained network, of any other depth or head.
+        parts: which part of `into` comes from which part of `source`: ``{0: 0, 1: 2}``, ``{(0, "w"): (3, "w")}``. See
+            also `first_parts` and `all_but_head`.
+
+    Returns:
+        Params in the structure of `into`.
+
+    Raises:
+        ValueError: parts that are not there, are named twice, or differ in names, shapes or dtypes: all of them are
+            listed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> into, source = ({"w": jnp.zeros(2)}, {"w": jnp.zeros(3)}), ({"w": jnp.ones(3)},)
+        >>> transplant(into, source, {1: 0})[1]["w"].tolist()
+        [1.0, 1.0, 1.0]
+        >>> transplant(into, source, {0: 0})
+        Traceback (most recent call last):
+        ...
+        ValueError: transplant, 1 difference:
+          part 0 from part 0, w: float32 (2,) in into, float32 (3,) in source
+        give both networks the same widths and dtypes there, or leave the part out
+    """
+    leaves, targets, problems = _leaves(into), [], []
+    for target, origin in parts.items():
+        path, here = transfers.part("transplant: into", into, target)
+        _, there = transfers.part("transplant: source", source, origin)
+        differing = transfers.differences(_named(here), _named(there), "into", "source")
+        problems += [f"part {target} from part {origin}, {line}" for line in differing]
+        leaves |= {path + below: leaf for below, leaf in _leaves(there).items()}
+        targets.append(path)
+    transfers.apart("transplant", targets)
+    advice = "give both networks the same widths and dtypes there, or leave the part out"
+    transfers.none_of("transplant", problems, advice)
+    return jax.tree.unflatten(jax.tree.structure(into), leaves.values())
+
+
+def first_parts(k: int) -> dict[int, int]:
+    """The first k parts, each from its namesake, for `transplant`; parts without weights count too.
+
+    Example:
+        >>> first_parts(2)
+        {0: 0, 1: 1}
+    """
+    return {i: i for i in range(checks.count("k", k))}
+
+
+def all_but_head(params: Params) -> dict[int, int]:
+    """All parts of a `serial` before its head, the last part that has weights, each from its namesake.
+
+    Raises:
+        TypeError: params of anything but a composite, a tuple with one entry a part.
+        ValueError: a network without weights before its head.
+    """
+    checks.parts("all_but_head: a serial", len(params), params=params)
+    weighty = [i for i, part in enumerate(params) if jax.tree.leaves(part)]
+    if len(weighty) < 2:
+        raise ValueError("all_but_head: there are no weights before the head; nothing could be transplanted")
+    return {i: i for i in range(weighty[-1])}
+
+
+def mask_of_parts(params: Params, parts: Iterable[Part]) -> Mask:
+    """The mask that is true in the parts named and false elsewhere, for `freeze` and `masked`.
+
+    Args:
+        params: a pytree.
+        parts: parts of it, such as ``[0, (2, "w")]``; the keys of what was given to `transplant` do.
+
+    Raises:
+        ValueError: a part that params do not have.
+
+    Example:
+        >>> mask_of_parts(({"w": 1.0, "b": 2.0}, {"w": 3.0}), [(0, "w"), 1])
+        ({'b': False, 'w': True}, {'w': True})
+    """
+    chosen = [transfers.part("mask_of_parts: params", params, part)[0] for part in parts]
+    flags = [any(path[: len(part)] == part for part in chosen) for path in _leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), flags)
+
+
+def freeze(optimizer: Any, mask: Mask) -> Optimizer:
+    """An optimizer for the leaves outside of a mask; the others do not move.
+
+    Not the same as ``masked(optimizer, …)``, which hands on the gradients of the other leaves as they are, for the
+    next in a `chain`. Here they become 0, and the optimizer sees and remembers nothing of them: no decay, no momentum.
+    Running statistics are no parameters; they go on moving under frozen weights, unless the layer is `applied`.
+
+    Args:
+        optimizer: a pair with ``init`` and ``update``.
+        mask: true where a parameter is frozen, as from `mask_of_parts`; or a function from params to such a pytree.
+
+    Raises:
+        ValueError: a mask of another structure than the params'.
+        TypeError: a mask with leaves other than bools.
+    """
+    checks.is_optimizer("freeze", optimizer)
+
+    def others(params: Params) -> Mask:
+        return jax.tree.map(lambda frozen: not frozen, mask(params) if callable(mask) else mask)
+
+    init, update, _ = chain(masked(_STILL, mask), masked(optimizer, others))
+    return Optimizer(init, update, written("freeze", optimizer, mask if callable(mask) else "mask"))
+
+
+_STILL = Optimizer(lambda params: (), lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), state), "still")
+
+
+def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    """The leaves by their paths, in the order in which the tree is flattened."""
+    pairs = [(tuple(keystr((k,), simple=True) for k in p), leaf) for p, leaf in jax.tree.leaves_with_path(tree)]
+    transfers.distinct([path for path, _ in pairs])
+    return dict(pairs)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves by their names; % escapes what would make two paths one name, or what a file has its own use for."""
+
+    def escaped(key: str) -> str:
+        return re.sub(r"[%.\\\x00]|^_(?=_metadata__$)", lambda m: f"%{ord(m[0]):02X}", key)
+
+    return {".".join(map(escaped, path)): leaf for path, leaf in _leaves(tree).items()}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+# Formats: each writes and reads arrays by name, and the generators of the keys among them
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, str]) -> None:
+    """As `numpy.savez`, but under names of any kind; dtypes that are not NumPy's own go as integers of their size."""
+    foreign = {name: array.dtype.name for name, array in arrays.items() if array.dtype.isbuiltin == 2}
+    plain = {name: array.view(f"u{array.itemsize}") if name in foreign else array for name, array in arrays.items()}
+    plain["__metadata__"] = np.array(json.dumps({"dtypes": foreign, "generators": generators}))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in plain.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    metadata = json.loads(arrays.pop("__metadata__", np.array("{}")).item())
+    for name, dtype in metadata.get("dtypes", {}).items():
+        arrays[name] = arrays[name].view(jnp.dtype(dtype))
+    return arrays, metadata.get("generators", {})
+
+
+def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, str]) -> None:
+    library = _safetensors()
+    for name, array in arrays.items():
+        if array.itemsize > 8 or (array.dtype.isbuiltin == 2 and array.dtype.name != "bfloat16"):
+            raise TypeError(f"save: {name} has dtype {array.dtype}, which .safetensors cannot give back; save as .npz")
+    path.write_bytes(library.numpy.save(arrays, metadata={"generators": json.dumps(generators)}))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with _safetensors().safe_open(path, framework="np") as file:  # its numpy.load knows no bfloat16
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, json.loads((file.metadata() or {}).get("generators", "{}"))
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError(".safetensors files need the library: pip install safetensors, or use .npz") from None
+    return safetensors
+
+
+_FORMATS = {".npz": (_write_npz, _read_npz), ".safetensors": (_write_safetensors, _read_safetensors)}

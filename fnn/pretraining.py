@@ -1,0 +1,312 @@
+"""Layer-wise pre-training (slide "Heuristics for the initial approximation", item 3): every neuron a linear model.
+
+The layers are trained from the first to the last. A layer's neurons are trained apart from each other, each to give
+the answer by itself from the layer's input; then the layer's outputs, in the application stage, are the input of the
+next. So that the neurons differ, each one has a random subsample of the objects, a random subset of the inputs, a
+random start of its own, or any mix of the three.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import dense, linear, momentum, serial, squared, tanh
+    >>> x = jax.random.normal(jax.random.key(0), (200, 6))
+    >>> data, net = (x, jnp.sin(x[:, 0] + x[:, 1])), serial(dense(8, tanh), linear(1))
+    >>> options = dict(optimizer=momentum(0.1), steps=100, head=False)
+    >>> varied = pretrain(jax.random.key(1), net, data, squared, **options)
+    >>> jnp.sum(varied[0]["w"] != 0, axis=0).tolist()
+    [3, 3, 3, 3, 3, 3, 3, 3]
+    >>> equal = pretrain(jax.random.key(1), net, data, squared, subsample=None, inputs=None, restart=False, **options)
+    >>> [bool(diversity(dense(8, tanh).apply(params[0], (), x)) > 0.1) for params in (varied, equal)]
+    [True, False]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn import checks, losses
+from fnn.backprop import from_function
+from fnn.batches import permuted, shuffled
+from fnn.checks import transfers
+from fnn.combinators import serial
+from fnn.stages import applied
+from fnn.training import compiled, run, trainer
+from fnn.types import Array, Batch, Layer, Loss, Params, State
+
+_MARGINS = (losses.exponential_margin, losses.hinge_margin, losses.logistic_margin, losses.sigmoid_margin)
+_CLASSIFIERS = (*_MARGINS, losses.binary_cross_entropy, losses.softmax_cross_entropy)
+
+
+class _Plan(NamedTuple):
+    """How many steps, and how much each neuron sees: the number of objects, the share of a layer's inputs."""
+
+    steps: int
+    batch_size: int
+    objects: int
+    inputs: float
+    restart: bool
+
+
+def pretrain(
+    key: Array,
+    net: Layer,
+    data: Batch,
+    loss: Loss,
+    *,
+    optimizer: Any,
+    steps: int,
+    batch_size: int = 32,
+    subsample: float | None = 0.5,
+    inputs: float | None = 0.5,
+    restart: bool = True,
+    head: bool = True,
+) -> Params:
+    """First values for a network's weights by training its neurons as linear models, layer after layer.
+
+    What neuron h learns, with S = ⟨x, w_h⟩ + b_h on the layer's input x (slide "Linear models")::
+
+        regression       min ½(σ(S) − y_m)²          `squared`, or a loss of one's own; scale y into the range of σ
+        classification   min ℒ(S y_m)                margin losses and `binary_cross_entropy`: σ stays outside
+        M classes        min ln(1 + e^S) − [y = m]S  `softmax_cross_entropy`: class m against the rest
+
+    Of M > 1 outputs or classes each neuron has one, m; they are dealt out evenly and at random. All neurons of a layer
+    are trained in one vmapped call, on the same batches (within a random subsample, on the same places in it).
+
+    What makes the neurons differ is `subsample`, `inputs` and `restart`. Without any of them, and with one output, they
+    end equal. Starts alone do little: a linear model with a convex loss has one minimum, and after enough steps all
+    neurons are in it. With a random subsample a step gathers a batch for each neuron; otherwise one for all.
+
+    Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, alone or in a `serial` (nested or not); an
+    `activate` right after one is its σ. All else (`dropout`, `batch_norm`, `residual`, …) keeps its own first
+    params and is passed through in the application stage. Outside of `jit` each layer is compiled once and kept.
+
+    Args:
+        key: a key.
+        net: a network; the last of its layers of neurons is the head.
+        data: (x [ℓ, i], y), all objects at once.
+        loss: the loss of the network, for which y is the answer.
+        optimizer: a pair with ``init`` and ``update``, for each neuron anew.
+        steps: gradient steps of each neuron.
+        batch_size: objects in a batch.
+        subsample: share of the objects that a neuron sees, drawn without replacement; None for all.
+        inputs: share of the inputs that a neuron sees, at least one; the weights of the others are 0. None for all.
+        restart: whether a neuron starts from values of its own, its column of what the layer's ``init`` draws; or all
+            from the first column.
+        head: whether the head is trained too, with all that follows it: as one model, on the network's loss, from its
+            own first values, on all objects and inputs. Otherwise it keeps its first values.
+
+    Returns:
+        Params in the structure that ``net.init`` gives. Training takes them by ``state._replace(params=…)``.
+
+    Raises:
+        ValueError: no layer of neurons, shares outside (0, 1], data that do not fit, a batch larger than a subsample,
+            a loss of one's own that couples the outputs.
+        TypeError: a part that is not what it should be; a share that is traced.
+    """
+    checks.is_layer("pretrain", net)
+    checks.is_loss(loss)
+    transfers.judges_outputs_apart(loss, losses.softmax_cross_entropy)
+    checks.is_optimizer("pretrain", optimizer)
+    x, y = checks.batch(data)
+    checks.data(x, y)
+    checks.features("pretrain", x)
+    plan = _planned(x, steps, batch_size, subsample, inputs, restart)
+
+    key_of_first, key = jax.random.split(key)
+    first, state = net.init(key_of_first, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    a = jax.eval_shape(net.apply, first, state, x)
+    jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
+    parts = list(_flat(net, first, state))
+    neurons = [i for i, part in enumerate(parts) if _has_neurons(*part[:2])]
+    transfers.has_neurons("pretrain", net, neurons)
+
+    trained, of_layers = [params for _, params, _ in parts], jax.random.split(key, len(neurons))
+    for i, (layer, params, state) in enumerate(parts[: neurons[-1]]):
+        if i in neurons:
+            model = () if loss in _CLASSIFIERS else (layer, *_activations(parts[i + 1 :]))
+            key = of_layers[neurons.index(i)]
+            trained[i] = _neurons(model, loss, optimizer, plan, a.shape[1], params, x, y, key)
+        x = layer.apply(trained[i], state, x)
+    if head:
+        layers, params, states = zip(*parts[neurons[-1] :], strict=True)
+        trained[neurons[-1] :] = _head(layers, loss, optimizer, plan, params, states, x, y, of_layers[-1])
+    return _nested(net, iter(trained))
+
+
+def _planned(x: Array, steps: int, batch_size: int, subsample: Any, inputs: Any, restart: bool) -> _Plan:
+    size, subsample, inputs = x.shape[0], transfers.share("subsample", subsample), transfers.share("inputs", inputs)
+    objects = _part_of(size, subsample)
+    batch_size = checks.count("batch_size", batch_size)
+    transfers.batch_within(batch_size, objects, size)
+    return _Plan(checks.count("steps", steps), batch_size, objects, inputs, bool(restart))
+
+
+def _part_of(whole: int, share: float) -> int:
+    """How many a share is, rounded, at least one."""
+    return max(1, round(share * whole))
+
+
+@compiled("model", "loss", "optimizer", "plan", "outputs")
+def _neurons(
+    model: tuple[Layer, ...], loss: Loss, optimizer: Any, plan: _Plan, outputs: int,
+    params: Params, x: Array, y: Array, key: Array,
+) -> Params:  # fmt: skip
+    """The params of a layer, each neuron (column) trained by itself; without a `model` on S = x w + b."""
+    i, o = params["w"].shape
+    visible = _part_of(i, plan.inputs)
+    of_batches, of_objects, of_inputs, of_answers = jax.random.split(key, 4)
+
+    def one(h: Array, m: Array, w: Array, b: Array) -> Params:
+        sees = jnp.ones(i, bool) if visible == i else permuted(of_inputs, h, jnp.arange(i), i) < visible
+
+        def seeing(p: Params) -> Params:
+            return {"w": jnp.where(sees[:, None], p["w"], 0), "b": p["b"]}
+
+        def value(p: Params, x: Array) -> Array:
+            if not model:
+                return x @ seeing(p)["w"] + p["b"][None, :]
+            x = model[0].apply(seeing(p), (), x)
+            for sigma in model[1:]:
+                x = sigma.apply((), (), x)
+            return x
+
+        def drawn(key: Array, step: Any, size: int, batch_size: int) -> Array:
+            places = _places(key, step, plan.objects, batch_size)
+            return places if plan.objects == size else permuted(of_objects, h, places, size)
+
+        neuron = from_function(lambda key, x: {"w": w[:, None], "b": b[None]}, value, "neuron")
+        learn = trainer(neuron, _of_one_answer(loss, m), optimizer, batch_size=plan.batch_size, draw=drawn)
+        state, _ = run(learn, learn.init(of_batches, (x, y)), (x, y), plan.steps)
+        return seeing(state.params)
+
+    answers = jax.random.permutation(of_answers, jnp.arange(o) % outputs)
+    w, b = params["w"].T, params["b"]
+    if not plan.restart:
+        w, b = jnp.broadcast_to(w[:1], w.shape), jnp.broadcast_to(b[:1], b.shape)
+    trained = jax.vmap(one)(jnp.arange(o), answers, w, b)
+    return {"w": trained["w"][:, :, 0].T, "b": trained["b"][:, 0]}
+
+
+def _of_one_answer(loss: Loss, m: Array) -> Loss:
+    """The loss of a neuron that learns output m, or class m against the rest."""
+    of_classes = loss == losses.softmax_cross_entropy
+    alone = losses.binary_cross_entropy if of_classes else loss
+
+    def with_answer(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+        def of(a: Array, y: Array) -> Array:
+            if of_classes:
+                return part(a, (y == m.astype(y.dtype)).astype(a.dtype))
+            return part(a, y if y.ndim == 1 else jnp.take(y, m, axis=1))
+
+        return of
+
+    return Loss(f"{alone} of one answer", *map(with_answer, (alone.value, alone.slope, alone.curvature)))
+
+
+@compiled("layers", "loss", "optimizer", "plan")
+def _head(
+    layers: tuple[Layer, ...], loss: Loss, optimizer: Any, plan: _Plan,
+    params: Params, state: State, x: Array, y: Array, key: Array,
+) -> Params:  # fmt: skip
+    """The params of the last layers, trained as one model on the network's own loss."""
+    tail = applied(serial(*layers))._replace(init=lambda key, x: (params, state))
+    learn = trainer(tail, loss, optimizer, batch_size=plan.batch_size, draw=_places)
+    return run(learn, learn.init(key, (x, y)), (x, y), plan.steps)[0].params
+
+
+def _places(key: Array, step: Any, size: int, batch_size: int) -> Array:
+    """`shuffled`, except that a batch of all objects needs no order."""
+    if batch_size == size:
+        return jnp.arange(size, dtype=jnp.int32)
+    return shuffled(key, step, size, batch_size)
+
+
+def _flat(net: Layer, params: Params, state: State) -> Iterator[tuple[Layer, Params, State]]:
+    """The parts of a `serial` and of those in it, in order."""
+    if net.rebuild is serial:
+        for part in zip(net.parts, params, state, strict=True):
+            yield from _flat(*part)
+    else:
+        yield net, params, state
+
+
+def _nested(net: Layer, params: Iterator[Params]) -> Params:
+    """The way back from `_flat`, for the params alone."""
+    return tuple(_nested(part, params) for part in net.parts) if net.rebuild is serial else next(params)
+
+
+def _has_neurons(layer: Layer, p: Params) -> bool:
+    """Whether column h of w and entry h of b make neuron h; the params of `residual` look alike."""
+    return isinstance(p, dict) and set(p) == {"w", "b"} and not layer.parts and p["b"].shape == p["w"].shape[1:]
+
+
+def _activations(parts: list[tuple[Layer, Params, State]]) -> tuple[Layer, ...]:
+    """The `activate` layers that come first: the σ of the `linear` layer before them."""
+    return tuple(layer for layer, *_ in takewhile(lambda part: part[0].label.startswith("activate("), parts))
+
+
+def diversity(outputs: Array) -> Array:
+    """How little the neurons of a layer repeat each other: 1 − mean_{h<k} |corr(x_h, x_k)| over objects.
+
+    The correlation tells how nearly one neuron is an affine function of the other, which the next layer could make
+    of it. So 0 means that all neurons are one up to scale and shift, 1 that they are uncorrelated. A constant neuron
+    adds nothing to any other and counts as fully correlated with it.
+
+    Args:
+        outputs: of a layer [n, h], two objects and two neurons or more.
+
+    Returns:
+        A scalar in [0, 1].
+
+    Raises:
+        ValueError: fewer objects or neurons.
+        TypeError: no floats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 2.0, 1.0], [-1.0, -2.0, 1.0], [1.0, 2.0, -1.0], [-1.0, -2.0, -1.0]])
+        >>> print(diversity(x[:, :2]), diversity(x[:, 1:]), round(float(diversity(x)), 4))
+        0.0 1.0 0.6667
+    """
+    transfers.several("diversity", "outputs", outputs, least_rows=2)
+    from_first = outputs - outputs[:1]  # by which a constant neuron is 0 exactly
+    return _mean_distance(from_first - jnp.mean(from_first, axis=0, keepdims=True))
+
+
+def weight_diversity(w: Array) -> Array:
+    """How little the neurons' weights point the same way or the opposite: 1 − mean_{h<k} |cos(w_h, w_k)|.
+
+    Args:
+        w: weights of a layer [i, h], two neurons or more. A neuron whose weights are all 0 counts as parallel to
+            every other.
+
+    Returns:
+        A scalar in [0, 1]: 0 for parallel weights, 1 for orthogonal ones.
+
+    Raises:
+        ValueError: fewer neurons.
+        TypeError: no floats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(weight_diversity(jnp.eye(3)), weight_diversity(jnp.array([[1.0, -2.0], [0.0, 0.0]])))
+        1.0 0.0
+    """
+    transfers.several("weight_diversity", "w", w, least_rows=1)
+    return _mean_distance(w)
+
+
+def _mean_distance(u: Array) -> Array:
+    """1 − mean |cos| over the pairs of different columns; the cosine with a column of zeros is 1."""
+    largest = jnp.max(jnp.abs(u), axis=0)
+    is_zero = largest == 0
+    u = u / jnp.where(is_zero, 1, largest)[None, :]  # so that squares do not overflow
+    squares = jnp.sum(jnp.square(u), axis=0)
+    unit = u / jnp.sqrt(jnp.where(is_zero, 1, squares))[None, :]
+    cosine = jnp.where(is_zero[:, None] | is_zero[None, :], 1, jnp.minimum(jnp.abs(unit.T @ unit), 1))
+    h = u.shape[1]
+    return 1 - jnp.sum(jnp.where(jnp.eye(h, dtype=bool), 0, cosine)) / (h * (h - 1))
