@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -26,9 +26,11 @@ from jax.core import Tracer
 from fnn import checks
 from fnn.backprop import Gradient, backprop
 from fnn.batches import Draw, shuffled
+from fnn.checks import streaming as metric_checks
+from fnn.metrics import GradientStep, Metric, measured, parted, values_of_step
 from fnn.optimizers import apply_updates, tree_norm
 from fnn.optimizers.arithmetic import wide
-from fnn.types import Array, Batch, Layer, Loss, Trainer, TrainState, written
+from fnn.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState, written
 
 _LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
 
@@ -55,6 +57,7 @@ def trainer(
     gradient: Callable[[Layer, Loss], Gradient] = backprop,
     draw: Draw = shuffled,
     quality_rate: float = 0.01,
+    metrics: Sequence[Metric] = (),
 ) -> Trainer:
     """The gradient step of the lecture's SG and BackProp, with any optimizer (slides "Algorithm SG", "BackProp").
 
@@ -75,9 +78,12 @@ def trainer(
         gradient: how gradients are found: `backprop` by hand, `autodiff` automatically, or a function alike.
         draw: which objects step t sees: `shuffled` epochs, or `with_replacement` as in the lecture.
         quality_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
+        metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
 
     Returns:
-        A `Trainer`; its metrics are ``{"loss": L, "quality": Q}``.
+        A `Trainer`. Its metrics are ``{"loss": L, "quality": Q}``, and for each of `metrics` its name with the value,
+        or with a dict from layers ("0 dense(64, tanh)": where its params stand, and its label) to values. Its init
+        takes the whole data, or, where batches will come by ``update``, the first of them.
 
     Raises:
         TypeError: a part that is not what it should be.
@@ -88,36 +94,47 @@ def trainer(
     checks.is_optimizer("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
     checks.number("quality_rate", quality_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
-    value_and_gradient = gradient(net, loss)
+    metric_checks.metrics(metrics, sees_layers=gradient is backprop)
+    value_and_gradient = gradient(measured(net, metrics), loss)
 
     def init(key: Array, data: Batch) -> TrainState:
         x, y = checks.batch(data)
         size = checks.data(x, y)
         jax.eval_shape(lambda key: draw(key, 0, size, batch_size), key)  # a rule may refuse this batch_size
         key_of_params, key = jax.random.split(key)
-        params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, x.dtype))
-        a = jax.eval_shape(net.apply, params, state, x)
-        of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
-        quality = wide(jnp.zeros((), of_answers.dtype))
+        params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)))
+        quality = _no_quality(loss, jax.eval_shape(net.apply, params, state, x), y)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
-        x, y = data
-        chosen = draw(state.key, state.step, x.shape[0], batch_size)
-        return update(state, (_rows(x, chosen), _rows(y, chosen)))
+        chosen = draw(state.key, state.step, data[0].shape[0], batch_size)
+        return update(state, (_rows(data[0], chosen), _rows(data[1], chosen)))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
-        (value, layer_state), g = value_and_gradient(state.params, state.state, batch, key)
+        (value, layer_state), readings = value_and_gradient(state.params, state.state, batch, key)
+        g, of_layers = parted(readings)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
         params = apply_updates(state.params, updates)
-        L = value.astype(state.quality.dtype)
-        Q = jnp.where(state.step == 0, L, state.quality + jnp.asarray(quality_rate, L.dtype) * (L - state.quality))
+        L, Q = _qualities(state, value, quality_rate)
         after = TrainState(params, layer_state, optimizer_state, state.step + 1, Q, state.key)
-        return after, {"loss": L, "quality": Q}
+        of_steps = values_of_step(metrics, GradientStep(state, after, batch, g, updates))
+        return after, {"loss": L, "quality": Q} | of_layers | of_steps
 
-    label = written("trainer", net, loss, optimizer, batch_size=(batch_size, None), gradient=(gradient, backprop))
-    return Trainer(init, step, update, label)
+    differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
+    return Trainer(init, step, update, written("trainer", net, loss, optimizer, **differs))
+
+
+def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
+    """Q before the first step: 0 in the dtype of the losses."""
+    of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
+    return wide(jnp.zeros((), of_answers.dtype))
+
+
+def _qualities(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
+    """The batch's loss L, and the running loss Q := (1 − λ)Q + λL."""
+    L = value.astype(state.quality.dtype)
+    return L, jnp.where(state.step == 0, L, state.quality + jnp.asarray(rate, L.dtype) * (L - state.quality))
 
 
 def _rows(array: Array, indices: Array) -> Array:
@@ -125,28 +142,33 @@ def _rows(array: Array, indices: Array) -> Array:
     return jnp.asarray(array).at[indices].get(mode="promise_in_bounds")
 
 
-def _compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function once for each value of its static arguments; inside another trace it joins that program.
 
     There the trainer may hold tracers (a swept η), which a cache of compiled functions must not keep.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled = jax.jit(function, static_argnames=static)
+        jitted = jax.jit(function, static_argnames=static)
 
         @wraps(function)
         def call(*args: Any, **options: Any) -> Any:
             traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, options)))
-            return (function if traced else compiled)(*args, **options)
+            return (function if traced else jitted)(*args, **options)
 
         return call
 
     return decorate
 
 
-@_compiled("trainer", "steps", "every")
+@compiled("trainer", "steps", "every", "validate")
 def run(
-    trainer: Trainer, state: TrainState, data: Batch, steps: int, every: int | None = None
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    steps: int,
+    every: int | None = None,
+    validate: Callable[[Params, State], Any] | None = None,
 ) -> tuple[TrainState, Any]:
     """Many steps as one compiled loop, the metrics reduced inside it.
 
@@ -158,10 +180,12 @@ def run(
         data: (x [ℓ, …], y [ℓ, …]).
         steps: gradient steps to take.
         every: mean metrics are given for each this many steps, which must divide `steps`; 1 gives all.
+        validate: ``(params, state) -> pytree``, called after each `every` steps, or at the end without `every`; a
+            function made anew is compiled anew.
 
     Returns:
         The state after the last step, and the metrics: leaves [steps/every, …], or without `every`
-        their means over the whole run.
+        their means over the whole run. What `validate` gave is under "validation".
 
     Raises:
         ValueError: numbers below 1, or `every` does not divide `steps`.
@@ -177,14 +201,15 @@ def run(
 
     def averaged(state: TrainState, _: Any = None) -> tuple[TrainState, Any]:
         (state, total), _ = jax.lax.scan(summed, (state, nothing), length=block)
-        return state, jax.tree.map(lambda m: m / block, total)
+        means = jax.tree.map(lambda m: m / block, total)
+        return state, means if validate is None else means | {"validation": validate(state.params, state.state)}
 
     if every is None:
         return averaged(state)
     return jax.lax.scan(averaged, state, length=steps // block)
 
 
-@_compiled("trainer", "max_steps", "every")
+@compiled("trainer", "max_steps", "every")
 def run_until_stable(
     trainer: Trainer,
     state: TrainState,

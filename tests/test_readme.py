@@ -36,5 +36,5 @@ def test_every_public_name_in_the_slide_table_exists() -> None:
         for name in re.findall(r"`([^`]+)`", row):
             if name.startswith("fnn."):
                 module = importlib.import_module(name)
-            elif name != "fnn" and name.isidentifier() or "(" in name or "." in name:
+            elif (name != "fnn" and name.isidentifier()) or "(" in name or "." in name:
                 assert hasattr(module, name.split("(")[0].split(".")[0]), f"{module.__name__} has no {name}"

@@ -236,7 +236,7 @@ def test_a_wrong_l2_is_found(factor):
 def printed_sigmoid() -> Loss:
     """The slide's sigmoid loss as printed, 1/(1 + e^−M), with its right derivatives."""
     right = fnn.sigmoid_margin
-    return Loss("printed", *((lambda a, y, part=part: part(a, -y)) for part in right[1:]))
+    return Loss("printed", *((lambda a, y, part=part: part(a, -y)) for part in right[1:4]))
 
 
 def scaled_by(factor: float, f: Callable) -> Callable:

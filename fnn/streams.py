@@ -1,0 +1,252 @@
+"""Learning from batches that come one after another: online learning, and samples too large for memory.
+
+The lecture counts both among the merits of BackProp (slide "BackProp"). A stream is any iterable of pairs (x, y): a
+generator, a data loader, or `minibatches` of memory-mapped files.
+
+In a single pass every batch is new when its loss is taken, before the step: the running loss Q of online learning is an
+honest estimate of the loss on unseen data.
+
+Example:
+    >>> import jax, numpy as np
+    >>> from fnn import linear, sgd, squared, trainer
+    >>> def measurements(count):
+    ...     generator = np.random.default_rng(0)
+    ...     for _ in range(count):
+    ...         x = generator.normal(size=(16, 3)).astype(np.float32)
+    ...         yield x, x @ np.array([[1.0], [2.0], [3.0]], np.float32)
+    >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=16)
+    >>> state = learn.init(jax.random.key(0), next(measurements(1)))  # the first batch tells the shapes
+    >>> done = learn_online(learn, state, measurements(200), every=50)
+    >>> done.stopped, done.history["step"], done.state.params["w"].round(2).ravel().tolist()
+    ('end of stream', array([ 50, 100, 150, 200]), [1.0, 2.0, 3.0])
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import count, islice
+from os import PathLike
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fnn import checks
+from fnn.batches import permuted
+from fnn.checks import streaming as stream_checks
+from fnn.training import compiled
+from fnn.types import Array, Trainer, TrainState
+
+_IN_FLIGHT = 2  # steps given to the device and not yet finished: a fast stream must not pile up in memory
+_BUFFER_BYTES = 2**25
+
+
+class Learned(NamedTuple):
+    """What `learn_online` got done, however it ended."""
+
+    state: TrainState
+    """after the last batch"""
+    history: dict[str, Any]
+    """for each `every` batches, and for those left over at the end: the "step" and the number of "objects" learned from
+    when they end, and the means of the metrics"""
+    stopped: str
+    """"end of stream", "steps", "diverged" (a loss that is not finite) or "interrupted" (Ctrl-C)"""
+
+
+def learn_online(
+    trainer: Trainer, state: TrainState, batches: Iterable[Any], *, steps: int | None = None, every: int = 100
+) -> Learned:
+    """Learn from batches as they come, one gradient step each, until the stream ends (slide "BackProp").
+
+    The step is compiled once for each number of objects in a batch, so a smaller last batch is learned from too, and
+    compiles it once more. While the device computes a step, the next batch is read.
+
+    Args:
+        trainer: a `Trainer`; its ``update`` is used.
+        state: where to start: from ``trainer.init(key, first_batch)``, or the state of an earlier call.
+        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or what `numpy.asarray` takes.
+        steps: stop after so many batches; by default at the end of the stream.
+        every: batches between two rows of the history.
+
+    Returns:
+        A `Learned`, also after Ctrl-C.
+
+    Raises:
+        TypeError: batches that are no pairs of arrays.
+        ValueError: a stream without batches; objects of another shape or dtype than those of the first batch.
+    """
+    stream_checks.is_stream(batches)
+    every = checks.count("every", every)
+    steps = None if steps is None else checks.count("steps", steps)
+    rows: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    kind, sizes, number, objects, stopped = None, set(), 0, 0, "end of stream"
+    try:
+        for number, pair in enumerate(islice(batches, steps), 1):
+            x, y = stream_checks.arrays(number - 1, pair)
+            kind = stream_checks.kind(number - 1, x, y, kind)
+            sizes = stream_checks.sizes(sizes, len(x))
+            jax.block_until_ready(told[-_IN_FLIGHT : -_IN_FLIGHT + 1])
+            state, metrics = _updated(trainer, state, (x, y))
+            told.append(metrics)
+            objects += len(x)
+            if len(told) == every:
+                rows.append(_row(state, objects, told))
+                told = []
+                if not np.isfinite(rows[-1]["loss"]):
+                    break
+        if number == steps:
+            stopped = "steps"
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    if told:
+        rows.append(_row(state, objects, told))
+    if stopped == "end of stream":
+        stream_checks.some_batches(number)
+    if rows and not np.isfinite(rows[-1]["loss"]):
+        stopped = "diverged"
+    history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows) if rows else {}
+    return Learned(state, history, stopped)
+
+
+@compiled("trainer")
+def _updated(trainer: Trainer, state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, Any]:
+    return trainer.update(state, batch)
+
+
+def _row(state: TrainState, objects: int, told: list[dict[str, Any]]) -> dict[str, Any]:
+    means = jax.tree.map(lambda *metrics: np.mean(metrics, axis=0), *jax.device_get(told))
+    return {"step": int(state.step), "objects": objects} | means
+
+
+def memory_mapped(x_path: str | PathLike[str], y_path: str | PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """A sample in two .npy files, which stays on the disk: only what is read comes to memory.
+
+    Args:
+        x_path: objects [ℓ, …], as `numpy.save` stores them.
+        y_path: answers [ℓ, …].
+
+    Returns:
+        Two read-only memory-mapped arrays, for `minibatches`.
+
+    Raises:
+        ValueError: files that do not pair, are empty, or hold an array in Fortran order.
+    """
+    x, y = (np.load(path, mmap_mode="r") for path in (x_path, y_path))
+    stream_checks.mapped_files(x, y, (str(x_path), str(y_path)))
+    return x, y
+
+
+def minibatches(
+    x: Any,
+    y: Any,
+    batch_size: int,
+    key: Array,
+    *,
+    epochs: int | None = 1,
+    contiguous: int = 64,
+    buffer: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Shuffled mini-batches of a sample that need not fit in memory (slide "BackProp").
+
+    The sample is cut into runs of `contiguous` neighbours, and an epoch takes the runs in random order. As many of them
+    as make up `buffer` objects are read, and batches are drawn from these without replacement. Objects of one run meet
+    in a batch more often than others: where neighbours are alike, as in a sample sorted by classes, take a short run;
+    the shortest, 1, reads slowest.
+
+    Every batch is full. The ℓ mod batch_size objects that come last in an epoch are left out of it; they differ from
+    epoch to epoch. A memory map, or a view of one without gaps, is read from its file: mapped pages would count as
+    memory of this process.
+
+    Args:
+        x: objects [ℓ, …]: a NumPy array, memory-mapped or not, or what gives one by ``x[start:stop]``, as HDF5 does.
+        y: answers [ℓ, …], likewise.
+        batch_size: objects in a batch, in 1 … ℓ.
+        key: a key; all order is a function of it and of the epoch.
+        epochs: passes over the sample; None for no end.
+        contiguous: neighbours read in one go; 1 gives the order of a full shuffle if `buffer` is large.
+        buffer: objects in memory at a time; by default as many as take 32 MB, at least a batch and a run.
+
+    Returns:
+        An iterator of (x [batch_size, …], y [batch_size, …]), NumPy arrays that are copies.
+
+    Raises:
+        ValueError: data that do not pair or hold less than a batch, or numbers out of range.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> x = np.arange(10)
+        >>> batches = list(minibatches(x, x, 3, jax.random.key(0), contiguous=2))
+        >>> [batch.shape for batch, _ in batches], len(np.unique([batch for batch, _ in batches]))
+        ([(3,), (3,), (3,)], 9)
+    """
+    size = stream_checks.large_sample(x, y, batch_size, contiguous)
+    x, y = (np.asarray(part) if isinstance(part, jax.Array) else part for part in (x, y))
+    object_bytes = sum(part.dtype.itemsize * int(np.prod(part.shape[1:])) for part in (x, y))
+    if buffer is None:
+        buffer = max(_BUFFER_BYTES // max(object_bytes, 1), batch_size, contiguous)
+    stream_checks.buffer(buffer, batch_size, contiguous)
+    numbers = count() if epochs is None else range(checks.count("epochs", epochs))
+    epoch = partial(_epoch, (x, y), batch_size, key, min(-(-size // contiguous), buffer // contiguous), contiguous)
+    return (batch for number in numbers for batch in epoch(number))
+
+
+def _epoch(
+    sample: tuple[Any, Any], batch_size: int, key: Array, at_once: int, contiguous: int, epoch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The batches of one epoch, for which `at_once` runs are read at a time."""
+    size = len(sample[0])
+    runs = -(-size // contiguous)
+    seed = np.asarray(jax.random.bits(jax.random.fold_in(key, epoch), (4,), np.uint32))
+    generator = np.random.default_rng(seed)
+    rest = [np.empty((0, *part.shape[1:]), part.dtype) for part in sample]
+    for first in range(0, runs, at_once):
+        positions = np.arange(first, first + at_once, dtype=np.int32)
+        chosen = np.asarray(_permuted(key, epoch, np.minimum(positions, runs - 1), runs))[: runs - first]
+        starts = chosen.astype(np.int64) * contiguous
+        pool = [_read(part, starts, contiguous, after) for part, after in zip(sample, rest, strict=True)]
+        order = generator.permutation(len(pool[0]))
+        full = len(order) - len(order) % batch_size
+        for batch in order[:full].reshape(-1, batch_size):
+            yield pool[0][batch], pool[1][batch]
+        rest = [part[order[full:]] for part in pool]
+        del pool  # before the next is read
+
+
+_permuted = jax.jit(permuted, static_argnums=3)
+
+
+def _read(array: Any, starts: np.ndarray, contiguous: int, after: np.ndarray) -> np.ndarray:
+    """Copies of the runs of objects that begin at `starts`, after those there are already."""
+    lengths = np.minimum(contiguous, len(array) - starts)
+    objects = np.empty((len(after) + lengths.sum(), *array.shape[1:]), array.dtype)
+    objects[: len(after)] = after
+    source, end = _place_in_file(array), len(after)
+    with open(source[0], "rb", buffering=0) if source is not None else nullcontext() as file:
+        for start, length in zip(map(int, starts), map(int, lengths), strict=True):
+            place = objects[end : (end := end + length)]
+            if file is None or source is None:
+                place[...] = array[start : start + length]
+            else:
+                file.seek(source[1] + start * place[0].nbytes)
+                got = file.readinto(place.reshape(-1).view(np.uint8).data)
+                stream_checks.read_whole(source[0], got, place.nbytes)
+    return objects
+
+
+def _place_in_file(array: Any) -> tuple[Any, int] | None:
+    """The file of a memory map, and where in it the array begins: read from there, no page of the map comes to memory.
+
+    None for what is no map, for one whose changes are not in the file (copy-on-write), and for views with gaps.
+    """
+    owner, found = array, None
+    while owner is not None and not isinstance(owner, mmap.mmap):
+        found = owner if isinstance(owner, np.memmap) else found
+        owner = getattr(owner, "base", None)
+    if owner is None or found is None or found.filename is None or found.mode == "c" or not array.flags.c_contiguous:
+        return None
+    begin_of_map = found.offset - found.offset % mmap.ALLOCATIONGRANULARITY
+    return found.filename, begin_of_map + array.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
