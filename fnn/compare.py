@@ -120,8 +120,8 @@ class GradientComparison(NamedTuple):
         return "\n\n".join(
             (
                 self.label,
-                _aligned((header, *rows), text_columns=2),
-                _aligned((("cost", "manual", "automatic", "ratio"), *costs), text_columns=1),
+                aligned((header, *rows), text_columns=2),
+                aligned((("cost", "manual", "automatic", "ratio"), *costs), text_columns=1),
             )
         )
 
@@ -295,7 +295,7 @@ def _interleaved(first: Callable[[], Any], second: Callable[[], Any], rounds: in
     return seconds
 
 
-def _aligned(rows: Iterable[tuple[str, ...]], text_columns: int) -> str:
+def aligned(rows: Iterable[tuple[str, ...]], text_columns: int) -> str:
     """Rows of text as columns, the first ones flush left and the numbers flush right."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -42,7 +42,7 @@ import numpy as np
 
 from fnn import checks
 from fnn.backprop import backprop
-from fnn.compare import _aligned
+from fnn.compare import aligned
 from fnn.metrics import Metric, measured, parted
 from fnn.optimizers.arithmetic import wide
 from fnn.types import Array, Batch, Layer, Loss, Params, State
@@ -218,7 +218,7 @@ class Propagation(NamedTuple):
             variances = (m.variance if m is not None else None for m in (row.output, row.error, row.gradient))
             rows.append((row.layer, mean, *(cell for v in variances for cell in _cells(v))))
         title = f"{self.label}: mean and standard deviation over {self.seeds} starts"
-        return f"{title}\n\n{_aligned((header, *rows), text_columns=1)}"
+        return f"{title}\n\n{aligned((header, *rows), text_columns=1)}"
 
 
 def _cells(values: np.ndarray | Array | None) -> tuple[str, str]:

@@ -76,7 +76,7 @@ def fit(
         with _progress_bar(steps, progress) as show:
             while (done := int(state.step) - first) < steps:
                 after, metrics = run(trainer, state, data, min(chunk, steps - done))
-                row = {"step": int(after.step)} | {name: np.asarray(m) for name, m in metrics.items()}
+                row = {"step": int(after.step)} | jax.tree.map(np.asarray, metrics)
                 if measure is not None:
                     row["validation"] = np.asarray(measure(after.params, after.state))
                 state = after
@@ -94,7 +94,7 @@ def fit(
                     break
     except KeyboardInterrupt:
         stopped = "interrupted"
-    columns = {name: np.array([row[name] for row in history]) for name in (history[0] if history else ())}
+    columns = jax.tree.map(lambda *rows: np.stack(rows), *history) if history else {}
     return Fitted(state, columns, stopped, best)
 
 
@@ -116,7 +116,8 @@ def _progress_bar(steps: int, wanted: bool | None) -> Iterator[Callable[[dict[st
         task = bar.add_task("compiling", total=steps)
 
         def show(row: dict[str, Any], done: int) -> None:
-            numbers = (f"{name} {float(value):.4g}" for name, value in row.items() if name != "step")
+            scalars = {name: value for name, value in row.items() if getattr(value, "shape", None) == ()}
+            numbers = (f"{name} {float(value):.4g}" for name, value in scalars.items())
             bar.update(task, completed=done, description="  ".join(numbers))
 
         yield show

@@ -66,7 +66,8 @@ def learn_online(
 
     Args:
         trainer: a `Trainer`; its ``update`` is used.
-        state: where to start: from ``trainer.init(key, first_batch)``, or the state of an earlier call.
+        state: where to start: from ``trainer.init(key, first_batch)``, the trainer's batch_size being no larger than
+            that batch; or the state of an earlier call.
         batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or what `numpy.asarray` takes.
         steps: stop after so many batches; by default at the end of the stream.
         every: batches between two rows of the history.

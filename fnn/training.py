@@ -83,7 +83,8 @@ def trainer(
     Returns:
         A `Trainer`. Its metrics are ``{"loss": L, "quality": Q}``, and for each of `metrics` its name with the value,
         or with a dict from layers ("0 dense(64, tanh)": where its params stand, and its label) to values. Its init
-        takes the whole data, or, where batches will come by ``update``, the first of them.
+        takes the data, or, where batches come from outside, the first of them; memory-mapped data are not searched for
+        NaN.
 
     Raises:
         TypeError: a part that is not what it should be.

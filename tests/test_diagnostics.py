@@ -164,12 +164,13 @@ def test_a_metric_of_ones_own_in_a_sweep() -> None:
     kept = Metric("kept", of_step=lambda step: tree_norm(step.after.params) / tree_norm(step.before.params))
 
     def experiment(key: jax.Array, eta: jax.Array) -> Any:
-        learn = trainer(serial(dense(4, tanh), linear(2)), squared, sgd(eta), batch_size=8, metrics=[error, kept])
+        net = serial(dense(4, tanh, w=constant(0.3)), linear(2, w=constant(0.2)))
+        learn = trainer(net, squared, sgd(eta), batch_size=8, metrics=[error, kept])
         return run(learn, learn.init(key, DATA), DATA, 6, every=3)[1]
 
     keys = jax.random.split(jax.random.key(0), 3)
     metrics = fnn.sweep(experiment, keys, eta=[0.0, 0.1])
-    assert metrics["error"]["1 linear(2)"]["norm"].shape == (3, 2, 2)
+    assert metrics["error"]["1 linear(2, w=constant(0.2))"]["norm"].shape == (3, 2, 2)
     assert (metrics["kept"][:, 0] == 1).all()
     alone = experiment(keys[2], jnp.asarray(0.1))
     chex.assert_trees_all_close(jax.tree.map(lambda m: m[2, 1], metrics), alone, rtol=1e-10)
@@ -202,7 +203,7 @@ def test_a_metric_of_steps_sees_the_whole_step() -> None:
     batch = DATA[0][:8], DATA[1][:8]
     learn = trainer(NET, squared, sgd(0.1), batch_size=8, metrics=[Metric("seen", of_step=seen)])
     after, metrics = jax.jit(learn.update)(START, batch)
-    _, g = backprop(NET, squared)(START.params, START.state, batch, START.key)
+    _, g = jax.jit(backprop(NET, squared))(START.params, START.state, batch, START.key)
     updates = jax.tree.map(lambda g: -0.1 * g, g)
     chex.assert_trees_all_close(metrics["seen"], (START.params, after.params, batch, g, updates), rtol=1e-10)
 
@@ -239,7 +240,7 @@ def test_bad_metrics_are_told_apart() -> None:
 
 
 def test_the_gap_is_measured_after_every_block_in_the_application_stage() -> None:
-    (x, y), net = DATA, serial(dense(5, tanh), dropout(0.5), linear(2))
+    (x, y), net = DATA, serial(dense(5, tanh, w=constant(0.3)), dropout(0.5), linear(2, w=constant(0.2)))
     seen, unseen = (x[:24], y[:24]), (x[24:], y[24:])
     learn = trainer(net, squared, sgd(0.1), batch_size=8)
     start = state = learn.init(jax.random.key(0), seen)
@@ -255,8 +256,6 @@ def test_the_gap_is_measured_after_every_block_in_the_application_stage() -> Non
         expected = Gap(losses[0], losses[1], losses[1] - losses[0])
         chex.assert_trees_all_close(jax.tree.map(lambda m: m[block], metrics["validation"]), expected, rtol=1e-10)  # noqa: B023
     chex.assert_trees_all_equal(end, state)
-    _, whole = run(learn, start, seen, 6, validate=gap)
-    np.testing.assert_allclose(whole["validation"].gap, metrics["validation"].gap[-1], rtol=1e-12)
     with pytest.raises(ValueError, match="data has NaN or infinity in x"):
         overfitting_gap(net, squared, seen, (unseen[0] * jnp.nan, unseen[1]))
     with pytest.raises(TypeError, match="a batch is a pair"):
@@ -326,18 +325,19 @@ def test_the_report_is_backprop_written_out() -> None:
 
 
 def test_the_report_prints_as_a_table_with_a_row_for_each_copy() -> None:
-    net = serial(dense(3, tanh), dropout(0.5), repeat(repeat(dense(3, tanh), 2), 2), linear(2))
+    neurons = dense(3, tanh, w=constant(0.4))  # random weights compile for seconds
+    net = serial(neurons, dropout(0.5), repeat(repeat(neurons, 2), 2), linear(2, w=constant(0.1)))
     report = propagation_report(net, squared, *DATA, jax.random.key(0), seeds=4)
     title, _, header, rule, *rows = str(report).splitlines()
     assert title == f"{net}, squared: mean and standard deviation over 4 starts"
     assert " ".join(header.split()) == "layer mean x var x ± var ε ± var ∂Q/∂w ±"
     assert set(rule) == {"─", " "}
-    copies = [f"2 dense(3, tanh)[{i}, {j}]" for i in (0, 1) for j in (0, 1)]
-    names = ["input", "0 dense(3, tanh)", "1 dropout(0.5)", *copies, "3 linear(2)"]
+    copies = [f"2 {neurons}[{i}, {j}]" for i in (0, 1) for j in (0, 1)]
+    names = ["input", f"0 {neurons}", "1 dropout(0.5)", *copies, "3 linear(2, w=constant(0.1))"]
     assert [row.split("  ")[0] for row in rows] == names
     cells = dict(zip(names, (row[len(names[3]) :].split() for row in rows), strict=True))
-    assert [len(cells[name]) for name in ("input", "1 dropout(0.5)", "3 linear(2)")] == [3, 5, 7]
-    assert cells["3 linear(2)"][1] == f"{report.layers[-1].output.variance.mean():.3g}"
+    assert [len(cells[name]) for name in ("input", "1 dropout(0.5)", "3 linear(2, w=constant(0.1))")] == [3, 5, 7]
+    assert cells["3 linear(2, w=constant(0.1))"][1] == f"{report.layers[-1].output.variance.mean():.3g}"
     assert report.layers[1].gradient is None
 
 

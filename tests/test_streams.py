@@ -273,7 +273,7 @@ def test_a_trainer_starts_from_a_memory_map_without_reading_it(tmp_path: Path) -
     x[50] = np.nan
     learn.init(jax.random.key(0), (x, y))
     with pytest.raises(ValueError, match="NaN or infinity in x"):
-        learn.init(jax.random.key(0), (np.array(x), y))
+        learn.init(jax.random.key(0), (jnp.array(x), y))
 
 
 # Bounded memory, in a process of its own

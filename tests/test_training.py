@@ -11,6 +11,7 @@ import pytest
 import fnn
 from fnn import autodiff, dense, dropout, fit, linear, run, run_until_stable, serial, sgd, squared, tanh, trainer
 from fnn import with_replacement as replaced
+from fnn.diagnostics import diagnostics
 
 
 def problem(size: int = 40, width: int = 3, dtype: Any = jnp.float64) -> tuple[jax.Array, jax.Array]:
@@ -244,3 +245,12 @@ def test_fit_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "20/20" in shown
     assert "loss" in shown
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_the_history_holds_metrics_of_layers_too(progress: bool) -> None:
+    data = problem()
+    learn = trainer(NET, squared, sgd(0.1), batch_size=8, metrics=diagnostics())
+    done = fit(learn, learn.init(jax.random.key(0), data), data, 6, chunk=3, progress=progress)
+    assert done.history["gradient_norm"]["1 linear(2)"].shape == (2,)
+    assert done.history["update_norm"].shape == (2,)

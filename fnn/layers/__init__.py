@@ -4,8 +4,11 @@ Index letters, here as everywhere: ``n`` object of the batch, ``i`` inputs, ``o`
 pass x is [n, i] and y is [n, o]; in a backward pass ``error`` comes in as ∂L/∂y [n, o] and goes out as ∂L/∂x [n, i].
 Parameters take the dtype of the x a layer is initialised with, and a layer refuses objects of another.
 
-A new layer is a function that returns `Layer(label, init, apply, forward, backward)`; `from_function` makes one from a
-function whose backward nobody has derived.
+Each layer also has `curve`, which carries second derivatives through it (see `fnn.curvature`): c is ∂²L/∂y² on its way
+in, the diagonal [n, o] or each object's whole matrix [n, o, o], and ∂²L/∂x² on its way out.
+
+A new layer is a function that returns `Layer(label, init, apply, forward, backward, curve)`; `from_function` makes one
+from a function whose backward nobody has derived.
 
 Example:
     >>> import jax, jax.numpy as jnp

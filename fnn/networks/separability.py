@@ -154,7 +154,7 @@ def _listed_weights(tables: Array, d: int) -> tuple[Array, Array, Array]:
 
 def _orbit(table: Array, d: int) -> tuple[Array, Array, Array]:
     """Which of the listed orbits a function is in [orbits], its Chow parameters [d + 1], and their falling order."""
-    f = 2 * (table > 0).astype(int) - 1
+    f = 2 * (table > 0).astype(jnp.int32) - 1
     chow = f @ jnp.asarray(_points(d))
     order = jnp.argsort(-jnp.abs(chow))
     return jnp.all(jnp.asarray(_orbits(d).chow) == jnp.abs(chow)[order][None], axis=1), chow, order
@@ -163,14 +163,14 @@ def _orbit(table: Array, d: int) -> tuple[Array, Array, Array]:
 def _points(d: int) -> np.ndarray:
     """The inputs [2^d, d + 1] in the order of `binary_inputs`, as ±1, with x_0 = −1."""
     bits = np.arange(2**d)[:, None] >> np.arange(d + 1)[::-1] & 1
-    return 2 * bits - 1
+    return (2 * bits - 1).astype(np.int32)
 
 
 @cache
 def _orbits(d: int, margin: int = 0) -> _Orbits:
     """One threshold function for each orbit, from all sorted weights within the bound, or `margin` beyond it."""
     bound = math.isqrt((d + 1) ** (d + 1)) // 2**d + margin
-    w = np.asarray(list(combinations_with_replacement(range(bound, -1, -1), d + 1)))
+    w = np.asarray(list(combinations_with_replacement(range(bound, -1, -1), d + 1)), np.int32)
     w = w[np.argsort(w.sum(axis=1), kind="stable")]
     S = w @ _points(d).T
     w, S = (array[(S != 0).all(axis=1)] for array in (w, S))
