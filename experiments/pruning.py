@@ -1,6 +1,6 @@
 """Optimal Brain Damage on handwritten digits: does it foretell what a link is worth, and does its loop pay?
 
-Command: ``python -m experiments pruning``; 4 minutes on two CPU cores. Expect a rank correlation of 0.97 between
+Command: ``python -m experiments pruning``; 2½ minutes on two CPU cores. Expect a rank correlation of 0.97 between
 predicted and actual rises of Q; at 5 % of the weights left, ranked over all layers, an accuracy of 0.88 ± 0.02 by
 Optimal Brain Damage against 0.72 ± 0.03 by magnitude; and no difference between them where every layer loses alike.
 """
