@@ -113,8 +113,8 @@ def thinned_average(
         The mean, in the shape of ``of(a)``.
 
     Raises:
-        ValueError: no neurons to drop, or more than 16; a dropout within `repeat` or `remat`, where one layer stands
-            for several or keeps no tape.
+        ValueError: no neurons to drop, or more than 16; a dropout within `repeat`, `parallel` or `remat`, where
+            one layer stands for several or keeps no tape.
     """
     checks.is_layer("thinned_average", net)
     checks.is_function("of", of)
@@ -122,7 +122,8 @@ def thinned_average(
     if len(keeps) != len(widths):
         raise ValueError(
             f"thinned_average enumerates the masks of dropout layers that stand by themselves, and in {net} some stand "
-            "within repeat or remat; write serial(layer, …, layer) for repeat(layer, depth), leave remat out"
+            "within repeat, parallel or remat; write serial(layer, …) for repeat(layer, …), columns for parallel, "
+            "leave remat out"
         )
     N = sum(widths)
     if not 1 <= N <= MOST_NEURONS:

@@ -20,6 +20,7 @@ from fnn import (
     inverted_dropout,
     linear,
     monte_carlo,
+    parallel,
     remat,
     repeat,
     residual,
@@ -125,9 +126,11 @@ def test_too_many_neurons_are_refused() -> None:
         thinned_average(net, *given(net, 3)[:3])
 
 
-@pytest.mark.parametrize("net", [repeat(serial(dense(3, tanh), dropout(0.5)), 2), remat(dropout(0.5))], ids=str)
+@pytest.mark.parametrize(
+    "net", [repeat(serial(dense(3, tanh), dropout(0.5)), 2), parallel(dropout(0.5), 3), remat(dropout(0.5))], ids=str
+)
 def test_dropouts_that_stand_for_several_are_refused(net: Any) -> None:
-    with pytest.raises(ValueError, match="within repeat or remat"):
+    with pytest.raises(ValueError, match="within repeat, parallel or remat"):
         thinned_average(net, *given(net, 3)[:3])
 
 
