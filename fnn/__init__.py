@@ -18,7 +18,7 @@ from fnn.backprop import as_function, autodiff, backprop, from_function, objecti
 from fnn.batches import permuted, shuffled, with_replacement
 from fnn.combinators import columns, parallel, remat, repeat, residual, serial
 from fnn.compare import GradientComparison, compare_gradients
-from fnn.curvature import gate_curvature, in_chunks, second_derivatives
+from fnn.curvature import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
 from fnn.fitting import Fitted, fit
 from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
@@ -49,12 +49,22 @@ from fnn.optimizers import (
     weights_only,
 )
 from fnn.parts import each_part
-from fnn.readings import gradient, per_object, second_moment, squared_norm
+from fnn.readings import (
+    contributions,
+    gathered,
+    gradient,
+    gram,
+    per_object,
+    second_moment,
+    signal_to_noise,
+    squared_norm,
+    variance,
+)
 from fnn.stages import applied, monte_carlo, thinned_average
 from fnn.sweeps import sweep
 from fnn.training import Stability, run, run_until_stable, trainer
 from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Stages, Trainer, TrainState
-from fnn.watching import Pass, watch
+from fnn.watching import Pass, unwatched, watch
 
 __version__ = "0.1.0"
 
@@ -86,6 +96,7 @@ __all__ = [
     "columns",
     "compare_gradients",
     "constant",
+    "contributions",
     "dense",
     "dropout",
     "each_part",
@@ -93,9 +104,11 @@ __all__ = [
     "fit",
     "from_function",
     "gate_curvature",
+    "gathered",
     "gaussian",
     "glorot_uniform",
     "gradient",
+    "gram",
     "he",
     "heaviside",
     "hinge_margin",
@@ -133,6 +146,7 @@ __all__ = [
     "shuffled",
     "sigmoid",
     "sigmoid_margin",
+    "signal_to_noise",
     "softmax_cross_entropy",
     "softplus",
     "squared",
@@ -143,6 +157,9 @@ __all__ = [
     "trainer",
     "tree_norm",
     "uniform_fan_in",
+    "unit_gate_curvature",
+    "unwatched",
+    "variance",
     "watch",
     "weights_only",
     "with_replacement",

@@ -40,6 +40,7 @@ from fnn.backprop import Gradient
 from fnn.layers.second_order import diagonal
 from fnn.readings import gradient
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.watching import Pass, watch
 
 
 def second_derivatives(
@@ -107,6 +108,41 @@ def gate_curvature(
     return at_gates
 
 
+def unit_gate_curvature(
+    net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False
+) -> Callable[[Params, State, Batch, Array], Any]:
+    """∂²Q/∂g_o² for gates g_o = 1 on the outputs of every layer, y_o → g_o y_o: what a whole unit is worth.
+
+    Equation and options as in `gate_curvature`, with the curvature at each layer's output, which the walk comes by.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> gates`` with an array [o] in the place of the params of each layer;
+        in `repeat` [depth, o].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, linear, serial, squared, tanh
+        >>> from fnn.curvature import unit_gate_curvature
+        >>> net, x, y = serial(dense(3, tanh), linear(2)), jnp.ones((4, 5)), jnp.ones((4, 2))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> hidden, output = unit_gate_curvature(net, squared)(params, state, (x, y), jax.random.key(1))
+        >>> hidden.shape, output.shape
+        ((3,), (2,))
+    """
+    walk = _walk(watch(net), loss, exact, gauss_newton, "unit_gate_curvature")
+
+    def of_layer(seen: Pass) -> Array:
+        is_matrix = seen.curvature.ndim > seen.y.ndim
+        c = jnp.diagonal(seen.curvature, axis1=-2, axis2=-1) if is_matrix else seen.curvature
+        return jnp.sum(jnp.square(seen.y) * c, axis=-2)
+
+    def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, _, _, passes = walk(params, state, batch, key, gradient)
+        return jax.tree.map(of_layer, passes, is_leaf=lambda node: isinstance(node, Pass))
+
+    return at_gates
+
+
 def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -> Callable[..., tuple]:
     """The forward pass, and the walk back with error and curvature: (value, state, curvature at x, readings)."""
     checks.is_layer(where, net)
@@ -124,6 +160,11 @@ def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -
         return jnp.mean(loss.value(a, y)), state, c, readings
 
     return walk
+
+
+def probe_key(key: Array) -> Array:
+    """A key for random probes, apart from those of the layers, which take number 0, 1, … of a key."""
+    return jax.random.fold_in(key, 2**32 - 1)
 
 
 def loss_hessian(loss: Loss, a: Array, y: Array) -> Array:

@@ -51,6 +51,8 @@ def _elementwise(
     slope: Callable[[Array, Array], Array],
     curvature: Callable[[Array, Array], Array],
     labels: tuple[int, ...] | None = None,
+    *,
+    convex: bool = True,
 ) -> Loss:
     """A sum over outputs of a loss of one output and one answer; `labels` are the answers allowed."""
 
@@ -71,6 +73,7 @@ def _elementwise(
         value=lambda a, y: jnp.sum(of_outputs(a, y), axis=1),
         slope=checked(slope),
         curvature=checked(curvature),
+        root=checked(lambda a, y: jnp.sqrt(curvature(a, y))) if convex else None,
     )
 
 
@@ -79,6 +82,8 @@ def _margin(
     value: Callable[[Array], Array],
     slope: Callable[[Array], Array],
     curvature: Callable[[Array], Array],
+    *,
+    convex: bool = True,
 ) -> Loss:
     """A loss ℒ(M) of the margin M = ay: ∂/∂a = y·ℒ'(M), and ∂²/∂a² = ℒ''(M) since y² = 1."""
     return _elementwise(
@@ -87,6 +92,7 @@ def _margin(
         slope=lambda a, y: y * slope(a * y),
         curvature=lambda a, y: curvature(a * y),
         labels=(-1, 1),
+        convex=convex,
     )
 
 
@@ -127,6 +133,7 @@ sigmoid_margin = _margin(
     value=lambda M: _sigmoid(-M),
     slope=lambda M: -_sigmoid(M) * _sigmoid(-M),
     curvature=lambda M: _sigmoid(M) * _sigmoid(-M) * (_sigmoid(M) - _sigmoid(-M)),
+    convex=False,
 )
 """1/(1 + e^M), bounded: one outlier costs at most 1. Not convex."""
 
@@ -169,12 +176,20 @@ def _cross_entropy_hessian(a: Array, y: Array) -> Array:
     return jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
 
 
+def _cross_entropy_root(a: Array, y: Array) -> Array:
+    checks.classes("softmax_cross_entropy", a, y)
+    p = jax.nn.softmax(a, axis=1)
+    eye = jnp.eye(a.shape[1], dtype=a.dtype)
+    return (eye[None] - p[:, :, None]) * jnp.sqrt(p)[:, None, :]
+
+
 softmax_cross_entropy = Loss(
     "softmax_cross_entropy",
     _cross_entropy,
     _cross_entropy_slope,
     _cross_entropy_curvature,
     _cross_entropy_hessian,
+    _cross_entropy_root,
 )
 """ln Σ_m e^{a_m} − a_y on logits, with integer labels; p = softmax(a), slope p − [m = y], curvature p(1 − p),
-hessian diag p − ppᵀ."""
+hessian diag p − ppᵀ. Column c of the root is √p_c times minus the slope which label c would have."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fnn.types import Layer
 
@@ -26,3 +26,11 @@ def each_part(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
     if layer.rebuild is None:
         return change(layer)
     return layer.rebuild(*(each_part(change, part) for part in layer.parts))
+
+
+def parts_of(layer: Layer) -> Iterator[Layer]:
+    """Every layer without parts in a network, in the order of composition."""
+    if layer.rebuild is None:
+        yield layer
+    for part in layer.parts:
+        yield from parts_of(part)

@@ -4,34 +4,94 @@ At a weight matrix, object n of a batch contributes g_n = x_n ε_nᵀ; the readi
 these contributions. Let g_n be the gradient of object n's own loss L_n and Q = (1/n) Σ L_n. Then
 `backprop(net, loss, read)` gives, leaf by leaf of the parameters:
 
-================ ========================= ============= =========================================
-reading          what                      leaf's shape  cost beside one gradient
-================ ========================= ============= =========================================
-`gradient`       ∂Q/∂w = (1/n) Σ g_n       [i, o]        1
-`per_object`     g_n                       [n, i, o]     writes n gradients
-`squared_norm`   ‖g_n‖² of this leaf       [n]           less: no outer product is formed
-`second_moment`  (1/n) Σ g_n²              [i, o]        1: the same product of squares
-================ ========================= ============= =========================================
+================== ================================== ============= =====================================
+reading            what                               leaf's shape  cost in gradients, see below
+================== ================================== ============= =====================================
+`gradient`         g = ∂Q/∂w = (1/n) Σ g_n            [i, o]        1
+`per_object`       g_n                                [n, i, o]     writes n gradients
+`squared_norm`     ‖g_n‖² of this leaf                [n]           no outer product is formed
+`gram`             ⟨g_n, g_m⟩ of this leaf            [n, n]        two products [n, i] × [i, n]
+`second_moment`    (1/n) Σ g_n²                       [i, o]        the same product of squares
+`variance`         (1/n) Σ (g_n − g)²                 [i, o]        gradient and second moment
+`signal_to_noise`  g² / variance                      [i, o]        gradient and second moment
+`contributions`    x_n and ε_n themselves             `Outer`       nothing but the errors
+================== ================================== ============= =====================================
 
-The squared norm of a whole gradient is the sum over leaves. The identity behind it, ‖x εᵀ‖² = ‖x‖²‖ε‖², is from
-I. Goodfellow, *Efficient per-example gradient computations*, 2015.
+COSTS
+
+The squared norm and the Gram matrix of whole gradients are sums over leaves. The second moment is the diagonal of the
+*empirical Fisher matrix* (1/n) Σ g_n g_nᵀ, of the labels that were seen. Norms and Gram matrix rest on
+⟨x εᵀ, x' ε'ᵀ⟩ = ⟨x, x'⟩⟨ε, ε'⟩, for norms in I. Goodfellow, *Efficient per-example gradient computations*, 2015.
+
+`contributions` are all that any reading sees; `gathered` takes one from them later. A backward pass that is vmapped
+over several errors is read this way once, whatever their number (see `fnn.gauss_newton`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from fnn.types import Array, Reading
+from fnn.types import Array, Params, Reading
+
+
+class Outer(NamedTuple):
+    """The contributions x_n ε_nᵀ to a weight matrix, in two factors; in `repeat` the depth stands after the object."""
+
+    x: Array
+    """[n, …, i]"""
+    error: Array
+    """[n, …, o]"""
+
+
+def is_outer(node: Any) -> bool:
+    """Whether a node of contributions belongs to a weight matrix; the others are rows [n, …], as for a bias."""
+    return isinstance(node, Outer)
 
 
 def _unchanged(stacked: Array) -> Array:
     return stacked
 
 
+def _objects_first(stacked: Array) -> Array:
+    return jnp.moveaxis(stacked, 0, 1)
+
+
+def _sum_of_layers(stacked: Array) -> Array:
+    return jnp.sum(stacked, axis=0)
+
+
+def _flat(rows: Array) -> Array:
+    return rows.reshape(rows.shape[0], -1)
+
+
 def _square_per_object(rows: Array) -> Array:
-    return jnp.sum(jnp.square(rows), axis=tuple(range(1, rows.ndim)))
+    return jnp.sum(jnp.square(_flat(rows)), axis=1)
+
+
+def _inner_products(rows: Array) -> Array:
+    return _flat(rows) @ _flat(rows).T
+
+
+def _of_moments(label: str, combine: Any) -> Reading:
+    """A reading of the objects' mean g and of their variance (1/n) Σ g_n² − g², where it is more than rounding."""
+
+    def statistic(n: int, total: Array, squares: Array) -> Array:
+        mean, moment = total / n, squares / n
+        var = moment - jnp.square(mean)
+        return combine(mean, jnp.where(var > 8 * jnp.finfo(var.dtype).eps * moment, var, 0))
+
+    return Reading(
+        label=label,
+        outer=lambda x, error: statistic(x.shape[0], x.T @ error, jnp.square(x).T @ jnp.square(error)),
+        rows=lambda rows: statistic(rows.shape[0], jnp.sum(rows, axis=0), jnp.sum(jnp.square(rows), axis=0)),
+        stack=_unchanged,
+        scale=lambda n: 1.0,
+        linear=False,
+    )
 
 
 gradient = Reading(
@@ -48,7 +108,7 @@ per_object = Reading(
     label="per_object",
     outer=lambda x, error: x[:, :, None] * error[:, None, :],
     rows=_unchanged,
-    stack=lambda readings: jnp.moveaxis(readings, 0, 1),
+    stack=_objects_first,
     scale=lambda n: 1.0,
     linear=False,
 )
@@ -58,11 +118,21 @@ squared_norm = Reading(
     label="squared_norm",
     outer=lambda x, error: _square_per_object(x) * _square_per_object(error),
     rows=_square_per_object,
-    stack=lambda readings: jnp.sum(readings, axis=0),
+    stack=_sum_of_layers,
     scale=lambda n: 1.0,
     linear=False,
 )
 """‖x_n‖²‖ε_n‖²: the squared norm of each object's gradient, never forming that gradient."""
+
+gram = Reading(
+    label="gram",
+    outer=lambda x, error: _inner_products(x) * _inner_products(error),
+    rows=_inner_products,
+    stack=_sum_of_layers,
+    scale=lambda n: 1.0,
+    linear=False,
+)
+"""⟨x_n, x_m⟩⟨ε_n, ε_m⟩: the inner products of the objects' gradients, never forming one."""
 
 second_moment = Reading(
     label="second_moment",
@@ -73,3 +143,50 @@ second_moment = Reading(
     linear=False,
 )
 """Σ_n x_n² ε_n²ᵀ: the sum of the squared contributions, elementwise."""
+
+variance = _of_moments("variance", lambda mean, var: var)
+"""(1/n) Σ_n (g_n − g)², over the batch as it is; n/(n − 1) of it estimates that of a population. It is a difference of
+moments: what is below 8 eps of (1/n) Σ g_n² is 0."""
+
+signal_to_noise = _of_moments("signal_to_noise", lambda g, var: jnp.where(g == 0, 0, jnp.square(g) / var))
+"""g²/variance of every parameter; infinite where the objects agree, as in a batch of one, and 0 where g is 0."""
+
+contributions = Reading(
+    label="contributions",
+    outer=Outer,
+    rows=_unchanged,
+    stack=_objects_first,
+    scale=lambda n: 1.0,
+    linear=False,
+)
+"""x_n and ε_n of every object, unread: an `Outer` for each weight matrix, rows [n, …] for other parameters."""
+
+
+def gathered(read: Reading, kept: Any) -> Params:
+    """Take a reading from `contributions`, as the backward pass would have.
+
+    Args:
+        read: a reading.
+        kept: what `contributions` left, in the shape of the params.
+
+    Returns:
+        The readings, in the shape of the params.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import backprop, contributions, gathered, linear, second_moment, squared
+        >>> net, x, y = linear(1), jnp.ones((4, 3)), jnp.zeros((4, 1))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> _, kept = backprop(net, squared, contributions)(params, state, (x, y), jax.random.key(1))
+        >>> kept["w"].x.shape, kept["w"].error.shape, gathered(second_moment, kept)["w"].shape
+        ((4, 3), (4, 1), (3, 1))
+    """
+
+    def of(node: Any) -> Any:
+        if not is_outer(node):
+            return read.rows(node)
+        if node.x.ndim == 2:
+            return read.outer(*node)
+        return read.stack(jax.vmap(of)(Outer(*(jnp.moveaxis(factor, 1, 0) for factor in node))))
+
+    return jax.tree.map(of, kept, is_leaf=is_outer)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.layers.dropouts import DropoutTape
-from fnn.parts import each_part
+from fnn.parts import each_part, parts_of
 from fnn.types import Array, Layer, Params, Stages, State
 
 MOST_NEURONS = 16
@@ -157,9 +157,7 @@ def _dropping(net: Layer) -> Layer:
 
 def _dropouts(net: Layer) -> list[Stages]:
     """The stages of the layers that drop neurons, in the order of their tapes."""
-    if net.rebuild is not None:
-        return [found for part in net.parts for found in _dropouts(part)]
-    return [net.stages] if net.stages is not None and net.stages.thinned else []
+    return [part.stages for part in parts_of(net) if part.stages is not None and part.stages.thinned]
 
 
 def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:

@@ -67,7 +67,9 @@ class Loss(NamedTuple):
 
     ``value`` is [n]; ``slope`` is ∂ℒ/∂a [n, M], the output error ε^L of each object's own loss;
     ``curvature`` is the diagonal ∂²ℒ/∂a_m² [n, M]; ``hessian`` is all of ∂²ℒ/∂a_m∂a_k [n, M, M], and None
-    where the loss is a sum over outputs, so that the diagonal is all of it. Nothing here is divided by n.
+    where the loss is a sum over outputs, so that the diagonal is all of it. ``root`` is R with R Rᵀ that Hessian,
+    [n, M, C], or its diagonal [n, M] where the diagonal is all; None for a loss which is not convex or whose root
+    nobody has written. Nothing here is divided by n.
     """
 
     label: str
@@ -75,6 +77,7 @@ class Loss(NamedTuple):
     slope: Callable[[Array, Array], Array]
     curvature: Callable[[Array, Array], Array]
     hessian: Callable[[Array, Array], Array] | None = None
+    root: Callable[[Array, Array], Array] | None = None
 
     def __repr__(self) -> str:
         return self.label
@@ -96,7 +99,7 @@ class Reading(NamedTuple):
     """
 
     label: str
-    outer: Callable[[Array, Array], Array]
+    outer: Callable[[Array, Array], Any]
     rows: Callable[[Array], Array]
     stack: Callable[[Array], Array]
     scale: Callable[[int], float]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
+
 from fnn import checks
 from fnn.parts import each_part
 from fnn.types import Array, Layer, Params, Reading, State
@@ -50,6 +52,19 @@ def watch(layer: Layer) -> Layer:
     """
     checks.is_layer("watch", layer)
     return each_part(_watched, layer)
+
+
+def unwatched(readings: Any) -> Any:
+    """The readings alone, without what else `watch` saw.
+
+    Args:
+        readings: what a backward pass gave, of a network with or without watched parts.
+
+    Returns:
+        The readings in the shape of the params.
+    """
+    is_pass = lambda node: isinstance(node, Pass)  # noqa: E731
+    return jax.tree.map(lambda node: unwatched(node.readings) if is_pass(node) else node, readings, is_leaf=is_pass)
 
 
 def _watched(layer: Layer) -> Layer:

@@ -26,14 +26,14 @@ BUILDING = """
 types
 checks.numbers
 checks.arrays  checks.structures
-checks  checks.boolean  checks.geometry  checks.matrices  checks.pruned  checks.streaming  checks.transfers
+checks  checks.probing  checks.boolean  checks.geometry  checks.matrices  checks.pruned  checks.streaming  checks.transfers
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
 combinators.compositions  combinators.copies  combinators.wrappers
 optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms
 layers  combinators  optimizers  backprop  stages  metrics
-compare  curvature  training  parameters  networks.neurons
-fitting  sweeps  streams  diagnostics  pretraining
+compare  curvature  noise  automatic  training  parameters  networks.neurons
+gauss_newton  products  fitting  sweeps  streams  diagnostics  pretraining
 networks.logic  networks.separability  networks.regions  networks.approximators  pruning.masks  pruning.scores
 pruning.rounds
 networks  pruning

@@ -83,7 +83,7 @@ def per_object_readable(where: str, read: Reading) -> None:
     if not read.linear:
         raise ValueError(
             f"{where} couples the objects of a batch, so the reading '{read}' of single objects has no meaning "
-            "through it; read `gradient`, or leave the layer out"
+            "through it; read `gradient`, or take the network in its application stage, fnn.applied(net)"
         )
 
 
