@@ -5,19 +5,20 @@ these contributions. Let g_n be the gradient of object n's own loss L_n and Q = 
 `backprop(net, loss, read)` gives, leaf by leaf of the parameters:
 
 ================== ================================== ============= =====================================
-reading            what                               leaf's shape  cost in gradients, see below
+reading            what                               leaf's shape  cost in gradients
 ================== ================================== ============= =====================================
 `gradient`         g = ∂Q/∂w = (1/n) Σ g_n            [i, o]        1
-`per_object`       g_n                                [n, i, o]     writes n gradients
-`squared_norm`     ‖g_n‖² of this leaf                [n]           no outer product is formed
-`gram`             ⟨g_n, g_m⟩ of this leaf            [n, n]        two products [n, i] × [i, n]
-`second_moment`    (1/n) Σ g_n²                       [i, o]        the same product of squares
-`variance`         (1/n) Σ (g_n − g)²                 [i, o]        gradient and second moment
-`signal_to_noise`  g² / variance                      [i, o]        gradient and second moment
-`contributions`    x_n and ε_n themselves             `Outer`       nothing but the errors
+`squared_norm`     ‖g_n‖² of this leaf                [n]           0.8, no outer product is formed
+`gram`             ⟨g_n, g_m⟩ of this leaf            [n, n]        1.2, products [n, i] × [i, n]
+`second_moment`    (1/n) Σ g_n²                       [i, o]        1.1, the product of squares
+`variance`         (1/n) Σ (g_n − g)²                 [i, o]        1.4, both products
+`signal_to_noise`  g² / variance                      [i, o]        1.5
+`per_object`       g_n                                [n, i, o]     12, all of it writing; n × the memory
+`contributions`    x_n and ε_n themselves             `Outer`       less than a gradient, as norms
 ================== ================================== ============= =====================================
 
-COSTS
+The costs are measured on 64-256-256-10 with 128 objects on two CPU cores, where `jax.vmap` of `jax.grad` costs 26
+(``python -m experiments quantities``).
 
 The squared norm and the Gram matrix of whole gradients are sums over leaves. The second moment is the diagonal of the
 *empirical Fisher matrix* (1/n) Σ g_n g_nᵀ, of the labels that were seen. Norms and Gram matrix rest on
