@@ -13,13 +13,16 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 import experiments
-from experiments import page
+from experiments import page, posed
 from experiments.outcomes import Outcome, Settings, Show
 
 Experiment = Callable[[Settings, Show], Outcome]
+TAKING_NETWORKS = ("gradients", "backprop")
+"""The experiments that look at a network, their own or a user's."""
 
 
 @dataclass
@@ -30,13 +33,21 @@ class Options:
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Experiments to run; by default all: digits, gradients, pruning."""
+    """Experiments to run; by default all: backprop, digits, gradients, pruning, quantities."""
     quick: bool = False
     """A small version of each: fewer seeds, steps and timed runs. Shows that all works; its numbers are rough."""
     seeds: int | None = None
     """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
     out: Path = Path("report")
     """Folder for index.html and results/*.json."""
+    network: str | None = None
+    """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
+    loss: str = "squared"
+    """A loss of fnn by name, or MODULE:NAME of your own; with --network."""
+    features: int = 8
+    """Features of the random objects that your network is given; with --network."""
+    objects: int = 32
+    """How many objects it is given; with --network."""
 
 
 def available() -> dict[str, Experiment]:
@@ -57,12 +68,23 @@ def main(options: Options, console: Console) -> int:
     if seeds < 2:
         console.print(f"[red]--seeds must be 2 or more, for an interval needs two values; got {seeds}")
         return 2
+    users, names = None, options.names or tuple(known)
+    if options.network is not None:
+        names = options.names or TAKING_NETWORKS
+        if not set(names) <= set(TAKING_NETWORKS):
+            console.print(f"[red]--network goes with {' and '.join(TAKING_NETWORKS)}, not with {', '.join(names)}")
+            return 2
+        try:
+            users = posed.load(options.network, options.loss, options.features, options.objects)
+        except ValueError as error:
+            console.print(f"[red]{escape(str(error))}")
+            return 2
     outcomes: list[Outcome] = []
     try:
-        for name in options.names or known:
+        for name in names:
             begin = time.perf_counter()
             with console.status(name) as status:
-                outcome = known[name](Settings(seeds, options.quick), status.update)
+                outcome = known[name](Settings(seeds, options.quick, users), status.update)
             outcome.seconds = time.perf_counter() - begin
             outcome.command = _command(name, options, seeds)
             outcomes.append(outcome)
@@ -77,7 +99,11 @@ def main(options: Options, console: Console) -> int:
 
 
 def _command(name: str, options: Options, seeds: int) -> str:
-    return f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
+    command = f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
+    if options.network is None:
+        return command
+    given = f"--network {options.network} --loss {options.loss}"
+    return f"{command} {given} --features {options.features} --objects {options.objects}"
 
 
 def _print(console: Console, outcome: Outcome) -> None:

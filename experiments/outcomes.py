@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from experiments.posed import Posed
+
 
 class Settings(NamedTuple):
     """How large an experiment is to be."""
@@ -17,6 +19,8 @@ class Settings(NamedTuple):
     """independent runs, two or more"""
     quick: bool
     """a small version that shows that everything works"""
+    posed: Posed | None = None
+    """a user's own network, loss and batch, or None"""
 
 
 Show = Callable[[str], None]
@@ -55,6 +59,21 @@ class Figure(NamedTuple):
     caption: str
     description: str
     svg: str
+    narrowest: int = 0
+    """pixels below which the picture is scrolled rather than shrunk"""
+
+
+class Animation(NamedTuple):
+    """A moving picture, and the one still of it that those see who asked for less motion."""
+
+    caption: str
+    description: str
+    gif: bytes
+    still: bytes
+    """a PNG of the same size"""
+    width: int
+    """pixels of the page, which may be fewer than those of the picture"""
+    height: int
 
 
 @dataclass
@@ -71,6 +90,7 @@ class Outcome:
     figures: list[Figure]
     numbers: dict[str, Any]
     seconds: float = field(default=0.0)
+    animations: list[Animation] = field(default_factory=list)
 
 
 def interval(values: Any, axis: int = 0, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

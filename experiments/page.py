@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -17,6 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 import fnn
 from experiments.outcomes import Outcome
 
+_SHOWN = ("animations", "figures", "tables", "verdicts")  # what the page shows and the JSON leaves out
+
 
 def write(folder: Path, outcomes: list[Outcome]) -> Path:
     """Write ``folder/index.html`` and ``folder/results/NAME.json`` from the outcomes so far.
@@ -27,7 +30,7 @@ def write(folder: Path, outcomes: list[Outcome]) -> Path:
     results = folder / "results"
     results.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
-        plain = {key: value for key, value in asdict(outcome).items() if key not in ("figures", "tables", "verdicts")}
+        plain = {key: value for key, value in asdict(outcome).items() if key not in _SHOWN}
         plain["verdicts"] = [verdict._asdict() for verdict in outcome.verdicts]
         _replace(results / f"{outcome.name}.json", json.dumps(_finite(plain), indent=1, ensure_ascii=False) + "\n")
     environment = Environment(
@@ -37,9 +40,15 @@ def write(folder: Path, outcomes: list[Outcome]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["data_uri"] = _data_uri
     page = folder / "index.html"
     _replace(page, environment.get_template("page.html.j2").render(outcomes=outcomes, machine=_machine()))
     return page
+
+
+def _data_uri(picture: bytes, kind: str) -> str:
+    """A picture as an address that holds the picture itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
+from PIL import Image
 
-from experiments.outcomes import Figure
+from experiments.outcomes import Animation, Figure
 
 _INK = "#010203"  # stands for the page's text colour, and becomes `currentColor`
 COLORS = ("#4c8dd6", "#e08a2c", "#3fa66b", "#d9534f", "#9a6fd0", "#b08968", "#2ba8b8", "#8a8f98")
 """Eight colours that can be told apart on white and on black."""
+_NEGATIVE, _POSITIVE = COLORS[:2]
+DIVERGING = LinearSegmentedColormap.from_list(
+    "diverging", [(0, _NEGATIVE), (0.5, _NEGATIVE + "00"), (0.5, _POSITIVE + "00"), (1, _POSITIVE)], 65
+)
+"""From blue, negative, to orange, positive; nothing is no ink, so that the page shows through, light or dark."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -40,7 +49,7 @@ def figure(width: float = 5.4, height: float = 4.0) -> Iterator[Canvas]:
         yield Canvas(figsize=(width, height))
 
 
-def finished(canvas: Canvas, caption: str, description: str) -> Figure:
+def finished(canvas: Canvas, caption: str, description: str, narrowest: int = 0) -> Figure:
     """The canvas as a figure of the report; call it inside the `with` of `figure`."""
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -54,7 +63,54 @@ def finished(canvas: Canvas, caption: str, description: str) -> Figure:
         count=1,
     )
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return Figure(caption, description, _own_ids(svg, caption))
+    return Figure(caption, description, _own_ids(svg, caption), narrowest)
+
+
+def animated(
+    draw: Callable[[Canvas, int], None],
+    frames: int,
+    caption: str,
+    description: str,
+    *,
+    size: tuple[float, float] = (5.4, 4.0),
+    milliseconds: int = 150,
+    hold: int = 3000,
+) -> Animation:
+    """A moving picture in the report's style, dark ink on white: a GIF cannot take its colours from the page.
+
+    Args:
+        draw: ``(canvas, k)`` draws frame k on an empty canvas, and says where its axes stand: none are moved.
+        frames: how many; the last is also the still.
+        caption: what it shows.
+        description: the same for those who do not see it.
+        size: width and height in inches, as of `figure`.
+        milliseconds: how long a frame stands.
+        hold: how long the last frame stands before all begins again.
+    """
+    pictures = [_raster(draw, k, size) for k in range(frames)]
+    colors = Image.fromarray(np.concatenate([np.asarray(picture)[::2, ::2] for picture in pictures]))
+    palette = colors.quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    shades = np.array(palette.getpalette()).reshape(-1, 3)
+    shades[shades.min(axis=1) >= 250] = 255  # so that the paper is white
+    palette.putpalette(shades.ravel().tolist())
+    indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    gif, still = io.BytesIO(), io.BytesIO()
+    durations = [milliseconds] * (frames - 1) + [hold]
+    indexed[0].save(gif, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
+    indexed[-1].save(still, "PNG", optimize=True)
+    width, height = (round(96 * inches) for inches in size)
+    return Animation(caption, description, gif.getvalue(), still.getvalue(), width, height)
+
+
+def _raster(draw: Callable[[Canvas, int], None], k: int, size: tuple[float, float]) -> Image.Image:
+    """Frame k, with one and a half pixels for each of the page."""
+    with figure(*size) as canvas:
+        canvas.set(dpi=144, facecolor="white")
+        canvas.set_layout_engine("none")  # axes that stand still, and a tenth of the time
+        draw(canvas, k)
+        surface = FigureCanvasAgg(canvas)
+        surface.draw()
+        return Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
 
 
 def _own_ids(svg: str, caption: str) -> str:

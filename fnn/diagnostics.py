@@ -42,7 +42,7 @@ import numpy as np
 
 from fnn import checks
 from fnn.backprop import backprop
-from fnn.compare import aligned
+from fnn.compare.tables import aligned
 from fnn.metrics import Metric, measured, parted
 from fnn.optimizers.arithmetic import wide
 from fnn.types import Array, Batch, Layer, Loss, Params, State

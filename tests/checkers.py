@@ -16,7 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from problems import normal
 
-from fnn import Layer, Pass, Reading, gradient, per_object, second_moment, squared_norm
+from fnn import Layer, Reading, gradient, per_object, second_moment, squared_norm, unwatched
 
 TOLERANCE = {
     # Two orders of the same few dozen float64 operations: 1e-16 each, with three digits to spare for cancellation.
@@ -64,12 +64,6 @@ def check_close(got: Any, want: Any, rtol: float = TOLERANCE["same gradient"]) -
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
     wrong = {path: error for path, error in relative_errors(got, want).items() if not error <= rtol}
     assert not wrong, f"relative errors above {rtol}: {wrong}"
-
-
-def unwatched(readings: Any) -> Any:
-    """The readings of a network that has watched parts, without what else `watch` saw."""
-    is_pass = lambda node: isinstance(node, Pass)  # noqa: E731
-    return jax.tree.map(lambda node: unwatched(node.readings) if is_pass(node) else node, readings, is_leaf=is_pass)
 
 
 def check_backward(

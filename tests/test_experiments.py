@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from rich.console import Console
 from scipy import stats
 
 import fnn
-from experiments import digits, gradients, page, pruning
+from experiments import backpack, backprop, digits, gradients, page, paralysis, pruning, quantities
 from experiments.__main__ import Options, available, main
 from experiments.outcomes import interval
 from experiments.plots import figure, finished
@@ -33,7 +34,7 @@ def strict_json(path: Path) -> dict:
 class Elements(HTMLParser):
     """Every element of a page, with its attributes and its ancestors."""
 
-    VOID = ("meta", "br", "link", "img", "hr", "input")
+    VOID = ("meta", "br", "link", "img", "hr", "input", "source")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,7 +57,8 @@ class Elements(HTMLParser):
         self.open.pop()
 
 
-RUN, PRUNE, COMPARED, ZOO = digits.run, pruning.run, gradients.compared, gradients.zoo()
+RUN, PRUNE, COMPARED, ZOO, FAULTS = digits.run, pruning.run, gradients.compared, gradients.zoo(), gradients.faults()
+BACKPROP, QUANTITIES = backprop.run, quantities.run
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,14 @@ def report(tmp_path_factory):
         patch.setattr(pruning, "run", lambda settings, show: PRUNE(settings._replace(quick=True), show))
         patch.setattr(gradients, "zoo", lambda: {name: ZOO[name] for name in ("linear regression", "watch")})
         patch.setattr(gradients, "compared", lambda net, loss, rounds: COMPARED(net, loss, 2))
+        patch.setattr(gradients, "faults", lambda: {name: FAULTS[name] for name in ("a missing transpose",)})
+        patch.setattr(backprop, "run", lambda settings, show: BACKPROP(settings._replace(quick=True), show))
+        patch.setattr(paralysis, "HIDDEN", 2)
+        patch.setattr(paralysis, "LAYERS", range(1, 3))
+        patch.setattr(quantities, "run", lambda settings, show: QUANTITIES(settings._replace(quick=True), show))
+        patch.setattr(quantities, "WIDE", fnn.serial(fnn.dense(4, fnn.tanh), fnn.linear(10)))
+        patch.setattr(quantities, "SMALL", fnn.linear(10))
+        patch.setattr(backpack, "is_installed", lambda: False)
         return main(Options(seeds=2, out=folder), Console(file=nowhere, width=150)), folder
 
 
@@ -81,7 +91,7 @@ def test_a_run_of_all_experiments_succeeds(report):
     assert status == 0
     assert (
         {path.stem for path in (folder / "results").glob("*.json")}
-        == {"digits", "gradients", "pruning"}
+        == {"backprop", "digits", "gradients", "pruning", "quantities"}
         == set(available())
     )
 
@@ -91,8 +101,12 @@ def test_the_page_needs_nothing_but_itself(report):
     elements = Elements(text)
     assert not elements.open
     tags = {tag for tag, _, _ in elements.found}
-    assert not tags & {"script", "link", "iframe", "img"}
-    loaded = [a[name] for _, a, _ in elements.found for name in ("src", "href", "xlink:href", "data") if a.get(name)]
+    assert not tags & {"script", "link", "iframe"}
+    pictures = [a for tag, a, _ in elements.found if tag == "img"]
+    assert len(pictures) == 1
+    assert all(str(a["src"]).startswith("data:image/") and len(str(a["alt"])) > 20 for a in pictures)
+    attributes = ("src", "srcset", "href", "xlink:href", "data")
+    loaded = [a[name] for _, a, _ in elements.found for name in attributes if a.get(name)]
     assert loaded
     assert not [target for target in loaded if re.match(r"(https?:)?//", str(target))]
     assert "@import" not in text
@@ -106,7 +120,7 @@ def test_the_page_reads_on_a_phone_in_the_dark_and_aloud(report):
     assert any(a.get("name") == "viewport" and "width=device-width" in str(a["content"]) for _, a, _ in elements)
     assert "prefers-color-scheme: dark" in text
     images = [(a, above) for tag, a, above in elements if tag == "svg"]
-    assert len(images) == 7
+    assert len(images) == 9
     for own, above in images:
         named = [a for a in (own, *above) if a.get("role") == "img"]
         assert named
@@ -124,7 +138,7 @@ def test_every_reference_inside_the_page_has_its_target(report):
         target = str(a.get("href") or a.get("xlink:href") or "")
         if target.startswith("#"):
             assert target[1:] in ids
-        elif target:
+        elif target and not target.startswith("data:image/"):
             assert (folder / target).exists()
 
 
@@ -140,7 +154,9 @@ def test_the_numbers_agree_with_the_page(report):
     accuracy = of_digits["numbers"]["held_out_accuracy"]["adam"]
     assert f"{accuracy['mean']:.4f} ± {accuracy['half']:.4f}" in text
     assert accuracy["mean"] > 0.85
-    assert max(network["worst"] for network in of_gradients["numbers"].values()) <= 1e-12
+    planted = {name for name in of_gradients["numbers"] if name.startswith("planted: ")}
+    assert len(planted) == 1
+    assert all((report["worst"] > 1e-12) == (name in planted) for name, report in of_gradients["numbers"].items())
 
 
 def test_every_experiment_says_its_command():
@@ -228,7 +244,7 @@ def test_help_says_what_every_option_does():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(names=("digit",)), r"no experiment named digit; there are: digits, gradients"),
+        (Options(names=("digit",)), r"no experiment named digit; there are: backprop, digits, gradients"),
         (Options(seeds=1), r"--seeds must be 2 or more.*got 1"),
         (Options(seeds=0), r"--seeds must be 2 or more.*got 0"),
     ],
@@ -253,3 +269,55 @@ def test_ctrl_c_leaves_the_report_of_what_is_finished(tmp_path, monkeypatch, cap
     text = (tmp_path / "index.html").read_text()
     assert "A title" in text
     assert text.rstrip().endswith("</html>")
+
+
+@pytest.fixture
+def my_module(tmp_path, monkeypatch):
+    """A module such as a user would write."""
+    (tmp_path / "my_module.py").write_text(
+        "import fnn\n"
+        "right = fnn.serial(fnn.dense(3, fnn.tanh), fnn.linear(2))\n"
+        "def wrong():\n"
+        "    layer = fnn.linear(2)\n"
+        "    def backward(*given):\n"
+        "        error, readings = layer.backward(*given)\n"
+        "        return 1.001 * error, readings\n"
+        "    return fnn.serial(fnn.dense(3, fnn.tanh), layer._replace(label='mine', backward=backward))\n"
+        "three = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("my_module", None)
+
+
+@pytest.mark.parametrize(
+    ("network", "verdict"), [("my_module:right", "agree to "), ("my_module:wrong", "manual wrong")]
+)
+def test_a_users_network_is_compared(my_module, network: str, verdict: str) -> None:
+    with open(os.devnull, "w") as nowhere:
+        options = Options(
+            names=("gradients",), quick=True, out=my_module / "out", network=network, features=4, objects=5
+        )
+        assert main(options, Console(file=nowhere, width=150)) == 0
+    stored = strict_json(my_module / "out" / "results" / "gradients.json")
+    assert stored["numbers"]["verdict"].startswith(verdict)
+    assert (stored["numbers"]["culprit"] or {}).get("place", "[1] mine") == "[1] mine"
+    assert f"--network {network} --loss squared --features 4 --objects 5" in stored["command"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "my_module:three"}, "my_module:three is a int; expected an fnn.Layer"),
+        ({"network": "my_module"}, "names no object; expected MODULE:NAME"),
+        ({"network": "my_module:none"}, "run from the folder where my_module.py lies"),
+        ({"network": "nowhere_at_all:net"}, "cannot be loaded: No module named"),
+        ({"network": "my_module:right", "loss": "tanh"}, "is no loss; expected one of "),
+        ({"network": "my_module:right", "objects": 0}, "must be 1 or more, got 8 and 0"),
+        ({"network": "my_module:right", "names": ("digits",)}, "--network goes with gradients and backprop"),
+    ],
+)
+def test_networks_that_cannot_be_taken_are_refused(my_module, options, message: str) -> None:
+    printed = StringIO()
+    assert main(Options(out=my_module / "out", **options), Console(file=printed, width=500)) == 2
+    assert message in printed.getvalue()

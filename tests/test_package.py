@@ -26,17 +26,20 @@ BUILDING = """
 types
 checks.numbers
 checks.arrays  checks.structures
-checks  checks.probing  checks.boolean  checks.geometry  checks.matrices  checks.pruned  checks.streaming  checks.transfers
+checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
+checks.streaming  checks.transfers
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
-combinators.compositions  combinators.copies  combinators.wrappers
-optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms
-layers  combinators  optimizers  backprop  stages  metrics
-compare  curvature  noise  automatic  training  parameters  networks.neurons
-gauss_newton  products  fitting  sweeps  streams  diagnostics  pretraining
-networks.logic  networks.separability  networks.regions  networks.approximators  pruning.masks  pruning.scores
-pruning.rounds
-networks  pruning
+compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.wrappers
+optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report
+layers  combinators  optimizers  backprop  stages  metrics  laws.asking
+compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
+compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams  diagnostics  pretraining
+laws.judges  laws.passes  laws.updates
+networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
+compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers
+compare  pruning.rounds
+networks  pruning  laws
 """
 """The modules of fnn, a line a floor, the lowest first; fnn itself stands on all of them."""
 

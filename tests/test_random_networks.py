@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import jax
 import jax.numpy as jnp
 import pytest
-from checkers import check_close, random_cotangent, unwatched
+from checkers import check_close, random_cotangent
 from hypothesis import HealthCheck, given, seed, settings
 from problems import ACTIVATIONS, LOSSES, Problem, draw_network, posed
 
-from fnn import backprop, gradient
+from fnn import backprop, gradient, unwatched
 
 SEEDS, EXAMPLES = range(2), 100
 """200 networks in two tests, which may run side by side."""

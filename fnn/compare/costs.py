@@ -1,0 +1,66 @@
+"""What compiled gradients cost: operations, memory, compile time, and run times in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Cost(NamedTuple):
+    """What a compiled gradient costs."""
+
+    flops: float
+    bytes_accessed: float
+    temporary_bytes: float
+    compile_seconds: float
+    run_seconds: float
+    """median of the timed runs"""
+
+
+def measured(
+    first: Callable[..., Any], second: Callable[..., Any], given: tuple[Any, ...], rounds: int
+) -> tuple[tuple[Cost, Cost], float, tuple[Any, Any]]:
+    """The costs of two functions, the ratio of their run times, and what they return."""
+    programs = []
+    for function in (first, second):
+        begin = time.perf_counter()
+        program = jax.jit(function).lower(*given).compile()
+        programs.append((program, time.perf_counter() - begin))
+    run_first, run_second = ((lambda program=program: program(*given)) for program, _ in programs)
+    found = run_first(), run_second()
+    seconds = _interleaved(run_first, run_second, rounds)
+    ratio = float(np.median(np.divide(*seconds))) if rounds else float("nan")
+    (one, one_compiled), (other, other_compiled) = programs
+    return (_cost(one, one_compiled, seconds[0]), _cost(other, other_compiled, seconds[1])), ratio, found
+
+
+def _cost(program: Any, compile_seconds: float, runs: list[float]) -> Cost:
+    analysis, memory = program.cost_analysis() or {}, program.memory_analysis()
+    return Cost(
+        flops=float(analysis.get("flops", np.nan)),
+        bytes_accessed=float(analysis.get("bytes accessed", np.nan)),
+        temporary_bytes=float(memory.temp_size_in_bytes) if memory is not None else np.nan,
+        compile_seconds=compile_seconds,
+        run_seconds=float(np.median(runs)) if runs else np.nan,
+    )
+
+
+def _interleaved(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds a call, in turn and in changing order, so that a slow moment of the machine meets both alike."""
+
+    def timed(function: Callable[[], Any], calls: int) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready([function() for _ in range(calls)][-1])
+        return (time.perf_counter() - begin) / calls
+
+    timed(second, 1)
+    calls = max(1, int(2e-3 / max(timed(first, 3), 1e-9)))  # about 2 ms a sample, well above the clock's grain
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds):
+        for which in (0, 1) if i % 2 == 0 else (1, 0):
+            seconds[which].append(timed((first, second)[which], calls))
+    return seconds

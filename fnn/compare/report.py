@@ -1,0 +1,195 @@
+"""What a comparison of two gradients found, in numbers and in print."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fnn.compare.costs import Cost
+from fnn.compare.culprits import Culprit
+from fnn.compare.tables import aligned
+
+
+class Difference(NamedTuple):
+    """Two gradients of the same parameters."""
+
+    largest: float
+    """max |u − v|"""
+    norm: float
+    """‖v‖"""
+    relative: float
+    """‖u − v‖/‖v‖; 0 where both are 0"""
+    cosine: float
+    """⟨u, v⟩/(‖u‖‖v‖); 1 where both are 0"""
+    ulps: float
+    """max |u − v| in units in the last place of the larger of the two, entry by entry"""
+
+
+class LeafComparison(NamedTuple):
+    """One leaf of the parameters, compared in every pair of ways."""
+
+    path: str
+    shape: tuple[int, ...]
+    differences: dict[str, Difference]
+    """for "manual–automatic", "manual–differences", "automatic–differences" in float64, and for "manual–automatic" in
+    the parameters' own dtype where that is another; those with differences over the sampled entries without a kink"""
+    verdict: str
+    step: float
+    """median step of the difference quotients; NaN without any"""
+    error: float
+    """median of the quotients' own estimates of their error"""
+    kinks: int
+    """sampled entries where the slope of Q jumps; no quotient counts there"""
+
+
+class Objects(NamedTuple):
+    """The two gradients of each object by itself, as a batch of one."""
+
+    errors: np.ndarray
+    """‖u_n − v_n‖/‖v_n‖ [n]; empty where single objects are refused"""
+    refused: str
+    """why, where they are"""
+
+    @property
+    def worst(self) -> int:
+        """The number of the object on which the two differ most."""
+        return int(np.argmax(np.where(np.isnan(self.errors), np.inf, self.errors)))
+
+    def __str__(self) -> str:
+        if self.refused:
+            return f"object by object: refused, {self.refused}"
+        return f"object by object: worst is object {self.worst}, off by {self.errors[self.worst]:.1e}"
+
+
+class Precision(NamedTuple):
+    """How far the two gradients are off their own float64 values, each computed in a lower precision."""
+
+    dtype: str
+    first: float
+    second: float
+
+
+class GradientComparison(NamedTuple):
+    """The answer of `compare_gradients`: prints as a table, and `to_dict` gives plain numbers."""
+
+    label: str
+    names: tuple[str, str]
+    verdict: str
+    """"agree to k digits", "manual wrong", …"""
+    culprit: Culprit | None
+    """where the fault arises, if there is one in a layer or in the loss"""
+    leaves: tuple[LeafComparison, ...]
+    objects: Objects | None
+    precisions: tuple[Precision, ...]
+    costs: tuple[Cost, Cost]
+    time_ratio: float
+    """first over second run time: the median of the ratios of interleaved runs"""
+
+    @property
+    def manual(self) -> Cost:
+        """The cost of the first gradient."""
+        return self.costs[0]
+
+    @property
+    def automatic(self) -> Cost:
+        """The cost of the second gradient."""
+        return self.costs[1]
+
+    @property
+    def pair(self) -> str:
+        """The name of the first pair, "manual–automatic"."""
+        return "–".join(self.names)
+
+    @property
+    def worst(self) -> float:
+        """The largest relative difference of the two gradients in float64 over the leaves."""
+        return self.worst_of(self.pair)
+
+    def worst_of(self, pair: str) -> float:
+        """The largest relative difference over the leaves, of a pair such as "manual–differences".
+
+        A leaf whose gradient is less than a thousandth of the whole gradient is measured against that thousandth: a
+        bias before `batch_norm` has gradient 0, and nothing but rounding to be relative to.
+        """
+        return max(relative_to_whole([leaf.differences[pair] for leaf in self.leaves]), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as dicts, strings and numbers, ready for JSON."""
+        return {
+            "label": self.label,
+            "verdict": self.verdict,
+            "culprit": None if self.culprit is None else self.culprit._asdict(),
+            "worst": self.worst,
+            "leaves": {
+                leaf.path: {"shape": list(leaf.shape), "verdict": leaf.verdict, "kinks": leaf.kinks}
+                | {"step": leaf.step, "error": leaf.error}
+                | {pair: difference._asdict() for pair, difference in leaf.differences.items()}
+                for leaf in self.leaves
+            },
+            "objects": None if self.objects is None else {"errors": self.objects.errors.tolist()},
+            "precisions": [precision._asdict() for precision in self.precisions],
+            "cost": {name: cost._asdict() for name, cost in zip(self.names, self.costs, strict=True)},
+            "time_ratio": self.time_ratio,
+        }
+
+    def __repr__(self) -> str:
+        found = [f"{self.label}\nverdict: {self.verdict}"]
+        if self.culprit is not None:
+            found.append(f"arises in {self.culprit}")
+        if kinks := sum(leaf.kinks for leaf in self.leaves):
+            found.append(f"kinks: {kinks} of the sampled entries, where quotients do not count")
+        if self.objects is not None:
+            found.append(str(self.objects))
+        parts = ["\n".join(found), self._of_leaves()]
+        if self.precisions:
+            parts.append(self._of_precisions())
+        return "\n\n".join([*parts, self._of_costs()])
+
+    def _of_leaves(self) -> str:
+        pairs = [pair for leaf in self.leaves[:1] for pair in leaf.differences if pair != self.pair]
+        rows = []
+        for leaf in self.leaves:
+            exact = leaf.differences[self.pair]
+            shape = "×".join(map(str, leaf.shape)) or "scalar"
+            numbers = f"{exact.largest:.1e}", f"{exact.relative:.1e}", f"{exact.cosine:.12f}", f"{exact.ulps:.3g}"
+            others = (f"{leaf.differences[pair].relative:.1e}" for pair in pairs)
+            estimate = () if np.isnan(leaf.step) else (f"{leaf.step:.0e}", f"{leaf.error:.0e}")
+            rows.append((leaf.path, shape, leaf.verdict, *numbers, *others, *estimate))
+        header = ("parameter", "shape", "verdict", "largest |Δ|", "‖Δ‖/‖·‖", "cosine", "ulp")
+        header += tuple(pair.removeprefix(f"{self.pair}, ").replace("differences", "diff.") for pair in pairs)
+        quotients = any(not np.isnan(leaf.step) for leaf in self.leaves)
+        return aligned((header + (("step", "diff. ±") if quotients else ()), *rows), text_columns=3)
+
+    def _of_precisions(self) -> str:
+        rows = [(p.dtype, f"{p.first:.1e}", f"{p.second:.1e}", _loss_of_digits(p, self.names)) for p in self.precisions]
+        return aligned((("off float64", *self.names, ""), *rows), text_columns=1)
+
+    def _of_costs(self) -> str:
+        first, second = self.costs
+        rows = [
+            (name.replace("_", " "), f"{m:.4g}", f"{a:.4g}", f"{m / a:.3f}" if a else "–")
+            for name, m, a in zip(Cost._fields, first, second, strict=True)
+        ]
+        rows[-1] = (*rows[-1][:-1], f"{self.time_ratio:.3f}")
+        return aligned((("cost", *self.names, "ratio"), *rows), text_columns=1)
+
+
+def _loss_of_digits(p: Precision, names: tuple[str, str]) -> str:
+    """A note where one of the two loses ten times what the other does, or all."""
+    finite = np.isfinite(p.first), np.isfinite(p.second)
+    for mine, other, i in ((p.first, p.second, 0), (p.second, p.first, 1)):
+        if (finite[1 - i] and not finite[i]) or mine > 10 * max(other, 1e-300):
+            return f"{names[i]} loses more"
+    return ""
+
+
+def relative_to_whole(differences: list[Difference]) -> list[float]:
+    """‖u − v‖/‖v‖ of every leaf, where no ‖v‖ counts as less than a thousandth of all leaves' together."""
+    least = 1e-3 * np.linalg.norm([d.norm for d in differences])
+
+    def of(d: Difference) -> float:
+        apart, scale = (d.relative * d.norm if d.norm else d.largest), max(d.norm, least)
+        return float(apart / scale) if scale else float(apart > 0)
+
+    return [of(d) for d in differences]

@@ -1,0 +1,161 @@
+"""Whether a layer keeps its laws."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from fnn.checks import laws as checks
+from fnn.laws import passes, surroundings
+from fnn.laws.asking import Judge, Measured, Question, ask
+from fnn.laws.judges import by_shape, close, equal, finite, relative_errors
+from fnn.laws.passes import Start, Subject
+from fnn.laws.report import BROKEN, HOLDS, Laws
+from fnn.laws.trees import precise, shaken
+from fnn.readings import contributions, gram, per_object, second_moment, squared_norm, variance
+from fnn.types import Layer, Params, State
+
+READINGS = (per_object, squared_norm, gram, second_moment, variance, contributions)
+INIT, FORWARD, BACKWARD = "init gives arrays", "forward runs under jit", "backward runs under jit"
+
+
+def check_layer(
+    layer: Layer, x: Any, *, params: Params = None, state: State = None, key: Any = None, tolerance: float = 1e-9
+) -> Laws:
+    """Whether a layer keeps all the laws that the rest of fnn relies on, for layers of one's own.
+
+    Args:
+        layer: any layer, with or without a `curve`.
+        x: a few objects [n, i] of floats, at least two.
+        params: where to look; by default what init makes, plus noise of 0.1, for zeros hide faults.
+        state: the state to start from; what init makes if not given.
+        key: for init and forward; `jax.random.key(0)` if not given.
+        tolerance: largest relative error, of float64.
+
+    Returns:
+        `Laws`, which prints as a table; ``check_layer(…).raise_if_failed()`` is a whole test. Everything is computed
+        in float64 on compiled programs; dtypes are also checked in bfloat16 and float32. The automatic judges are
+        `jax.vjp` and `jax.hessian` of the layer's own forward pass.
+
+    Raises:
+        TypeError: no layer, or an x that is not floats.
+        ValueError: an x of one object or with NaN; a state without params.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import dense, tanh
+        >>> from fnn.laws import check_layer
+        >>> right = dense(3, tanh)
+        >>> wrong = right._replace(backward=lambda p, tape, error, read: right.backward(p, tape, 2 * error, read))
+        >>> check_layer(right, jnp.eye(4)).passed
+        True
+        >>> [law.name for law in check_layer(wrong, jnp.eye(4)).failures][:2]
+        ['error equals jax.vjp', 'gradient equals jax.vjp']
+    """
+    checks.of_layer(layer, x, params, state, tolerance)
+    with jax.enable_x64(True):
+        start = Start(layer, jax.random.key(0) if key is None else key, precise(x))
+        laws = ask(_of_init(), lambda: start, compiled=False)
+        made = _made(start)
+        unmet = {INIT} if made is None and (params is None or state is None) else set()
+        made = made or (params, state)
+        params = shaken(made[0], 1) if params is None else precise(params)
+        state = made[1] if state is None else precise(state)
+        laws += ask(_questions(tolerance), partial(Subject, layer), params, state, start.x, start.key, unmet=unmet)
+        return Laws(str(layer), tuple(laws))
+
+
+def _made(start: Start) -> tuple[Params, State] | None:
+    """What init makes; None where it fails, which is a law of its own."""
+    try:
+        return precise(start.made)
+    except Exception:
+        return None
+
+
+def _of_init() -> list[Question]:
+    return [
+        Question(INIT, passes.init_gives_arrays, by_shape),
+        Question("init is pure", passes.init_is_pure, equal(_IMPURE_INIT), INIT),
+    ]
+
+
+def _questions(tolerance: float) -> list[Question]:
+    """What is asked of the passes, each by itself and then among other layers."""
+    same = partial(close, tolerance)
+    of_forward = [
+        ("forward keeps the state", passes.forward_keeps_state, by_shape),
+        ("forward is pure", passes.forward_is_pure, equal(_IMPURE)),
+        ("forward is finite", passes.forward_is_finite, finite(_NAN)),
+        ("apply is pure", passes.apply_is_pure, equal(_IMPURE)),
+        ("apply is finite", passes.apply_is_finite, finite(_NAN)),
+        ("apply is forward", passes.apply_is_forward, _of_stages(tolerance)),
+    ]
+    of_backward = [
+        ("error has the shape of x", passes.error_has_shape, by_shape),
+        ("gradient has the shapes of the params", passes.gradient_has_shapes, by_shape),
+        ("error equals jax.vjp", passes.error_is_automatic, same(_WRONG_ERROR)),
+        ("gradient equals jax.vjp", passes.gradient_is_automatic, same(_WRONG_GRADIENT)),
+        ("backward is linear in the error", passes.backward_is_linear, same(_NOT_LINEAR)),
+        ("a zero error gives zeros", passes.zero_gives_zeros, equal(_NOT_ZERO)),
+        ("backward is pure", passes.backward_is_pure, equal(_IMPURE)),
+        ("keeps the dtype", surroundings.keeps_dtypes, by_shape),
+        ("runs under vmap", surroundings.runs_under_vmap, same(_VMAP)),
+        ("runs inside serial", surroundings.in_serial, same(_INSIDE)),
+        ("runs inside repeat", surroundings.in_repeat, same(_INSIDE)),
+        ("takes a batch of one", surroundings.takes_one_object, same(_ONE)),
+        ("objects are independent", surroundings.objects_are_independent, _of_objects(tolerance)),
+        *((f"reading {r}", partial(surroundings.reading_is_automatic, read=r), same(_READING)) for r in READINGS),
+        ("curve gives the error", surroundings.curve_gives_error, same(_CURVE_ERROR)),
+        ("curve at the params equals jax.hessian", surroundings.curve_at_params, same(_CURVE)),
+        ("curve at x equals jax.hessian", surroundings.curve_at_x, same(_CURVE)),
+    ]
+    return [
+        Question(FORWARD, passes.forward_runs, by_shape, INIT),
+        *(Question(name, measure, judge, FORWARD) for name, measure, judge in of_forward),
+        Question(BACKWARD, passes.backward_runs, by_shape, FORWARD),
+        *(Question(name, measure, judge, BACKWARD) for name, measure, judge in of_backward),
+    ]
+
+
+_IMPURE_INIT = "init may use the key and the shape and dtype of x only: no counter, no other random numbers, no values"
+_IMPURE = "the same arguments gave something else: look for a counter, a random draw without the key, a changed global"
+_NAN = "entries are NaN or infinite for a finite x: look for 0/0, log 0, and overflow of exp"
+_WRONG_ERROR = "∂L/∂x must be the error times the layer's slopes: look for a missing transpose, a lost slope or path"
+_WRONG_GRADIENT = "∂L/∂w must be summed over the objects: look at a mean for a sum, a sign, a lost slope"
+_NOT_LINEAR = "backward must multiply the error and nothing else: look for a clip, a sign, an added constant"
+_NOT_ZERO = "look for what backward adds to the error's own products, or for 0 times infinity"
+_VMAP = "a copy under vmap must compute what it does alone: look for axes counted from the front, or flattened"
+_INSIDE = "the layer's error or its tape does not fit what stands around it; see the laws above first"
+_ONE = "look for squeezed axes and statistics over the batch"
+_READING = "read each parameter by read.outer(x, error) or read.rows(contributions [n, …]), one term an object"
+_CURVE = "Jᵀ c J + Σ_k ε_k ∇²f_k: look for a lost σ'', a slope not squared, a matrix c taken for its diagonal"
+_CURVE_ERROR = "curve is backward with more beside it: its error must be that of backward"
+
+
+def _of_stages(tolerance: float) -> Judge:
+    """Information: a layer may have two stages."""
+
+    def judge(found: Measured) -> tuple[str, str]:
+        (error,) = relative_errors(found).values()
+        return HOLDS, f"off by {error:.1e}" + (": two stages, or a draw from the key" if error > tolerance else "")
+
+    return judge
+
+
+def _of_objects(tolerance: float) -> Judge:
+    """Information: a layer may couple the objects, but then it must refuse to read single ones."""
+
+    def judge(found: Measured) -> tuple[str, str]:
+        refuses = found.pop("refuses")
+        (error,) = relative_errors(found).values()
+        finding = f"object 0 changes by {error:.1e} with the others"
+        if error <= tolerance:
+            return HOLDS, finding
+        if refuses:
+            return HOLDS, f"{finding}: coupled, and readings of single objects are refused"
+        return BROKEN, f"{finding}: coupled, so backward must raise ValueError for a reading that is not linear"
+
+    return judge

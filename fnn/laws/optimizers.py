@@ -1,0 +1,190 @@
+"""Whether an optimizer keeps its laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from fnn.checks import count
+from fnn.checks import laws as checks
+from fnn.laws import updates
+from fnn.laws.asking import Judge, Measured, NotAsked, Question, ask
+from fnn.laws.judges import by_shape, close, equal, finite, leaves, relative_errors
+from fnn.laws.report import BROKEN, HOLDS, NOT_ASKED, Laws
+from fnn.laws.trees import precise
+from fnn.laws.updates import Subject
+from fnn.types import Params
+
+Reference = Callable[[Any, list[Any]], Any]
+"""(params, [gradient, …]) -> the params after each step, on NumPy arrays."""
+INIT, UPDATE, SCAN = "init gives arrays", "update runs under jit", "runs in lax.scan"
+
+
+def check_optimizer(
+    optimizer: Any,
+    params: Params,
+    *,
+    reference: Reference | None = None,
+    steps: int = 10,
+    key: Any = None,
+    tolerance: float = 1e-9,
+) -> Laws:
+    """Whether an optimizer keeps all the laws that training relies on, and takes the steps of its equations.
+
+    Args:
+        optimizer: a pair with ``init`` and ``update``, of fnn's or of anyone's.
+        params: a pytree of a few arrays of floats, as the optimizer is to have.
+        reference: the equations once more, as a plain loop ``(params, [gradient, …]) -> [params, …]`` on NumPy arrays,
+            which gives the params after each step.
+        steps: how many, at least 2.
+        key: for the gradients; `jax.random.key(0)` if not given.
+        tolerance: largest relative error, of float64.
+
+    Returns:
+        `Laws`, which prints as a table; ``check_optimizer(…).raise_if_failed()`` is a whole test. The gradients are
+        random, of sizes from 1e-2 to 10, and do not depend on the params: a path to a minimum hides a wrong factor.
+
+    Raises:
+        TypeError: no optimizer, or params that are not floats.
+        ValueError: params without arrays, or fewer than 2 steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import momentum
+        >>> from fnn.laws import check_optimizer
+        >>> def loop(w, gradients):
+        ...     v = 0
+        ...     for g in gradients:
+        ...         v = 0.9 * v + 0.1 * g
+        ...         w = w - 0.01 * v
+        ...         yield w
+        >>> check_optimizer(momentum(0.01), jnp.ones(3), reference=loop).passed
+        True
+        >>> check_optimizer(momentum(0.02), jnp.ones(3), reference=loop).failures[0].name
+        'steps equal the reference'
+    """
+    checks.of_optimizer(optimizer, params, reference, tolerance)
+    steps = count("steps", steps, least=2)
+    with jax.enable_x64(True):
+        params = precise(params)
+        given = jax.device_get((params, _gradients(params, steps, jax.random.key(0) if key is None else key)))
+        laws = ask(_questions(given, reference, tolerance), partial(Subject, optimizer, steps), *given)
+        return Laws(str(optimizer), tuple(laws))
+
+
+def _gradients(params: Params, steps: int, key: Any) -> Params:
+    """Random gradients [steps, …], each weight's of a size of its own."""
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32))
+
+    def of(leaf: Any) -> np.ndarray:
+        return random.standard_normal((steps, *leaf.shape)) * 10 ** random.uniform(-2, 1, leaf.shape)
+
+    return jax.tree.map(of, params)
+
+
+def _questions(given: tuple[Any, Any], reference: Reference | None, tolerance: float) -> list[Question]:
+    same = partial(close, tolerance)
+    of_update = [
+        ("init is pure", updates.init_is_pure, equal(_IMPURE)),
+        ("update is pure", updates.update_is_pure, equal(_IMPURE)),
+        ("updates have the shapes of the params", updates.updates_fit, by_shape),
+        ("state keeps its shapes and dtypes", updates.state_is_kept, by_shape),
+        ("keeps the dtype of the params", updates.keeps_dtypes, by_shape),
+        ("a zero gradient gives finite updates", updates.zero_gives_finite, finite(_NAN)),
+        ("runs under vmap", updates.runs_under_vmap, same(_VMAP)),
+        ("leaves are independent", updates.leaves_are_independent, _of_leaves(tolerance)),
+        ("runs on one flat vector", updates.runs_flat, _of_flat(tolerance)),
+    ]
+    return [
+        Question(INIT, updates.init_gives_arrays, by_shape),
+        Question(UPDATE, updates.update_runs, by_shape, INIT),
+        *(Question(name, measure, judge, UPDATE) for name, measure, judge in of_update),
+        Question(SCAN, updates.scan_is_a_loop, same(_SCAN), UPDATE),
+        Question("goes down a paraboloid", updates.descends, _of_descent, SCAN),
+        Question(
+            "steps equal the reference", partial(_follows, reference), _of_path(given, reference, tolerance), SCAN
+        ),
+    ]
+
+
+_IMPURE = "the same arguments gave something else: look for a counter or a sum kept outside the state"
+_NAN = "look for 0/0 in the first step, such as g/√G without an ε"
+_VMAP = "a copy under vmap must compute what it does alone: look for sums over all axes, or Python's if"
+_SCAN = "the scan must compute what a loop does: look for what update keeps outside its state"
+
+
+def _follows(reference: Reference | None, s: Subject) -> Measured:
+    if reference is None:
+        raise NotAsked("no reference was given: a loop of the equations, (params, gradients) -> params after each step")
+    return {"path": s.path}
+
+
+# Judges
+
+
+def _of_leaves(tolerance: float) -> Judge:
+    """Information: an optimizer may couple the leaves; but not answer one leaf's gradient at another leaf alone."""
+
+    def judge(found: Measured) -> tuple[str, str]:
+        after, before = found["updates"]
+        names = [where for where, _, _ in leaves({"gradient": (before, before)})]
+        pairs = list(zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True))
+        moved = np.array(
+            [[not np.allclose(u[k], v, rtol=tolerance, atol=0) for u, v in pairs] for k in range(len(pairs))]
+        )
+        others = moved & ~np.eye(len(pairs), dtype=bool)
+        for k in np.flatnonzero(others.any(1) & ~moved.diagonal()):
+            return BROKEN, f"{names[k]} moves other leaves and not its own: look for leaves in another order"
+        if others.any():
+            return HOLDS, f"{names[int(np.argmax(others.any(1)))]} moves other leaves too: coupled, as by a common norm"
+        return HOLDS, f"each of {len(pairs)} leaves by itself"
+
+    return judge
+
+
+def _of_flat(tolerance: float) -> Judge:
+    """Information: an optimizer may tell leaves apart, by name or by a norm of each."""
+
+    def judge(found: Measured) -> tuple[str, str]:
+        (error,) = relative_errors(found).values()
+        told = ": tells the leaves apart, as by name or by norms of their own" if error > tolerance else ""
+        return HOLDS, f"off by {error:.1e}{told}"
+
+    return judge
+
+
+def _of_descent(found: Measured) -> tuple[str, str]:
+    """Information: nothing promises descent for every rate."""
+    before, after = float(found["before"]), float(found["after"])
+    finding = f"Q from {before:.3g} to {after:.3g} in {int(found['steps'])} steps"
+    if after < before:
+        return HOLDS, finding
+    return NOT_ASKED, f"{finding}: right for a transform, whose updates are gradients still; else look at sign and rate"
+
+
+def _of_path(given: tuple[Any, Any], reference: Reference | None, tolerance: float) -> Judge:
+    """The first step, and in it the leaf, at which the reference is elsewhere."""
+    params, gradients = given
+
+    def judge(found: Measured) -> tuple[str, str]:
+        assert reference is not None
+        steps = len(jax.tree.leaves(gradients)[0])
+        each = [jax.tree.map(lambda g, k=k: g[k].copy(), gradients) for k in range(steps)]
+        wanted = checks.path_of_reference(reference(jax.tree.map(np.copy, params), each), steps, params)
+        worst = 0.0
+        for k, tree in enumerate(wanted):
+            errors = relative_errors({"params": (jax.tree.map(lambda leaf, k=k: leaf[k], found["path"]), tree)})
+            where, error = max(errors.items(), key=lambda pair: np.inf if np.isnan(pair[1]) else pair[1])
+            if not error <= tolerance:
+                return (
+                    BROKEN,
+                    f"off by {error:.1e} at {where} after step {k + 1}: look at what this step has for the first time",
+                )
+            worst = max(worst, error)
+        return HOLDS, f"off by {worst:.1e} at most in {steps} steps"
+
+    return judge

@@ -1,0 +1,131 @@
+"""The laws of a layer among others: dtypes, vmap, composites, batches, readings and second derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn import automatic
+from fnn.backprop import backprop
+from fnn.checks import curve_of
+from fnn.combinators import repeat
+from fnn.curvature import gate_curvature, second_derivatives
+from fnn.laws.asking import Broken, Measured, NotAsked, is_refusal, or_refused
+from fnn.laws.passes import Subject, of_pass
+from fnn.laws.trees import DTYPES, alike, is_float, named, paired, shaken, size, struct
+from fnn.losses import squared
+from fnn.readings import contributions, gathered, gradient, per_object
+from fnn.types import Array, Reading
+from fnn.watching import unwatched
+
+MOST_PARAMETERS = 1000
+"""A Hessian with more numbers a side is not formed."""
+
+
+def keeps_dtypes(s: Subject) -> str:
+    """Params, y, state, error and gradient in the dtype of x, all by shapes alone."""
+    for dtype in map(jnp.dtype, DTYPES):
+        x = struct(s.x, dtype)
+        params, state = jax.eval_shape(s.layer.init, s.key, x)
+        for keys, leaf in jax.tree.leaves_with_path(params):
+            if is_float(leaf) and leaf.dtype != dtype:
+                raise Broken(f"init makes {named('params', keys)} {leaf.dtype} for {dtype} x; give it x.dtype")
+        like = f"for {dtype} x"
+        y, after = jax.eval_shape(lambda *a: s.layer.forward(*a)[:2], params, state, x, s.key)
+        alike(y, struct(y, dtype), "y", like)
+        alike(after, state, "state", f"{like} as before the batch")
+        alike(jax.eval_shape(s.layer.apply, params, state, x), y, "y of apply", f"{like} as from forward")
+        error, readings = jax.eval_shape(lambda *a: Subject(s.layer, *a).by_hand, params, state, x, s.key)
+        alike(error, x, "error at x", like)
+        alike(readings, params, "gradient", f"{like} as the params")
+    return ", ".join(DTYPES)
+
+
+def runs_under_vmap(s: Subject) -> Measured:
+    """Of two copies with params and objects of their own, each computes what it does alone."""
+    copies = jax.tree.map(lambda u, v: jnp.stack([u, v]), shaken((s.params, s.x), 4), (s.params, s.x))
+    passes = jax.vmap(lambda params, x: s.at(params=params, x=x).pulled(s.error))(*copies)
+    return of_pass(*(jax.tree.map(lambda leaf: leaf[1], passes), s.by_hand))
+
+
+def takes_one_object(s: Subject) -> Measured:
+    """A batch of one, unless it is refused."""
+    return or_refused(lambda: s.at(x=s.x[:1]).both)
+
+
+def objects_are_independent(s: Subject) -> Measured:
+    """Object 0 among others that are like it; and whether readings of single objects are refused."""
+    alone = s.at(x=jnp.broadcast_to(s.x[:1], s.x.shape)).forward[0][:1]
+    refuses = False
+    try:
+        s.pulled(s.error, per_object)
+    except Exception as error:
+        refuses = is_refusal(error)
+    return {"y of object 0": (alone, s.forward[0][:1]), "refuses": refuses}
+
+
+# In composites
+
+
+def in_serial(s: Subject) -> Measured:
+    """With neurons after it and a loss, the mean of the automatic gradients of all objects."""
+    jax.eval_shape(s.net.init, s.key, struct(s.x))
+    mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), s.gradients)
+    return paired(unwatched(backprop(s.net, squared)(*s.posed)[1]), mean, "gradient")
+
+
+def in_repeat(s: Subject) -> Measured:
+    """Two in a row by `jax.lax.scan`, for which the tape must be a pytree of arrays."""
+    y, _, _ = s.forward
+    if y.shape != s.x.shape:
+        raise NotAsked(f"the layer makes {y.shape[1]} features of {s.x.shape[1]}")
+    net = repeat(s.layer, 2)
+    jax.eval_shape(net.init, s.key, struct(s.x))
+    params, state = (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree) for tree in (s.params, s.state))
+    return Subject(net, shaken(params, 4), state, s.x, s.key).both
+
+
+def reading_is_automatic(s: Subject, read: Reading) -> Measured:
+    """A reading in serial(layer, linear(2)), of the automatic gradients of all objects."""
+    if not jax.tree.leaves(s.params):
+        raise NotAsked("the layer has no params")
+    got, _ = or_refused(lambda: unwatched(backprop(s.net, squared, read)(*s.posed)[1]))
+    if read is contributions:
+        return paired(gathered(per_object, got), s.gradients[0], str(read))
+    scale = read.scale(s.x.shape[0])
+    return paired(got, jax.tree.map(lambda g: read.rows(g * scale), s.gradients[0]), str(read))
+
+
+# Second derivatives
+
+
+def curve_gives_error(s: Subject) -> Measured:
+    """In both modes the error of backward; curvatures in the shape of the mode, and readings in that of the params."""
+    (n, i), found = s.x.shape, {}
+    for mode, c, shape in (("one pass", s.error, (n, i)), ("exact", jax.vmap(jnp.diag)(s.error), (n, i, i))):
+        through, below, readings = or_refused(lambda c=c: _curved(s, c))
+        alike(below, jax.ShapeDtypeStruct(shape, s.x.dtype), f"∂²L/∂x² ({mode})")
+        alike(readings, s.params, f"∂²L/∂w² ({mode})", "as the params")
+        found |= paired(through, s.by_hand[0], f"error ({mode})")
+    return found
+
+
+def _curved(s: Subject, c: Array) -> Any:
+    through, below, readings = curve_of(s.layer)(s.params, s.forward[2], s.error, c, gradient)
+    return through, below, unwatched(readings)
+
+
+def curve_at_params(s: Subject) -> Measured:
+    """The diagonal ∂²Q/∂w² in serial(layer, linear(2)) against that of `jax.hessian`."""
+    if size(s.params) > MOST_PARAMETERS:
+        raise NotAsked(f"the Hessian of {size(s.params)} parameters is too large; check a narrower layer of the kind")
+    got = or_refused(lambda: unwatched(second_derivatives(s.net, squared)(*s.posed)[1]))
+    return paired(got, automatic.hessian_diagonal(s.net, squared)(*s.posed)[1], "∂²Q/∂w²")
+
+
+def curve_at_x(s: Subject) -> Measured:
+    """The diagonal ∂²Q/∂g² for gates on the features of x, against that of `jax.hessian`."""
+    got = or_refused(lambda: gate_curvature(s.net, squared)(*s.posed))
+    return paired(got, automatic.gate_curvature(s.net, squared)(*s.posed), "∂²Q/∂g²")

@@ -1,0 +1,95 @@
+"""Trees to compare: their structure, shapes and dtypes, and pairs of them for a judge."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.laws.asking import Broken, Measured
+
+DTYPES = ("bfloat16", "float32", "float64")
+"""In which shapes and dtypes have to be kept."""
+
+
+def paired(got: Any, wanted: Any, name: str, like: str = "") -> Measured:
+    """Two trees to compare by their numbers, which have to be alike before.
+
+    Raises:
+        Broken: another structure, or other shapes or dtypes.
+    """
+    alike(got, wanted, name, like)
+    return {name: (got, wanted)}
+
+
+def alike(got: Any, wanted: Any, name: str, like: str = "") -> None:
+    """Two trees of one structure, the same shapes and dtypes.
+
+    Raises:
+        Broken: where they first differ.
+    """
+    expected = f", expected {like and like + ', '}"
+    if jax.tree.structure(got) != jax.tree.structure(wanted):
+        raise Broken(f"{name} has structure {jax.tree.structure(got)}{expected}{jax.tree.structure(wanted)}")
+    for (keys, u), v in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
+        if (jnp.shape(u), jnp.result_type(u)) != (jnp.shape(v), jnp.result_type(v)):
+            raise Broken(f"{named(name, keys)} is {array_type(u)}{expected}{array_type(v)}")
+
+
+def are_arrays(tree: Any, name: str) -> None:
+    """A tree of arrays only.
+
+    Raises:
+        Broken: a leaf which is something else, such as a Python number.
+    """
+    for keys, leaf in jax.tree.leaves_with_path(tree):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            raise Broken(f"{named(name, keys)} is no array but {type(leaf).__name__}; make it one by jnp.asarray")
+
+
+def named(name: str, keys: Any) -> str:
+    """A leaf by its tree and its path: params['w']."""
+    return name + jax.tree_util.keystr(keys)
+
+
+def array_type(leaf: Any) -> str:
+    """The dtype and shape, float32[3, 2]."""
+    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+
+
+def size(tree: Any) -> int:
+    """How many numbers a tree holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether an array, or its description, is of floats."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def struct(tree: Any, dtype: Any = None) -> Any:
+    """The shapes and dtypes of a tree, or its shapes with its floats in another dtype."""
+
+    def of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if dtype is not None and is_float(leaf) else leaf.dtype)
+
+    return jax.tree.map(of, tree)
+
+
+def precise(tree: Any) -> Any:
+    """The tree with its floats in float64."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64 if is_float(leaf) else None), tree)
+
+
+def normal(like: Any, seed: int, scale: float = 1.0) -> Any:
+    """Independent normal numbers in the shapes and dtypes of a tree, drawn by NumPy: nothing to compile."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype), like)
+
+
+def shaken(tree: Any, seed: int, scale: float = 0.1) -> Any:
+    """A tree of arrays with noise on its floats."""
+    return jax.tree.map(lambda u, noise: u + noise if is_float(u) else u, tree, normal(tree, seed, scale))

@@ -1,0 +1,490 @@
+"""The laws: fnn's own layers and optimizers keep them, and every planted fault breaks the law that is named for it."""
+
+import itertools
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn import (
+    Layer,
+    Optimizer,
+    activate,
+    adadelta,
+    adam,
+    batch_norm,
+    chain,
+    clip_by_norm,
+    columns,
+    dense,
+    dropout,
+    from_function,
+    inverted_dropout,
+    l2,
+    linear,
+    masked,
+    momentum,
+    nadam,
+    nag,
+    parallel,
+    prelu,
+    remat,
+    repeat,
+    residual,
+    rmsprop,
+    serial,
+    sgd,
+    tanh,
+    watch,
+    weights_only,
+)
+from fnn.laws import Law, Laws, check_layer, check_optimizer
+
+X = np.random.default_rng(0).standard_normal((3, 2))
+PARAMS = {"w": np.arange(4.0).reshape(2, 2), "b": np.array([1.0, -2.0])}
+COUPLED = {"takes a batch of one", *(f"reading {r}" for r in ("per_object", "squared_norm", "gram", "second_moment"))}
+COUPLED |= {"reading variance", "reading contributions", "curve gives the error", "curve at x equals jax.hessian"}
+COUPLED |= {"curve at the params equals jax.hessian"}
+
+
+def broken(laws: Laws) -> set[str]:
+    return {law.name for law in laws.failures}
+
+
+def not_asked(laws: Laws) -> set[str]:
+    return {law.name for law in laws.rows if law.verdict == "not asked"}
+
+
+# What is right
+
+
+def sine(params: Any, x: Any) -> Any:
+    return jnp.sin(x * params[None, :])
+
+
+LAYERS: dict[str, Layer] = {
+    "linear": linear(3),
+    "dense": dense(3, tanh),
+    "activate": activate(tanh),
+    "prelu": prelu(),
+    "dropout": dropout(0.4),
+    "inverted_dropout": inverted_dropout(0.4),
+    "batch_norm": batch_norm(),
+    "from_function": from_function(lambda key, x: jnp.ones(x.shape[1], x.dtype), sine),
+    "serial": serial(prelu(), linear(2)),
+    "columns": columns((1, linear(2)), (1, prelu())),
+    "parallel": parallel(prelu(), 2),
+    "residual": residual(dense(2, tanh)),
+    "repeat": repeat(prelu(), 2),
+    "remat": remat(linear(2)),
+    "watch": watch(linear(3)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
+def test_our_own_layers_keep_all_laws(layer):
+    laws = check_layer(layer, X)
+    laws.raise_if_failed()
+    coupled, same_width = layer is LAYERS["batch_norm"], layer.label not in ("linear(3)", "dense(3, tanh)")
+    expected = set(COUPLED) if coupled else set()
+    if not same_width or layer in (LAYERS["columns"], LAYERS["watch"]):
+        expected |= {"runs inside repeat"}
+    if not jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0), X)[0]):
+        expected |= {law.name for law in laws.rows if law.name.startswith("reading")}
+    assert not_asked(laws) == expected
+    assert ("coupled" in laws.law("objects are independent").finding) == coupled
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": sgd(0.1),
+    "momentum": momentum(0.1),
+    "nag, on a schedule": nag(lambda k: 0.1 / (1 + k.astype(float))),
+    "rmsprop": rmsprop(0.1),
+    "adadelta": adadelta(),
+    "adam": adam(0.1),
+    "nadam": nadam(0.1),
+    "clip_by_norm": clip_by_norm(1.0),
+    "l2": l2(0.1),
+    "chain": chain(clip_by_norm(1.0), masked(l2(0.1), weights_only), momentum(0.1)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_our_own_optimizers_keep_all_laws(optimizer):
+    laws = check_optimizer(optimizer, PARAMS, steps=3)
+    laws.raise_if_failed()
+    clips, transform = "clip" in str(optimizer), str(optimizer).startswith(("clip", "l2"))
+    assert ("coupled" in laws.law("leaves are independent").finding) == clips
+    assert laws.law("goes down a paraboloid").verdict == ("not asked" if transform else "holds")
+    assert laws.law("steps equal the reference").verdict == "not asked"
+
+
+def adam_loop(w, gradients):
+    """Adam as the slide has it, leaf by leaf."""
+    leaves, tree = jax.tree.flatten(w)
+    v, G = [0.0] * len(leaves), [0.0] * len(leaves)
+    for k, gradient in enumerate(gradients, 1):
+        for i, g in enumerate(jax.tree.leaves(gradient)):
+            v[i], G[i] = 0.9 * v[i] + 0.1 * g, 0.999 * G[i] + 0.001 * g**2
+            leaves[i] = leaves[i] - 0.1 * (v[i] / (1 - 0.9**k)) / (np.sqrt(G[i] / (1 - 0.999**k)) + 1e-8)
+        yield jax.tree.unflatten(tree, leaves)
+
+
+def test_adam_follows_its_loop():
+    laws = check_optimizer(adam(0.1), PARAMS, reference=adam_loop, steps=4)
+    laws.raise_if_failed()
+    assert "in 4 steps" in laws.law("steps equal the reference").finding
+
+
+# Planted faults of layers
+
+
+def with_backward(change: Any, layer: Layer | None = None) -> Layer:
+    """A dense layer whose (error, readings) are changed: change(error, readings, params, tape, error at y, read)."""
+    right = layer or dense(3, tanh)
+
+    def wrong(params, tape, error, read):
+        return change(*right.backward(params, tape, error, read), params, tape, error, read)
+
+    return right._replace(backward=wrong, curve=None)
+
+
+def with_forward(change: Any, layer: Layer | None = None) -> Layer:
+    """A layer whose (y, state, tape) are changed."""
+    right = layer or dense(3, tanh)
+    return right._replace(forward=lambda *given: change(*right.forward(*given)), curve=None)
+
+
+def running_mean(dtype: Any) -> Layer:
+    """A layer that counts its batches, and gives the count back in another dtype."""
+    right = linear(3)
+
+    def forward(params, state, x, key):
+        y, _, tape = right.forward(params, (), x, key)
+        return y, (state + 1).astype(dtype), tape
+
+    return right._replace(
+        init=lambda key, x: (right.init(key, x)[0], jnp.zeros((), x.dtype)),
+        apply=lambda params, state, x: right.apply(params, (), x),
+        forward=forward,
+        curve=None,
+    )
+
+
+counter = itertools.count()
+
+
+def counting(y: Any, state: Any, tape: Any) -> Any:
+    return y * (1 + 0.1 * next(counter)), state, tape
+
+
+def narrow(layer: Layer) -> Layer:
+    """A layer that computes in float32 whatever comes."""
+    right = layer.apply
+    to_32 = lambda tree: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)  # noqa: E731
+    made = from_function(lambda key, x: layer.init(key, x)[0], lambda params, x: right(to_32(params), (), to_32(x)))
+    return made._replace(curve=None)
+
+
+def wrong_curve(layer: Layer) -> Layer:
+    """Second derivatives without σ''."""
+    right: Any = layer.curve
+
+    def curve(params, tape, error, c, read):
+        _, below, readings = right(params, tape, jnp.zeros_like(error), c, read)
+        return layer.backward(params, tape, error, read)[0], below, readings
+
+    return layer._replace(curve=curve)
+
+
+def unseeded(layer: Layer) -> Layer:
+    """An init that draws beside the key."""
+    draw = itertools.count()
+
+    def init(key, x):
+        return layer.init(jax.random.fold_in(key, next(draw)), x)
+
+    return layer._replace(init=init, curve=None)
+
+
+def raising(*given: Any) -> Any:
+    raise RuntimeError("no gradient today\nsee the manual")
+
+
+def centred() -> Layer:
+    """A layer that couples the objects and does not say so."""
+
+    def backward(params, tape, error, read):
+        return error - jnp.mean(error, axis=0, keepdims=True), {"b": read.rows(error)}
+
+    def forward(params, state, x, key):
+        return apply(params, state, x), state, ()
+
+    def apply(params, state, x):
+        return x - jnp.mean(x, axis=0, keepdims=True) + params["b"][None, :]
+
+    return Layer("centred()", lambda key, x: ({"b": jnp.zeros(x.shape[1], x.dtype)}, ()), apply, forward, backward)
+
+
+class Fault(NamedTuple):
+    """A faulty layer, the law it breaks, and a word of the finding."""
+
+    layer: Layer
+    law: str
+    word: str
+
+
+FAULTS: dict[str, Fault] = {
+    "gradient off by 1e-6": Fault(
+        with_backward(lambda e, r, *_: (e, r | {"w": r["w"] * (1 + 1e-6)})), "gradient equals jax.vjp", "gradient['w']"
+    ),
+    "missing transpose": Fault(
+        with_backward(lambda e, r, params, tape, error, _: ((error * tape.z) @ params["w"], r), dense(2, tanh)),
+        "error equals jax.vjp",
+        "transpose",
+    ),
+    "sign of the bias": Fault(
+        with_backward(lambda e, r, *_: (e, r | {"b": -r["b"]})), "gradient equals jax.vjp", "2.0e+00 at gradient['b']"
+    ),
+    "mean for a sum": Fault(
+        with_backward(lambda e, r, p, t, error, read: (e, jax.tree.map(lambda leaf: leaf / 3, r))),
+        "gradient equals jax.vjp",
+        "mean for a sum",
+    ),
+    "reads before the slope": Fault(
+        with_backward(
+            lambda e, r, p, t, error, read: (e, r if read is fnn.gradient else r | {"b": read.rows(error)}),
+        ),
+        "reading squared_norm",
+        "['b']",
+    ),
+    "clips the error": Fault(
+        with_backward(lambda e, r, *_: (jnp.clip(e, -0.1, 0.1), r)), "backward is linear in the error", "clip"
+    ),
+    "adds a constant": Fault(with_backward(lambda e, r, *_: (e + 1e-7, r)), "a zero error gives zeros", "1.0e-07"),
+    "gradient of another shape": Fault(
+        with_backward(lambda e, r, *_: (e, r | {"b": r["b"][None]})),
+        "gradient has the shapes of the params",
+        "gradient['b'] is float64[1, 3], expected as the params, float64[3]",
+    ),
+    "state changes dtype": Fault(running_mean(jnp.int32), "forward keeps the state", "int32[]"),
+    "computes in float32": Fault(narrow(linear(3)), "keeps the dtype", "float32"),
+    "impure forward": Fault(with_forward(counting), "forward is pure", "counter"),
+    "impure init": Fault(unseeded(linear(3)), "init is pure", "made again"),
+    "NaN": Fault(with_forward(lambda y, s, t: (y * 0 / 0, s, t)), "forward is finite", "9 of 9 numbers"),
+    "curve without σ''": Fault(wrong_curve(dense(3, tanh)), "curve at the params equals jax.hessian", "σ''"),
+    "raises in backward": Fault(
+        linear(3)._replace(backward=raising), "backward runs under jit", "RuntimeError: no gradient today"
+    ),
+    "couples in silence": Fault(centred(), "objects are independent", "must raise ValueError"),
+    "needs two objects": Fault(
+        with_forward(lambda y, s, t: (jax.lax.slice(y, (0, 0), (3, 3)), s, t)), "takes a batch of one", "Error"
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_planted_fault_breaks_the_law_of_its_name(fault):
+    laws = check_layer(fault.layer, X)
+    assert not laws.passed
+    assert fault.law in broken(laws), laws
+    assert fault.word in laws.law(fault.law).finding
+    assert "forward keeps the state" in {law.name for law in laws.rows if law.verdict == "holds"} | {fault.law}
+
+
+def test_faults_have_no_bystanders():
+    """One wrong leaf of the gradient is found by what compares gradients, and all else still holds."""
+    wrong = with_backward(lambda e, r, p, t, error, read: (e, r | {"b": -r["b"]} if read is fnn.gradient else r))
+    by_gradients = {"gradient equals jax.vjp", "runs inside serial", "takes a batch of one"}
+    assert broken(check_layer(wrong, X)) == by_gradients
+
+
+def test_a_layer_that_cannot_run_is_told_from_one_that_is_not_asked():
+    laws = check_layer(linear(2)._replace(forward=raising), X)
+    assert broken(laws) == {"forward runs under jit"}
+    assert laws.law("error equals jax.vjp").finding == "not before this holds: backward runs under jit"
+    laws = check_layer(linear(2)._replace(init=raising), X)
+    assert broken(laws) == {"init gives arrays"}
+    assert laws.law("forward runs under jit").verdict == "not asked"
+
+
+def test_an_accident_is_no_refusal():
+    """A reading that the layer itself refuses is not asked; one that JAX fails on is broken."""
+
+    def refusing(e, r, params, tape, error, read):
+        if not read.linear:
+            raise ValueError("only gradients here")
+        return e, r
+
+    def stumbling(e, r, params, tape, error, read):
+        return e, r if read.linear else r | {"b": jnp.broadcast_to(r["b"], (7,))}
+
+    name = "reading gram"
+    refused = check_layer(with_backward(refusing), X).law(name)
+    assert (refused.verdict, "only gradients here" in refused.finding) == ("not asked", True)
+    stumbled = check_layer(with_backward(stumbling), X).law(name)
+    assert (stumbled.verdict, "ValueError" in stumbled.finding) == ("broken", True)
+
+
+def test_the_params_that_are_given_are_those_that_are_looked_at():
+    params = {"w": np.zeros((2, 2), np.float32), "b": np.full(2, np.inf, np.float32)}
+    assert "forward is finite" in broken(check_layer(linear(2), X, params=params))
+
+
+# Planted faults of optimizers
+
+
+def with_update(change: Any, optimizer: Any = None) -> Optimizer:
+    """An optimizer whose (updates, state) are changed: change(updates, state, gradient)."""
+    right = optimizer or momentum(0.1)
+
+    def wrong(gradient, state, params=None):
+        return change(*right.update(gradient, state, params), gradient)
+
+    return Optimizer(right.init, wrong, "wrong")
+
+
+def without_bias_correction() -> Optimizer:
+    """Adam as its averages start, from 0."""
+    right = adam(0.1)
+
+    def update(gradient, state, params):
+        _, state = right.update(gradient, state, params)
+        return jax.tree.map(lambda v, G: -0.1 * v / (jnp.sqrt(G) + 1e-8), state.v, state.G), state
+
+    return Optimizer(right.init, update, "wrong")
+
+
+def zero_by_zero() -> Optimizer:
+    """RMSProp without ε."""
+    right = rmsprop(0.1)
+
+    def update(gradient, state, params):
+        _, state = right.update(gradient, state, params)
+        return jax.tree.map(lambda g, G: -0.1 * g / jnp.sqrt(G), gradient, state.G), state
+
+    return Optimizer(right.init, update, "wrong")
+
+
+def swapped(updates: Any, state: Any, gradient: Any) -> Any:
+    (u, v), tree = jax.tree.flatten(updates)
+    return jax.tree.unflatten(tree, [u * 0 + jnp.sum(v), v * 0 + jnp.sum(u)]), state
+
+
+steps_taken = itertools.count(1)
+OPTIMIZER_FAULTS: dict[str, tuple[Optimizer, str, str]] = {
+    "state drifts in dtype": (
+        with_update(lambda u, s, _: (u, s._replace(k=s.k.astype(jnp.int8)))),
+        "state keeps its shapes and dtypes",
+        "state.k is int8[], expected as before the step, int32[]",
+    ),
+    "float32 updates": (
+        with_update(lambda u, s, _: (jax.tree.map(lambda leaf: leaf.astype(jnp.float32), u), s)),
+        "keeps the dtype of the params",
+        "for bfloat16 params",
+    ),
+    "no bias correction": (without_bias_correction(), "steps equal the reference", "after step 1"),
+    "zero by zero": (zero_by_zero(), "a zero gradient gives finite updates", "2 of 2 numbers"),
+    "counts in Python": (
+        with_update(lambda u, s, _: (jax.tree.map(lambda leaf: leaf / next(steps_taken), u), s)),
+        "update is pure",
+        "outside the state",
+    ),
+    "leaves mixed up": (with_update(swapped), "leaves are independent", "gradient['b'] moves other leaves"),
+    "a counter of Python's": (
+        Optimizer(lambda params: 0, lambda g, state, params=None: (g, state + 1), "wrong"),
+        "init gives arrays",
+        "no array but int",
+    ),
+    "asks a tracer": (
+        with_update(lambda u, s, g: (jax.tree.map(lambda leaf: leaf * bool(leaf.sum() > 0), u), s)),
+        "update runs under jit",
+        "TracerBoolConversionError",
+    ),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "law", "word"), OPTIMIZER_FAULTS.values(), ids=OPTIMIZER_FAULTS.keys())
+def test_a_planted_fault_of_an_optimizer_breaks_the_law_of_its_name(optimizer, law, word):
+    laws = check_optimizer(optimizer, PARAMS, reference=adam_loop, steps=3)
+    assert law in broken(laws), laws
+    assert word in laws.law(law).finding
+    if law == "state keeps its shapes and dtypes":
+        assert laws.law("runs in lax.scan").verdict == "broken"
+
+
+def test_the_reference_names_the_first_step_and_leaf_that_are_off():
+    def loop(w, gradients):
+        for k, g in enumerate(gradients):
+            w = {name: w[name] - 0.1 * g[name] * (1 + 1e-6 * (k == 2 and name == "b")) for name in w}
+            yield w
+
+    finding = check_optimizer(sgd(0.1), PARAMS, reference=loop, steps=4).law("steps equal the reference").finding
+    assert "at params['b'] after step 3" in finding
+    laws = check_optimizer(sgd(0.1), PARAMS, reference=lambda w, gradients: [w], steps=4)
+    assert "each of the 4 steps, got 1" in laws.law("steps equal the reference").finding
+
+
+# The report
+
+
+FOUND = Laws("it()", (Law("a", "holds", "1"), Law("bc", "broken", "by 0.5"), Law("d", "not asked", "no")))
+
+
+def test_the_report_prints_and_raises_and_becomes_plain_data():
+    table = "name  verdict    finding\n────  ─────────  ───────\na     holds      1\nbc    broken     by 0.5"
+    assert repr(FOUND) == f"it(): 1 holds, 1 broken, 1 not asked\n\n{table}\nd     not asked  no"
+    with pytest.raises(AssertionError, match=r"bc +broken +by 0.5") as raised:
+        FOUND.raise_if_failed()
+    assert "not asked  no" not in str(raised.value)
+    assert json.loads(json.dumps(FOUND.to_dict())) == FOUND.to_dict()
+    assert FOUND.to_dict()["laws"][1] == {"name": "bc", "verdict": "broken", "finding": "by 0.5"}
+    assert not FOUND.passed
+    Laws("it()", FOUND.rows[::2]).raise_if_failed()
+    with pytest.raises(KeyError, match="none of the laws of it"):
+        FOUND.law("e")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ((dense, X), TypeError, "call the factory"),
+        ((linear(2), X[:1]), ValueError, "at least 2 objects"),
+        ((linear(2), X[0]), ValueError, "batch axis"),
+        ((linear(2), X.astype(int)), TypeError, "expects floats"),
+        ((linear(2), X * np.nan), ValueError, "finite x"),
+    ],
+)
+def test_what_is_no_layer_or_no_batch(given, error, message):
+    with pytest.raises(error, match=message):
+        check_layer(*given)
+
+
+def test_a_state_without_params():
+    with pytest.raises(ValueError, match="state without params"):
+        check_layer(linear(2), X, state=())
+    with pytest.raises(TypeError, match="outside jit"):
+        jax.jit(lambda x: check_layer(linear(2), x).passed)(X)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "error", "message"),
+    [
+        ((adam, PARAMS), {}, TypeError, "call the factory"),
+        ((sgd(0.1), {"w": np.arange(3)}), {}, TypeError, "params of floats"),
+        ((sgd(0.1), ()), {}, ValueError, "at least one array"),
+        ((sgd(0.1), PARAMS), {"steps": 1}, ValueError, "steps must be a whole number >= 2"),
+        ((sgd(0.1), PARAMS), {"reference": 3}, TypeError, "reference must be a function"),
+        ((sgd(0.1), PARAMS), {"tolerance": -1.0}, ValueError, "tolerance"),
+    ],
+)
+def test_what_is_no_optimizer(given, options, error, message):
+    with pytest.raises(error, match=message):
+        check_optimizer(*given, **options)
