@@ -37,7 +37,9 @@ def _heaviside(S: Array) -> Array:
 
 
 def _relu_slope(S: Array) -> Array:
-    return (S > 0).astype(S.dtype)
+    # [S > 0]. A product with a converted comparison becomes a selection, which XLA does not vectorise on a CPU: in a
+    # small network the backward pass of this layer then takes three times as long.
+    return jnp.maximum(jnp.sign(S), 0)
 
 
 def _sigmoid_slope(S: Array) -> Array:

@@ -82,8 +82,8 @@ def average(decay: Any, old: Any, new: Any) -> Any:
 
 
 def calibrated(decay: Any, mean: Any, k: Array) -> Any:
-    """mean/(1 − decay^k), an average that started at 0 brought to scale after its k-th value."""
-    return each(lambda m, decay: m / (1 - decay ** k.astype(m.dtype)), mean, decay=decay)
+    """mean/(1 − decay^k), an average that started at 0 brought to scale after its k-th value; it divides only once."""
+    return each(lambda m, decay: m * (1 / (1 - decay ** k.astype(m.dtype))), mean, decay=decay)
 
 
 def squares(tree: Any) -> Any:
