@@ -19,6 +19,7 @@ from fnn.batches import permuted, shuffled, with_replacement
 from fnn.combinators import columns, parallel, remat, repeat, residual, serial
 from fnn.compare import GradientComparison, compare_gradients
 from fnn.curvature import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
+from fnn.devices import use_cores
 from fnn.fitting import Fitted, fit
 from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
@@ -159,6 +160,7 @@ __all__ = [
     "uniform_fan_in",
     "unit_gate_curvature",
     "unwatched",
+    "use_cores",
     "variance",
     "watch",
     "weights_only",

@@ -1,36 +1,64 @@
-"""Experiments over seeds and hyper-parameters as one compiled program."""
+"""Experiments over seeds and hyper-parameters as one compiled program, on every device there is.
+
+The runs of a sweep, one for each key and combination of values, are rows. They are dealt out to the devices in equal
+shares (`jax.shard_map`; no device waits for another), and each device takes its share in chunks of rows, `jax.vmap`
+within a chunk. On a CPU every core is a device after `fnn.use_cores`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fnn import checks
 from fnn.types import Array
 
+_CACHE = 2**21  # bytes that the rows of a chunk may carry on a CPU; with more, steps wait for memory
+_SHARE_OF_MEMORY = 0.5
 
-def sweep(experiment: Callable[..., Any], keys: Array, **hyper: Any) -> Any:
+
+def sweep(
+    experiment: Callable[..., Any],
+    keys: Array,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    at_once: int | None = None,
+    **hyper: Any,
+) -> Any:
     """The experiment for every key and every combination of hyper-parameters, in one compiled call.
 
     Inside the experiment the hyper-parameters are tracers: build the optimizer, or a layer with a rate, there. New
-    keys and values of the same number do not compile again, as long as `experiment` is the same function.
+    keys and values of the same number do not compile again, as long as `experiment` is the same function. Inside `jit`
+    or `vmap` the sweep joins their program, on the device of that.
 
     Args:
         experiment: a pure function ``(key, **hyper) -> pytree of arrays``.
         keys: a stack of keys, one a run: ``jax.random.split(key, 32)``.
+        devices: where to run; by default all of this process, see `use_cores` for a CPU.
+        at_once: rows that a device runs at a time. By default on a CPU as many as keep in its caches what they carry
+            from step to step, on accelerators all of the device's share; and fewer where the compiled program would
+            take more than half of the memory. A run that ends early, as in `run_until_stable`, waits for the others of
+            its chunk only.
         **hyper: for each hyper-parameter its values, a sequence or array whose first axis is swept.
 
     Returns:
-        The experiment's results with axes [keys, values of the first hyper-parameter, …of the second, …] in front.
-        Row i is what the experiment gives for ``keys[i]`` alone, up to the rounding of batched products.
+        The experiment's results with axes [keys, values of the first hyper-parameter, …of the second, …] in front, on
+        the first device. A row is what the experiment gives for its key and values alone, up to the rounding of
+        batched products: the compiler may sum in another order.
 
     Raises:
         TypeError: keys or values that are no arrays.
-        ValueError: no keys, a scalar or an empty sequence of values.
+        ValueError: no keys, a scalar or an empty sequence of values, no devices, at_once < 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -39,20 +67,144 @@ def sweep(experiment: Callable[..., Any], keys: Array, **hyper: Any) -> Any:
         >>> sweep(experiment, jax.random.split(jax.random.key(0), 4), eta=[1.0, 2.0, 3.0], gamma=[0.0, 0.9]).shape
         (4, 3, 2)
     """
-    checks.is_function("experiment", experiment)
-    checks.seeds(keys)
-    grid = {name: checks.values(name, values) for name, values in hyper.items()}
-    return _mapped(experiment, tuple(grid))(keys, *grid.values())
+    grid = Grid.of(experiment, keys, hyper)
+    at_once = None if at_once is None else checks.count("at_once", at_once)
+    rows = grid.rows(np.arange(grid.size))
+    if any(isinstance(leaf, Tracer) for leaf in rows):
+        results = jax.lax.map(grid.row, rows, batch_size=at_once or grid.size)
+    else:
+        devices = tuple(jax.local_devices() if devices is None else devices)
+        results = jax.device_put(run_rows(grid, rows, devices, at_once), devices[0])
+    return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
 
 
-@lru_cache(maxsize=128)
-def _mapped(experiment: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
-    """The compiled sweep of an experiment over keys and the named hyper-parameters."""
+class Grid(NamedTuple):
+    """The rows of a sweep: every key with every combination of values, the last hyper-parameter fastest."""
 
-    def one(key: Array, *values: Array) -> Any:
-        return jax.tree.map(jnp.asarray, experiment(key, **dict(zip(names, values, strict=True))))
+    experiment: Callable[..., Any]
+    names: tuple[str, ...]
+    keys: Array
+    values: tuple[Array, ...]
 
-    mapped = one
-    for axis in reversed(range(len(names) + 1)):
-        mapped = jax.vmap(mapped, in_axes=[0 if i == axis else None for i in range(len(names) + 1)])
-    return jax.jit(mapped)
+    @classmethod
+    def of(cls, experiment: Callable[..., Any], keys: Array, hyper: dict[str, Any]) -> Grid:
+        """Checked."""
+        checks.is_function("experiment", experiment)
+        checks.seeds(keys)
+        return cls(experiment, tuple(hyper), keys, tuple(checks.values(name, v) for name, v in hyper.items()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many keys, and values of each hyper-parameter."""
+        return tuple(axis.shape[0] for axis in (self.keys, *self.values))
+
+    @property
+    def size(self) -> int:
+        """How many rows."""
+        return prod(self.shape)
+
+    def rows(self, numbers: np.ndarray) -> tuple[Array, ...]:
+        """The key and the values of the rows with these numbers, each [rows, …]."""
+        places = np.unravel_index(numbers, self.shape)
+        return tuple(axis[place] for axis, place in zip((self.keys, *self.values), places, strict=True))
+
+    def row(self, given: tuple[Array, ...]) -> Any:
+        """The experiment for one row."""
+        key, *values = given
+        return jax.tree.map(jnp.asarray, self.experiment(key, **dict(zip(self.names, values, strict=True))))
+
+
+def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[jax.Device, ...], at_once: int | None) -> Any:
+    """The results of the rows, each leaf [rows, …], by the compiled program for so many of them."""
+    checks.some_devices(devices)
+    count = rows[0].shape[0]
+    share = -(-count // len(devices))
+    kinds = tuple((axis.shape[1:], axis.dtype) for axis in rows)
+    program = _program(grid.experiment, grid.names, kinds, share, devices, at_once)
+    filled = np.minimum(np.arange(program.rows), count - 1)
+    results = program.call(jax.device_put(tuple(axis[filled] for axis in rows), program.sharding))
+    return jax.tree.map(lambda leaf: leaf[:count], results)
+
+
+class _Program(NamedTuple):
+    """A compiled sweep."""
+
+    call: Callable[..., Any]
+    rows: int
+    """how many it takes, those that only fill up the last chunks included"""
+    sharding: NamedSharding
+
+
+@lru_cache(maxsize=64)
+def _program(
+    experiment: Callable[..., Any],
+    names: tuple[str, ...],
+    kinds: tuple[tuple[tuple[int, ...], Any], ...],
+    share: int,
+    devices: tuple[jax.Device, ...],
+    at_once: int | None,
+) -> _Program:
+    """The program for `share` rows on each device."""
+    mesh = Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("rows"))
+    row = Grid(experiment, names, jnp.zeros(0), ()).row
+    traced, results = jax.make_jaxpr(row, return_shape=True)(tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds))
+    checks.closes_over_no_tracer("sweep", traced.consts)
+    compiled = partial(_compiled, traced, jax.tree.structure(results), kinds, share, sharding)
+    if at_once is not None:
+        return compiled(at_once)
+    at_once = _fits_caches(traced.jaxpr) if devices[0].platform == "cpu" else share
+    program = compiled(at_once)
+    needed = getattr(program.call.memory_analysis(), "temp_size_in_bytes", 0)
+    room = _room(devices[0], len(devices))
+    if needed > room:
+        return compiled(max(1, int(at_once * room / needed)))
+    return program
+
+
+def _compiled(
+    row: ClosedJaxpr, results: Any, kinds: tuple[Any, ...], share: int, sharding: NamedSharding, at_once: int
+) -> _Program:
+    """The program that takes `share` rows on each device, at most `at_once` at a time, in chunks of equal size."""
+    chunks = -(-share // at_once)
+    size = -(-share // chunks)
+    of_rows = jax.vmap(jaxpr_as_fun(row))
+
+    def on_one_device(*rows: Array) -> list[Array]:
+        if chunks == 1:
+            return of_rows(*rows)
+        cut = tuple(axis.reshape(chunks, size, *axis.shape[1:]) for axis in rows)
+        return [leaf.reshape(-1, *leaf.shape[2:]) for leaf in jax.lax.map(lambda chunk: of_rows(*chunk), cut)]
+
+    def on_all(rows: tuple[Array, ...]) -> Any:
+        along = sharding.spec
+        shared = jax.shard_map(on_one_device, mesh=sharding.mesh, in_specs=along, out_specs=along, check_vma=False)
+        return jax.tree.unflatten(results, shared(*rows))
+
+    total = sharding.num_devices * chunks * size
+    like = tuple(jax.ShapeDtypeStruct((total, *shape), dtype, sharding=sharding) for shape, dtype in kinds)
+    return _Program(jax.jit(on_all).lower(like).compile(), total, sharding)
+
+
+def _fits_caches(row: Jaxpr) -> int:
+    """How many rows at once keep in the caches of a core what their loops carry from step to step, at most 64."""
+    return max(1, min(64, _CACHE // max(_carried(row), 1)))
+
+
+def _carried(program: Jaxpr) -> int:
+    """Bytes carried from step to step by the loop of a program that carries most."""
+    loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("scan", "while")]
+    carries = [[v.aval for v in eqn.outvars[: eqn.params.get("num_carry")]] for eqn in loops]
+    here = [sum(aval.size * aval.dtype.itemsize for aval in carry) for carry in carries]
+    return max([0, *here, *map(_carried, subjaxprs(program))])
+
+
+def _room(device: jax.Device, devices: int) -> float:
+    """Bytes that the temporary arrays of one device may take."""
+    known = device.memory_stats()
+    if known is not None and "bytes_limit" in known:
+        return _SHARE_OF_MEMORY * known["bytes_limit"]
+    try:
+        return _SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / devices
+    except (AttributeError, ValueError, OSError):  # systems that do not tell
+        return float("inf")

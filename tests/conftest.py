@@ -4,6 +4,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+jax.config.update("jax_num_cpu_devices", 3)  # sweeps are cut into shares, most of them with a remainder
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -31,11 +31,11 @@ checks.streaming  checks.transfers
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.wrappers
-optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report
+optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking
 compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
-compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams  diagnostics  pretraining
-laws.judges  laws.passes  laws.updates
+compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
+laws.judges  laws.passes  laws.updates  resumable
 networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
 compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers
 compare  pruning.rounds

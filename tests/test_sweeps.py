@@ -1,16 +1,25 @@
-"""Sweeps: every row is the run it stands for, and new seeds or rates compile nothing."""
+"""Sweeps: every row is the run it stands for, on any devices and in any chunks; new seeds or rates compile nothing.
+
+The tests run with three CPU devices (see conftest), so that most sweeps leave a remainder.
+"""
+
+import subprocess
+import sys
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fnn
-from fnn import dense, inverted_dropout, linear, run, serial, squared, sweep, tanh, trainer
+from fnn import dense, inverted_dropout, linear, run, run_until_stable, serial, squared, sweep, tanh, trainer
+from fnn.sweeps import _carried, _fits_caches
 
 X = jax.random.normal(jax.random.key(1), (30, 3))
 DATA = (X, jnp.sin(X))
 KEYS = jax.random.split(jax.random.key(0), 4)
+ETAS, PS = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
 
 
 def experiment(key: jax.Array, eta: float = 0.01, p: float = 0.2) -> dict[str, jax.Array]:
@@ -20,14 +29,38 @@ def experiment(key: jax.Array, eta: float = 0.01, p: float = 0.2) -> dict[str, j
     return {"loss": metrics["loss"], "w": state.params[0]["w"]}
 
 
+def test_there_are_several_devices() -> None:
+    assert len(jax.devices()) == 3
+
+
 def test_every_row_equals_the_single_run() -> None:
-    etas, ps = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
-    results = sweep(experiment, KEYS, eta=etas, p=ps)
+    results = sweep(experiment, KEYS, eta=ETAS, p=PS)
     assert results["loss"].shape == (4, 3, 2, 2)
     single = jax.jit(experiment)
     for i, j, k in np.ndindex(4, 3, 2):
         row = jax.tree.map(lambda leaf, at=(i, j, k): leaf[at], results)
-        chex.assert_trees_all_close(row, single(KEYS[i], etas[j], ps[k]), rtol=1e-9)
+        chex.assert_trees_all_close(row, single(KEYS[i], ETAS[j], PS[k]), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("devices", "at_once"), [(1, None), (1, 5), (2, 1), (3, 2), (3, 100)])
+def test_the_rows_do_not_depend_on_devices_and_chunks(devices: int, at_once: int | None) -> None:
+    expected = sweep(experiment, KEYS, eta=ETAS[:1], p=PS)
+    results = sweep(experiment, KEYS, devices=jax.devices()[:devices], at_once=at_once, eta=ETAS[:1], p=PS)
+    chex.assert_trees_all_close(results, expected, rtol=1e-12)
+
+
+def test_fewer_rows_than_devices() -> None:
+    assert sweep(lambda key: jax.random.uniform(key), KEYS[:1]).tolist() == [float(jax.random.uniform(KEYS[0]))]
+
+
+def test_every_device_has_its_share() -> None:
+    text = str(jax.make_jaxpr(lambda keys: sweep(lambda key: jax.random.uniform(key), keys))(KEYS))
+    assert "shard_map" not in text  # inside another program a sweep stays on its device
+    seen = []
+    jax.block_until_ready(sweep(lambda key: jax.debug.callback(seen.append, jax.random.bits(key)), KEYS))
+    jax.effects_barrier()
+    assert len(seen) == 6  # four rows on three devices: shares of two, filled up
+    assert len(set(map(int, seen))) == 4
 
 
 def test_without_hyper_parameters_a_sweep_is_over_seeds() -> None:
@@ -49,18 +82,65 @@ def test_new_keys_and_values_compile_nothing() -> None:
         return eta * jax.random.normal(key)
 
     sweep(counted, KEYS, eta=[0.1, 0.2])
-    once = len(traces)
+    assert len(traces) == 1
     sweep(counted, jax.random.split(jax.random.key(9), 4), eta=[0.3, 0.4])
-    assert len(traces) == once
+    assert len(traces) == 1
 
 
 def test_raw_keys_and_structured_results_sweep_too() -> None:
     raw = jax.random.key_data(KEYS)
     results = sweep(lambda key: (jax.random.uniform(key), {"constant": 1.0}), raw)
     np.testing.assert_array_equal(results[0], jax.vmap(jax.random.uniform)(KEYS))
-    assert results[1]["constant"].shape == (4,)
 
 
-def test_no_tracer_of_a_sweep_outlives_it() -> None:
-    with jax.checking_leaks():
-        sweep(lambda key, eta: experiment(key, eta)["loss"], KEYS, eta=[0.1])
+def test_results_mix_with_other_arrays() -> None:
+    results = sweep(experiment, KEYS)
+    committed = jax.device_put(jnp.ones(4), jax.devices()[0])
+    assert (results["loss"] + committed[:, None]).shape == (4, 2)
+
+
+def test_a_sweep_joins_jit_vmap_and_grad() -> None:
+    def mean(eta: jax.Array) -> jax.Array:
+        return jnp.mean(sweep(lambda key: experiment(key, eta)["loss"], KEYS))
+
+    apart = [mean(eta) for eta in ETAS]
+    np.testing.assert_allclose(jax.vmap(jax.jit(mean))(ETAS), apart, rtol=1e-9)
+    assert jnp.isfinite(jax.grad(jax.jit(mean))(0.1))
+    with pytest.raises(TypeError, match="closes over a traced value"):
+        jax.vmap(mean)(ETAS)
+
+
+def test_rows_that_stabilise_stop_by_themselves() -> None:
+    def until_stable(key: jax.Array) -> jax.Array:
+        learn = trainer(linear(3), squared, fnn.sgd(0.05), batch_size=5)
+        options = {"max_steps": 400, "every": 20, "quality_tolerance": 0.1}
+        return run_until_stable(learn, learn.init(key, DATA), DATA, **options)[1].steps
+
+    steps = sweep(until_stable, KEYS, at_once=1)
+    assert len(set(steps.tolist())) > 1
+    assert steps.tolist() == [int(until_stable(key)) for key in KEYS]
+
+
+def test_chunks_keep_what_rows_carry_in_the_caches() -> None:
+    row = jax.make_jaxpr(experiment)(KEYS[0]).jaxpr
+    params = 3 * (3 * 6 + 6 + 6 * 3 + 3) * 8  # the params and Adam's two averages, in float64
+    assert params < _carried(row) < params + 200
+    assert _fits_caches(row) == 64
+    large = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x + 1, x))(jnp.zeros(10**6))
+    assert _carried(large.jaxpr) >= 8e6
+    assert _fits_caches(large.jaxpr) == 1
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_cores_become_devices_only_before_jax_starts() -> None:
+    done = python("import fnn, jax; print(fnn.use_cores(5), len(jax.devices()), fnn.use_cores(5)); fnn.use_cores(2)")
+    assert done.stdout.split() == ["5", "5", "5"]
+    assert "RuntimeError: use_cores(2) comes too late: JAX has started with 5 CPU device(s)" in done.stderr
+
+
+def test_by_default_every_core_becomes_a_device() -> None:
+    done = python("import fnn, jax, os; print(fnn.use_cores() == len(jax.devices()) == len(os.sched_getaffinity(0)))")
+    assert done.stdout.strip() == "True", done.stderr

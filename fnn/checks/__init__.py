@@ -34,10 +34,12 @@ from fnn.checks.numbers import (
     patience,
     positive,
     rate,
+    some_devices,
     values,
 )
 from fnn.checks.structures import (
     are_layers,
+    closes_over_no_tracer,
     couples_objects,
     curve_of,
     floats,
@@ -65,6 +67,7 @@ __all__ = [
     "batch_fits",
     "batch_of_several",
     "classes",
+    "closes_over_no_tracer",
     "concrete",
     "count",
     "couples_objects",
@@ -103,6 +106,7 @@ __all__ = [
     "scores",
     "seeds",
     "slices",
+    "some_devices",
     "values",
     "weight_shape",
 ]

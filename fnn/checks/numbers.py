@@ -118,6 +118,12 @@ def values(name: str, sequence: Any) -> Any:
     return array
 
 
+def some_devices(devices: Any) -> None:
+    """Devices to run on, at least one."""
+    if not devices:
+        raise ValueError("devices is empty: a sweep needs at least one; leave it out for all of this process")
+
+
 def batch_fits(batch_size: int, size: int) -> None:
     """A batch of different objects holds no more than there are."""
     if batch_size > size:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fnn.checks.numbers import count
 from fnn.types import Activation, Layer, Loss, Reading
@@ -174,6 +175,15 @@ def same_structure(where: str, name: str, value: Any, like_name: str, like: Any)
                 f"{where}: {name}{jax.tree_util.keystr(path)} has shape {jnp.shape(v)}, "
                 f"the {like_name} there {jnp.shape(k)}"
             )
+
+
+def closes_over_no_tracer(where: str, constants: Sequence[Any]) -> None:
+    """What an experiment closes over: arrays, and no tracer of a `vmap` or `grad` around it."""
+    if any(isinstance(constant, Tracer) for constant in constants):
+        raise TypeError(
+            f"{where}: the experiment closes over a traced value; put jax.jit around what traces it, "
+            "jax.vmap(jax.jit(...)), or pass it as a hyper-parameter"
+        )
 
 
 def is_mask(where: str, mask: Any, tree: Any) -> None:

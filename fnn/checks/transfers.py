@@ -168,3 +168,20 @@ def several(where: str, what: str, array: Any, least_rows: int) -> None:
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{where} expects floats, got {array.dtype}; convert by x.astype(jnp.float32)")
+
+
+def same_sweep(folder: Any, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A folder that an earlier call of the same sweep has made."""
+    if found != wanted:
+        differ = [name for name in wanted if found.get(name) != wanted[name]]
+        told = "; ".join(f"{name}: {found.get(name)!s:.12}, not {wanted[name]!s:.12}" for name in differ)
+        raise ValueError(
+            f"{folder} holds another sweep, with other keys, values, number of pieces or another experiment ({told}); "
+            "take another folder, or empty this one"
+        )
+
+
+def nothing_there(folder: Any) -> None:
+    """A folder without files of others."""
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no sweep; take another folder, or empty this one")
