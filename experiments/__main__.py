@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 import experiments
+import fnn
 from experiments import page, posed
 from experiments.outcomes import Outcome, Settings, Show
 
@@ -119,5 +120,6 @@ def _print(console: Console, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
+    fnn.use_cores()
     options = tyro.cli(Options, prog="python -m experiments")
     sys.exit(main(options, Console(width=None if sys.stdout.isatty() else 150)))
