@@ -16,7 +16,7 @@ from fnn.activations import (
 )
 from fnn.backprop import as_function, autodiff, backprop, from_function, objective
 from fnn.batches import permuted, shuffled, with_replacement
-from fnn.combinators import columns, parallel, remat, repeat, residual, serial
+from fnn.combinators import columns, in_precision, parallel, remat, repeat, residual, serial
 from fnn.compare import GradientComparison, compare_gradients
 from fnn.curvature import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
 from fnn.devices import use_cores
@@ -62,8 +62,9 @@ from fnn.readings import (
     variance,
 )
 from fnn.stages import applied, monte_carlo, thinned_average
+from fnn.stopping import EarlyStop, Stability, run_early_stopping, run_until_stable
 from fnn.sweeps import sweep
-from fnn.training import Stability, run, run_until_stable, trainer
+from fnn.training import run, trainer
 from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Stages, Trainer, TrainState
 from fnn.watching import Pass, unwatched, watch
 
@@ -71,6 +72,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
+    "EarlyStop",
     "Fitted",
     "GradientComparison",
     "Layer",
@@ -115,6 +117,7 @@ __all__ = [
     "hinge_margin",
     "identity",
     "in_chunks",
+    "in_precision",
     "inverted_dropout",
     "l2",
     "leaky_relu",
@@ -139,6 +142,7 @@ __all__ = [
     "residual",
     "rmsprop",
     "run",
+    "run_early_stopping",
     "run_until_stable",
     "second_derivatives",
     "second_moment",

@@ -43,8 +43,8 @@ import numpy as np
 from fnn import checks
 from fnn.backprop import backprop
 from fnn.compare.tables import aligned
+from fnn.dtypes import wide
 from fnn.metrics import Metric, measured, parted
-from fnn.optimizers.arithmetic import wide
 from fnn.types import Array, Batch, Layer, Loss, Params, State
 from fnn.watching import Pass
 

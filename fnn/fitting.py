@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn import checks
+from fnn.progress import progress_bar
 from fnn.training import run
 from fnn.types import Array, Batch, Params, State, Trainer, TrainState
 
@@ -39,6 +44,9 @@ def fit(
     progress: bool | None = None,
 ) -> Fitted:
     """Train in compiled chunks with a progress bar, stop early, and keep what is done on Ctrl-C.
+
+    Ctrl-C takes effect after the chunk under way. Each chunk takes over the buffers of the state before it, so params
+    and averages are in memory once, and once more for the best with `validate`; the state given here stays usable.
 
     Args:
         trainer: a `Trainer`.
@@ -70,54 +78,55 @@ def fit(
     checks.patience(patience, validate)
     measure = jax.jit(validate) if validate is not None else None
     history: list[dict[str, Any]] = []
-    best, lowest, waited, stopped = state, np.inf, 0, "steps"
+    best, state = state, _copied(state)  # the caller's own is not donated
+    lowest, waited, stopped = np.inf, 0, "steps"
     first = int(state.step)
     try:
-        with _progress_bar(steps, progress) as show:
-            while (done := int(state.step) - first) < steps:
-                after, metrics = run(trainer, state, data, min(chunk, steps - done))
-                row = {"step": int(after.step)} | jax.tree.map(np.asarray, metrics)
-                if measure is not None:
-                    row["validation"] = np.asarray(measure(after.params, after.state))
-                state = after
-                history.append(row)
-                show(row, int(state.step) - first)
+        with progress_bar(steps, progress) as show:
+            while stopped == "steps" and (done := int(state.step) - first) < steps:
+                with _interrupts_wait():
+                    state, metrics = _chunk(trainer, state, data, min(chunk, steps - done))
+                    row = {"step": int(state.step)} | jax.tree.map(np.asarray, metrics)
+                    if measure is not None:
+                        row["validation"] = np.asarray(measure(state.params, state.state))
+                    history.append(row)
+                    waited += 1
+                    if row.get("validation", np.inf) < lowest:
+                        best, lowest, waited = _copied(state), row["validation"], 0
+                show(row, row["step"] - first)
                 if not np.isfinite(row["loss"]):
                     stopped = "diverged"
-                    break
-                if measure is None or row["validation"] < lowest:
-                    best, lowest, waited = state, row.get("validation", np.inf), 0
-                else:
-                    waited += 1
-                if patience is not None and waited >= patience:
+                elif patience is not None and waited >= patience:
                     stopped = "early stop"
-                    break
     except KeyboardInterrupt:
         stopped = "interrupted"
     columns = jax.tree.map(lambda *rows: np.stack(rows), *history) if history else {}
-    return Fitted(state, columns, stopped, best)
+    return Fitted(state, columns, stopped, state if validate is None else best)
+
+
+@partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
+def _chunk(trainer: Trainer, state: TrainState, data: Batch, steps: int) -> tuple[TrainState, Any]:
+    """A `run` that takes over the buffers of its state: params and averages are never in memory twice."""
+    return run(trainer, state, data, steps)
+
+
+def _copied(state: TrainState) -> TrainState:
+    """The same in buffers of its own."""
+    return jax.tree.map(jnp.copy, state)
 
 
 @contextmanager
-def _progress_bar(steps: int, wanted: bool | None) -> Iterator[Callable[[dict[str, Any], int], None]]:
-    """A function that shows a chunk's row, on a rich progress bar or not at all."""
-    if wanted is False:
-        yield lambda row, done: None
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C takes effect when the block is left: within, a state may be in the device's hands alone."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
         return
+    came = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
     try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        if wanted:
-            raise ImportError("fit(progress=True) needs rich: pip install rich, or pass progress=False") from None
-        yield lambda row, done: None
-        return
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns) as bar:
-        task = bar.add_task("compiling", total=steps)
-
-        def show(row: dict[str, Any], done: int) -> None:
-            scalars = {name: value for name, value in row.items() if getattr(value, "shape", None) == ()}
-            numbers = (f"{name} {float(value):.4g}" for name, value in scalars.items())
-            bar.update(task, completed=done, description="  ".join(numbers))
-
-        yield show
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        usual(*came[0])

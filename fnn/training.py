@@ -1,4 +1,4 @@
-"""Training: one step as pure functions, a compiled run, and the lecture's loop until stable.
+"""Training: one step as pure functions, and a compiled run of many.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,25 +27,12 @@ from fnn import checks
 from fnn.backprop import Gradient, backprop
 from fnn.batches import Draw, shuffled
 from fnn.checks import streaming as metric_checks
+from fnn.dtypes import wide
 from fnn.metrics import GradientStep, Metric, measured, parted, values_of_step
-from fnn.optimizers import apply_updates, tree_norm
-from fnn.optimizers.arithmetic import wide
+from fnn.optimizers import apply_updates
 from fnn.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState, written
 
 _LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
-
-
-class Stability(NamedTuple):
-    """How `run_until_stable` ended."""
-
-    steps: Array
-    """gradient steps taken"""
-    stable: Array
-    """whether what was asked to stabilise did so within max_steps"""
-    quality_change: Array
-    """|Q − Q'|/|Q'| over the last `every` steps"""
-    weights_change: Array
-    """‖W − W'‖/‖W'‖ over the last `every` steps"""
 
 
 def trainer(
@@ -208,63 +195,3 @@ def run(
     if every is None:
         return averaged(state)
     return jax.lax.scan(averaged, state, length=steps // block)
-
-
-@compiled("trainer", "max_steps", "every")
-def run_until_stable(
-    trainer: Trainer,
-    state: TrainState,
-    data: Batch,
-    *,
-    max_steps: int,
-    every: int = 100,
-    quality_tolerance: float | None = None,
-    weights_tolerance: float | None = None,
-) -> tuple[TrainState, Stability]:
-    """The lecture's loop: repeat until the running loss Q and/or the weights W stabilise (slide "Algorithm SG").
-
-    Every `every` steps Q and W are compared with what they were; stable means |Q − Q'| ≤ tolerance·|Q'|, and likewise
-    ‖W − W'‖ ≤ tolerance·‖W'‖. Where both tolerances are given, both must hold.
-
-    Args:
-        trainer: a `Trainer`; its quality_rate should average over about `every` steps.
-        state: where to start.
-        data: (x [ℓ, …], y [ℓ, …]).
-        max_steps: stop here in any case; a multiple of `every`.
-        every: steps between two comparisons.
-        quality_tolerance: relative, for Q; a number or tracer.
-        weights_tolerance: relative, for W; a number or tracer.
-
-    Returns:
-        The state at the end, and a `Stability`.
-
-    Raises:
-        ValueError: neither tolerance given, or numbers out of range.
-    """
-    checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
-    checks.one_given(quality_tolerance=quality_tolerance, weights_tolerance=weights_tolerance)
-
-    def moved(new: TrainState, old: TrainState) -> tuple[Array, Array]:
-        difference = jax.tree.map(jnp.subtract, wide(new.params), wide(old.params))
-        in_quality = jnp.abs(new.quality - old.quality) / jnp.abs(old.quality)
-        return in_quality, tree_norm(difference) / tree_norm(old.params)
-
-    def settled(in_quality: Array, in_weights: Array) -> Array:
-        held = jnp.ones((), bool)
-        for change, tolerance in ((in_quality, quality_tolerance), (in_weights, weights_tolerance)):
-            if tolerance is not None:
-                held &= change <= jnp.asarray(tolerance, change.dtype)
-        return held
-
-    def unfinished(carry: tuple[TrainState, Stability]) -> Array:
-        return (carry[1].steps < max_steps) & ~carry[1].stable
-
-    def more(carry: tuple[TrainState, Stability]) -> tuple[TrainState, Stability]:
-        old, so_far = carry
-        new, _ = run(trainer, old, data, every)
-        changes = moved(new, old)
-        return new, Stability(so_far.steps + every, settled(*changes), *changes)
-
-    changes = jax.tree.map(lambda c: jnp.full(c.shape, jnp.inf, c.dtype), jax.eval_shape(moved, state, state))
-    none_yet = Stability(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *changes)
-    return jax.lax.while_loop(unfinished, more, (state, none_yet))

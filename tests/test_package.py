@@ -27,15 +27,15 @@ types
 checks.numbers
 checks.arrays  checks.structures
 checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
-checks.streaming  checks.transfers
+checks.streaming  checks.transfers  dtypes
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
-compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.wrappers
+compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers
 optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress
-layers  combinators  optimizers  backprop  stages  metrics  laws.asking
+layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
 compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
-laws.judges  laws.passes  laws.updates  resumable
+laws.judges  laws.passes  laws.updates  resumable  streams  stopping
 networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
 compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers
 compare  pruning.rounds

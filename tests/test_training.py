@@ -1,5 +1,7 @@
 """Training: the lecture's loop to the letter, runs that resume exactly, and a host loop that loses nothing."""
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import chex
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import autodiff, dense, dropout, fit, linear, run, run_until_stable, serial, sgd, squared, tanh, trainer
+from fnn import autodiff, dense, dropout, fit, fitting, linear, run, serial, sgd, squared, tanh, trainer
 from fnn import with_replacement as replaced
 from fnn.diagnostics import diagnostics
 
@@ -148,47 +150,6 @@ def test_an_optimizer_from_outside_trains_as_fnns_own() -> None:
     chex.assert_trees_all_close(*ends, rtol=1e-10)
 
 
-def test_linear_regression_stabilises_at_the_least_squares_solution() -> None:
-    x, y = problem()
-    learn = trainer(linear(2), squared, sgd(0.2), batch_size=len(x))
-    state, ended = run_until_stable(
-        learn, learn.init(jax.random.key(0), (x, y)), (x, y), max_steps=20_000, every=10, weights_tolerance=1e-13
-    )
-    best = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)[0]
-    assert bool(ended.stable)
-    assert int(ended.steps) == int(state.step) < 20_000
-    np.testing.assert_allclose(state.params["w"], best[:-1], rtol=1e-9)
-    np.testing.assert_allclose(state.params["b"], best[-1], rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-    "tolerances",
-    [{"quality_tolerance": 0.05}, {"weights_tolerance": 0.01}, {"quality_tolerance": 0.05, "weights_tolerance": 0.01}],
-)
-def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, float]) -> None:
-    data, every = problem(), 20
-    state = start = LEARN.init(jax.random.key(0), data)
-    steps = 0
-    for steps in range(every, 2001, every):
-        old, (state, _) = state, run(LEARN, state, data, every)
-        flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s.params)]) for s in (old, state)]
-        weights = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])
-        first = np.inf if steps == every else abs(state.quality - old.quality) / old.quality
-        changes = {"quality_tolerance": first, "weights_tolerance": weights}
-        if all(changes[name] <= tolerance for name, tolerance in tolerances.items()):
-            break
-    end, ended = run_until_stable(LEARN, start, data, max_steps=2000, every=every, **tolerances)
-    assert (int(ended.steps), bool(ended.stable)) == (steps, True)
-    chex.assert_trees_all_equal(end.params, state.params)
-
-
-def test_what_never_stabilises_is_said_so() -> None:
-    data = problem()
-    start = LEARN.init(jax.random.key(0), data)
-    _, ended = run_until_stable(LEARN, start, data, max_steps=40, every=20, weights_tolerance=0.0)
-    assert (int(ended.steps), bool(ended.stable)) == (40, False)
-
-
 def test_fit_ends_where_run_ends() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
@@ -216,19 +177,68 @@ def test_fit_stops_early_and_keeps_the_best() -> None:
 def test_ctrl_c_returns_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    calls = []
+    calls, chunk = [], fitting._chunk
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run(*args)
+        return chunk(*args)
 
-    monkeypatch.setattr("fnn.fitting.run", interrupted)
+    monkeypatch.setattr(fitting, "_chunk", interrupted)
     done = fit(LEARN, start, data, 100, chunk=10, progress=False)
     assert (done.stopped, int(done.state.step)) == ("interrupted", 20)
     resumed = fit(LEARN, done.state, data, 80, chunk=10, progress=False)
     chex.assert_trees_all_equal(resumed.state, run(LEARN, start, data, 100)[0])
+
+
+def test_ctrl_c_waits_for_the_chunk_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    usual, steps, chunk = signal.getsignal(signal.SIGINT), [], fitting._chunk
+
+    def pressed(*args: Any) -> Any:
+        """Ctrl-C when the old state is given away and the new one not yet there."""
+        state, metrics = chunk(*args)
+        steps.append(int(state.step))
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return state, metrics
+
+    monkeypatch.setattr(fitting, "_chunk", pressed)
+    done = fit(LEARN, start, data, 100, chunk=10, progress=False)
+    assert (done.stopped, int(done.state.step), steps) == ("interrupted", 20, [10, 20])
+    assert done.history["step"].tolist() == [10, 20]
+    assert signal.getsignal(signal.SIGINT) is usual
+    chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, 20)[0].params, rtol=1e-12)
+
+
+def test_fit_off_the_main_thread_leaves_signals_alone() -> None:
+    data = problem()
+    with ThreadPoolExecutor() as pool:
+        arguments = LEARN, LEARN.init(jax.random.key(0), data), data, 20
+        assert pool.submit(fit, *arguments, chunk=10, progress=False).result().stopped == "steps"
+
+
+def test_fit_gives_its_buffers_on_and_keeps_the_callers_and_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    given, chunk = [], fitting._chunk
+
+    def seen(trainer: Any, state: Any, *rest: Any) -> Any:
+        given.append(state)
+        return chunk(trainer, state, *rest)
+
+    monkeypatch.setattr(fitting, "_chunk", seen)
+    values = iter([3.0, 2.0, 2.5, 2.6])
+
+    def validate(params: Any, state: Any) -> Any:
+        return jax.pure_callback(lambda: np.float64(next(values)), jax.ShapeDtypeStruct((), jnp.float64))
+
+    done = fit(LEARN, start, data, 40, chunk=10, validate=validate, progress=False)
+    assert all(leaf.is_deleted() for state in given for leaf in jax.tree.leaves((state.params, state.optimizer_state)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((start, done.state, done.best)))
+    chex.assert_trees_all_close(done.best.params, run(LEARN, start, data, 20)[0].params, rtol=1e-12)
 
 
 def test_fit_stops_where_the_loss_explodes() -> None:

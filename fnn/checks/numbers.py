@@ -102,6 +102,12 @@ def patience(chunks: Any, validate: Any) -> None:
         raise ValueError("patience needs validate, a function (params, state) -> held-out loss, to wait for")
 
 
+def scalar(name: str, result: Any) -> None:
+    """A function's result that is a single float, as `jax.eval_shape` tells."""
+    if getattr(result, "shape", None) != () or not jnp.issubdtype(result.dtype, jnp.floating):
+        raise ValueError(f"{name} must give a scalar float, got {result}; take its mean")
+
+
 def values(name: str, sequence: Any) -> Any:
     """The values of a hyper-parameter, as an array whose first axis is swept."""
     try:

@@ -167,14 +167,12 @@ def same_structure(where: str, name: str, value: Any, like_name: str, like: Any)
     if jax.tree.structure(value) != jax.tree.structure(like):
         raise ValueError(
             f"{where}: {name} and {like_name} differ in structure:\n  {name}: {jax.tree.structure(value)}\n"
-            f"  {like_name}: {jax.tree.structure(like)}\npass the tree this {like_name} came from"
+            f"  {like_name}: {jax.tree.structure(like)}\ngive {name} the structure of {like_name}"
         )
     for (path, v), k in zip(jax.tree.leaves_with_path(value), jax.tree.leaves(like), strict=True):
         if jnp.shape(v) != jnp.shape(k):
-            raise ValueError(
-                f"{where}: {name}{jax.tree_util.keystr(path)} has shape {jnp.shape(v)}, "
-                f"the {like_name} there {jnp.shape(k)}"
-            )
+            at = f" at {jax.tree_util.keystr(path)}" if path else ""
+            raise ValueError(f"{where}: {name} has shape {jnp.shape(v)}{at}, and {like_name} has {jnp.shape(k)} there")
 
 
 def closes_over_no_tracer(where: str, constants: Sequence[Any]) -> None:
@@ -184,6 +182,17 @@ def closes_over_no_tracer(where: str, constants: Sequence[Any]) -> None:
             f"{where}: the experiment closes over a traced value; put jax.jit around what traces it, "
             "jax.vmap(jax.jit(...)), or pass it as a hyper-parameter"
         )
+
+
+def float_dtype(where: str, dtype: Any) -> np.dtype:
+    """A dtype of floats."""
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise TypeError(f"{where} needs a dtype of floats, such as jnp.bfloat16 or jnp.float32, got {dtype!r}")
+    return known
 
 
 def is_mask(where: str, mask: Any, tree: Any) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from fnn.combinators.compositions import ColumnsTape, columns, serial
 from fnn.combinators.copies import parallel, repeat
+from fnn.combinators.precision import in_precision
 from fnn.combinators.wrappers import RematTape, remat, residual
 
-__all__ = ["ColumnsTape", "RematTape", "columns", "parallel", "remat", "repeat", "residual", "serial"]
+__all__ = ["ColumnsTape", "RematTape", "columns", "in_precision", "parallel", "remat", "repeat", "residual", "serial"]

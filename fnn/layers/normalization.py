@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.dtypes import narrow, wide
 from fnn.layers.second_order import diagonal, scaled
 from fnn.types import Array, Layer, Params, Reading, Stages, State, written
 
@@ -43,7 +44,8 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
     The two means carry the error that flows through μ and σ². The slide gives the training stage only. The
     application stage here takes running estimates: exponential averages of the batches' means and *unbiased* variances,
-    calibrated as Adam calibrates its averages, so that they are right from the first batch on.
+    calibrated as Adam calibrates its averages, so that they are right from the first batch on. They and the batch's own
+    statistics are computed in float32 at least, whatever the dtype of x.
 
     Args:
         epsilon: added to the variance, > 0.
@@ -64,22 +66,23 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
         zero, one = jnp.zeros(x.shape[1], x.dtype), jnp.ones(x.shape[1], x.dtype)
-        return {"gamma": one, "beta": zero}, BatchNormState(zero, zero, jnp.zeros((), x.dtype))
+        return {"gamma": one, "beta": zero}, wide(BatchNormState(zero, zero, jnp.zeros((), x.dtype)))
 
     def forward(
         params: Params, state: BatchNormState, x: Array, key: Array
     ) -> tuple[Array, BatchNormState, BatchNormTape]:
         checks.fits(label, x, params, ("gamma", "beta"))
         n = checks.batch_of_several(label, x)
-        mean = jnp.mean(x, axis=0)
-        centred = x - mean[None, :]
+        values = wide(x)
+        mean = jnp.mean(values, axis=0)
+        centred = values - mean[None, :]
         variance = jnp.mean(jnp.square(centred), axis=0)
         deviation = jnp.sqrt(variance + epsilon)
-        x_hat = centred / deviation[None, :]
-        r = jnp.asarray(rate, x.dtype)
-        newest = BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), x.dtype))
+        tape = narrow(BatchNormTape(centred / deviation[None, :], deviation), BatchNormTape(x, x))
+        r = jnp.asarray(rate, state.mean.dtype)
+        newest = narrow(BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), mean.dtype)), state)
         state = jax.tree.map(lambda old, new: (1 - r) * old + r * new, state, newest)
-        return _scale_and_shift(params, x_hat), state, BatchNormTape(x_hat, deviation)
+        return _scale_and_shift(params, tape.x_hat), state, tape
 
     def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         checks.error(label, error, *tape.x_hat.shape)
@@ -111,8 +114,10 @@ def _applied(name: str, init: Any, epsilon: float) -> Layer:
         trained = state.weight > 0
         weight = jnp.where(trained, state.weight, 1)
         mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
-        deviation = jnp.sqrt(variance + epsilon)
-        return BatchNormTape((x - mean[None, :]) / deviation[None, :], deviation)
+        values = wide(x)
+        mean, deviation = narrow((mean, jnp.sqrt(variance + epsilon)), (values, values))
+        tape = BatchNormTape((values - mean[None, :]) / deviation[None, :], deviation)
+        return narrow(tape, BatchNormTape(x, x))
 
     def apply(params: Params, state: BatchNormState, x: Array) -> Array:
         return _scale_and_shift(params, normalised(params, state, x).x_hat)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.dtypes import narrow, wide
 from fnn.types import Array, Optimizer, Params, Rate
 
 
@@ -54,21 +55,6 @@ def each(equation: Callable[..., Array], *trees: Any, **scalars: Any) -> Any:
         return equation(*leaves, **{name: jnp.asarray(s, leaves[0].dtype) for name, s in scalars.items()})
 
     return jax.tree.map(at_leaf, *trees)
-
-
-def wide(tree: Any) -> Any:
-    """Every leaf in float32 at least."""
-
-    def widened(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
-
-    return jax.tree.map(widened, tree)
-
-
-def narrow(tree: Any, like: Any) -> Any:
-    """Every leaf in the dtype of the leaf beside it."""
-    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def zeros(params: Params) -> Any:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.optimizers.arithmetic import average, counter, each, from_equations, narrow, rate_at, wide, zeros
+from fnn.dtypes import narrow, wide
+from fnn.optimizers.arithmetic import average, counter, each, from_equations, rate_at, zeros
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 

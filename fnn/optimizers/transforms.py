@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.optimizers.arithmetic import each, narrow, wide
+from fnn.dtypes import narrow, wide
+from fnn.optimizers.arithmetic import each
 from fnn.types import Array, Optimizer, Params, written
 
 Mask = Any
