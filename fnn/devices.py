@@ -7,10 +7,14 @@ threads more than it computes; as devices of their own the cores train different
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import jax
 
 from fnn import checks
+
+Device = Any
+"""A `jax.Device`."""
 
 
 def use_cores(count: int | None = None) -> int:

@@ -21,6 +21,7 @@ from jax.extend.core import ClosedJaxpr
 
 from fnn import checks
 from fnn.checks import transfers
+from fnn.devices import Device
 from fnn.parameters import load, save
 from fnn.progress import progress_bar
 from fnn.sweeps import Grid, run_rows
@@ -33,7 +34,7 @@ def resumable_sweep(
     keys: Array,
     *,
     pieces: int = 20,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     at_once: int | None = None,
     progress: bool | None = None,
     **hyper: Any,

@@ -21,6 +21,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fnn import checks
+from fnn.devices import Device
 from fnn.types import Array
 
 _CACHE = 2**21  # bytes that the rows of a chunk may carry on a CPU; with more, steps wait for memory
@@ -31,7 +32,7 @@ def sweep(
     experiment: Callable[..., Any],
     keys: Array,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     at_once: int | None = None,
     **hyper: Any,
 ) -> Any:
@@ -114,7 +115,7 @@ class Grid(NamedTuple):
         return jax.tree.map(jnp.asarray, self.experiment(key, **dict(zip(self.names, values, strict=True))))
 
 
-def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[jax.Device, ...], at_once: int | None) -> Any:
+def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], at_once: int | None) -> Any:
     """The results of the rows, each leaf [rows, …], by the compiled program for so many of them."""
     checks.some_devices(devices)
     count = rows[0].shape[0]
@@ -129,7 +130,8 @@ def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[jax.Device, ...
 class _Program(NamedTuple):
     """A compiled sweep."""
 
-    call: Callable[..., Any]
+    call: Any
+    """compiled; from the rows, each [rows, …], to the results"""
     rows: int
     """how many it takes, those that only fill up the last chunks included"""
     sharding: NamedSharding
@@ -141,7 +143,7 @@ def _program(
     names: tuple[str, ...],
     kinds: tuple[tuple[tuple[int, ...], Any], ...],
     share: int,
-    devices: tuple[jax.Device, ...],
+    devices: tuple[Device, ...],
     at_once: int | None,
 ) -> _Program:
     """The program for `share` rows on each device."""
@@ -194,12 +196,12 @@ def _fits_caches(row: Jaxpr) -> int:
 def _carried(program: Jaxpr) -> int:
     """Bytes carried from step to step by the loop of a program that carries most."""
     loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("scan", "while")]
-    carries = [[v.aval for v in eqn.outvars[: eqn.params.get("num_carry")]] for eqn in loops]
+    carries: list[list[Any]] = [[v.aval for v in eqn.outvars[: eqn.params.get("num_carry")]] for eqn in loops]
     here = [sum(aval.size * aval.dtype.itemsize for aval in carry) for carry in carries]
     return max([0, *here, *map(_carried, subjaxprs(program))])
 
 
-def _room(device: jax.Device, devices: int) -> float:
+def _room(device: Device, devices: int) -> float:
     """Bytes that the temporary arrays of one device may take."""
     known = device.memory_stats()
     if known is not None and "bytes_limit" in known:

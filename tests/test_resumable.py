@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,17 @@ from fnn import linear, resumable, run, squared, sweep, trainer
 from fnn.resumable import resumable_sweep
 
 KEYS = jax.random.split(jax.random.key(0), 5)
-GRID = {"eta": [0.1, 0.2, 0.3], "gamma": [0.0, 0.9]}
+GRID: dict[str, Any] = {"eta": [0.1, 0.2, 0.3], "gamma": [0.0, 0.9]}
 X = jax.random.normal(jax.random.key(1), (30, 3))
 
 
-def experiment(key: jax.Array, eta: jax.Array, gamma: jax.Array) -> dict[str, Any]:
+def experiment(key: jax.Array, eta: Any, gamma: Any) -> dict[str, Any]:
     learn = trainer(linear(2), squared, fnn.momentum(eta, gamma), batch_size=5)
     state, metrics = run(learn, learn.init(key, (X, X[:, :2])), (X, X[:, :2]), 10)
     return {"state": state, "loss": metrics["loss"], "narrow": metrics["loss"].astype(jnp.bfloat16)}
 
 
-def resumed(folder: Path, experiment: Callable[..., Any] = experiment, keys: Any = KEYS, **options: Any) -> Any:
+def resumed(folder: Path, experiment: Any = experiment, keys: Any = KEYS, **options: Any) -> Any:
     return resumable_sweep(folder, experiment, keys, progress=False, **(GRID | options))
 
 
@@ -38,7 +37,8 @@ def pieces(folder: Path) -> list[str]:
 def test_it_gives_what_sweep_gives_keys_and_narrow_floats_included(tmp_path: Path) -> None:
     found, expected = resumed(tmp_path, pieces=4), sweep(experiment, KEYS, **GRID)
     assert len(pieces(tmp_path)) == 4
-    np.testing.assert_array_equal(*(jax.random.key_data(r["state"].key) for r in (found, expected)))
+    words, expected_words = (jax.random.key_data(r["state"].key) for r in (found, expected))
+    np.testing.assert_array_equal(words, expected_words)
     plain = [r | {"state": r["state"]._replace(key=())} for r in (found, expected)]
     chex.assert_trees_all_equal_dtypes(*plain)
     chex.assert_trees_all_close(*plain, rtol=1e-9)

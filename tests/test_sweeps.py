@@ -5,6 +5,7 @@ The tests run with three CPU devices (see conftest), so that most sweeps leave a
 
 import subprocess
 import sys
+from typing import Any
 
 import chex
 import jax
@@ -22,7 +23,7 @@ KEYS = jax.random.split(jax.random.key(0), 4)
 ETAS, PS = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
 
 
-def experiment(key: jax.Array, eta: float = 0.01, p: float = 0.2) -> dict[str, jax.Array]:
+def experiment(key: jax.Array, eta: Any = 0.01, p: Any = 0.2) -> dict[str, jax.Array]:
     net = serial(dense(6, tanh), inverted_dropout(p), linear(3))
     learn = trainer(net, squared, fnn.adam(eta), batch_size=5)
     state, metrics = run(learn, learn.init(key, DATA), DATA, 20, every=10)
