@@ -30,7 +30,8 @@ TAKING_NETWORKS = ("gradients", "backprop")
 class Options:
     """Run fnn's experiments and write a report, REPORT/index.html, that any browser opens.
 
-    Without names all of them are run. Ctrl-C leaves a report of what is finished.
+    Without names all of them are run. Ctrl-C leaves a report of what is finished. The exit status is 1 if something
+    does not hold of your own network, such as that its gradient by hand is right, and 2 if it cannot be run.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -59,7 +60,11 @@ def available() -> dict[str, Experiment]:
 
 
 def main(options: Options, console: Console) -> int:
-    """Run what was asked for; the exit status is 0, 2 for options that make no sense, or 130 after Ctrl-C."""
+    """Run what was asked for.
+
+    The exit status is 0; 1 if something that is said of the user's network does not hold; 2 for options that make no
+    sense, and a network that cannot be run; or 130 after Ctrl-C.
+    """
     known = available()
     strange = [name for name in options.names if name not in known]
     if strange:
@@ -77,8 +82,8 @@ def main(options: Options, console: Console) -> int:
             return 2
         try:
             users = posed.load(options.network, options.loss, options.features, options.objects)
-        except ValueError as error:
-            console.print(f"[red]{escape(str(error))}")
+        except posed.Refused as error:
+            console.print(f"[red]{escape(str(error))}", soft_wrap=True)
             return 2
     outcomes: list[Outcome] = []
     try:
@@ -96,7 +101,11 @@ def main(options: Options, console: Console) -> int:
         finished = ", ".join(outcome.name for outcome in outcomes) or "nothing"
         console.print(f"\n[yellow]interrupted; the report holds what is finished: {finished}")
         return 130
-    return 0
+    except posed.Refused as error:
+        console.print(f"[red]{escape(str(error))}", soft_wrap=True)
+        return 2
+    of_users = [verdict for outcome in outcomes for verdict in outcome.verdicts if users is not None]
+    return int(not all(verdict.holds for verdict in of_users))
 
 
 def _command(name: str, options: Options, seeds: int) -> str:
@@ -112,11 +121,11 @@ def _print(console: Console, outcome: Outcome) -> None:
     for table in outcome.tables:
         shown = RichTable(*table.header, title=table.caption, title_justify="left")
         for row in table.rows:
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown)
     for verdict in outcome.verdicts:
         word = "[green]holds" if verdict.holds else "[red]does not hold"
-        console.print(f"{word}[/]: {verdict.claim}: {verdict.measured}", highlight=False)
+        console.print(f"{word}[/]: {escape(f'{verdict.claim}: {verdict.measured}')}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ def rows_of(posed: Posed, key: jax.Array) -> list[Row]:
 
 
 def _seen(n: int, params: Any, seen: fnn.Pass) -> dict[str, Any]:
+    while isinstance(seen.readings, fnn.Pass):  # of a layer that was watched already
+        seen = seen.readings
     found = {"x": seen.x, "error": n * seen.error, "params": params, "gradient": seen.readings}
     if isinstance(seen.tape, LinearTape):  # σ = identity
         return found | {"S": seen.y, "z": jnp.ones_like(seen.y)}

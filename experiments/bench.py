@@ -23,13 +23,13 @@ from experiments.outcomes import Figure, Outcome, Settings, Show, Table, Verdict
 from experiments.plots import COLORS, figure, finished
 
 MANY = 32
-FULL = [((2, 4, 1), 1), ((2, 4, 1), 256), (MAIN, 1), (MAIN, 32), (MAIN, 1024), ((784, 128, 10), 128), (LARGE, 1024)]
+FULL = [((2, 4, 1), 1), (MAIN, 32), ((784, 128, 10), 128), (LARGE, 1024)]
 QUICK = [((2, 4, 1), 256), (MAIN, 32)]
 
 
 def run(settings: Settings, show: Show) -> Outcome:
     """Measure all of it."""
-    rounds, quick = (5, True) if settings.quick else (11, False)
+    rounds, quick = (5, True) if settings.quick else (9, False)
     show("cold starts")
     cold = cold_starts(2 if quick else 7)
     show("peak memory")

@@ -1,7 +1,7 @@
 """Hand-written against automatic gradients on a zoo of networks: are they the same, and what do they cost?
 
 Command: ``python -m experiments gradients``; two minutes on two CPU cores, or ten seconds for a network of your own
-with ``--network my_module:net``. Expect relative differences of about
+with ``--network my_module:net``, each of whose layers is asked for its laws too. Expect relative differences of about
 1e-16 in float64, and a median run-time ratio of about 1.
 """
 
@@ -39,6 +39,7 @@ from fnn import (
     watch,
 )
 from fnn.compare import Difference, LeafComparison
+from fnn.laws import Laws
 
 OBJECTS, FEATURES, CLASSES = 128, 64, 10
 
@@ -85,19 +86,7 @@ def compared(net: Layer, loss: Loss, rounds: int) -> GradientComparison:
     outputs = 1 if loss.label.endswith("margin") else CLASSES
     x, y = posed.batch(loss, key_batch, OBJECTS, FEATURES, outputs)
     params, state = net.init(key_net, x)
-    options = {"manual": _as_trained, "rounds": rounds, "objects": False, "dtypes": ()}
-    return fnn.compare_gradients(net, loss, params, state, (x, y), key, **options)
-
-
-def _as_trained(net: Layer, loss: Loss) -> Any:
-    """BackProp whose readings are gradients only: what `watch` saw besides is left out."""
-    by_hand = fnn.backprop(net, loss)
-
-    def gradient(*given: Any) -> Any:
-        value, readings = by_hand(*given)
-        return value, fnn.unwatched(readings)
-
-    return gradient
+    return fnn.compare_gradients(net, loss, params, state, (x, y), key, rounds=rounds, objects=False, dtypes=())
 
 
 def faulty(layer: Layer, change: Any) -> Layer:
@@ -135,6 +124,10 @@ def faults() -> dict[str, tuple[Layer, str]]:
         "a gradient wrong by 0.1 %": (serial(first, faulty(hidden, times(1.001)), out), "manual wrong"),
         "a gradient wrong by 1e-6": (serial(first, faulty(hidden, times(1 + 1e-6)), out), "manual wrong"),
         "the same, inside repeat": (serial(first, repeat(faulty(hidden, times(1.001)), 3), out), "manual wrong"),
+        "the error at x of the first layer": (
+            serial(faulty(first, lambda error, g: (-3 * error, g)), out),
+            "manual wrong",
+        ),
         "a missing transpose": (serial(first, _without_transpose(linear(8)), out), "manual wrong"),
         "a wrong rule given to jax.grad": (serial(dense(8, fnn.tanh._replace(value=_tanh)), out), "automatic wrong"),
         "a kink: σ'(0) = 0.7 for ReLU": (serial(dense(8, steep, w=fnn.zeros()), out), "differ at a kink"),
@@ -211,10 +204,12 @@ def _of_users(given: Posed, settings: Settings, show: Show) -> Outcome:
     """The whole comparison of a user's network."""
     show(f"comparing {given.label}")
     key_net, key = jax.random.split(jax.random.key(7))
-    params, state = given.net.init(key_net, given.batch[0])
+    at = *posed.tried(f"init of {given.label}", given.net.init, key_net, given.batch[0]), given.batch, key
     rounds = 15 if settings.quick else 101
-    options = {"manual": _as_trained, "rounds": rounds}
-    report = fnn.compare_gradients(given.net, given.loss, params, state, given.batch, key, **options)
+    report = posed.tried(
+        f"the comparison of {given.label}", fnn.compare_gradients, given.net, given.loss, *at, rounds=rounds
+    )
+    laws = posed.laws_of(given, at, show)
     leaves = [
         (leaf.path, "×".join(map(str, leaf.shape)), leaf.verdict, *(f"{d.relative:.1e}" for d in _shown(leaf)))
         for leaf in report.leaves
@@ -236,18 +231,36 @@ def _of_users(given: Posed, settings: Settings, show: Show) -> Outcome:
                 "gradients by hand, automatic gradients and difference quotients agree",
                 report.verdict.startswith("agree") and "not" not in report.verdict,
                 report.verdict + (f"; arises in {report.culprit}" if report.culprit else ""),
-            )
+            ),
+            _laws_verdict(laws),
         ],
         tables=[
             Table(
                 "Relative differences in float64, over the sampled entries where quotients are meant", header, leaves
             ),
             Table("Relative distance from each one's own float64", ("precision", *report.names), precisions),
-            Table("Costs", ("cost", *report.names), costs),
+            Table("Costs of the gradient by the parameters", ("cost", *report.names), costs),
+            Table("Laws of the layers, which `fnn.laws.check_layer` asks", ("layer", "law", "finding"), _of_laws(laws)),
         ],
         figures=[],
-        numbers=report.to_dict(),
+        numbers=report.to_dict() | {"laws": {name: of_layer.to_dict() for name, of_layer in laws.items()}},
     )
+
+
+def _of_laws(found: dict[str, Laws]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, laws in found.items():
+        kept = sum(law.verdict == "holds" for law in laws.rows)
+        told = laws.failures if kept else laws.rows
+        rows += [(name, law.name, f"{law.verdict}: {law.finding}") for law in told] or [(name, "all", f"{kept} hold")]
+    return rows
+
+
+def _laws_verdict(found: dict[str, Laws]) -> Verdict:
+    broken = {name: ", ".join(law.name for law in laws.failures) for name, laws in found.items() if laws.failures}
+    asked = sum(any(law.verdict != "not asked" for law in laws.rows) for laws in found.values())
+    measured = "; ".join(f"{name} breaks: {laws}" for name, laws in broken.items()) or f"{asked} of {len(found)} asked"
+    return Verdict("no layer breaks a law", not broken, measured)
 
 
 def _shown(leaf: LeafComparison) -> list[Difference]:

@@ -1,4 +1,4 @@
-"""The automatic twin of everything that `fnn` reads from its backward pass: a few lines each, and dear.
+"""Automatic twins of what `fnn` reads from its backward pass: a few lines each, and dear.
 
 Each function here has the name and the signature of its twin by hand and finds the same numbers by JAX's derivatives of
 the plain forward pass, never meeting a hand-written one. They are for comparing: n gradients, Jacobians and
@@ -8,13 +8,21 @@ Hessians are formed on the way, so small networks are what they are for.
 here                        what                                                          by hand
 =========================== ============================================================= ========================
 `read(reading)`             the reading, from the gradients of all objects                `backprop(…, reading)`
-`hessian_diagonal`          the diagonal of `jax.hessian` of Q                            `second_derivatives`
+`gradient_noise`            the definitions, on the gradients of all objects              `gradient_noise`
+`clip_per_object`           the clipped mean of the gradients of all objects              `clip_per_object`
+`hessian_diagonal`          the diagonals of `jax.hessian` of all objects' losses         `second_derivatives`
+`gate_curvature`            the diagonal of `jax.hessian` of Q by the gates               `gate_curvature`
+`unit_gate_curvature`       the same by gates on the outputs of all layers                `unit_gate_curvature`
 `ggn_diagonal`              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`           `ggn_diagonal`
+`kronecker_factors`         A from what each layer was given, G from the Jacobian by b    `kronecker_factors`
 `hessian_product`           `jax.jvp` of `jax.grad` of Q                                  `hessian_product`
 `ggn_product`               Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose              `ggn_product`
-`gate_curvature`            the diagonal of `jax.hessian` of Q by the gates               `gate_curvature`
-`clip_per_object`           the clipped mean of the gradients of all objects              `clip_per_object`
+`hessian`, `ggn`            the whole matrix [dim W, dim W]; `jnp.trace` and              `trace`, `lanczos`
+                            `jnp.linalg.eigvalsh` take the rest from it
 =========================== ============================================================= ========================
+
+What is random by hand (`hutchinson`, and `ggn_diagonal` and `kronecker_factors` by samples) has for its mean the twin
+of what it estimates. The second derivatives in one pass are an approximation and have none where they are not exact.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -29,16 +37,20 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fnn.backprop import Gradient, objective
+from fnn.checks.probing import like_params
+from fnn.parts import each_part
+from fnn.readings import GradientNoise, Kronecker, gradient, per_object
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 
 Product = Callable[[Params, State, Batch, Array, Params], Params]
+Matrix = Callable[[Params, State, Batch, Array], Array]
 
 
 def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
@@ -80,29 +92,115 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
     return clipping
 
 
-def hessian_diagonal(net: Layer, loss: Loss) -> Gradient:
-    """∂²Q/∂w², the diagonal of the whole Hessian [dim W, dim W]."""
+def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
+    """The means, variances and lengths that `GradientNoise` names, of the gradients g_n [n, dim W]."""
 
-    def value_and_diagonal(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+    def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
+        n = batch[0].shape[0]
+        each = jax.tree.leaves(read(net, loss, per_object)(params, state, batch, key)[1])
+        g = jnp.concatenate([leaf.reshape(n, -1) for leaf in each], axis=1)
+        mean = jnp.mean(g, axis=0)
+        norm2, along = mean @ mean, g @ mean
+        across = g - along[:, None] / norm2 * mean[None, :]
+        pairs = (jnp.sum(g @ g.T) - jnp.sum(jnp.square(g))) / (n * (n - 1))  # the mean of ⟨g_n, g_m⟩ over n ≠ m
+        variance = jnp.sum(jnp.square(g - mean[None, :])) / (n - 1)
+        return GradientNoise(
+            squared_norm=norm2,
+            variance=variance,
+            noise_scale=jnp.where(pairs > 0, variance / pairs, jnp.inf),
+            norm_test=jnp.sqrt(variance / n / norm2),
+            inner_product_test=jnp.std(along, ddof=1) / jnp.sqrt(jnp.asarray(n, g.dtype)) / norm2,
+            orthogonality_test=jnp.sqrt(jnp.sum(jnp.square(across)) / (n - 1) / n / norm2),
+        )
+
+    return noise
+
+
+def hessian_diagonal(net: Layer, loss: Loss, reading: Reading = gradient) -> Gradient:
+    """What to gather of ∂²L_n/∂w², the diagonals of `jax.hessian` of all objects' losses, one row of it at a time."""
+
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         flat, unravel = ravel_pytree(params)
-        Q = objective(net, loss)
-        hessian = jax.hessian(lambda w: Q(unravel(w), state, batch, key)[0])(flat)
-        return Q(params, state, batch, key), unravel(jnp.diagonal(hessian))
+        slopes = jax.jacrev(lambda w: _losses(net, loss)(unravel(w), state, batch, key)[0])
+        units = jnp.eye(flat.size, dtype=flat.dtype)
+        each = jax.lax.map(lambda unit: jax.jvp(slopes, (flat,), (unit,))[1] @ unit, units)
+        scale = reading.scale(batch[0].shape[0])
+        readings = jax.tree.map(reading.rows, jax.vmap(unravel)(each.T * scale))
+        return objective(net, loss)(params, state, batch, key), readings
 
-    return value_and_diagonal
+    return value_and_readings
 
 
-def ggn_diagonal(net: Layer, loss: Loss) -> Gradient:
-    """The diagonal of (1/n) Σ_n J_nᵀ ∇²ℒ_n J_n, with every Jacobian J_n [M, dim W] formed."""
+def hessian(net: Layer, loss: Loss) -> Matrix:
+    """∇²Q [dim W, dim W], in the order of `jax.flatten_util.ravel_pytree`."""
 
-    def value_and_diagonal(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+    def matrix(params: Params, state: State, batch: Batch, key: Array) -> Array:
+        flat, unravel = ravel_pytree(params)
+        return jax.hessian(lambda w: objective(net, loss)(unravel(w), state, batch, key)[0])(flat)
+
+    return matrix
+
+
+def ggn(net: Layer, loss: Loss) -> Matrix:
+    """(1/n) Σ_n J_nᵀ ∇²ℒ_n J_n [dim W, dim W], with every Jacobian J_n [M, dim W] formed."""
+
+    def matrix(params: Params, state: State, batch: Batch, key: Array) -> Array:
         flat, unravel = ravel_pytree(params)
         output = lambda w: net.forward(unravel(w), state, batch[0], key)[0]  # noqa: E731
         J = jax.jacrev(output)(flat)
-        diagonal = jnp.einsum("nmw,nmk,nkw->w", J, _loss_hessian(loss, output(flat), batch[1]), J)
-        return objective(net, loss)(params, state, batch, key), unravel(diagonal / batch[0].shape[0])
+        return jnp.einsum("nmv,nmk,nkw->vw", J, _loss_hessian(loss, output(flat), batch[1]), J) / J.shape[0]
+
+    return matrix
+
+
+def ggn_diagonal(net: Layer, loss: Loss) -> Gradient:
+    """The diagonal of `ggn`."""
+
+    def value_and_diagonal(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        diagonal = jnp.diagonal(ggn(net, loss)(params, state, batch, key))
+        return objective(net, loss)(params, state, batch, key), ravel_pytree(params)[1](diagonal)
 
     return value_and_diagonal
+
+
+def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
+    """A and G at every {"w", "b"}, of what the layer was given and of J_n = ∂a_n/∂b; `ggn_diagonal` at the others."""
+
+    def value_and_factors(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        output = lambda p: net.forward(p, state, batch[0], key)[0]  # noqa: E731
+        H = _loss_hessian(loss, output(params), batch[1])
+        value_and_state, diagonal = ggn_diagonal(net, loss)(params, state, batch, key)
+
+        def of(node: Any, x: Any, J: Any, diagonal: Any) -> Any:
+            if not _has_weights(node):
+                return diagonal
+            x, J, n = x["w"], J["b"], H.shape[0]
+            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+            G = jnp.einsum("nm...o,nmk,nk...p->...op", J, H, J)
+            return Kronecker(jnp.einsum("...ni,...nj->...ij", x, x) / n, G / n)
+
+        given = _given(net, params, state, batch[0], key)
+        trees = params, given, jax.jacrev(output)(params), diagonal
+        return value_and_state, jax.tree.map(of, *trees, is_leaf=_has_weights)
+
+    return value_and_factors
+
+
+def _has_weights(node: Any) -> bool:
+    return isinstance(node, dict) and node.keys() == {"w", "b"}
+
+
+def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
+    """The x [n, i] that each layer was given in the place of each of its params, [depth, n, i] in `repeat`."""
+
+    def telling(part: Layer) -> Layer:
+        # The new state goes up through every composite, and may as well carry x.
+        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, Any, tuple[()]]:
+            return part.forward(params, state, x, key)[0], jax.tree.map(lambda leaf: x, params), ()
+
+        return part._replace(forward=forward)
+
+    return each_part(telling, net).forward(params, state, x, key)[1]
 
 
 def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
@@ -114,6 +212,7 @@ def hessian_product(net: Layer, loss: Loss) -> Product:
     """H v, the tangent of the automatic gradient."""
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
+        v = like_params("hessian_product", v, params)
         slope = jax.grad(lambda p: objective(net, loss)(p, state, batch, key)[0])
         return jax.jvp(slope, (params,), (v,))[1]
 
@@ -125,6 +224,7 @@ def ggn_product(net: Layer, loss: Loss) -> Product:
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
         x, y = batch
+        v = like_params("ggn_product", v, params)
         a, push = jax.linearize(lambda p: net.forward(p, state, x, key)[0], params)
         bent = jax.jvp(jax.grad(lambda a: jnp.mean(loss.value(a, y))), (a,), (push(v),))[1]
         return jax.linear_transpose(push, params)(bent)[0]
@@ -139,5 +239,41 @@ def gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         x, y = batch
         gated = lambda g: objective(net, loss)(params, state, (x * g[None, :], y), key)[0]  # noqa: E731
         return jnp.diagonal(jax.hessian(gated)(jnp.ones(x.shape[1], x.dtype)))
+
+    return at_gates
+
+
+class _Gated(NamedTuple):
+    state: State
+    gate: Array
+
+
+def unit_gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], Any]:
+    """∂²Q/∂g_o² [o] for gates on the outputs of every layer, which travel in the place of the layer's state."""
+    is_gated = lambda node: isinstance(node, _Gated)  # noqa: E731
+
+    def with_ones(part: Layer) -> Layer:
+        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, _Gated, tuple[()]]:
+            y = part.forward(params, state, x, key)[0]
+            return y, _Gated(state, jnp.ones(y.shape[1], y.dtype)), ()
+
+        return part._replace(forward=forward)
+
+    def gating(part: Layer) -> Layer:
+        def forward(params: Params, state: _Gated, x: Array, key: Array) -> tuple[Array, State, Any]:
+            y, after, tape = part.forward(params, state.state, x, key)
+            return y * state.gate[None, :], after, tape
+
+        return part._replace(forward=forward)
+
+    def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, open_, _ = each_part(with_ones, net).forward(params, state, batch[0], key)
+        flat, unravel = ravel_pytree(jax.tree.map(lambda node: node.gate, open_, is_leaf=is_gated))
+
+        def gated(g: Array) -> Array:
+            gates = jax.tree.map(lambda node, gate: node._replace(gate=gate), open_, unravel(g), is_leaf=is_gated)
+            return objective(each_part(gating, net), loss)(params, gates, batch, key)[0]
+
+        return unravel(jnp.diagonal(jax.hessian(gated)(flat)))
 
     return at_gates

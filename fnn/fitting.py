@@ -90,11 +90,11 @@ def fit(
                     if measure is not None:
                         row["validation"] = np.asarray(measure(state.params, state.state))
                     history.append(row)
-                    waited += 1
-                    if row.get("validation", np.inf) < lowest:
+                    finite, waited = np.isfinite(row["loss"]), waited + 1
+                    if finite and row.get("validation", np.inf) < lowest:
                         best, lowest, waited = _copied(state), row["validation"], 0
                 show(row, row["step"] - first)
-                if not np.isfinite(row["loss"]):
+                if not finite:
                     stopped = "diverged"
                 elif patience is not None and waited >= patience:
                     stopped = "early stop"

@@ -23,27 +23,18 @@ J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored appro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fnn import checks
 from fnn.backprop import Gradient
-from fnn.checks.probing import has_root
+from fnn.checks.probing import has_root, like_params
 from fnn.curvature import loss_hessian, probe_key
-from fnn.readings import Outer, contributions, gathered, gradient, is_outer
+from fnn.readings import Kronecker, Outer, contributions, gathered, gradient, is_outer
 from fnn.types import Array, Batch, Layer, Loss, Params, State
 from fnn.watching import unwatched
-
-
-class Kronecker(NamedTuple):
-    """The two factors of a layer's block of the Gauss–Newton matrix, which is about A ⊗ G."""
-
-    A: Array
-    """mean of x̄ x̄ᵀ over the objects, [i+1, i+1]: x̄ is x with a 1 behind it for the bias, if there is one"""
-    G: Array
-    """mean over the objects of ∂²L/∂S² without the terms in σ'', [o, o]"""
 
 
 def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
@@ -125,7 +116,7 @@ def ggn_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
         x, y = checks.batch(batch)
-        checks.same_structure("ggn_product", "v", v, "params", params)
+        v = like_params("ggn_product", v, params)
 
         def output(params: Params) -> tuple[Array, Any]:
             a, _, tape = net.forward(params, state, x, key)
@@ -138,16 +129,16 @@ def ggn_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array
     return product
 
 
-def columns(loss: Loss, a: Array, y: Array) -> Array:
+def root_columns(loss: Loss, a: Array, y: Array) -> Array:
     """The columns r_c of the root of every object's loss Hessian, [C, n, M]."""
-    has_root("columns", loss)
+    has_root("root_columns", loss)
     root = loss.root(a, y)  # pyright: ignore[reportOptionalCall]
     return jnp.moveaxis(jax.vmap(jnp.diag)(root) if root.ndim == 2 else root, -1, 0)
 
 
 def _mixtures(loss: Loss, a: Array, y: Array, samples: int, key: Array) -> Array:
     """Σ_c ±r_c/√m with random signs, [m, n, M]: the mean of their outer products is the loss Hessian."""
-    of_root = columns(loss, a, y)
+    of_root = root_columns(loss, a, y)
     signs = jax.random.rademacher(key, (samples, *of_root.shape[:2]), a.dtype)
     return jnp.einsum("scn,cnm->snm", signs, of_root) / jnp.sqrt(jnp.asarray(samples, a.dtype))
 
@@ -162,7 +153,7 @@ def _read_from_columns(
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         x, y = checks.batch(batch)
         a, state, tape = net.forward(params, state, x, key)
-        errors = columns(loss, a, y) if samples is None else _mixtures(loss, a, y, samples, probe_key(key))
+        errors = root_columns(loss, a, y) if samples is None else _mixtures(loss, a, y, samples, probe_key(key))
         kept = jax.vmap(lambda error: unwatched(net.backward(params, tape, error, contributions)[1]))(errors)
         return (jnp.mean(loss.value(a, y)), state), read(kept, x.shape[0])
 

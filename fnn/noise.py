@@ -7,7 +7,6 @@ Gram matrix ⟨g_n, g_m⟩ from the reading `gram`, all of `GradientNoise` follo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +14,9 @@ import jax.numpy as jnp
 from fnn import checks
 from fnn.backprop import Gradient, backprop
 from fnn.checks.probing import several_objects
-from fnn.readings import gradient, gram, squared_norm
-from fnn.types import Array, Batch, Layer, Loss, Params, State
+from fnn.readings import GradientNoise, beyond_rounding, gradient, gram, wide
+from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.watching import unwatched
-
-
-class GradientNoise(NamedTuple):
-    """How the gradients of single objects scatter around their mean g over a batch of n."""
-
-    squared_norm: Array
-    """‖g‖²"""
-    variance: Array
-    """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single object's gradient"""
-    noise_scale: Array
-    """tr Σ/|G|² with the unbiased |G|² = ‖g‖² − tr Σ/n: the batch size at which noise and signal are equal, the inverse
-    of one object's signal-to-noise ratio; infinite where the batch does not show any signal"""
-    norm_test: Array
-    """√(tr Σ/(n‖g‖²)), the relative error of g; an adaptive batch grows while this exceeds a θ < 1"""
-    inner_product_test: Array
-    """√(Var⟨g_n, g⟩/(n‖g‖⁴)): the same along g, which is what a step feels first"""
-    orthogonality_test: Array
-    """√(E‖g_n − (⟨g_n, g⟩/‖g‖²) g‖²/(n‖g‖²)): the same across g"""
 
 
 def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
@@ -70,9 +51,10 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
     read = backprop(net, loss, gram)
 
     def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
-        several_objects("gradient_noise", checks.batch(batch)[0].shape[0])
+        n = checks.batch(batch)[0].shape[0]
+        several_objects("gradient_noise", n)
         (value, _), of_leaves = read(params, state, batch, key)
-        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((), value.dtype)))
+        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), value.dtype)))
 
     return noise
 
@@ -80,22 +62,29 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 def noise_of(G: Array) -> GradientNoise:
     """The diagnostics from the Gram matrix [n, n] of the objects' gradients, n ≥ 2.
 
-    With 1 for a vector of ones: ‖g‖² = 1ᵀG1/n², ⟨g_n, g⟩ = (G1)_n/n, tr Σ = (tr G − n‖g‖²)/(n − 1).
+    With 1 for a vector of ones: ‖g‖² = 1ᵀG1/n², ⟨g_n, g⟩ = (G1)_n/n, tr Σ = (tr G − n‖g‖²)/(n − 1), and across g lies
+    tr G − Σ_n ⟨g_n, g⟩²/‖g‖².
     """
-    n = G.shape[0]
-    along = jnp.mean(G, axis=1)
-    norm2 = jnp.mean(along)
-    variance = (jnp.trace(G) - n * norm2) / (n - 1)
-    signal = norm2 - variance / n
-    across = jnp.trace(G) - jnp.sum(jnp.square(along)) / norm2
+    n, G = G.shape[0], wide(G)
+    along, total = jnp.mean(G, axis=1), jnp.trace(G)
+    norm2 = jnp.maximum(jnp.mean(along), 0)
+    variance = beyond_rounding(total - n * norm2, total, n) / (n - 1)
+    along_g = _over(jnp.where(norm2 > 0, jnp.sum(jnp.square(along)), 0), norm2)
+    across = beyond_rounding(total - along_g, total, n)
+    spread = jnp.where(variance == 0, 0, jnp.var(along, ddof=1))
     return GradientNoise(
         squared_norm=norm2,
         variance=variance,
-        noise_scale=jnp.where(signal > 0, variance / signal, jnp.inf),
-        norm_test=jnp.sqrt(variance / (n * norm2)),
-        inner_product_test=jnp.std(along, ddof=1) / (jnp.sqrt(jnp.asarray(n, G.dtype)) * norm2),
-        orthogonality_test=jnp.sqrt(jnp.maximum(across, 0) / ((n - 1) * n * norm2)),
+        noise_scale=_over(variance, jnp.maximum(norm2 - variance / n, 0)),
+        norm_test=jnp.sqrt(_over(variance, n * norm2)),
+        inner_product_test=_over(jnp.sqrt(spread / n), norm2),
+        orthogonality_test=jnp.sqrt(_over(across / (n - 1), n * norm2)),
     )
+
+
+def _over(part: Array, whole: Array) -> Array:
+    """part/whole, where 0/0 is 0."""
+    return part / jnp.where(part == 0, 1, whole)
 
 
 def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
@@ -105,9 +94,13 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
 
         g = (1/n) Σ_n min(1, θ/‖g_n‖) g_n
 
-    Two backward passes of one tape: the first reads the squared norms, the second starts from errors ε_n shortened by
-    each object's factor, for a backward pass is linear in the error. No object moves g by more than 2θ/n. The sum
-    that DP-SGD adds noise to is n g, and the noise is the user's to add.
+    Two backward passes of one tape: the first reads the norms, the second starts from errors ε_n shortened by each
+    object's factor, for a backward pass is linear in the error. No object moves g by more than 2θ/n. The sum that
+    DP-SGD adds noise to is n g, and the noise is the user's to add.
+
+    Norms are found in float32 at least, from lengths in units of their largest entry and of errors in units of theirs,
+    so that no square overflows and no exploding gradient is lost. An object whose gradient is NaN makes g NaN, as in
+    `backprop`: which object to leave out is the user's to decide.
 
     Args:
         threshold: θ > 0; may be traced.
@@ -141,12 +134,41 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
             x, y = checks.batch(batch)
             a, state, tape = net.forward(params, state, x, key)
             error = loss.slope(a, y)
-            _, of_leaves = net.backward(params, tape, error, squared_norm)
-            norm = jnp.sqrt(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((), a.dtype)))
-            share = jnp.minimum(1, threshold / jnp.where(norm > 0, norm, threshold)).astype(a.dtype)
-            _, g = net.backward(params, tape, error * (share / x.shape[0])[:, None], gradient)
+            unit = _units(error)
+            at_unit = wide(error) * (1 / unit)[:, None]
+            _, of_leaves = net.backward(params, tape, at_unit.astype(error.dtype), _NORM)
+            norm = _lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(unwatched(of_leaves))], axis=1))
+            theta = jnp.asarray(threshold, norm.dtype)
+            share = jnp.minimum(unit, theta / jnp.where(norm == 0, theta / unit, norm))
+            shortened = at_unit * (share / x.shape[0])[:, None]
+            _, g = net.backward(params, tape, shortened.astype(error.dtype), gradient)
             return (jnp.mean(loss.value(a, y)), state), g
 
         return clipped
 
     return clipping
+
+
+def _units(rows: Array) -> Array:
+    """A power of two near the largest entry of each row [n], which divides without rounding; 1 for a row of zeros."""
+    largest = jnp.max(jnp.abs(wide(rows)), axis=1, initial=0)
+    most = jnp.finfo(largest.dtype).maxexp - 3  # beyond it, 1/unit is flushed to 0
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.frexp(largest)[1], -most, most))
+
+
+def _lengths(rows: Array) -> Array:
+    """‖row‖ [n] of each row [n, …], its squares safe from overflow."""
+    rows = wide(rows.reshape(rows.shape[0], -1))
+    unit = _units(rows)
+    return unit * jnp.sqrt(jnp.sum(jnp.square(rows * (1 / unit)[:, None]), axis=1))
+
+
+_NORM = Reading(
+    label="norm",
+    outer=lambda x, error: _lengths(x) * _lengths(error),
+    rows=_lengths,
+    stack=lambda stacked: _lengths(stacked.T),
+    scale=lambda n: 1.0,
+    linear=False,
+)
+"""‖g_n‖ at a leaf, [n]: the square root of `squared_norm`, where that would overflow too."""

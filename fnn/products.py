@@ -67,7 +67,7 @@ def hessian_product(
     value_and_gradient = backprop(net, loss)
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
-        checks.same_structure("hessian_product", "v", v, "params", params)
+        v = probing.like_params("hessian_product", v, params)
 
         def slope(params: Params) -> Params:
             return unwatched(value_and_gradient(params, state, batch, key)[1])
@@ -100,8 +100,8 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
         A function ``(params, state, (x, y), key) -> ((value, state), estimate)``, in the signature of `backprop`.
 
     Raises:
-        ValueError: for probes at units, a network with dropout, and weights with no bias beside them; when called,
-            batch norm in its training stage.
+        ValueError: for probes at units, a network with dropout; when called, a network of any layers that draws with
+            its key, weights with no bias beside them, and batch norm in its training stage.
 
     Source: M. Hutchinson, 1990, for the trace; C. Bekas, E. Kokiopoulou, Y. Saad, *An estimator for the diagonal of a
     matrix*, 2007.
@@ -147,6 +147,7 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
     def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
         x, y = checks.batch(batch)
         n = x.shape[0]
+        probing.needs_no_key("hutchinson", net, params, state, x, key)
         kinds = jax.eval_shape(lambda p: unwatched(read(p, state, (x, y), key)[1]), params)
         is_weight = jax.tree.map(is_outer, kinds, is_leaf=is_outer)
         own = jax.tree.map(lambda w, p: None if w else jnp.broadcast_to(p[None], (n, *p.shape)), is_weight, params)

@@ -48,6 +48,41 @@ class Outer(NamedTuple):
     """[n, …, o]"""
 
 
+class Kronecker(NamedTuple):
+    """The two factors of a layer's block of the Gauss–Newton matrix, which is about A ⊗ G."""
+
+    A: Array
+    """mean of x̄ x̄ᵀ over the objects, [i+1, i+1]: x̄ is x with a 1 behind it for the bias, if there is one"""
+    G: Array
+    """mean over the objects of ∂²L/∂S² without the terms in σ'', [o, o]"""
+
+
+class GradientNoise(NamedTuple):
+    """How the gradients of single objects scatter around their mean g over a batch of n, in float32 at least.
+
+    Every ratio of noise to signal is 0 where the objects agree, 0/0 too, and infinite where they scatter and show no
+    signal. A variance of at most n eps of Σ_n ‖g_n‖² is rounding and counts as 0.
+    """
+
+    squared_norm: Array
+    """‖g‖²"""
+    variance: Array
+    """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single object's gradient"""
+    noise_scale: Array
+    """tr Σ/|G|² with the unbiased |G|² = ‖g‖² − tr Σ/n, or 0 if that is negative: the batch size at which noise and
+    signal are equal, the inverse of one object's signal-to-noise ratio"""
+    norm_test: Array
+    """√(tr Σ/(n‖g‖²)), the relative error of g; an adaptive batch grows while this exceeds a θ < 1"""
+    inner_product_test: Array
+    """√(Var⟨g_n, g⟩/(n‖g‖⁴)): the same along g, which is what a step feels first"""
+    orthogonality_test: Array
+    """√(E‖g_n − (⟨g_n, g⟩/‖g‖²) g‖²/(n‖g‖²)): the same across g"""
+
+
+FULL = jax.lax.Precision.HIGHEST
+"""For what differences are taken of: by default a GPU multiplies float32 with ten bits only."""
+
+
 def is_outer(node: Any) -> bool:
     """Whether a node of contributions belongs to a weight matrix; the others are rows [n, …], as for a bias."""
     return isinstance(node, Outer)
@@ -65,6 +100,11 @@ def _sum_of_layers(stacked: Array) -> Array:
     return jnp.sum(stacked, axis=0)
 
 
+def wide(rows: Array) -> Array:
+    """In float32 at least."""
+    return rows.astype(jnp.float32) if jnp.finfo(rows.dtype).bits < 32 else rows
+
+
 def _flat(rows: Array) -> Array:
     return rows.reshape(rows.shape[0], -1)
 
@@ -74,25 +114,32 @@ def _square_per_object(rows: Array) -> Array:
 
 
 def _inner_products(rows: Array) -> Array:
-    return _flat(rows) @ _flat(rows).T
+    return jnp.matmul(_flat(rows), _flat(rows).T, precision=FULL)
+
+
+def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
+    """What a difference of two sums over n objects tells: 0 where it is at most n eps of what was subtracted from."""
+    return jnp.where(difference <= max(8, n) * jnp.finfo(of.dtype).eps * of, 0, difference)
 
 
 def _of_moments(label: str, combine: Any) -> Reading:
-    """A reading of the objects' mean g and of their variance (1/n) Σ g_n² − g², where it is more than rounding."""
+    """A reading of the objects' mean g and of their variance, in float32 at least."""
 
-    def statistic(n: int, total: Array, squares: Array) -> Array:
-        mean, moment = total / n, squares / n
-        var = moment - jnp.square(mean)
-        return combine(mean, jnp.where(var > 8 * jnp.finfo(var.dtype).eps * moment, var, 0))
+    def of_outer(x: Array, error: Array) -> Array:
+        n, u, v = x.shape[0], wide(x), wide(error)
+        mean = jnp.matmul(u.T, v, precision=FULL) / n
+        moment = jnp.matmul(jnp.square(u).T, jnp.square(v), precision=FULL) / n
+        var = beyond_rounding(moment - jnp.square(mean), moment, n)
+        return combine(mean, var).astype(error.dtype)
 
-    return Reading(
-        label=label,
-        outer=lambda x, error: statistic(x.shape[0], x.T @ error, jnp.square(x).T @ jnp.square(error)),
-        rows=lambda rows: statistic(rows.shape[0], jnp.sum(rows, axis=0), jnp.sum(jnp.square(rows), axis=0)),
-        stack=_unchanged,
-        scale=lambda n: 1.0,
-        linear=False,
-    )
+    def of_rows(rows: Array) -> Array:
+        n, g = rows.shape[0], wide(rows)
+        mean = jnp.mean(g, axis=0)
+        var = jnp.mean(jnp.square(g - mean[None]), axis=0)
+        blur = max(8, n) * jnp.finfo(g.dtype).eps * mean
+        return combine(mean, jnp.where(var <= jnp.square(blur), 0, var)).astype(rows.dtype)
+
+    return Reading(label, of_outer, of_rows, stack=_unchanged, scale=lambda n: 1.0, linear=False)
 
 
 gradient = Reading(
@@ -146,11 +193,13 @@ second_moment = Reading(
 """Σ_n x_n² ε_n²ᵀ: the sum of the squared contributions, elementwise."""
 
 variance = _of_moments("variance", lambda mean, var: var)
-"""(1/n) Σ_n (g_n − g)², over the batch as it is; n/(n − 1) of it estimates that of a population. It is a difference of
-moments: what is below 8 eps of (1/n) Σ g_n² is 0."""
+"""(1/n) Σ_n (g_n − g)², over the batch as it is; n/(n − 1) of it estimates that of a population. At weights it is a
+difference of moments, (1/n) Σ g_n² − g²: what is at most n eps of the first is rounding and counts as 0, where n counts
+as 8 at least. At other parameters g is subtracted first, so that all but (n eps g)² is seen."""
 
 signal_to_noise = _of_moments("signal_to_noise", lambda g, var: jnp.where(g == 0, 0, jnp.square(g) / var))
-"""g²/variance of every parameter; infinite where the objects agree, as in a batch of one, and 0 where g is 0."""
+"""g²/variance of every parameter, with the variance's own threshold: infinite where the objects agree to rounding, as
+in a batch of one, and 0 where g is 0."""
 
 contributions = Reading(
     label="contributions",

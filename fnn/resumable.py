@@ -71,7 +71,7 @@ def resumable_sweep(
         (4, 2, 3)
     """
     grid = Grid.of(experiment, keys, hyper)
-    devices = tuple(jax.local_devices() if devices is None else devices)
+    devices = checks.some_devices(jax.local_devices() if devices is None else devices)
     at_once = None if at_once is None else checks.count("at_once", at_once)
     length = -(-grid.size // checks.count("pieces", pieces))
     numbers = [np.arange(first, first + length) for first in range(0, grid.size, length)]

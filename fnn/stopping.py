@@ -117,8 +117,13 @@ def run_early_stopping(
 ) -> tuple[TrainState, EarlyStop]:
     """Train until the validation value has not improved for a while, and give back the best state.
 
-    Every `every` steps ``validate(params, state)`` is taken. The run ends when `patience` looks in a row have found no
-    value below the lowest so far, or after max_steps. It is what `fit` does from the host, in one program.
+    Every `every` steps, with v* = ∞ at the start::
+
+        v           := validate(W)
+        W*, v*      := W, v                 if v < v*
+        stop                                if the last `patience` looks all found v ≥ v*, or v = NaN
+
+    It is what `fit` does from the host, in one program; only, a loss that is not finite does not end it at once.
 
     Args:
         trainer: a `Trainer`.
@@ -142,19 +147,18 @@ def run_early_stopping(
         >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
         >>> start = learn.init(jax.random.key(0), data)
-        >>> far_from_zero = lambda params, state: jnp.sum(params["w"] ** 2)
-        >>> best, end = run_early_stopping(
-        ...     learn, start, data, max_steps=100, every=10, validate=far_from_zero, patience=2
-        ... )
-        >>> int(end.steps), int(end.best_step) == int(best.step), bool(end.stopped)
-        (30, True, True)
+        >>> small = lambda params, state: jnp.abs(params["b"][0])  # grows from 0 with every step
+        >>> best, end = run_early_stopping(learn, start, data, max_steps=100, every=10, validate=small, patience=2)
+        >>> int(end.steps), int(end.best_step), int(best.step), bool(end.stopped)
+        (30, 10, 10, True)
 
-    Source: L. Prechelt, *Early stopping — but when?*, 1998; patience is his criterion UP without the condition that
-    the value rises each time.
+    Source: L. Prechelt, *Early stopping — but when?*, 1998, with strips of k = `every` steps. His criterion UP_s stops
+    when v has risen in s strips in a row. This is the variant in common use: in s = `patience` strips in a row v did
+    not go below its lowest, whether it rose from strip to strip or not.
     """
     checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
     checks.is_function("validate", validate)
-    checks.patience(patience, validate)
+    checks.count("patience", patience)
     kind = jax.eval_shape(validate, state.params, state.state)
     checks.scalar("validate", kind)
 

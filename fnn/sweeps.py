@@ -70,11 +70,11 @@ def sweep(
     """
     grid = Grid.of(experiment, keys, hyper)
     at_once = None if at_once is None else checks.count("at_once", at_once)
+    devices = checks.some_devices(jax.local_devices() if devices is None else devices)
     rows = grid.rows(np.arange(grid.size))
     if any(isinstance(leaf, Tracer) for leaf in rows):
         results = jax.lax.map(grid.row, rows, batch_size=at_once or grid.size)
     else:
-        devices = tuple(jax.local_devices() if devices is None else devices)
         results = jax.device_put(run_rows(grid, rows, devices, at_once), devices[0])
     return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
 
@@ -117,7 +117,6 @@ class Grid(NamedTuple):
 
 def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], at_once: int | None) -> Any:
     """The results of the rows, each leaf [rows, …], by the compiled program for so many of them."""
-    checks.some_devices(devices)
     count = rows[0].shape[0]
     share = -(-count // len(devices))
     kinds = tuple((axis.shape[1:], axis.dtype) for axis in rows)

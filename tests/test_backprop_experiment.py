@@ -103,6 +103,14 @@ def test_a_users_network_is_drawn_whatever_its_layers():
     assert not outcome.tables
 
 
+def test_a_watched_network_is_drawn_like_any_other(irises):
+    posed, rows = irises
+    for watched in (fnn.watch(posed.net), fnn.watch(fnn.watch(posed.net))):
+        for row, of_watched in zip(rows, backprop.rows_of(posed._replace(net=watched), jax.random.key(1)), strict=True):
+            for drawn, expected in zip(of_watched[1:], row[1:], strict=True):
+                np.testing.assert_array_equal(drawn, expected)
+
+
 def test_a_chain_is_one_only_where_each_layer_feeds_the_next():
     linear = fnn.linear(3)
     assert backprop.is_chain(linear)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 import fnn
+from fnn.streams import read_ahead
 
 
 class Wrong(NamedTuple):
@@ -350,17 +351,138 @@ TRAINING = [
         ["validate", "held-out"],
     ),
     Wrong("shuffling nothing", "permuted(key, 0, jnp.arange(3), 0)", ValueError, ["size", ">= 1"]),
+    Wrong("one pair to read ahead", "read_ahead((x, y))", TypeError, ["pairs (x, y)", "one pair", "minibatches"]),
+    Wrong("number to read ahead", "read_ahead(3)", TypeError, ["iterable of pairs (x, y)", "got int", "generator"]),
+    Wrong("stream not called", "read_ahead(jnp.stack)", TypeError, ["iterable of pairs (x, y)", "function", "call it"]),
+    Wrong("no batch ahead", "read_ahead([], ahead=0)", ValueError, ["ahead", "whole number >= 1", "got 0"]),
+    Wrong("half a batch ahead", "read_ahead([], ahead=1.5)", TypeError, ["ahead", "whole number", "1.5"]),
+    Wrong("array to read ahead", "read_ahead(x)", TypeError, ["pairs (x, y)", "one array", "minibatches"]),
     Wrong("one key to sweep", "sweep(experiment, key)", ValueError, ["stack of keys", "jax.random.split"]),
     Wrong("number of seeds to sweep", "sweep(experiment, 32)", TypeError, ["jax.random.split(key, 32)", "int"]),
     Wrong("no keys to sweep", "sweep(experiment, keys[:0])", ValueError, ["at least one run"]),
     Wrong("one value to sweep", "sweep(experiment, keys, eta=0.1)", ValueError, ["eta=[0.1]", "partial"]),
     Wrong("no values to sweep", "sweep(experiment, keys, eta=[])", ValueError, ["eta", "at least one value"]),
+    Wrong("no devices to sweep on", "sweep(experiment, keys, devices=[])", ValueError, ["devices", "at least one"]),
+    Wrong("no rows at once", "sweep(experiment, keys, at_once=0)", ValueError, ["at_once", ">= 1"]),
+    Wrong("half a core", "use_cores(0)", ValueError, ["count", ">= 1"]),
+    Wrong("devices after JAX has started", "use_cores(17)", RuntimeError, ["too late", "before the first computation"]),
+    Wrong(
+        "early stopping without patience",
+        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
+        "validate=lambda p, s: jnp.zeros(()), patience=0)",
+        ValueError,
+        ["patience", ">= 1"],
+    ),
+    Wrong(
+        "early stopping without a word of patience",
+        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
+        "validate=lambda p, s: jnp.zeros(()), patience=None)",
+        TypeError,
+        ["patience", "whole number", "None"],
+    ),
+    Wrong(
+        "early stopping without validation",
+        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, validate=None, patience=1)",
+        TypeError,
+        ["validate must be a function", "None"],
+    ),
+    Wrong(
+        "early stopping by whole numbers",
+        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
+        "validate=lambda p, s: jnp.zeros((), int), patience=1)",
+        ValueError,
+        ["validate must give a scalar float", "int"],
+    ),
+    Wrong(
+        "early stopping that looks at odd times",
+        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=4, "
+        "validate=lambda p, s: jnp.zeros(()), patience=1)",
+        ValueError,
+        ["divide", "every=4", "max_steps=10"],
+    ),
+    Wrong(
+        "validation of each object",
+        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=4, every=4, "
+        "validate=lambda p, s: jnp.zeros(3), patience=1)",
+        ValueError,
+        ["validate must give a scalar float", "take its mean"],
+    ),
+    Wrong("precision of whole numbers", "in_precision(net, jnp.int8)", TypeError, ["dtype of floats", "bfloat16"]),
+    Wrong("precision of nothing known", "in_precision(net, 'narrow')", TypeError, ["dtype of floats", "'narrow'"]),
+    Wrong("no precision", "in_precision(net, None)", TypeError, ["in_precision needs a dtype of floats", "got None"]),
+    Wrong("precision of no layer", "in_precision(squared, jnp.float32)", TypeError, ["takes layers", "got squared"]),
     Wrong("words to sweep", "sweep(experiment, keys, name=['adam'])", TypeError, ["name", "numbers"]),
     Wrong(
         "comparison with another net's params",
         "compare_gradients(net, squared, wider[:1], state, (x, y), key)",
         ValueError,
         ["2 parts", "1 entries", "its own init"],
+    ),
+    Wrong(
+        "comparison with a negative tolerance",
+        "compare_gradients(net, squared, params, state, (x, y), key, tolerance=-1)",
+        ValueError,
+        ["tolerance", ">= 0", "-1"],
+    ),
+    Wrong(
+        "comparison with a tolerance that is NaN",
+        "compare_gradients(net, squared, params, state, (x, y), key, tolerance=float('nan'))",
+        ValueError,
+        ["tolerance", ">= 0", "nan"],
+    ),
+    Wrong(
+        "comparison with a word for a tolerance",
+        "compare_gradients(net, squared, params, state, (x, y), key, tolerance='x')",
+        TypeError,
+        ["tolerance", "number", "'x'"],
+    ),
+    Wrong(
+        "comparison in no dtype",
+        "compare_gradients(net, squared, params, state, (x, y), key, dtypes=('float31',))",
+        ValueError,
+        ["floating-point dtypes", "'float31'", "('bfloat16',)"],
+    ),
+    Wrong(
+        "comparison in integers",
+        "compare_gradients(net, squared, params, state, (x, y), key, dtypes=('int8',))",
+        ValueError,
+        ["floating-point dtypes", "'int8'", "('bfloat16',)"],
+    ),
+    Wrong(
+        "comparison in one dtype, not a sequence",
+        "compare_gradients(net, squared, params, state, (x, y), key, dtypes='float32')",
+        ValueError,
+        ["sequence", "'float32'", "('bfloat16',)"],
+    ),
+    Wrong(
+        "comparison of two with one name",
+        "compare_gradients(net, squared, params, state, (x, y), key, names=('a', 'a'))",
+        ValueError,
+        ["two different words", "('a', 'a')", "('manual', 'automatic')"],
+    ),
+    Wrong(
+        "comparison under the quotients' name",
+        "compare_gradients(net, squared, params, state, (x, y), key, names=('mine', 'differences'))",
+        ValueError,
+        ["two different words", "'differences'"],
+    ),
+    Wrong(
+        "comparison inside jit",
+        "jax.jit(lambda p: compare_gradients(net, squared, p, state, (x, y), key).worst)(params)",
+        TypeError,
+        ["compare_gradients", "traced", "outside of jit"],
+    ),
+    Wrong(
+        "comparison with a gradient instead of its maker",
+        "compare_gradients(net, squared, params, state, (x, y), key, manual=params)",
+        TypeError,
+        ["manual must be a function"],
+    ),
+    Wrong(
+        "comparison with a function that gives the gradient alone",
+        "compare_gradients(net, squared, params, state, (x, y), key, manual=lambda *_: lambda params, *_: params)",
+        TypeError,
+        ["manual must return ((value, state), tree)", "got PyTreeDef", "bare=True"],
     ),
 ]
 
@@ -395,6 +517,7 @@ def given() -> dict[str, Any]:
         "cross_entropy": fnn.softmax_cross_entropy.value,
         "learn": fnn.trainer(net, fnn.squared, fnn.sgd(0.1), batch_size=2),
         "keys": jax.random.split(key, 3),
+        "read_ahead": read_ahead,
         "experiment": lambda key, eta=0.1: eta * jax.random.normal(key),
     }
 

@@ -11,6 +11,9 @@ from jax.flatten_util import ravel_pytree
 import fnn
 from fnn import Layer, automatic, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
 from fnn.compare import Culprit, GradientComparison, Objects, compare
+from fnn.gauss_newton import ggn_product
+from fnn.noise import gradient_noise, noise_of
+from fnn.products import hessian_product
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (6, 4)), jnp.array([0, 1, 2, 0, 1, 2])
@@ -76,8 +79,9 @@ def test_single_precision_is_compared_beside_double() -> None:
 def test_the_report_prints_a_row_for_each_leaf_and_becomes_json() -> None:
     report = compared(rounds=1, objects=True, dtypes=("float32",))
     printed = str(report)
-    for leaf in report.leaves:
-        assert printed.count(leaf.path) == 1
+    rows = [line.split()[0] for line in printed.splitlines() if line]
+    assert [leaf.path for leaf in report.leaves][-3:] == ["[3]['b']", "[3]['w']", "x"]
+    assert all(rows.count(leaf.path) == 1 for leaf in report.leaves)
     assert "temporary bytes" in printed
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["worst"] == report.worst
@@ -104,10 +108,11 @@ def test_large_leaves_are_sampled_and_small_ones_taken_whole() -> None:
 
 def test_networks_without_parameters_can_be_compared() -> None:
     report = compared(serial(fnn.activate(tanh), fnn.activate(tanh)), objects=True)
-    assert report.leaves == ()
-    assert report.verdict == "agree to 16 digits"
-    assert report.worst == 0.0
+    assert [leaf.path for leaf in report.leaves] == ["x"]
+    assert report.verdict.startswith("agree to 1")
     assert "cost" in str(report)
+    nothing = compared(serial(fnn.activate(tanh)), manual=lambda *given: backprop(*given))
+    assert (nothing.leaves, nothing.verdict, nothing.worst) == ((), "agree to 16 digits", 0.0)
 
 
 def found(report: GradientComparison) -> Culprit:
@@ -196,8 +201,18 @@ def test_a_planted_fault_is_judged_and_found_in_its_layer(name: str) -> None:
 def test_a_wrong_automatic_rule_is_judged_automatic_wrong() -> None:
     report = compared(serial(dense(5, tanh._replace(value=tanh_with_a_wrong_rule)), linear(3)))
     assert report.verdict == "automatic wrong"
-    assert [leaf.verdict for leaf in report.leaves[:2]] == ["automatic wrong"] * 2
-    assert all(leaf.verdict.startswith("agree to 1") for leaf in report.leaves[2:])
+    verdicts = {leaf.path: leaf.verdict for leaf in report.leaves}
+    assert [verdicts.pop(path) for path in ("[0]['b']", "[0]['w']", "x")] == ["automatic wrong"] * 3
+    assert all(verdict.startswith("agree to 1") for verdict in verdicts.values())
+    assert found(report).stage == "automatic backward"
+    assert "arises in [0] dense(5, tanh), automatic backward: " in str(report)
+    assert found(report).finding.endswith(" off by 1.0e-03, by hand it is right")
+
+
+def test_where_nobody_can_tell_whose_fault_it_is_nobody_is_blamed() -> None:
+    wrong = serial(faulty(dense(5, tanh._replace(value=tanh_with_a_wrong_rule)), times(0.9)), linear(3))
+    assert found(compared(wrong)).stage == "manual or automatic backward"
+    assert " apart by " in found(compared(wrong)).finding
 
 
 def test_two_wrong_gradients_are_both_wrong() -> None:
@@ -272,6 +287,93 @@ def test_a_batch_that_is_not_finite_is_to_blame_for_what_it_does() -> None:
     assert found(report).finding == "[0] infinite in 1 of 24"
 
 
+def errors_at_x(net: Layer, given):
+    """∂Q/∂x by the hand-written backward pass, and by JAX."""
+    params, state, (x, y), key = given
+    a, _, tape = net.forward(params, state, x, key)
+    error = softmax_cross_entropy.slope(a, y) / len(x)
+    of_loss = jax.grad(lambda x: fnn.objective(net, softmax_cross_entropy)(params, state, (x, y), key)[0])
+    return net.backward(params, tape, error, fnn.gradient)[0], of_loss(x)
+
+
+def test_the_error_at_x_is_compared_too() -> None:
+    report = compared(serial(ROOMY, linear(3)))
+    x = report.leaves[-1]
+    assert (x.path, x.shape) == ("x", (6, 4))
+    assert x.verdict.startswith("agree to 1")
+    assert x.differences["manual–differences"].largest < 1e-8
+    at_x, by_jax = errors_at_x(serial(ROOMY, linear(3)), (*serial(ROOMY, linear(3)).init(KEY, X), (X, Y), KEY))
+    np.testing.assert_allclose(x.differences["manual–automatic"].norm, jnp.linalg.norm(by_jax), rtol=1e-12)
+    np.testing.assert_allclose(at_x, by_jax, rtol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [-3.0, 1.001, 1 + 1e-6])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_wrong_error_at_x_of_the_bottom_layer_is_found(factor: float, alone: bool) -> None:
+    bottom = faulty(dense(3, tanh), error_times(factor))
+    report = compared(bottom if alone else serial(bottom, linear(3)))
+    assert report.verdict == "manual wrong"
+    assert [leaf.path for leaf in report.leaves if leaf.verdict == "manual wrong"] == ["x"]
+    assert report.worst == pytest.approx(abs(factor - 1), rel=1e-3)
+    assert found(report).place == ("faulty" if alone else "[0] faulty")
+    assert found(report).finding.startswith("error at x off by")
+
+
+def test_costs_are_those_of_the_gradient_without_the_error_at_x() -> None:
+    report = compared(serial(dense(5, tanh), linear(3)))
+    given = *serial(dense(5, tanh), linear(3)).init(KEY, X), (X, Y), KEY
+    program = jax.jit(fnn.autodiff(serial(dense(5, tanh), linear(3)), softmax_cross_entropy)).lower(*given).compile()
+    assert report.automatic.flops == (program.cost_analysis() or {})["flops"]
+
+
+def test_a_step_for_the_quotients_at_x_can_be_chosen() -> None:
+    leaves = compared(serial(dense(5, tanh), linear(3)), steps={"x": 1e-2}).leaves
+    assert [leaf.step == 1e-2 for leaf in leaves] == [leaf.path == "x" for leaf in leaves]
+
+
+def test_a_layer_that_is_right_but_for_a_composite_around_it_is_not_blamed() -> None:
+    inner = fnn.residual(ROOMY)
+    lossy = lambda layer: layer._replace(  # noqa: E731
+        label="my combinator",
+        backward=faulty(layer, error_times(1.5)).backward,
+        rebuild=lambda *of: lossy(residual(*of)),
+    )
+    residual = fnn.residual
+    report = compared(serial(ROOMY, serial(linear(5), lossy(inner)), linear(3)))
+    assert report.verdict == "manual wrong"
+    assert (found(report).place, found(report).stage) == ("[1][1] my combinator", "backward")
+    assert found(report).finding == "error at x off by 5.0e-01"
+
+
+def test_watched_networks_are_compared_as_they_are_trained() -> None:
+    net = serial(dense(5, tanh), linear(3))
+    report = compared(fnn.watch(net), objects=True, dtypes=("float32",))
+    assert report.verdict.startswith("agree to 1")
+    assert [leaf.path for leaf in report.leaves] == [leaf.path for leaf in compared(net).leaves]
+    wrong = compared(fnn.watch(serial(dense(5, tanh), faulty(dense(4, tanh), times(1.01)), linear(3))))
+    assert (wrong.verdict, found(wrong).place) == ("manual wrong", "[1] watch(faulty)")
+
+
+def single(change) -> Layer:
+    """A layer written for float32 alone."""
+    return fnn.from_function(lambda key, x: jnp.ones((4, 4), jnp.float32), change, "single")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        single(lambda a, x: (x @ a).astype(jnp.float32)),
+        single(lambda a, x: x.astype(jnp.float32) @ a.astype(jnp.float32)),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_layer_that_does_not_follow_the_dtype_is_named(layer: Layer, alone: bool) -> None:
+    net, x = layer if alone else serial(layer, linear(3)), X.astype(jnp.float32)
+    params, state = net.init(KEY, x)
+    with pytest.raises(TypeError, match=r"^single does not follow the dtype of x: .* float64 .* gives float32"):
+        compare_gradients(net, softmax_cross_entropy, params, state, (x, Y), KEY, rounds=0)
+
+
 def test_objects_are_compared_one_by_one() -> None:
     def change(error, readings):
         return error.at[0].multiply(jnp.where(error[0, 0] > 0, 1.1, 1.0)), readings
@@ -283,7 +385,9 @@ def test_objects_are_compared_one_by_one() -> None:
     for n, error in enumerate(alone(report).errors):
         given = params, state, (X[n : n + 1], Y[n : n + 1]), KEY
         u, v = (ravel_pytree(f(*given)[1])[0] for f in (wrong, right))
-        assert error == pytest.approx(float(jnp.linalg.norm(u - v) / jnp.linalg.norm(v)), rel=1e-9, abs=1e-14)
+        at_x, by_jax = errors_at_x(net, given)
+        expected = max(float(jnp.linalg.norm(u - v) / jnp.linalg.norm(v)) for u, v in ((u, v), (at_x, by_jax)))
+        assert error == pytest.approx(expected, rel=1e-9, abs=1e-14)
     assert alone(report).errors.max() > 1e-3
     assert alone(report).worst == int(np.argmax(alone(report).errors))
 
@@ -293,6 +397,38 @@ def test_single_objects_of_a_coupled_batch_are_refused_with_the_reason() -> None
     assert alone(report).errors.size == 0
     assert "needs at least 2 objects" in alone(report).refused
     assert "refused" in str(report)
+
+
+def test_an_error_of_the_users_own_is_no_refusal() -> None:
+    def of_several(net, loss):
+        right = backprop(net, loss)
+
+        def gradient(params, state, batch, key):
+            if len(batch[0]) == 1:
+                raise ValueError("a bug")
+            return right(params, state, batch, key)
+
+        return gradient
+
+    with pytest.raises(ValueError, match="a bug") as caught:
+        compared(serial(dense(5, tanh), linear(3)), manual=of_several, objects=True)
+    assert any("objects=False" in note for note in caught.value.__notes__)
+    assert compared(serial(dense(5, tanh), linear(3)), manual=of_several).verdict.startswith("agree")
+
+
+@pytest.mark.parametrize("seed", [2, 10])
+def test_kinks_between_the_steps_are_no_false_alarm(seed: int) -> None:
+    """By chance R(h) = R(h/4) there, on a number that is off by a thousand times their difference."""
+    with jax.enable_x64(False):
+        key, net = jax.random.key(seed), serial(dense(32, fnn.relu), dense(32, fnn.relu), linear(3))
+        x, y = jax.random.normal(key, (64, 4)), jax.random.randint(key, (64,), 0, 3)
+        given = *net.init(jax.random.fold_in(key, 2), x), (x, y), key
+        options = {"rounds": 0, "objects": False, "dtypes": ()}
+        report = compare_gradients(net, softmax_cross_entropy, *given, **options)
+        assert report.verdict.startswith("agree to 1")
+        assert "not" not in report.verdict
+        wrong = serial(dense(32, fnn.relu), faulty(dense(32, fnn.relu), error_times(1.001)), linear(3))
+        assert compare_gradients(wrong, softmax_cross_entropy, *given, **options).verdict == "manual wrong"
 
 
 def test_lower_precisions_are_measured_against_each_gradients_own_float64() -> None:
@@ -337,6 +473,83 @@ def test_any_two_functions_can_be_compared() -> None:
     report = compare(by_hand, doubled, given, objects=False)
     assert report.verdict == "differ"
     assert report.worst == pytest.approx(0.5)
+
+
+def of_noise(net, loss):
+    """Gradient noise from the automatic Gram matrix."""
+    read = automatic.read(net, loss, fnn.gram)
+    return lambda *given: noise_of(sum(jax.tree.leaves(read(*given)[1])))
+
+
+BARE = {
+    "hessian_product": (hessian_product, automatic.hessian_product),
+    "ggn_product": (ggn_product, automatic.ggn_product),
+    "gate_curvature": (fnn.gate_curvature, automatic.gate_curvature),
+    "gradient_noise": (gradient_noise, of_noise),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_functions_that_return_a_tree_alone_can_be_compared(name: str) -> None:
+    net = serial(dense(5, tanh), linear(3))
+    params, state = net.init(KEY, X)
+    given = params, state, (X, Y), KEY
+    if name.endswith("product"):
+        given = (*given, jax.tree.map(lambda p: jax.random.normal(KEY, p.shape, p.dtype), params))
+    by_hand, twin = (make(net, softmax_cross_entropy) for make in BARE[name])
+    options = {"objects": name != "gradient_noise", "dtypes": ("float32",)}
+    assert compare(by_hand, twin, given, bare=True, **options).verdict.startswith("agree to 1")
+
+    def off(*given):
+        first, *others = jax.tree.leaves(twin(*given))
+        wrong = first.reshape(-1).at[0].multiply(2).reshape(first.shape)
+        return jax.tree.unflatten(jax.tree.structure(twin(*given)), [wrong, *others])
+
+    assert compare(by_hand, off, given, bare=True, **options).verdict == "differ"
+    with pytest.raises(TypeError, match=r"first must return \(\(value, state\), tree\).*bare=True"):
+        compare(by_hand, twin, given)
+
+
+def test_a_refusal_of_single_objects_is_told_of_noise_too() -> None:
+    net = serial(dense(5, tanh), linear(3))
+    given = *net.init(KEY, X), (X, Y), KEY
+    by_hand, twin = (make(net, softmax_cross_entropy) for make in BARE["gradient_noise"])
+    assert "two or more" in alone(compare(by_hand, twin, given, bare=True)).refused
+
+
+def test_a_tree_that_looks_like_a_value_and_a_tree_is_not_taken_for_one() -> None:
+    scale = fnn.from_function(lambda key, x: jnp.ones(()), lambda a, x: a * x, "scale")
+    net = serial(serial(scale, linear(3)), fnn.activate(tanh))
+    params, state = net.init(KEY, X)
+    product = hessian_product(net, softmax_cross_entropy)
+    assert jnp.shape(product(params, state, (X, Y), KEY, params)[0][0]) == ()
+    with pytest.raises(TypeError, match="first must return"):
+        compare(product, product, (params, state, (X, Y), KEY, params))
+
+
+def test_what_a_function_brings_along_does_not_become_float64() -> None:
+    net, x = serial(dense(5, tanh), linear(3)), X.astype(jnp.float32)
+    given = *net.init(KEY, x), (x, Y), KEY
+    along = lambda *at: hessian_product(net, softmax_cross_entropy)(*at, given[0])  # noqa: E731
+    with pytest.raises(
+        TypeError, match=r"first takes the arrays as given and not in float64.*take all its arrays from"
+    ):
+        compare(along, along, given, bare=True)
+
+
+def test_trees_of_different_shapes_are_told_in_words() -> None:
+    def short(net, loss):
+        right = backprop(net, loss)
+        return lambda *given: (right(*given)[0], (right(*given)[1][0], {"b": jnp.ones(2), "w": jnp.ones((5, 3))}))
+
+    with pytest.raises(ValueError, match=r"manual\[1\]\['b'\] has shape \(2,\), and automatic has \(3,\) there"):
+        compared(serial(dense(5, tanh), linear(3)), manual=short)
+    narrow = faulty(dense(5, tanh), lambda error, readings: (error[:, :1], readings))
+    with pytest.raises(ValueError, match=r"manual at x has shape \(6, 1\), and automatic has \(6, 4\) there"):
+        compared(serial(narrow, linear(3)))
+    other = lambda net, loss: lambda *given: (backprop(net, loss)(*given)[0], 1.0)  # noqa: E731
+    with pytest.raises(ValueError, match=r"(?s)manual and automatic differ in structure.*give manual the structure of"):
+        compared(serial(dense(5, tanh), linear(3)), manual=other)
 
 
 @pytest.mark.parametrize(

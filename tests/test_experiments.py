@@ -16,8 +16,9 @@ from rich.console import Console
 from scipy import stats
 
 import fnn
-from experiments import backpack, backprop, digits, gradients, page, paralysis, pruning, quantities
+from experiments import backpack, backprop, bench, digits, gradients, page, paralysis, pruning, quantities
 from experiments.__main__ import Options, available, main
+from experiments.contenders import child, field, timing
 from experiments.outcomes import interval
 from experiments.plots import figure, finished
 
@@ -58,7 +59,7 @@ class Elements(HTMLParser):
 
 
 RUN, PRUNE, COMPARED, ZOO, FAULTS = digits.run, pruning.run, gradients.compared, gradients.zoo(), gradients.faults()
-BACKPROP, QUANTITIES = backprop.run, quantities.run
+BACKPROP, BENCH, QUANTITIES = backprop.run, bench.run, quantities.run
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,17 @@ def report(tmp_path_factory):
         patch.setattr(quantities, "WIDE", fnn.serial(fnn.dense(4, fnn.tanh), fnn.linear(10)))
         patch.setattr(quantities, "SMALL", fnn.linear(10))
         patch.setattr(backpack, "is_installed", lambda: False)
+        patch.setattr(bench, "run", lambda settings, show: BENCH(settings._replace(quick=True), show))
+        for module in (bench, timing):
+            patch.setattr(module, "MAIN", (2, 3, 2))
+        patch.setattr(bench, "QUICK", [((2, 3, 2), 32)])
+        patch.setattr(bench, "compiling", lambda depth: 1.0)
+        patch.setattr(timing, "SECONDS", 1e-3)
+        patch.setattr(
+            field, "installed", lambda: field.CONTENDERS[:3]
+        )  # plain JAX promotes ranks, which is an error here
+        times = {"begin": 0.0, "imported": 1.0, "first": 2.0, "peak": 1e8, "seconds": 1.0}
+        patch.setattr(child, "measured", lambda *arguments: times)
         return main(Options(seeds=2, out=folder), Console(file=nowhere, width=150)), folder
 
 
@@ -91,7 +103,7 @@ def test_a_run_of_all_experiments_succeeds(report):
     assert status == 0
     assert (
         {path.stem for path in (folder / "results").glob("*.json")}
-        == {"backprop", "digits", "gradients", "pruning", "quantities"}
+        == {"backprop", "bench", "digits", "gradients", "pruning", "quantities"}
         == set(available())
     )
 
@@ -244,7 +256,7 @@ def test_help_says_what_every_option_does():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(names=("digit",)), r"no experiment named digit; there are: backprop, digits, gradients"),
+        (Options(names=("digit",)), r"no experiment named digit; there are: backprop, bench, digits"),
         (Options(seeds=1), r"--seeds must be 2 or more.*got 1"),
         (Options(seeds=0), r"--seeds must be 2 or more.*got 0"),
     ],
@@ -283,6 +295,24 @@ def my_module(tmp_path, monkeypatch):
         "        error, readings = layer.backward(*given)\n"
         "        return 1.001 * error, readings\n"
         "    return fnn.serial(fnn.dense(3, fnn.tanh), layer._replace(label='mine', backward=backward))\n"
+        "def bottom():\n"
+        "    layer = fnn.dense(3, fnn.tanh)\n"
+        "    def backward(*given):\n"
+        "        error, readings = layer.backward(*given)\n"
+        "        return -3 * error, readings\n"
+        "    return layer._replace(label='mine', backward=backward)\n"
+        "first = fnn.serial(bottom(), fnn.linear(2))\n"
+        "def reads_a_sum():\n"
+        "    layer = fnn.linear(2)\n"
+        "    def backward(params, tape, error, read):\n"
+        "        return layer.backward(params, tape, error, fnn.gradient)\n"
+        "    return fnn.serial(fnn.dense(3, fnn.tanh), layer._replace(label='mine', backward=backward))\n"
+        "def needs(width): return fnn.linear(width)\n"
+        "def fails(): return fnn.linear('two')\n"
+        "raises = fnn.serial(fnn.linear(2)._replace(init=lambda key, x: 1 / 0))\n"
+        "strange = fnn.from_function(lambda key, x: fnn.zeros()(key, (3, 3), x.dtype), lambda a, x: x @ a)\n"
+        "normed = fnn.serial(fnn.linear(2), fnn.batch_norm())\n"
+        "single = fnn.from_function(lambda key, x: (), lambda a, x: x.astype('float32'), 'single')\n"
         "three = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -291,18 +321,27 @@ def my_module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("network", "verdict"), [("my_module:right", "agree to "), ("my_module:wrong", "manual wrong")]
+    ("network", "verdict", "place", "broken"),
+    [
+        ("right", "agree to ", None, None),
+        ("wrong", "manual wrong", "[1] mine", "[1] mine"),
+        ("bottom", "manual wrong", "mine", "mine"),
+        ("first", "manual wrong", "[0] mine", "[0] mine"),
+        ("reads_a_sum", "agree to ", None, "[1] mine"),
+    ],
 )
-def test_a_users_network_is_compared(my_module, network: str, verdict: str) -> None:
-    with open(os.devnull, "w") as nowhere:
-        options = Options(
-            names=("gradients",), quick=True, out=my_module / "out", network=network, features=4, objects=5
-        )
-        assert main(options, Console(file=nowhere, width=150)) == 0
+def test_a_users_network_is_compared(my_module, network: str, verdict: str, place: str, broken: str) -> None:
+    printed, network = StringIO(), f"my_module:{network}"
+    options = Options(("gradients",), quick=True, out=my_module / "out", network=network, features=4, objects=5)
+    assert main(options, Console(file=printed, width=500)) == (1 if broken else 0)
     stored = strict_json(my_module / "out" / "results" / "gradients.json")
     assert stored["numbers"]["verdict"].startswith(verdict)
-    assert (stored["numbers"]["culprit"] or {}).get("place", "[1] mine") == "[1] mine"
+    assert (stored["numbers"]["culprit"] or {}).get("place") == place
     assert f"--network {network} --loss squared --features 4 --objects 5" in stored["command"]
+    laws = stored["numbers"]["laws"]
+    assert [name for name, found in laws.items() if not found["passed"]] == ([broken] if broken else [])
+    assert ("the network" in laws) == (broken is None)
+    assert f"{broken} breaks: " in printed.getvalue() if broken else "3 of 3 asked" in printed.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -315,9 +354,19 @@ def test_a_users_network_is_compared(my_module, network: str, verdict: str) -> N
         ({"network": "my_module:right", "loss": "tanh"}, "is no loss; expected one of "),
         ({"network": "my_module:right", "objects": 0}, "must be 1 or more, got 8 and 0"),
         ({"network": "my_module:right", "names": ("digits",)}, "--network goes with gradients and backprop"),
+        ({"network": "my_module:needs"}, "called without arguments, raises TypeError: needs() missing 1 required"),
+        ({"network": "my_module:fails"}, "called without arguments, raises TypeError: "),
+        ({"network": "my_module:raises"}, "raises ZeroDivisionError: division by zero (my_module.py, line 23)"),
+        ({"network": "my_module:strange"}, "given 32 objects of 8 features, raises TypeError: dot_general requires"),
+        (
+            {"network": "my_module:normed", "objects": 1},
+            "in training with --loss squared raises ValueError: batch_norm()",
+        ),
+        ({"network": "my_module:single", "names": ("gradients",)}, "single does not follow the dtype of x"),
     ],
 )
 def test_networks_that_cannot_be_taken_are_refused(my_module, options, message: str) -> None:
     printed = StringIO()
-    assert main(Options(out=my_module / "out", **options), Console(file=printed, width=500)) == 2
+    assert main(Options(out=my_module / "out", **options), Console(file=printed, width=150)) == 2
     assert message in printed.getvalue()
+    assert printed.getvalue().count("\n") == 1

@@ -10,7 +10,19 @@ import pytest
 from test_training import LEARN, NET, problem
 
 import fnn
-from fnn import fit, linear, run, run_early_stopping, run_until_stable, sgd, squared, sweep, trainer
+from fnn import (
+    Trainer,
+    TrainState,
+    fit,
+    linear,
+    run,
+    run_early_stopping,
+    run_until_stable,
+    sgd,
+    squared,
+    sweep,
+    trainer,
+)
 
 
 def test_linear_regression_stabilises_at_the_least_squares_solution() -> None:
@@ -54,7 +66,66 @@ def test_what_never_stabilises_is_said_so() -> None:
     assert (int(ended.steps), bool(ended.stable)) == (40, False)
 
 
-# Early stopping
+# Early stopping by what is written beforehand: step t makes the params t, and look j finds script[j]
+
+
+def init(script: jax.Array, data: Any) -> TrainState:
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, script, (), zero, jnp.zeros(()), jax.random.key(0))
+
+
+def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    return state._replace(params=state.params + 1, step=state.step + 1), {"loss": jnp.zeros(())}
+
+
+COUNT = Trainer(init, step, step, "count")
+EVERY, LOOKS = 5, 9
+
+
+def written(params: Any, script: Any) -> jax.Array:
+    return script[params // EVERY - 1]
+
+
+def by_script(script: jax.Array, patience: int) -> tuple[TrainState, fnn.EarlyStop]:
+    options = {"max_steps": EVERY * LOOKS, "every": EVERY, "validate": written, "patience": patience}
+    return run_early_stopping(COUNT, init(script, ()), (), **options)
+
+
+def literal_loop(script: np.ndarray, patience: int) -> tuple[int, int, float, bool]:
+    lowest, best, look = np.inf, 0, 0
+    for look, value in enumerate(script, 1):
+        if value < lowest:
+            lowest, best = value, look
+        if look - best >= patience:
+            return look * EVERY, best * EVERY, lowest, True
+    return look * EVERY, best * EVERY, lowest, False
+
+
+@pytest.mark.parametrize("patience", [1, 2, 4])
+def test_early_stopping_is_the_literal_loop_and_fit(patience: int) -> None:
+    """Ties, NaN and infinity among the values; a row that has ended sees no lower value further on."""
+    drawn = np.random.default_rng(1).choice([1.0, 2.0, 3.0, 4.0, np.nan, np.inf], (200, LOOKS))
+    scripts = np.vstack([[np.nan] * LOOKS, [np.inf] * LOOKS, np.arange(LOOKS, 0.0, -1), np.arange(LOOKS), drawn])
+    best, end = jax.vmap(lambda script: by_script(script, patience))(jnp.asarray(scripts))
+    expected = [literal_loop(script, patience) for script in scripts]
+    for found, column in zip(end, zip(*expected, strict=True), strict=True):
+        np.testing.assert_array_equal(found, column)
+    np.testing.assert_array_equal(best.params, end.best_step)
+    np.testing.assert_array_equal(best.step, end.best_step)
+    assert len({steps for steps, _, _, _ in expected}) > 3
+    for row in range(12):
+        start = init(jnp.asarray(scripts[row]), ())
+        options = {"chunk": EVERY, "validate": written, "patience": patience, "progress": False}
+        done = fit(COUNT, start, (), EVERY * LOOKS, **options)
+        assert (int(done.state.step), int(done.best.step)) == (int(end.steps[row]), int(end.best_step[row]))
+        assert (done.stopped == "early stop") == bool(end.stopped[row])
+        assert len(done.history["step"]) == int(end.steps[row]) // EVERY
+        chex.assert_trees_all_equal(
+            by_script(start.state, patience), jax.tree.map(lambda leaf, at=row: leaf[at], (best, end))
+        )
+
+
+# Early stopping of a network
 
 
 X, Y = problem(60)
@@ -92,12 +163,6 @@ def test_max_steps_end_it_too() -> None:
     assert (int(end.steps), bool(end.stopped), int(best.step)) == (40, False, 40)
 
 
-def test_nan_is_never_the_lowest_and_leaves_the_first_state() -> None:
-    best, end = stopping(jax.random.key(0), eta=float("1e300"), validate=lambda params, state: validate(params, state))
-    assert (int(end.best_step), int(best.step), bool(end.stopped)) == (0, 0, True)
-    assert not np.isfinite(end.validation)
-
-
 def test_every_seed_of_a_sweep_stops_by_itself() -> None:
     keys = jax.random.split(jax.random.key(3), 6)
 
@@ -108,15 +173,35 @@ def test_every_seed_of_a_sweep_stops_by_itself() -> None:
     params, ends = sweep(experiment, keys, eta=[0.03, 0.1])
     assert len(set(ends.steps.ravel().tolist())) > 3
     assert bool(jnp.all(ends.stopped))
-    for i, j in ((0, 0), (3, 1), (5, 0)):
+    single = jax.jit(experiment)
+    for i, j in np.ndindex(6, 2):
         row = jax.tree.map(lambda leaf, at=(i, j): leaf[at], (params, ends))
-        chex.assert_trees_all_close(row, jax.jit(experiment)(keys[i], jnp.asarray((0.03, 0.1)[j])), rtol=1e-9)
+        chex.assert_trees_all_close(row, single(keys[i], jnp.asarray((0.03, 0.1)[j])), rtol=1e-9)
 
 
-def test_validation_may_look_at_what_is_swept() -> None:
-    def experiment(key: jax.Array, width: jax.Array) -> jax.Array:
-        _, end = stopping(key, validate=lambda params, state: width * validate(params, state))
-        return end.validation
+@pytest.mark.parametrize("key_is_swept", [True, False])
+def test_validation_may_look_at_what_is_swept(key_is_swept: bool) -> None:
+    fixed = jax.random.key(9)  # then validate alone holds a tracer
 
-    found = sweep(experiment, jax.random.split(jax.random.key(3), 2), width=[1.0, 2.0])
+    def experiment(key: jax.Array, height: jax.Array) -> jax.Array:
+        options = {"max_steps": 40, "validate": lambda params, state: height * validate(params, state)}
+        return stopping(key if key_is_swept else fixed, **options)[1].validation
+
+    found = sweep(experiment, jax.random.split(jax.random.key(3), 2), height=[1.0, 2.0])
     np.testing.assert_allclose(found[:, 1], 2 * found[:, 0], rtol=1e-9)
+    assert bool(found[0, 0] != found[1, 0]) == key_is_swept
+
+
+def test_a_second_early_stopping_compiles_nothing() -> None:
+    traces = []
+
+    def counted(params: Any, state: Any) -> jax.Array:
+        traces.append(params)
+        return validate(params, state)
+
+    learn = trainer(NET, squared, sgd(0.1), batch_size=5)
+    options = {"max_steps": 40, "every": 10, "validate": counted, "patience": 2}
+    run_early_stopping(learn, learn.init(jax.random.key(0), DATA), DATA, **options)
+    once = len(traces)
+    run_early_stopping(learn, learn.init(jax.random.key(1), DATA), DATA, **options)
+    assert len(traces) == once

@@ -127,7 +127,8 @@ def test_single_precision_comes_from_streams_of_double_precision_as_from_arrays(
 def test_bad_streams_are_told_apart() -> None:
     (x, y), state = next(stream([4])), start()
     bad = [
-        (TypeError, "one pair of arrays; cut it by minibatches", (x, y)),
+        (TypeError, "one pair of arrays; cut x and y by minibatches", (x, y)),
+        (TypeError, "one array; cut x and y by minibatches", x),
         (TypeError, "got function; call it", stream),
         (TypeError, "got int; write a generator", 3),
         (TypeError, "batch 0 of the stream must be a pair", [x]),

@@ -1,7 +1,11 @@
 """Training: the lecture's loop to the letter, runs that resume exactly, and a host loop that loses nothing."""
 
+import contextlib
 import signal
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any, NamedTuple
 
 import chex
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import autodiff, dense, dropout, fit, fitting, linear, run, serial, sgd, squared, tanh, trainer
+from fnn import Trainer, autodiff, dense, dropout, fit, fitting, linear, run, serial, sgd, squared, tanh, trainer
 from fnn import with_replacement as replaced
 from fnn.diagnostics import diagnostics
 
@@ -213,6 +217,103 @@ def test_ctrl_c_waits_for_the_chunk_under_way(monkeypatch: pytest.MonkeyPatch) -
     chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, 20)[0].params, rtol=1e-12)
 
 
+def nothing_is_lost(done: fitting.Fitted, start: Any, data: Any, step: int) -> None:
+    """After Ctrl-C: the state, the history and the best are of the same chunk, and the signal's handler is the old."""
+    assert (done.stopped, int(done.state.step)) == ("interrupted", step)
+    assert done.history["step"].tolist() == list(range(10, step + 1, 10))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((start, done.state, done.best)))
+    if "validation" in done.history:
+        assert int(done.best.step) == 10 * (1 + int(done.history["validation"].argmin()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, step)[0].params, rtol=1e-12)
+
+
+def size_of_weights(params: Any, state: Any) -> jax.Array:
+    return -fnn.tree_norm(params)
+
+
+def test_ctrl_c_within_validate_keeps_its_chunk() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    looks = []
+
+    def pressed(size: np.ndarray) -> np.ndarray:
+        looks.append(size)
+        if len(looks) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return np.asarray(size)
+
+    def validate(params: Any, state: Any) -> Any:
+        size = size_of_weights(params, state)
+        return jax.pure_callback(pressed, jax.ShapeDtypeStruct((), size.dtype), size)
+
+    done = fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
+    nothing_is_lost(done, start, data, 20)
+
+
+def test_ctrl_c_while_a_chunk_computes_keeps_it() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+
+    def press() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def pressed(step: np.ndarray) -> np.ndarray:
+        if step == 15:
+            thread = threading.Thread(target=press)
+            thread.start()
+            thread.join()
+        return np.asarray(step)
+
+    def step(state: Any, data: Any) -> Any:
+        t = jax.pure_callback(pressed, jax.ShapeDtypeStruct((), state.step.dtype), state.step)
+        return LEARN.step(state._replace(step=t), data)
+
+    done = fit(LEARN._replace(step=step), start, data, 100, chunk=10, progress=False)
+    nothing_is_lost(done, start, data, 20)
+
+
+def pressing(chunk: Any, number: int) -> Any:
+    """Chunks with Ctrl-C at this line of those which run in fnn.fitting and contextlib between the first and third."""
+    calls, lines = [], []
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in (fitting.__file__, contextlib.__file__):
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == number:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    def traced(*args: Any) -> Any:
+        calls.append(args)
+        sys._getframe(1).f_trace = trace
+        sys.settrace(trace if len(calls) < 3 else None)
+        return chunk(*args)
+
+    return traced
+
+
+def test_ctrl_c_at_any_line_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    chunk, usual, steps = fitting._chunk, sys.gettrace(), []
+    while True:
+        monkeypatch.setattr(fitting, "_chunk", pressing(chunk, len(steps) + 1))
+        try:
+            done = fit(LEARN, start, data, 40, chunk=10, validate=size_of_weights, progress=False)
+        finally:
+            sys.settrace(usual)
+        if done.stopped == "steps":
+            break
+        steps.append(int(done.state.step))
+        nothing_is_lost(done, start, data, steps[-1])
+    assert steps == sorted(steps)
+    assert set(steps) == {10, 20, 30}
+    assert len(steps) > 40
+
+
 def test_fit_off_the_main_thread_leaves_signals_alone() -> None:
     data = problem()
     with ThreadPoolExecutor() as pool:
@@ -239,6 +340,45 @@ def test_fit_gives_its_buffers_on_and_keeps_the_callers_and_the_best(monkeypatch
     assert all(leaf.is_deleted() for state in given for leaf in jax.tree.leaves((state.params, state.optimizer_state)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((start, done.state, done.best)))
     chex.assert_trees_all_close(done.best.params, run(LEARN, start, data, 20)[0].params, rtol=1e-12)
+
+
+def test_fit_gives_on_a_state_whose_leaves_are_one_buffer() -> None:
+    def init(key: jax.Array, data: Any) -> fnn.TrainState:
+        zeros = jnp.zeros(3)
+        return fnn.TrainState(zeros, zeros, zeros, jnp.zeros((), jnp.int32), zeros[0], key)
+
+    def step(state: fnn.TrainState, data: Any) -> tuple[fnn.TrainState, Any]:
+        params = state.params + 1
+        return fnn.TrainState(params, params, params, state.step + 1, state.quality, state.key), {"loss": params[0]}
+
+    foreign = Trainer(init, step, step)
+    start = init(jax.random.key(0), ())
+    done = fit(foreign, start, (), 30, chunk=10, progress=False)
+    assert (done.stopped, done.state.params.tolist()) == ("steps", [30.0] * 3)
+    assert start.params.tolist() == [0.0] * 3
+
+
+def test_run_gives_nothing_on() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    run(LEARN, start, data, 10)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(start))
+
+
+def test_a_diverged_chunk_is_never_the_best() -> None:
+    def step(state: fnn.TrainState, data: Any) -> tuple[fnn.TrainState, Any]:
+        after, metrics = LEARN.step(state, data)
+        return after, metrics | {"loss": jnp.where(after.step > 20, jnp.inf, metrics["loss"])}
+
+    data = problem()
+    learn = LEARN._replace(step=step)
+
+    def validate(params: Any, state: Any) -> Any:
+        return size_of_weights(params, state)
+
+    done = fit(learn, LEARN.init(jax.random.key(0), data), data, 100, chunk=10, validate=validate, progress=False)
+    assert np.all(np.diff(done.history["validation"]) < 0)
+    assert (done.stopped, int(done.state.step), int(done.best.step)) == ("diverged", 30, 20)
 
 
 def test_fit_stops_where_the_loss_explodes() -> None:

@@ -17,7 +17,7 @@ from experiments.contenders.problem import Problem, posed
 from experiments.outcomes import Show
 
 MAIN, LARGE = (64, 64, 64, 10), (784, 1024, 1024, 10)
-SECONDS = 0.4
+SECONDS = 0.25
 """The further steps of a longer run take about so long."""
 SHORT = 2
 """epochs"""

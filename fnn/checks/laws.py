@@ -13,7 +13,7 @@ from fnn.checks.structures import floats, is_function, is_layer, is_optimizer
 
 
 def of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> None:
-    """A layer, two finite objects or more, and the params wherever there is a state."""
+    """A layer, two finite objects or more, params of floats, and those wherever there is a state."""
     is_layer("check_layer", layer)
     features("check_layer", x)
     not_negative("tolerance", tolerance)
@@ -26,6 +26,8 @@ def of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> Non
         raise TypeError("check_layer compiles programs of its own and gives words: call it outside jit and vmap")
     if not np.isfinite(known.astype(np.float64)).all():
         raise ValueError("check_layer needs a finite x, got NaN or infinity; what the layer makes of it is its own")
+    if params is not None:
+        floats("check_layer", "params", params)
     if params is None and state is not None:
         raise ValueError("check_layer got a state without params; give both, or params alone, or neither")
 

@@ -124,10 +124,11 @@ def values(name: str, sequence: Any) -> Any:
     return array
 
 
-def some_devices(devices: Any) -> None:
+def some_devices(devices: Any) -> tuple[Any, ...]:
     """Devices to run on, at least one."""
     if not devices:
         raise ValueError("devices is empty: a sweep needs at least one; leave it out for all of this process")
+    return tuple(devices)
 
 
 def batch_fits(batch_size: int, size: int) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fnn.checks.numbers import count
-from fnn.checks.structures import is_loss
+from fnn.checks.structures import is_loss, same_structure
 from fnn.types import Layer, Loss
 
 
@@ -23,13 +24,58 @@ def has_root(where: str, loss: Loss) -> None:
 
 
 def draws_nothing(where: str, parts: Iterable[Layer]) -> None:
-    """Layers of which none drops neurons at random."""
+    """Layers of which none says that it drops neurons at random."""
     for part in parts:
         if part.stages is not None and part.stages.keep is not None:
-            raise ValueError(
-                f"{where} with probes at units takes each object by itself, where {part} would draw another mask than "
-                "for the batch; take fnn.applied(net), or units=False"
+            raise _draws(where, part)
+
+
+def needs_no_key(where: str, net: Layer, *given: Any) -> None:
+    """A network whose forward pass draws nothing, whatever its layers say, at these params, state, x and key."""
+    if uses_key(net, *given):
+        raise _draws(where, net)
+
+
+def _draws(where: str, layer: Layer) -> ValueError:
+    return ValueError(
+        f"{where} with probes at units takes each object by itself, where {layer} would draw another mask than "
+        "for the batch; take fnn.applied(net) of a layer with `stages`, or units=False"
+    )
+
+
+def uses_key(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> bool:
+    """Whether y = forward(…) depends on the key, or on a key kept in the state: for two of each, JAX makes two of y."""
+    arguments, tree = jax.tree.flatten((params, state, x, key))
+    keys = {i for i, leaf in enumerate(arguments) if is_key(leaf)} | {len(arguments) - 1}
+    twice = [jnp.stack([leaf, leaf]) if i in keys else leaf for i, leaf in enumerate(arguments)]
+
+    def output(*arguments: Any) -> Any:
+        return layer.forward(*jax.tree.unflatten(tree, arguments))[0]
+
+    jax.eval_shape(output, *arguments)
+    try:
+        jax.eval_shape(jax.vmap(output, [0 if i in keys else None for i in range(len(twice))], None), *twice)
+    except ValueError:  # out_axes=None is for what is the same for both
+        return True
+    return False
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds keys of `jax.random.key`."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def like_params(where: str, v: Any, params: Any) -> Any:
+    """A vector in the structure, shapes and dtypes of the params, as arrays."""
+    same_structure(where, "v", v, "params", params)
+    v = jax.tree.map(jnp.asarray, v)
+    for (path, leaf), like in zip(jax.tree.leaves_with_path(v), jax.tree.leaves(params), strict=True):
+        if leaf.dtype != jnp.result_type(like):
+            raise TypeError(
+                f"{where}: v{jax.tree_util.keystr(path)} is {leaf.dtype}, the params there {jnp.result_type(like)}; "
+                "convert by v.astype"
             )
+    return v
 
 
 def bias_of(path: tuple[Any, ...], known: Iterable[Any]) -> tuple[Any, ...]:

@@ -44,9 +44,11 @@ def metric_values(values: dict[str, Any]) -> None:
 
 def is_stream(batches: Any) -> None:
     """Batches one after another, with a hint for one pair of arrays."""
-    if isinstance(batches, tuple | list) and len(batches) == 2 and any(hasattr(part, "shape") for part in batches):
+    pair = isinstance(batches, tuple | list) and len(batches) == 2 and any(hasattr(part, "shape") for part in batches)
+    if pair or hasattr(batches, "shape"):
         raise TypeError(
-            "batches must be an iterable of pairs (x, y), got one pair of arrays; cut it by minibatches(x, y, ...)"
+            f"batches must be an iterable of pairs (x, y), got one {'pair of arrays' if pair else 'array'}; cut x and "
+            "y by minibatches(x, y, ...)"
         )
     if not hasattr(batches, "__iter__"):
         hint = "call it" if callable(batches) else "write a generator that yields pairs (x, y)"

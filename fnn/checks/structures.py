@@ -171,8 +171,9 @@ def same_structure(where: str, name: str, value: Any, like_name: str, like: Any)
         )
     for (path, v), k in zip(jax.tree.leaves_with_path(value), jax.tree.leaves(like), strict=True):
         if jnp.shape(v) != jnp.shape(k):
-            at = f" at {jax.tree_util.keystr(path)}" if path else ""
-            raise ValueError(f"{where}: {name} has shape {jnp.shape(v)}{at}, and {like_name} has {jnp.shape(k)} there")
+            at = jax.tree_util.keystr(path)
+            place = f"{name}{at}" if at[:1] in ("", "[", ".") else f"{name} at {at}"
+            raise ValueError(f"{where}: {place} has shape {jnp.shape(v)}, and {like_name} has {jnp.shape(k)} there")
 
 
 def closes_over_no_tracer(where: str, constants: Sequence[Any]) -> None:
@@ -187,7 +188,7 @@ def closes_over_no_tracer(where: str, constants: Sequence[Any]) -> None:
 def float_dtype(where: str, dtype: Any) -> np.dtype:
     """A dtype of floats."""
     try:
-        known = jnp.dtype(dtype)
+        known = None if dtype is None else jnp.dtype(dtype)  # NumPy takes None for float64
     except TypeError:
         known = None
     if known is None or not jnp.issubdtype(known, jnp.floating):

@@ -1,9 +1,9 @@
 """Layers made of layers. Each combinator takes layers and returns a layer, so all of them nest.
 
 Laws, held by the tests: `serial` is associative up to the nesting of its parameters; `serial()` is its identity;
-`repeat(f, 1)`, `parallel(f, 1)`, `remat(f)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a
-composite is its parts' backwards in reverse. Keys are given to part i as ``fold_in(key, i)``, so a part that
-draws nothing costs nothing.
+`repeat(f, 1)`, `parallel(f, 1)`, `remat(f)`, `in_precision(f, its own dtype)`, `columns((width, f))` and `serial(f)`
+all compute f; the backward of a composite is its parts' backwards in reverse. Keys are given to part i as
+``fold_in(key, i)``, so a part that draws nothing costs nothing.
 
 Example:
     >>> import jax, jax.numpy as jnp

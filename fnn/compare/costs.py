@@ -1,4 +1,4 @@
-"""What compiled gradients cost: operations, memory, compile time, and run times in turn."""
+"""The two functions as programs: what they return, and what they cost in operations, memory, and time in turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from fnn import checks
+from fnn.checks import comparisons
+from fnn.watching import unwatched
 
 
 class Cost(NamedTuple):
@@ -19,6 +24,54 @@ class Cost(NamedTuple):
     compile_seconds: float
     run_seconds: float
     """median of the timed runs"""
+
+
+def in_signature(f: Any, name: str, bare: bool = False) -> Callable[..., tuple[Any, Any]]:
+    """A function to ((value, state), tree), or of a tree alone to (None, tree); what `watch` saw is left out."""
+    checks.is_function(name, f)
+
+    def function(*given: Any) -> tuple[Any, Any]:
+        found = f(*given)
+        value_and_state, tree = (None, found) if bare else comparisons.value_and_tree(name, found, given[1])
+        return value_and_state, unwatched(tree)
+
+    return function
+
+
+def tried(where: str, functions: Any, given: tuple[Any, ...]) -> None:
+    """What is wrong with the arguments as they were given is said before anything is made of them."""
+    jax.eval_shape(lambda *given: [f(*given) for f in functions], *given)
+    comparisons.is_known(where, given)
+
+
+def precisely(f: Callable[..., tuple[Any, Any]], name: str, precise: tuple[Any, ...]) -> Any:
+    """The tree of a function in `in_signature`, in float64.
+
+    Raises:
+        TypeError: it took the arrays as they were given, and not in float64.
+    """
+    try:
+        return jax.jit(f)(*precise)[1]
+    except TypeError as error:
+        raise TypeError(
+            f"{name} takes the arrays as given and not in float64, in which the two are compared: {error}; let it "
+            "follow the dtype of what it is given, and take all its arrays from there"
+        ) from error
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Floating-point leaves in another dtype; keys and integers as they are."""
+
+    def converted(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(converted, tree)
+
+
+def dtypes_of(tree: Any) -> list[Any]:
+    """The dtypes of all leaves."""
+    return [jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)]
 
 
 def measured(

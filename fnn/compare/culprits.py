@@ -2,7 +2,8 @@
 
 Each layer without parts is given the x and the error ε that it meets in the network, and its hand-written backward pass
 is set beside `jax.vjp` of its own forward pass. The automatic error goes on to the layer below, so that a layer
-is judged on what it does and not on what it was given.
+is judged on what it does and not on what it was given. If all of these are right, the composites are judged in the
+same way, the inner ones first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.checks import comparisons
 from fnn.parts import each_part, parts_of
 from fnn.readings import gradient
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
@@ -37,7 +39,7 @@ class Culprit(NamedTuple):
     place: str
     """a layer, by its place among the params and its label, or the loss"""
     stage: str
-    """forward, backward, slope, …"""
+    """forward, backward, slope, …; "automatic backward" where it is the automatic one that is wrong"""
     finding: str
     """what is wrong there, in words"""
     error: float
@@ -45,11 +47,6 @@ class Culprit(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place}, {self.stage}: {self.finding}"
-
-
-def judged(layer: Layer) -> Layer:
-    """The network with a `Judged` in the place of each layer's readings, whose errors are all automatic."""
-    return each_part(_judged, layer)
 
 
 def _judged(layer: Layer) -> Layer:
@@ -67,8 +64,39 @@ def _judged(layer: Layer) -> Layer:
     return layer._replace(label=f"judged({layer})", forward=forward, backward=backward, curve=None)
 
 
+def _views(net: Layer) -> Iterator[tuple[Layer, list[Layer]]]:
+    """The network with some of its layers judged, and which these are: all parts, and then each composite."""
+    yield each_part(_judged, net), list(parts_of(net))
+    for view, composite in _of_composites(net):
+        yield view, [composite]
+
+
+def _of_composites(layer: Layer) -> Iterator[tuple[Layer, Layer]]:
+    if layer.rebuild is None:
+        return
+    for i, part in enumerate(layer.parts):
+        for view, composite in _of_composites(part):
+            yield layer.rebuild(*layer.parts[:i], view, *layer.parts[i + 1 :]), composite
+    yield _judged(layer), layer
+
+
+def follow_dtype(net: Layer, given: tuple[Params, State, Batch, Array]) -> None:
+    """Raises for the first layer that does not compute in the dtype of what it is given."""
+
+    def change(layer: Layer) -> Layer:
+        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+            y, state, tape = layer.forward(params, state, x, key)
+            comparisons.follows_dtype(layer, x, y)
+            return y, state, tape
+
+        return layer._replace(forward=forward)
+
+    params, state, (x, _), key = given
+    jax.eval_shape(each_part(change, net).forward, params, state, x, key)
+
+
 def culprit(
-    net: Layer, loss: Loss, given: tuple[Params, State, Batch, Array], tolerance: float, *, not_finite: bool
+    net: Layer, loss: Loss, given: tuple[Params, State, Batch, Array], tolerance: float, whose: str, *, not_finite: bool
 ) -> Culprit | None:
     """The layer at fault, or the loss; None if each is right by itself.
 
@@ -77,34 +105,49 @@ def culprit(
         loss: a loss.
         given: float64 arguments of its gradient.
         tolerance: relative error from which a layer is wrong.
+        whose: which of the two is wrong, "manual" or "automatic", or "" where that is not known.
         not_finite: look for the first number that is NaN or infinite, in the order of computation; else for the
             largest error.
 
     Returns:
         A `Culprit`, or None.
     """
+    for view, layers in _views(net):
+        of_loss, nodes = _walked(view, loss, given)
+        named = [(f"{place} {layer}".strip(), node) for (place, node), layer in zip(nodes, layers, strict=True)]
+        if not_finite:
+            found = _first_not_finite(given, of_loss, named)
+        else:
+            found = _worst(loss, of_loss, named, tolerance, whose)
+        if found is not None:
+            return found
+    return None
 
-    def walk(params: Params, state: State, batch: Batch, key: Array) -> tuple[Any, ...]:
+
+def _walked(
+    view: Layer, loss: Loss, given: tuple[Params, State, Batch, Array]
+) -> tuple[tuple[Array, Array, Array], list[tuple[str, Judged]]]:
+    """The loss's value, slope and automatic slope, and what was judged, by its place among the params."""
+
+    def walk(params: Params, state: State, batch: Batch, key: Array) -> tuple[Any, Any]:
         x, y = batch
-        a, _, tape = judged(net).forward(params, state, x, key)
+        a, _, tape = view.forward(params, state, x, key)
         slope, slopes = loss.slope(a, y), jax.grad(lambda a: jnp.sum(loss.value(a, y)))(a)
-        return loss.value(a, y), slope, slopes, judged(net).backward(params, tape, slopes / x.shape[0], gradient)[1]
+        return (loss.value(a, y), slope, slopes), view.backward(params, tape, slopes / x.shape[0], gradient)[1]
 
-    value, slope, slopes, nodes = jax.jit(walk)(*given)
-    is_judged = lambda node: isinstance(node, Judged)  # noqa: E731
-    found = jax.tree.leaves_with_path(nodes, is_leaf=is_judged)
-    layers = [(f"{jax.tree_util.keystr(path)} {part}".strip(), node) for (path, node), part in _named(found, net)]
-    if not_finite:
-        return _first_not_finite(given, (value, slope, slopes), layers)
-    return _worst(loss, slope, slopes, layers, tolerance)
+    of_loss, readings = jax.jit(walk)(*given)
+    found = jax.tree.leaves_with_path(readings, is_leaf=lambda node: isinstance(node, Judged))
+    return of_loss, [(jax.tree_util.keystr(path), node) for path, node in found if isinstance(node, Judged)]
 
 
-def _named(found: list[Any], net: Layer) -> list[Any]:
-    return list(zip(found, parts_of(net), strict=True))
-
-
-def _worst(loss: Loss, slope: Array, slopes: Array, layers: list[tuple[str, Judged]], least: float) -> Culprit | None:
-    candidates = [Culprit(f"loss {loss}", "slope", "", _relative(slope, slopes))]
+def _worst(
+    loss: Loss,
+    of_loss: tuple[Array, Array, Array],
+    layers: list[tuple[str, Judged]],
+    tolerance: float,
+    whose: str,
+) -> Culprit | None:
+    candidates = [Culprit(f"loss {loss}", "slope", "", _relative(*of_loss[1:]))]
     for place, node in layers:
         lead = node.y.ndim - 2
         size = max(
@@ -116,8 +159,18 @@ def _worst(loss: Loss, slope: Array, slopes: Array, layers: list[tuple[str, Judg
             error = _relative(got, want, lead, size / 100)
             candidates.append(Culprit(place, "backward", f"{path[0].key} {name}".strip(), error))
     worst = max(candidates, key=lambda c: np.inf if np.isnan(c.error) else c.error)
-    finding = f"{worst.finding} off by {worst.error:.1e}".strip()
-    return worst._replace(finding=finding) if not worst.error <= least else None
+    return _in_words(worst, whose) if not worst.error <= tolerance else None
+
+
+def _in_words(worst: Culprit, whose: str) -> Culprit:
+    """Says whose fault it is, as far as that is known."""
+    off = f"{worst.finding} off by {worst.error:.1e}".strip()
+    if whose == "manual":
+        return worst._replace(finding=off)
+    if whose == "automatic":
+        return worst._replace(stage=f"automatic {worst.stage}", finding=f"{off}, by hand it is right")
+    finding = f"{worst.finding} apart by {worst.error:.1e}".strip()
+    return worst._replace(stage=f"manual or automatic {worst.stage}", finding=finding)
 
 
 def _norms(leaf: Array, lead: int) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fnn.compare.costs import Cost
 from fnn.compare.culprits import Culprit
+from fnn.compare.quotients import OBJECTS, Quotients
 from fnn.compare.tables import aligned
 
 
@@ -27,9 +30,10 @@ class Difference(NamedTuple):
 
 
 class LeafComparison(NamedTuple):
-    """One leaf of the parameters, compared in every pair of ways."""
+    """One leaf of the parameters, or ∂Q/∂x, compared in every pair of ways."""
 
     path: str
+    """"[0]['w']"; "x" for ∂Q/∂x"""
     shape: tuple[int, ...]
     differences: dict[str, Difference]
     """for "manual–automatic", "manual–differences", "automatic–differences" in float64, and for "manual–automatic" in
@@ -47,7 +51,7 @@ class Objects(NamedTuple):
     """The two gradients of each object by itself, as a batch of one."""
 
     errors: np.ndarray
-    """‖u_n − v_n‖/‖v_n‖ [n]; empty where single objects are refused"""
+    """‖u_n − v_n‖/‖v_n‖ [n], of all params or of ∂Q/∂x, whichever is larger; empty where single objects are refused"""
     refused: str
     """why, where they are"""
 
@@ -112,7 +116,7 @@ class GradientComparison(NamedTuple):
         A leaf whose gradient is less than a thousandth of the whole gradient is measured against that thousandth: a
         bias before `batch_norm` has gradient 0, and nothing but rounding to be relative to.
         """
-        return max(relative_to_whole([leaf.differences[pair] for leaf in self.leaves]), default=0.0)
+        return max(relative_to_whole((leaf.path, leaf.differences[pair]) for leaf in self.leaves), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, strings and numbers, ready for JSON."""
@@ -184,12 +188,44 @@ def _loss_of_digits(p: Precision, names: tuple[str, str]) -> str:
     return ""
 
 
-def relative_to_whole(differences: list[Difference]) -> list[float]:
-    """‖u − v‖/‖v‖ of every leaf, where no ‖v‖ counts as less than a thousandth of all leaves' together."""
-    least = 1e-3 * np.linalg.norm([d.norm for d in differences])
+def compared(
+    names: tuple[str, str], exact: tuple[np.ndarray, ...], own: tuple[np.ndarray, ...], found: Quotients | None
+) -> dict[str, Difference]:
+    """Two flat leaves in every pair of ways: in float64, in their own dtype if that is another, and with quotients."""
+    first_pair = "–".join(names)
+    pairs = {first_pair: difference(*exact)}
+    if own[1].dtype != np.float64:
+        pairs[f"{first_pair}, {own[1].dtype}"] = difference(*own)
+    if found is not None:
+        smooth = ~found.kink
+        sampled = {name: g[found.at[smooth]] for name, g in zip(names, exact, strict=True)}
+        sampled["differences"] = found.value[smooth]
+        pairs |= {f"{u}–{v}": difference(sampled[u], sampled[v]) for u, v in list(combinations(sampled, 2))[1:]}
+    return pairs
+
+
+def difference(u: np.ndarray, v: np.ndarray) -> Difference:
+    """Two flat arrays compared."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        spacing = np.spacing(np.maximum(np.abs(u), np.abs(v)))
+        u, v, spacing = u.astype(np.float64), v.astype(np.float64), np.abs(spacing.astype(np.float64))
+        norm_u, norm_v, apart = np.linalg.norm(u), np.linalg.norm(v), np.abs(u - v)
+        return Difference(
+            largest=float(np.max(apart, initial=0)),
+            norm=float(norm_v),
+            relative=float(np.linalg.norm(apart) / norm_v) if norm_v else (np.inf if norm_u else 0.0),
+            cosine=float(u @ v / (norm_u * norm_v)) if norm_u and norm_v else float(norm_u == norm_v),
+            ulps=float(np.max(apart / spacing, initial=0)),
+        )
+
+
+def relative_to_whole(leaves: Iterable[tuple[str, Difference]]) -> list[float]:
+    """‖u − v‖/‖v‖ of every leaf by its path, where no ‖v‖ counts as less than a thousandth of all params' together."""
+    leaves = list(leaves)
+    least = 1e-3 * np.linalg.norm([d.norm for path, d in leaves if path != OBJECTS])
 
     def of(d: Difference) -> float:
         apart, scale = (d.relative * d.norm if d.norm else d.largest), max(d.norm, least)
         return float(apart / scale) if scale else float(apart > 0)
 
-    return [of(d) for d in differences]
+    return [of(d) for _, d in leaves]

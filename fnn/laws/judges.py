@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fnn.checks.probing import is_key
 from fnn.laws.asking import Judge, Measured
 from fnn.laws.report import BROKEN, HOLDS
 from fnn.laws.trees import named
@@ -37,7 +38,8 @@ def equal(look_at: str) -> Judge:
     def judge(found: Measured) -> tuple[str, str]:
         for where, got, wanted in leaves(found):
             if not np.array_equal(got, wanted, equal_nan=got.dtype.kind == "f"):
-                return BROKEN, f"off by {np.max(np.abs(got - wanted)):.1e} at {where}: {look_at}"
+                off = np.max(np.abs(got.astype(np.float64) - wanted.astype(np.float64)))
+                return BROKEN, f"off by {off:.1e} at {where}: {look_at}"
         return HOLDS, "to the last bit"
 
     return judge
@@ -65,7 +67,8 @@ def leaves(found: Measured) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def _wide(leaf: Any) -> np.ndarray:
-    leaf = np.asarray(leaf)
+    """Floats in float64, others as they are; of the keys of `jax.random.key` their numbers."""
+    leaf = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     return leaf if leaf.dtype.kind in "biu" else leaf.astype(np.float64)
 
 
@@ -80,6 +83,7 @@ def relative_errors(found: Measured) -> dict[str, float]:
         rows = leaves({name: pair})
         least = 1e-3 * np.sqrt(sum(float(np.sum(np.square(wanted))) for _, _, wanted in rows))
         for where, got, wanted in rows:
+            got, wanted = got.astype(np.float64), wanted.astype(np.float64)
             difference, scale = np.linalg.norm(got - wanted), max(np.linalg.norm(wanted), least)
             errors[where] = float(difference / scale) if scale else (0.0 if difference == 0 else np.inf)
     return errors

@@ -10,10 +10,10 @@ import jax
 from fnn.checks import laws as checks
 from fnn.laws import passes, surroundings
 from fnn.laws.asking import Judge, Measured, Question, ask
-from fnn.laws.judges import by_shape, close, equal, finite, relative_errors
+from fnn.laws.judges import by_shape, close, equal, finite
 from fnn.laws.passes import Start, Subject
 from fnn.laws.report import BROKEN, HOLDS, Laws
-from fnn.laws.trees import precise, shaken
+from fnn.laws.trees import are_floats, precise, shaken
 from fnn.readings import contributions, gram, per_object, second_moment, squared_norm, variance
 from fnn.types import Layer, Params, State
 
@@ -68,8 +68,9 @@ def check_layer(
 
 
 def _made(start: Start) -> tuple[Params, State] | None:
-    """What init makes; None where it fails, which is a law of its own."""
+    """What init makes; None where it fails or makes params that are no floats, which is a law of its own."""
     try:
+        are_floats(start.made[0], "params")
         return precise(start.made)
     except Exception:
         return None
@@ -109,6 +110,7 @@ def _questions(tolerance: float) -> list[Question]:
         ("objects are independent", surroundings.objects_are_independent, _of_objects(tolerance)),
         *((f"reading {r}", partial(surroundings.reading_is_automatic, read=r), same(_READING)) for r in READINGS),
         ("curve gives the error", surroundings.curve_gives_error, same(_CURVE_ERROR)),
+        ("one pass is the exact diagonal", surroundings.one_pass_is_diagonal, same(_ONE_PASS)),
         ("curve at the params equals jax.hessian", surroundings.curve_at_params, same(_CURVE)),
         ("curve at x equals jax.hessian", surroundings.curve_at_x, same(_CURVE)),
     ]
@@ -121,6 +123,7 @@ def _questions(tolerance: float) -> list[Question]:
 
 
 _IMPURE_INIT = "init may use the key and the shape and dtype of x only: no counter, no other random numbers, no values"
+_APPLY = "a layer of one stage applies what it trains: apply must be forward's y; for two stages, fill in `stages`"
 _IMPURE = "the same arguments gave something else: look for a counter, a random draw without the key, a changed global"
 _NAN = "entries are NaN or infinite for a finite x: look for 0/0, log 0, and overflow of exp"
 _WRONG_ERROR = "∂L/∂x must be the error times the layer's slopes: look for a missing transpose, a lost slope or path"
@@ -132,30 +135,32 @@ _INSIDE = "the layer's error or its tape does not fit what stands around it; see
 _ONE = "look for squeezed axes and statistics over the batch"
 _READING = "read each parameter by read.outer(x, error) or read.rows(contributions [n, …]), one term an object"
 _CURVE = "Jᵀ c J + Σ_k ε_k ∇²f_k: look for a lost σ'', a slope not squared, a matrix c taken for its diagonal"
+_ONE_PASS = "of a diagonal c, [n, o], curve must make the diagonal of what it makes of the matrices diag(c), [n, o, o]"
 _CURVE_ERROR = "curve is backward with more beside it: its error must be that of backward"
 
 
 def _of_stages(tolerance: float) -> Judge:
-    """Information: a layer may have two stages."""
+    """Where a layer draws with its key or remembers, its two stages may differ, which is no more than information."""
 
     def judge(found: Measured) -> tuple[str, str]:
-        (error,) = relative_errors(found).values()
-        return HOLDS, f"off by {error:.1e}" + (": two stages, or a draw from the key" if error > tolerance else "")
+        may_differ = found.pop("may differ")
+        verdict, finding = close(tolerance, _APPLY)(found)
+        if verdict == BROKEN and may_differ:
+            return HOLDS, f"{finding.partition(':')[0]}: two stages, for the layer draws from the key or has a state"
+        return verdict, finding
 
     return judge
 
 
 def _of_objects(tolerance: float) -> Judge:
-    """Information: a layer may couple the objects, but then it must refuse to read single ones."""
+    """A layer may couple the objects, but then it must refuse to read single ones."""
 
     def judge(found: Measured) -> tuple[str, str]:
         refuses = found.pop("refuses")
-        (error,) = relative_errors(found).values()
-        finding = f"object 0 changes by {error:.1e} with the others"
-        if error <= tolerance:
-            return HOLDS, finding
-        if refuses:
-            return HOLDS, f"{finding}: coupled, and readings of single objects are refused"
-        return BROKEN, f"{finding}: coupled, so backward must raise ValueError for a reading that is not linear"
+        verdict, finding = close(tolerance, "coupled")(found)
+        finding = f"among copies of itself, {finding}"
+        if verdict == HOLDS or refuses:
+            return HOLDS, finding + (", and readings of single objects are refused" if verdict == BROKEN else "")
+        return BROKEN, f"{finding}, so backward must raise ValueError for a reading that is not linear"
 
     return judge

@@ -15,7 +15,7 @@ from fnn.laws import updates
 from fnn.laws.asking import Judge, Measured, NotAsked, Question, ask
 from fnn.laws.judges import by_shape, close, equal, finite, leaves, relative_errors
 from fnn.laws.report import BROKEN, HOLDS, NOT_ASKED, Laws
-from fnn.laws.trees import precise
+from fnn.laws.trees import named, precise
 from fnn.laws.updates import Subject
 from fnn.types import Params
 
@@ -29,6 +29,7 @@ def check_optimizer(
     params: Params,
     *,
     reference: Reference | None = None,
+    transform: bool = False,
     steps: int = 10,
     key: Any = None,
     tolerance: float = 1e-9,
@@ -40,7 +41,9 @@ def check_optimizer(
         params: a pytree of a few arrays of floats, as the optimizer is to have.
         reference: the equations once more, as a plain loop ``(params, [gradient, …]) -> [params, …]`` on NumPy arrays,
             which gives the params after each step.
-        steps: how many, at least 2.
+        transform: whether the updates are gradients still, for the next in a `chain` to take, as those of
+            `clip_by_norm` and `l2` are; else they have the minus sign inside and must lead down a paraboloid.
+        steps: how many, at least 2; enough for an optimizer that waits, to move at all.
         key: for the gradients; `jax.random.key(0)` if not given.
         tolerance: largest relative error, of float64.
 
@@ -72,7 +75,7 @@ def check_optimizer(
     with jax.enable_x64(True):
         params = precise(params)
         given = jax.device_get((params, _gradients(params, steps, jax.random.key(0) if key is None else key)))
-        laws = ask(_questions(given, reference, tolerance), partial(Subject, optimizer, steps), *given)
+        laws = ask(_questions(given, reference, tolerance), partial(Subject, optimizer, steps, transform), *given)
         return Laws(str(optimizer), tuple(laws))
 
 
@@ -104,6 +107,7 @@ def _questions(given: tuple[Any, Any], reference: Reference | None, tolerance: f
         Question(UPDATE, updates.update_runs, by_shape, INIT),
         *(Question(name, measure, judge, UPDATE) for name, measure, judge in of_update),
         Question(SCAN, updates.scan_is_a_loop, same(_SCAN), UPDATE),
+        Question("path is finite", updates.path_is_finite, _of_finite_path, SCAN),
         Question("goes down a paraboloid", updates.descends, _of_descent, SCAN),
         Question(
             "steps equal the reference", partial(_follows, reference), _of_path(given, reference, tolerance), SCAN
@@ -114,6 +118,9 @@ def _questions(given: tuple[Any, Any], reference: Reference | None, tolerance: f
 _IMPURE = "the same arguments gave something else: look for a counter or a sum kept outside the state"
 _NAN = "look for 0/0 in the first step, such as g/√G without an ε"
 _VMAP = "a copy under vmap must compute what it does alone: look for sums over all axes, or Python's if"
+_STRANGE = "look at what grows, vanishes or is divided by in this step for the first time"
+_STILL = "look for updates that are lost or 0; an optimizer that waits needs more steps"
+_UP = "look at the sign, which belongs inside the updates; if they are gradients still, say so by transform=True"
 _SCAN = "the scan must compute what a loop does: look for what update keeps outside its state"
 
 
@@ -157,13 +164,27 @@ def _of_flat(tolerance: float) -> Judge:
     return judge
 
 
+def _of_finite_path(found: Measured) -> tuple[str, str]:
+    """The first step after which a number is NaN or infinite, and its leaf."""
+    rows = [(named("params", keys), leaf) for keys, leaf in jax.tree.leaves_with_path(found["path"])]
+    strange = [(k, name) for name, leaf in rows for k, w in enumerate(leaf, 1) if not np.isfinite(w).all()]
+    if not strange:
+        return HOLDS, "all numbers are finite"
+    k, name = min(strange)
+    return BROKEN, f"NaN or infinite at {name} after step {k}: {_STRANGE}"
+
+
 def _of_descent(found: Measured) -> tuple[str, str]:
-    """Information: nothing promises descent for every rate."""
-    before, after = float(found["before"]), float(found["after"])
-    finding = f"Q from {before:.3g} to {after:.3g} in {int(found['steps'])} steps"
-    if after < before:
+    """A step down may be too long, which is a matter of the rate; but steps lead down, on the whole."""
+    Q, cosines = found["Q"], found["cosines"]
+    finding = f"Q from {Q[0]:.3g} to {Q[-1]:.3g} in {len(cosines)} steps"
+    if Q[-1] < Q[0]:
         return HOLDS, finding
-    return NOT_ASKED, f"{finding}: right for a transform, whose updates are gradients still; else look at sign and rate"
+    if not cosines.any():
+        return BROKEN, f"nothing moves in {len(cosines)} steps: {_STILL}"
+    if np.mean(cosines) > 0:
+        return NOT_ASKED, f"{finding}, by steps that lead down and too far: take a smaller rate"
+    return BROKEN, f"{finding}: {_UP}"
 
 
 def _of_path(given: tuple[Any, Any], reference: Reference | None, tolerance: float) -> Judge:

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from fnn import automatic
+from fnn.checks.probing import uses_key
 from fnn.combinators import serial
 from fnn.laws.asking import Broken, Measured
-from fnn.laws.trees import alike, are_arrays, array_type, normal, paired, size, struct
+from fnn.laws.trees import alike, are_arrays, are_floats, array_type, normal, paired, size, struct
 from fnn.layers import linear
 from fnn.losses import squared
+from fnn.parts import parts_of
 from fnn.readings import gradient, per_object
+from fnn.stages import applied
 from fnn.types import Array, Batch, Layer, Params, Reading, State
 from fnn.watching import unwatched
 
@@ -34,9 +37,14 @@ class Subject:
         """The layer elsewhere."""
         return Subject(**{name: getattr(self, name) for name in self.__dataclass_fields__} | changed)
 
+    @property
+    def given(self) -> tuple[Params, State, Array, Array]:
+        """The arguments of the forward pass."""
+        return self.params, self.state, self.x, self.key
+
     def forward_again(self) -> tuple[Array, State, Any]:
         """Another run of the forward pass."""
-        return self.layer.forward(self.params, self.state, self.x, self.key)
+        return self.layer.forward(*self.given)
 
     @cached_property
     def forward(self) -> tuple[Array, State, Any]:
@@ -92,6 +100,11 @@ class Subject:
         """The automatic gradients of all objects in that network, with the object as the first axis."""
         return automatic.read(self.net, squared, per_object)(*self.posed)[1]
 
+    @cached_property
+    def second_derivatives(self) -> Params:
+        """The automatic ∂²L_n/∂w² of all objects in that network, with the object as the first axis."""
+        return automatic.hessian_diagonal(self.net, squared, per_object)(*self.posed)[1]
+
 
 def of_pass(got: tuple[Array, Params], wanted: tuple[Array, Params]) -> Measured:
     """The results of two backward passes, to compare."""
@@ -119,6 +132,7 @@ def init_gives_arrays(start: Start) -> str:
     """From a real x, and from its shape and dtype alone, which is all that composites give it."""
     params, state = start.made
     are_arrays(params, "params")
+    are_floats(params, "params")
     are_arrays(state, "state")
     jax.eval_shape(start.layer.init, start.key, struct(start.x))
     return f"{size(params)} numbers in params, {size(state)} in state"
@@ -173,8 +187,12 @@ def apply_is_finite(s: Subject) -> Measured:
 
 
 def apply_is_forward(s: Subject) -> Measured:
-    """The two stages, for information."""
-    return paired(s.layer.apply(s.params, s.state, s.x), s.forward[0], "y of apply")
+    """The application stage is forward's y, or that of what the layer's `stages` name; but for a draw or a memory."""
+    net = applied(s.layer)
+    is_told = all(part.stages is not None for part in parts_of(s.layer))
+    may_differ = uses_key(net, *s.given) or (bool(jax.tree.leaves(s.state)) and not is_told)
+    pair = s.layer.apply(*s.given[:3]), net.forward(*s.given)[0]
+    return paired(*pair, "y of apply") | {"may differ": may_differ}
 
 
 # Backward

@@ -15,8 +15,9 @@ from fnn.curvature import gate_curvature, second_derivatives
 from fnn.laws.asking import Broken, Measured, NotAsked, is_refusal, or_refused
 from fnn.laws.passes import Subject, of_pass
 from fnn.laws.trees import DTYPES, alike, is_float, named, paired, shaken, size, struct
+from fnn.layers.second_order import diagonal
 from fnn.losses import squared
-from fnn.readings import contributions, gathered, gradient, per_object
+from fnn.readings import contributions, gathered, gradient, gram, per_object, second_moment, squared_norm
 from fnn.types import Array, Reading
 from fnn.watching import unwatched
 
@@ -56,14 +57,18 @@ def takes_one_object(s: Subject) -> Measured:
 
 
 def objects_are_independent(s: Subject) -> Measured:
-    """Object 0 among others that are like it; and whether readings of single objects are refused."""
-    alone = s.at(x=jnp.broadcast_to(s.x[:1], s.x.shape)).forward[0][:1]
+    """Every object among others that are like it; and whether readings of single objects are refused."""
+
+    def among_copies(i: Array) -> Array:
+        return s.at(x=jnp.broadcast_to(s.x[i][None, :], s.x.shape)).forward[0][i]
+
+    alone = jax.lax.map(among_copies, jnp.arange(s.x.shape[0]))
     refuses = False
     try:
         s.pulled(s.error, per_object)
     except Exception as error:
         refuses = is_refusal(error)
-    return {"y of object 0": (alone, s.forward[0][:1]), "refuses": refuses}
+    return {"object": (list(alone), list(s.forward[0])), "refuses": refuses}
 
 
 # In composites
@@ -117,12 +122,26 @@ def _curved(s: Subject, c: Array) -> Any:
     return through, below, unwatched(readings)
 
 
+def one_pass_is_diagonal(s: Subject) -> Measured:
+    """Of the same diagonal c both modes make the same, where nothing is between them that mixes: in a layer alone."""
+    if s.layer.rebuild is not None:
+        raise NotAsked("one pass through a composite drops what its parts mix; check each part")
+    c = s.random_error(7)
+    _, one_pass, readings = or_refused(lambda: _curved(s, c))
+    _, exact, wanted = _curved(s, jax.vmap(jnp.diag)(c))
+    return paired(one_pass, diagonal(exact), "∂²L/∂x²") | paired(readings, wanted, "∂²L/∂w²")
+
+
 def curve_at_params(s: Subject) -> Measured:
-    """The diagonal ∂²Q/∂w² in serial(layer, linear(2)) against that of `jax.hessian`."""
+    """∂²Q/∂w² in serial(layer, linear(2)) against the diagonal of `jax.hessian`, by every reading."""
     if size(s.params) > MOST_PARAMETERS:
         raise NotAsked(f"the Hessian of {size(s.params)} parameters is too large; check a narrower layer of the kind")
-    got = or_refused(lambda: unwatched(second_derivatives(s.net, squared)(*s.posed)[1]))
-    return paired(got, automatic.hessian_diagonal(s.net, squared)(*s.posed)[1], "∂²Q/∂w²")
+    found, n = {}, s.x.shape[0]
+    for read in (gradient, per_object, squared_norm, gram, second_moment):
+        got = or_refused(lambda read=read: unwatched(second_derivatives(s.net, squared, read)(*s.posed)[1]))
+        wanted = jax.tree.map(lambda h, read=read: read.rows(h * read.scale(n)), s.second_derivatives)
+        found |= paired(got, wanted, "∂²Q/∂w²" if read is gradient else f"∂²L/∂w², reading {read}")
+    return found
 
 
 def curve_at_x(s: Subject) -> Measured:

@@ -50,6 +50,20 @@ def are_arrays(tree: Any, name: str) -> None:
             raise Broken(f"{named(name, keys)} is no array but {type(leaf).__name__}; make it one by jnp.asarray")
 
 
+def are_floats(tree: Any, name: str) -> None:
+    """A tree of floats only.
+
+    Raises:
+        Broken: a leaf of integers, of keys, …
+    """
+    for keys, leaf in jax.tree.leaves_with_path(tree):
+        if not is_float(leaf):
+            raise Broken(
+                f"{name} must be floats, and {named(name, keys)} is {array_type(leaf)}; {name} are what is "
+                "trained: keep a mask, a counter or a key in the state, or in the layer itself"
+            )
+
+
 def named(name: str, keys: Any) -> str:
     """A leaf by its tree and its path: params['w']."""
     return name + jax.tree_util.keystr(keys)

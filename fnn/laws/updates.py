@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from fnn.laws.asking import Measured, or_refused
 from fnn.laws.trees import DTYPES, alike, are_arrays, normal, paired, shaken, size, struct
@@ -22,6 +23,8 @@ class Subject:
 
     optimizer: Optimizer
     steps: int
+    transform: bool
+    """whether its updates are gradients still"""
     params: Params
     gradients: Params
     """[steps, …] a leaf"""
@@ -54,13 +57,15 @@ class Subject:
         """The params after each of the steps, [steps, …] a leaf, by `jax.lax.scan`."""
         return self.scanned(lambda params, gradient: gradient)
 
-    def scanned(self, gradient_of: Callable[[Params, Params], Params]) -> Params:
-        """The params after each of the steps with gradients that may depend on where they are taken."""
+    def scanned(
+        self, gradient_of: Callable[[Params, Params], Params], step_of: Callable[[Array], Array] = lambda u: u
+    ) -> Params:
+        """The params after each of the steps, with gradients that may depend on where they are taken."""
 
         def step(carry: Any, gradient: Params) -> Any:
             params, state = carry
             updates, state = self.optimizer.update(gradient_of(params, gradient), state, params)
-            params = apply_updates(params, updates)
+            params = apply_updates(params, jax.tree.map(step_of, updates))
             return (params, state), params
 
         return jax.lax.scan(step, (self.params, self.state), self.gradients)[1]
@@ -158,13 +163,23 @@ def scan_is_a_loop(s: Subject) -> Measured:
     return paired(jax.tree.map(lambda leaf: leaf[1], s.path), params, "params after 2 steps")
 
 
+def path_is_finite(s: Subject) -> Measured:
+    """The params after each of the steps."""
+    return {"path": s.path}
+
+
 def descends(s: Subject) -> Measured:
-    """Q = ½‖w − c‖² before and after all the steps."""
-    c = normal(s.params, 2)
+    """On Q = ½‖w − c‖², Q before and after each step, and the step's cosine with −∂Q/∂w.
 
-    def Q(w: Params) -> Array:
-        squares = jax.tree.map(lambda u, v: jnp.sum(jnp.square(u - v)), w, c)
-        return 0.5 * jnp.sum(jnp.stack(jax.tree.leaves(squares)))
-
-    path = s.scanned(lambda params, _: jax.tree.map(jnp.subtract, params, c))
-    return {"before": Q(s.params), "after": Q(jax.tree.map(lambda leaf: leaf[-1], path)), "steps": s.steps}
+    The minimum c lies on the other side of 0, where a decay of the weights leads too. The updates of a transform are
+    taken for the gradients they are.
+    """
+    c = jax.tree.map(jnp.subtract, normal(s.params, 2), s.params)
+    slope = lambda w: jax.tree.map(jnp.subtract, w, c)  # noqa: E731
+    path = s.scanned(lambda params, _: slope(params), lambda u: -0.1 * u if s.transform else u)
+    w = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), s.params, path)
+    w, slopes = (jax.vmap(lambda tree: ravel_pytree(tree)[0])(trees) for trees in (w, jax.vmap(slope)(w)))
+    moves, norm = jnp.diff(w, axis=0), lambda rows: jnp.linalg.norm(rows, axis=1)
+    lengths = norm(moves) * norm(slopes[:-1])
+    cosines = -jnp.sum(moves * slopes[:-1], axis=1) / jnp.where(lengths > 0, lengths, 1)
+    return {"Q": 0.5 * jnp.sum(jnp.square(slopes), axis=1), "cosines": cosines}

@@ -1,35 +1,14 @@
-"""Learning from batches that come one after another: online learning, and samples too large for memory.
-
-The lecture counts both among the merits of BackProp (slide "BackProp"). A stream is any iterable of pairs (x, y): a
-generator, a data loader, or `minibatches` of memory-mapped files.
-
-In a single pass every batch is new when its loss is taken, before the step: the running loss Q of online learning is an
-honest estimate of the loss on unseen data.
-
-Example:
-    >>> import jax, numpy as np
-    >>> from fnn import linear, sgd, squared, trainer
-    >>> def measurements(count):
-    ...     generator = np.random.default_rng(0)
-    ...     for _ in range(count):
-    ...         x = generator.normal(size=(16, 3)).astype(np.float32)
-    ...         yield x, x @ np.array([[1.0], [2.0], [3.0]], np.float32)
-    >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=16)
-    >>> state = learn.init(jax.random.key(0), next(measurements(1)))  # the first batch tells the shapes
-    >>> done = learn_online(learn, state, measurements(200), every=50)
-    >>> done.stopped, done.history["step"], done.state.params["w"].round(2).ravel().tolist()
-    ('end of stream', array([ 50, 100, 150, 200]), [1.0, 2.0, 3.0])
-"""
+"""Samples on the disk, and shuffled mini-batches of them in bounded memory."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,90 +16,9 @@ import numpy as np
 from fnn import checks
 from fnn.batches import permuted
 from fnn.checks import streaming as stream_checks
-from fnn.training import compiled
-from fnn.types import Array, Trainer, TrainState
+from fnn.types import Array
 
-_IN_FLIGHT = 2  # steps given to the device and not yet finished: a fast stream must not pile up in memory
 _BUFFER_BYTES = 2**25
-
-
-class Learned(NamedTuple):
-    """What `learn_online` got done, however it ended."""
-
-    state: TrainState
-    """after the last batch"""
-    history: dict[str, Any]
-    """for each `every` batches, and for those left over at the end: the "step" and the number of "objects" learned from
-    when they end, and the means of the metrics"""
-    stopped: str
-    """"end of stream", "steps", "diverged" (a loss that is not finite) or "interrupted" (Ctrl-C)"""
-
-
-def learn_online(
-    trainer: Trainer, state: TrainState, batches: Iterable[Any], *, steps: int | None = None, every: int = 100
-) -> Learned:
-    """Learn from batches as they come, one gradient step each, until the stream ends (slide "BackProp").
-
-    The step is compiled once for each number of objects in a batch, so a smaller last batch is learned from too, and
-    compiles it once more. While the device computes a step, the next batch is read.
-
-    Args:
-        trainer: a `Trainer`; its ``update`` is used.
-        state: where to start: from ``trainer.init(key, first_batch)``, the trainer's batch_size being no larger than
-            that batch; or the state of an earlier call.
-        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or what `numpy.asarray` takes.
-        steps: stop after so many batches; by default at the end of the stream.
-        every: batches between two rows of the history.
-
-    Returns:
-        A `Learned`, also after Ctrl-C.
-
-    Raises:
-        TypeError: batches that are no pairs of arrays.
-        ValueError: a stream without batches; objects of another shape or dtype than those of the first batch.
-    """
-    stream_checks.is_stream(batches)
-    every = checks.count("every", every)
-    steps = None if steps is None else checks.count("steps", steps)
-    rows: list[dict[str, Any]] = []
-    told: list[dict[str, Any]] = []
-    kind, sizes, number, objects, stopped = None, set(), 0, 0, "end of stream"
-    try:
-        for number, pair in enumerate(islice(batches, steps), 1):
-            x, y = stream_checks.arrays(number - 1, pair)
-            kind = stream_checks.kind(number - 1, x, y, kind)
-            sizes = stream_checks.sizes(sizes, len(x))
-            jax.block_until_ready(told[-_IN_FLIGHT : -_IN_FLIGHT + 1])
-            state, metrics = _updated(trainer, state, (x, y))
-            told.append(metrics)
-            objects += len(x)
-            if len(told) == every:
-                rows.append(_row(state, objects, told))
-                told = []
-                if not np.isfinite(rows[-1]["loss"]):
-                    break
-        if number == steps:
-            stopped = "steps"
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    if told:
-        rows.append(_row(state, objects, told))
-    if stopped == "end of stream":
-        stream_checks.some_batches(number)
-    if rows and not np.isfinite(rows[-1]["loss"]):
-        stopped = "diverged"
-    history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows) if rows else {}
-    return Learned(state, history, stopped)
-
-
-@compiled("trainer")
-def _updated(trainer: Trainer, state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, Any]:
-    return trainer.update(state, batch)
-
-
-def _row(state: TrainState, objects: int, told: list[dict[str, Any]]) -> dict[str, Any]:
-    means = jax.tree.map(lambda *metrics: np.mean(metrics, axis=0), *jax.device_get(told))
-    return {"step": int(state.step), "objects": objects} | means
 
 
 def memory_mapped(x_path: str | PathLike[str], y_path: str | PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
