@@ -1,6 +1,7 @@
 """compare_gradients: it finds what is wrong, agrees with what is right, and can be printed and stored."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -478,7 +479,7 @@ def test_any_two_functions_can_be_compared() -> None:
 def of_noise(net, loss):
     """Gradient noise from the automatic Gram matrix."""
     read = automatic.read(net, loss, fnn.gram)
-    return lambda *given: noise_of(sum(jax.tree.leaves(read(*given)[1])))
+    return lambda *given: noise_of(sum(jax.tree.leaves(read(*given)[1]), jnp.zeros(())))
 
 
 BARE = {
@@ -530,7 +531,8 @@ def test_a_tree_that_looks_like_a_value_and_a_tree_is_not_taken_for_one() -> Non
 def test_what_a_function_brings_along_does_not_become_float64() -> None:
     net, x = serial(dense(5, tanh), linear(3)), X.astype(jnp.float32)
     given = *net.init(KEY, x), (x, Y), KEY
-    along = lambda *at: hessian_product(net, softmax_cross_entropy)(*at, given[0])  # noqa: E731
+    product: Any = hessian_product(net, softmax_cross_entropy)
+    along = lambda *at: product(*at, given[0])  # noqa: E731
     with pytest.raises(
         TypeError, match=r"first takes the arrays as given and not in float64.*take all its arrays from"
     ):

@@ -145,13 +145,15 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_bfloat16_gradients_are_near_and_all_outside_is_float32(name: str) -> None:
     net = NETS[name]
-    at = at_start(net)
+    at: Any = at_start(net)
     ((_, state), want), ((_, same), got) = (jax.jit(backprop(n, squared))(*at) for n in (net, bfloat16(net)))
     assert 2**-12 < off(got, want) < 2**-6  # half a spacing is 2⁻⁸, and an activation here has four to eight behind it
     chex.assert_trees_all_equal_shapes_and_dtypes(same, state)
-    y, state, tape = bfloat16(net).forward(*at[:2], X, at[3])
-    error, _ = bfloat16(net).backward(at[0], tape, y, gradient)
-    assert dtypes((y, state, error, bfloat16(net).apply(*at[:2], X))) == {"float32"}
+    params, state, _, key = at
+    applied_to_x = bfloat16(net).apply(params, state, X)
+    y, state, tape = bfloat16(net).forward(params, state, X, key)
+    error, _ = bfloat16(net).backward(params, tape, y, gradient)
+    assert dtypes((y, state, error, applied_to_x)) == {"float32"}
     assert dtypes(tape) == {"bfloat16"}
 
 

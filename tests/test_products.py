@@ -135,7 +135,7 @@ SEVERAL = [
 def test_what_is_random_is_within_five_standard_errors_of_its_twin(name: str, n: int) -> None:
     """Probes at units and at weights, random columns, and the trace by its own error; and all eigenvalues."""
     net, loss, _, _ = problem = NETWORKS[name]
-    estimates = {
+    estimates: dict[str, tuple[Any, Any]] = {
         "at units": (hutchinson(net, loss), automatic.hessian_diagonal),
         "at weights": (hutchinson(net, loss, units=False), automatic.hessian_diagonal),
     }
@@ -143,8 +143,10 @@ def test_what_is_random_is_within_five_standard_errors_of_its_twin(name: str, n:
         estimates["Gauss–Newton"] = ggn_diagonal(net, loss, samples=1), automatic.ggn_diagonal
         estimates["factors"] = kronecker_factors(net, loss, samples=1), automatic.kronecker_factors
 
+    of_hessian: Any = hessian_product(net, loss)
+
     def found(given: Any, keys: Any) -> Any:
-        product = lambda v: hessian_product(net, loss)(*given, v)  # noqa: E731
+        product = lambda v: of_hessian(*given, v)  # noqa: E731
         samples = {what: jax.vmap(lambda k, f=f: f(*given[:3], k)[1])(keys) for what, (f, _) in estimates.items()}
         twins = {what: twin(net, loss)(*given)[1] for what, (_, twin) in estimates.items()}
         H = automatic.hessian(net, loss)(*given)

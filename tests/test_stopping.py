@@ -115,8 +115,9 @@ def test_early_stopping_is_the_literal_loop_and_fit(patience: int) -> None:
     assert len({steps for steps, _, _, _ in expected}) > 3
     for row in range(12):
         start = init(jnp.asarray(scripts[row]), ())
+        nothing: Any = ()
         options = {"chunk": EVERY, "validate": written, "patience": patience, "progress": False}
-        done = fit(COUNT, start, (), EVERY * LOOKS, **options)
+        done = fit(COUNT, start, nothing, EVERY * LOOKS, **options)
         assert (int(done.state.step), int(done.best.step)) == (int(end.steps[row]), int(end.best_step[row]))
         assert (done.stopped == "early stop") == bool(end.stopped[row])
         assert len(done.history["step"]) == int(end.steps[row]) // EVERY

@@ -352,8 +352,9 @@ def test_fit_gives_on_a_state_whose_leaves_are_one_buffer() -> None:
         return fnn.TrainState(params, params, params, state.step + 1, state.quality, state.key), {"loss": params[0]}
 
     foreign = Trainer(init, step, step)
-    start = init(jax.random.key(0), ())
-    done = fit(foreign, start, (), 30, chunk=10, progress=False)
+    nothing: Any = ()
+    start = init(jax.random.key(0), nothing)
+    done = fit(foreign, start, nothing, 30, chunk=10, progress=False)
     assert (done.stopped, done.state.params.tolist()) == ("steps", [30.0] * 3)
     assert start.params.tolist() == [0.0] * 3
 
