@@ -132,7 +132,7 @@ def test_the_page_reads_on_a_phone_in_the_dark_and_aloud(report):
     assert any(a.get("name") == "viewport" and "width=device-width" in str(a["content"]) for _, a, _ in elements)
     assert "prefers-color-scheme: dark" in text
     images = [(a, above) for tag, a, above in elements if tag == "svg"]
-    assert len(images) == 9
+    assert len(images) == 10
     for own, above in images:
         named = [a for a in (own, *above) if a.get("role") == "img"]
         assert named
