@@ -80,10 +80,12 @@ def twins(net: Layer) -> dict[str, Quantity]:
     in_signature = {name: automatic.read(net, LOSS, read) for name, read in READINGS.items()} | {
         "clipped per object": automatic.clip_per_object(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": automatic.ggn_diagonal(net, LOSS),
+        "Kronecker factors": automatic.kronecker_factors(net, LOSS),
         "Hessian diagonal": automatic.hessian_diagonal(net, LOSS),
     }
     product = along_params(automatic.hessian_product(net, LOSS))
     return {name: readings_of(f) for name, f in in_signature.items()} | {
+        "gradient noise": automatic.gradient_noise(net, LOSS),
         "curvature at input gates": automatic.gate_curvature(net, LOSS),
         "Hessian · v": product,
         "Hessian · v, in reverse": product,

@@ -13,11 +13,11 @@ reading            what                               leaf's shape  cost in grad
 `second_moment`    (1/n) Σ g_n²                       [i, o]        1.1, the product of squares
 `variance`         (1/n) Σ (g_n − g)²                 [i, o]        1.4, both products
 `signal_to_noise`  g² / variance                      [i, o]        1.5
-`per_object`       g_n                                [n, i, o]     12, all of it writing; n × the memory
+`per_object`       g_n                                [n, i, o]     14, all of it writing; n × the memory
 `contributions`    x_n and ε_n themselves             `Outer`       less than a gradient, as norms
 ================== ================================== ============= =====================================
 
-The costs are measured on 64-256-256-10 with 128 objects on two CPU cores, where `jax.vmap` of `jax.grad` costs 26
+The costs are measured on 64-256-256-10 with 128 objects on two CPU cores, where `jax.vmap` of `jax.grad` costs 33
 (``python -m experiments quantities``).
 
 The squared norm and the Gram matrix of whole gradients are sums over leaves. The second moment is the diagonal of the

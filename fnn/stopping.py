@@ -99,7 +99,7 @@ class EarlyStop(NamedTuple):
     best_step: Array
     """how many of them the best state is after; 0 if none was better than the first"""
     validation: Array
-    """the lowest validation value, the best state's; infinite where every look gave NaN"""
+    """the lowest validation value, the best state's; infinite where no look gave a finite one"""
     stopped: Array
     """whether patience ended it, and not max_steps"""
 

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any, NamedTuple
@@ -28,6 +29,14 @@ def problem(size: int = 40, width: int = 3, dtype: Any = jnp.float64) -> tuple[j
 
 NET = serial(dense(5, tanh), linear(2))
 LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=8, quality_rate=0.1)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """As in a terminal: tests that are started in the background inherit that Ctrl-C is ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
 
 
 def numpy_backprop(W: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[float, list[np.ndarray]]:
