@@ -35,7 +35,7 @@ class Options:
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Experiments to run; by default all: backprop, digits, gradients, pruning, quantities."""
+    """Experiments to run; by default all: backprop, bench, digits, gradients, pruning, quantities."""
     quick: bool = False
     """A small version of each: fewer seeds, steps and timed runs. Shows that all works; its numbers are rough."""
     seeds: int | None = None

@@ -1,6 +1,6 @@
 """How fast is training: fnn beside the floor, plain JAX, and every other library that is installed.
 
-Command: ``python -m experiments bench``; three minutes on two CPU cores, more with each peer that is installed.
+Command: ``python -m experiments bench``; some minutes on two CPU cores, more with each peer that is installed.
 Expect 32 seeds of 64-64-64-10 in 1.35 times the time that their matrix products alone take, and in about half the time
 of plain JAX on one device. Times are medians of runs in turn, compilation excluded; ratios are taken within each turn.
 """
