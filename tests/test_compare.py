@@ -13,7 +13,7 @@ import fnn
 from fnn import Layer, automatic, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
 from fnn.compare import Culprit, GradientComparison, Objects, compare
 from fnn.gauss_newton import ggn_product
-from fnn.noise import gradient_noise, noise_of
+from fnn.noise import gradient_noise
 from fnn.products import hessian_product
 
 KEY = jax.random.key(0)
@@ -476,17 +476,11 @@ def test_any_two_functions_can_be_compared() -> None:
     assert report.worst == pytest.approx(0.5)
 
 
-def of_noise(net, loss):
-    """Gradient noise from the automatic Gram matrix."""
-    read = automatic.read(net, loss, fnn.gram)
-    return lambda *given: noise_of(sum(jax.tree.leaves(read(*given)[1]), jnp.zeros(())))
-
-
 BARE = {
     "hessian_product": (hessian_product, automatic.hessian_product),
     "ggn_product": (ggn_product, automatic.ggn_product),
     "gate_curvature": (fnn.gate_curvature, automatic.gate_curvature),
-    "gradient_noise": (gradient_noise, of_noise),
+    "gradient_noise": (gradient_noise, automatic.gradient_noise),
 }
 
 
