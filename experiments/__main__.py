@@ -6,11 +6,11 @@ import importlib
 import pkgutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import jax
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -18,30 +18,44 @@ from rich.table import Table as RichTable
 
 import experiments
 import fnn
-from experiments import page, posed
-from experiments.outcomes import Outcome, Settings, Show
+from experiments import data, posed
+from experiments.report import Experiment, Outcome, Settings, Show, site, storage
 
-Experiment = Callable[[Settings, Show], Outcome]
 TAKING_NETWORKS = ("gradients", "backprop")
 """The experiments that look at a network, their own or a user's."""
+TAKING_DATA = ("digits",)
+"""The experiments that learn a table of classes, their own or a user's."""
+COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
 
 
 @dataclass
 class Options:
     """Run fnn's experiments and write a report, REPORT/index.html, that any browser opens.
 
-    Without names all of them are run. Ctrl-C leaves a report of what is finished. The exit status is 1 if something
-    does not hold of your own network, such as that its gradient by hand is right, and 2 if it cannot be run.
+    Without names all of them are run, except those that the report has already, made by the same code with the same
+    options. Ctrl-C leaves a report of what is finished, and the same command goes on from there. The exit status is 1
+    if an experiment fails, or if something does not hold of your own network, such as that its gradient by hand is
+    right, and 2 for options that make no sense.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Experiments to run; by default all: backprop, bench, digits, gradients, pruning, quantities."""
+    """Experiments to run; see --list. By default all."""
+    only: tuple[str, ...] = ()
+    """The same, for those who like to say it."""
+    list: bool = False
+    """Say which experiments there are, and run nothing."""
+    again: bool = False
+    """Run even what is finished."""
     quick: bool = False
     """A small version of each: fewer seeds, steps and timed runs. Shows that all works; its numbers are rough."""
     seeds: int | None = None
     """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
-    out: Path = Path("report")
-    """Folder for index.html and results/*.json."""
+    out: Path | None = None
+    """Folder of the report. By default report, with --quick report/quick, with --network report/network."""
+    device: Literal["cpu", "gpu", "tpu"] | None = None
+    """Where to run. By default the best there is."""
+    data: Path | None = None
+    """A table of your own for `digits`: .csv, its last column the class, or .npz with x [objects, features] and y."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
     loss: str = "squared"
@@ -52,6 +66,14 @@ class Options:
     """How many objects it is given; with --network."""
 
 
+class Senseless(ValueError):
+    """Options that make no sense: one line that says why."""
+
+
+REFUSALS = (Senseless, posed.Refused, data.Unreadable)
+"""What a user asked for cannot be done: one line says why."""
+
+
 def available() -> dict[str, Experiment]:
     """Every experiment by name: the modules of this package that have a function `run`."""
     names = (module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__")
@@ -59,76 +81,155 @@ def available() -> dict[str, Experiment]:
     return {name: module.run for name, module in modules.items() if hasattr(module, "run")}
 
 
-def main(options: Options, console: Console) -> int:
-    """Run what was asked for.
+def title(name: str) -> str:
+    """The first line of an experiment's docstring."""
+    return (sys.modules[f"experiments.{name}"].__doc__ or name).strip().splitlines()[0].rstrip(".")
 
-    The exit status is 0; 1 if something that is said of the user's network does not hold; 2 for options that make no
-    sense, and a network that cannot be run; or 130 after Ctrl-C.
-    """
-    known = available()
-    strange = [name for name in options.names if name not in known]
-    if strange:
-        console.print(f"[red]no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
-        return 2
-    seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
-    if seeds < 2:
-        console.print(f"[red]--seeds must be 2 or more, for an interval needs two values; got {seeds}")
-        return 2
-    users, names = None, options.names or tuple(known)
-    if options.network is not None:
-        names = options.names or TAKING_NETWORKS
-        if not set(names) <= set(TAKING_NETWORKS):
-            console.print(f"[red]--network goes with {' and '.join(TAKING_NETWORKS)}, not with {', '.join(names)}")
-            return 2
-        try:
-            users = posed.load(options.network, options.loss, options.features, options.objects)
-        except posed.Refused as error:
-            console.print(f"[red]{escape(str(error))}", soft_wrap=True)
-            return 2
-    outcomes: list[Outcome] = []
+
+def main(options: Options, console: Console) -> int:
+    """Run what was asked for; see `Options` for the exit status, which is 130 after Ctrl-C."""
     try:
-        for name in names:
-            begin = time.perf_counter()
-            with console.status(name) as status:
-                outcome = known[name](Settings(seeds, options.quick, users), status.update)
-            outcome.seconds = time.perf_counter() - begin
-            outcome.command = _command(name, options, seeds)
-            outcomes.append(outcome)
-            _print(console, outcome)
-            written = page.write(options.out, outcomes)
-            console.print(f"[dim]{name} took {outcome.seconds:.0f} s; report: {written}\n")
-    except KeyboardInterrupt:
-        finished = ", ".join(outcome.name for outcome in outcomes) or "nothing"
-        console.print(f"\n[yellow]interrupted; the report holds what is finished: {finished}")
-        return 130
-    except posed.Refused as error:
+        if options.device is not None and not options.list:
+            use_device(options.device)
+        known = available()
+        if options.list:
+            for name in known:
+                console.print(f"[bold]{name}[/]  {escape(title(name))}", soft_wrap=True)
+            return 0
+        return run(options, known, console)
+    except REFUSALS as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 2
-    of_users = [verdict for outcome in outcomes for verdict in outcome.verdicts if users is not None]
-    return int(not all(verdict.holds for verdict in of_users))
 
 
-def _command(name: str, options: Options, seeds: int) -> str:
-    command = f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
+def run(options: Options, known: dict[str, Experiment], console: Console) -> int:
+    """Run the experiments one after another, each into the report as soon as it is finished."""
+    names, settings = chosen(options, known), settings_of(options)
+    folder, failed, finished, disproved = folder_of(options), [], [], False
+    for name in names:
+        fingerprint = storage.fingerprint(
+            name, settings.seeds, settings.quick, options.data and options.data.read_bytes()
+        )
+        stored = storage.load(folder, name)
+        if stored and stored[1] == fingerprint and not (options.again or options.network):
+            console.print(f"[dim]{name} is in the report already; --again runs it again")
+            finished.append(name)
+            continue
+        try:
+            with console.status(name) as status:
+                outcome = timed(name, known[name], settings, status.update)
+        except KeyboardInterrupt:
+            console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
+            return 130
+        except REFUSALS:
+            raise
+        except Exception:
+            console.print_exception(suppress=[jax])
+            failed.append(name)
+            continue
+        outcome.command = command(name, options, settings.seeds)
+        storage.save(folder, outcome, fingerprint)
+        site.write(folder)
+        finished.append(name)
+        disproved |= settings.posed is not None and not all(verdict.holds for verdict in outcome.verdicts)
+        show(console, outcome)
+    if finished:
+        site.write(folder)
+    console.print(_where(folder))
+    if failed:
+        console.print(f"[red]failed: {', '.join(failed)}")
+    return int(bool(failed) or disproved)
+
+
+def use_device(device: str) -> None:
+    """Make it the device that everything runs on; before anything is computed."""
+    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    try:
+        found = jax.devices()[0].platform
+    except RuntimeError as error:
+        raise Senseless(f"--device {device} is not to be had: {str(error).splitlines()[0]}") from None
+    if found != device:
+        raise Senseless(f"--device {device} comes too late: JAX runs on {found} already")
+
+
+def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
+    """The names of the experiments to run."""
+    asked = dict.fromkeys((*options.names, *options.only))
+    strange = [name for name in asked if name not in known]
+    if strange:
+        raise Senseless(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
+    for option, given, takers in (
+        ("--network", options.network, TAKING_NETWORKS),
+        ("--data", options.data, TAKING_DATA),
+    ):
+        if given is not None and not set(asked) <= set(takers):
+            raise Senseless(f"{option} goes with {' and '.join(takers)}, not with {', '.join(asked)}")
+        if given is not None and not asked:
+            return takers
+    return tuple(asked or known)
+
+
+def settings_of(options: Options) -> Settings:
+    """What the experiments are told."""
+    seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
+    if seeds < 2:
+        raise Senseless(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
+    if options.data is not None and not options.data.is_file():
+        raise Senseless(f"--data {options.data}: there is no such file")
+    users = None
+    if options.network is not None:
+        users = posed.load(options.network, options.loss, options.features, options.objects)
+    return Settings(seeds, options.quick, users, options.data and str(options.data))
+
+
+def folder_of(options: Options) -> Path:
+    """Where the report goes: nothing rough, and nobody's own network, takes the place of a full run."""
+    if options.out is not None:
+        return options.out
+    parts = [part for part in ("quick", "network", "data") if getattr(options, part)]
+    return Path("report", *parts)
+
+
+def timed(name: str, experiment: Experiment, settings: Settings, told: Show) -> Outcome:
+    """An experiment's outcome, with its name, title and time."""
+    begin = time.perf_counter()
+    outcome = experiment(settings, told)
+    outcome.name, outcome.title, outcome.seconds = name, outcome.title or title(name), time.perf_counter() - begin
+    return outcome
+
+
+def command(name: str, options: Options, seeds: int) -> str:
+    """The command that makes an outcome again."""
+    given = f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
+    given += f" --device {options.device}" if options.device else ""
+    given += f" --data {options.data}" if options.data else ""
     if options.network is None:
-        return command
-    given = f"--network {options.network} --loss {options.loss}"
-    return f"{command} {given} --features {options.features} --objects {options.objects}"
+        return given
+    network = f"--network {options.network} --loss {options.loss}"
+    return f"{given} {network} --features {options.features} --objects {options.objects}"
 
 
-def _print(console: Console, outcome: Outcome) -> None:
-    console.print(f"[bold]{outcome.title}")
+def show(console: Console, outcome: Outcome) -> None:
+    """Print tables and verdicts."""
+    console.print(f"[bold]{escape(outcome.title)}")
     for table in outcome.tables:
         shown = RichTable(*table.header, title=table.caption, title_justify="left")
         for row in table.rows:
             shown.add_row(*map(escape, row))
         console.print(shown)
     for verdict in outcome.verdicts:
-        word = "[green]holds" if verdict.holds else "[red]does not hold"
-        console.print(f"{word}[/]: {escape(f'{verdict.claim}: {verdict.measured}')}", highlight=False)
+        said = escape(f"{verdict.claim}: {verdict.measured}")
+        console.print(f"[{COLORS[verdict.word]}]{verdict.word}[/]: {said}", highlight=False)
+    console.print(f"[dim]{outcome.name} took {outcome.seconds:.0f} s\n")
+
+
+def _where(folder: Path) -> str:
+    page = folder / "index.html"
+    return f"report: {page}" if page.exists() else "there is no report yet"
 
 
 if __name__ == "__main__":
-    fnn.use_cores()
     options = tyro.cli(Options, prog="python -m experiments")
+    if not options.list:
+        fnn.use_cores()
     sys.exit(main(options, Console(width=None if sys.stdout.isatty() else 150)))

@@ -16,9 +16,8 @@ import numpy as np
 
 import fnn
 from experiments import posed
-from experiments.outcomes import Figure, Outcome, Settings, Show, Table, Verdict
-from experiments.plots import COLORS, figure, finished
 from experiments.posed import Posed
+from experiments.report import COLORS, Figure, Outcome, Settings, Show, Table, Verdict, figure, finished
 from fnn import (
     GradientComparison,
     Layer,
@@ -180,7 +179,7 @@ def run(settings: Settings, show: Show) -> Outcome:
     of_all = {name: ratios(report) for name, report in reports.items()}
     planted = of_faults(show)
     return Outcome(
-        name="gradients",
+        slide=11,
         title="Manual against automatic gradients",
         lead=f"{len(reports)} networks of {FEATURES} features, {OBJECTS} objects a batch; those of the full run use "
         "every layer, combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the "
@@ -188,7 +187,6 @@ def run(settings: Settings, show: Show) -> Outcome:
         "turn. remat runs part of the forward pass twice on purpose, which the automatic gradient does not: it is no "
         "part of the medians.",
         equation="‖g_manual − g_automatic‖ / ‖g_automatic‖\n(Q(w + h) − Q(w − h)) / 2h",
-        command="",
         verdicts=[
             *_verdicts(reports, {name: r for name, r in of_all.items() if name != "remat"}),
             _faults_verdict(planted),
@@ -221,11 +219,10 @@ def _of_users(given: Posed, settings: Settings, show: Show) -> Outcome:
     ]
     precisions = [(p.dtype, f"{p.first:.1e}", f"{p.second:.1e}") for p in report.precisions]
     return Outcome(
-        name="gradients",
+        slide=11,
         title=f"Manual against automatic gradients of {given.label}",
         lead=f"{report.label}, {len(given.batch[0])} random objects. {report.objects}.",
         equation="‖g_manual − g_automatic‖ / ‖g_automatic‖",
-        command="",
         verdicts=[
             Verdict(
                 "gradients by hand, automatic gradients and difference quotients agree",

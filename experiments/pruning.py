@@ -16,9 +16,21 @@ import numpy as np
 from scipy import stats
 
 import fnn
-from experiments.digits import data, split
-from experiments.outcomes import Figure, Interval, Outcome, Settings, Show, Table, Verdict, interval
-from experiments.plots import COLORS, figure, finished
+from experiments.data import digits
+from experiments.digits import split
+from experiments.report import (
+    COLORS,
+    Figure,
+    Interval,
+    Outcome,
+    Settings,
+    Show,
+    Table,
+    Verdict,
+    figure,
+    finished,
+    interval,
+)
 from fnn.pruning import (
     Score,
     all_links,
@@ -74,7 +86,7 @@ def learner(steps: int) -> fnn.Trainer:
 
 def trained(key: jax.Array, learn: fnn.Trainer, steps: int) -> Seed:
     """A network trained on a split of its own."""
-    x, y = data()
+    _, x, y = digits()
     key_split, key_run = jax.random.split(key)
     train, _, test = split(key_split, len(x))
     sample = x[train], y[train]
@@ -180,7 +192,7 @@ def run(settings: Settings, show: Show) -> Outcome:
             show(f"pruning {seeds} networks by {name}, ranked {RANKED[scope]}")
             results[name] = jax.tree.map(np.asarray, of_all_seeds(keys, jnp.asarray(number)))
     return Outcome(
-        name="pruning",
+        slide=24,
         title="Optimal Brain Damage on handwritten digits",
         lead=f"{NET}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. First, every weight is "
         "deleted by itself, and the rise of Q is compared with what the saliency ½ w² ∂²Q/∂w² foretold. Then "
@@ -189,7 +201,6 @@ def run(settings: Settings, show: Show) -> Outcome:
         "held-out digits.",
         equation="C_S = diag(z) C diag(z) + diag(σ''(S) ∘ ε),   C_x = W C_S Wᵀ\n"
         "∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo\nsaliency = ½ w² ∂²Q/∂w²",
-        command="",
         verdicts=[
             Verdict(
                 "the saliency ranks single links as the actual rise of Q does, and better than |w| (slide “OBD”)",

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnn
-from experiments import backpack
-from experiments.outcomes import Figure, Outcome, Settings, Show, Table, Verdict
-from experiments.plots import COLORS, figure, finished
+from experiments.contenders import backpack
+from experiments.report import COLORS, Figure, Outcome, Settings, Show, Table, Verdict, figure, finished
 from fnn import Layer, automatic, backprop, dense, linear, serial, softmax_cross_entropy, tanh
 from fnn.gauss_newton import ggn_diagonal, ggn_product, kronecker_factors
 from fnn.noise import clip_per_object, gradient_noise
@@ -165,7 +164,6 @@ def run(settings: Settings, show: Show) -> Outcome:
         peers = backpack.compared(params, np.asarray(x), np.asarray(y), found, rounds)
     beside = f"Beside it {backpack.versions()}." if peers else "BackPACK is not installed here."
     return Outcome(
-        name="quantities",
         title="What can be read from one backward pass",
         lead=f"Every quantity that fnn reads from its hand-written backward pass. Differences from the automatic twin: "
         f"64-16-16-10, 32 objects, float64. Costs: 64-256-256-10, {OBJECTS} objects, float32, in run times of one "
@@ -173,7 +171,6 @@ def run(settings: Settings, show: Show) -> Outcome:
         f"arrays and results. {beside}",
         equation="g_n = x_n ε_nᵀ,   ‖g_n‖² = ‖x_n‖²‖ε_n‖²,   Σ_n g_n² = (x∘x)ᵀ(ε∘ε)\n"
         "C_S = diag(z) C diag(z) + diag(σ''(S)∘ε),   ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo",
-        command="",
         verdicts=_verdicts(differences, times, memory, peers),
         tables=[_table(differences, times, memory, peers)],
         figures=[_costs(times)],

@@ -104,7 +104,7 @@ def verdicts(fnn: float, plain: float) -> dict[str, tuple[bool, str]]:
     measured = {name: np.full(3, value) for name, value in times.items()}
     found = bench._verdicts(
         {(main, bench.MANY): measured, (main, 1): measured},
-        {1797: {"shuffled": np.full(3, 1.02), "scattered": np.ones(3)}},
+        {1797: {"shuffled": np.full(3, 1.02), "listed": np.ones(3)}},
         {10: [1.0, 1.0], 1000: [1.1, 1.2]},
         {who: timing.ColdStart(np.ones(2), np.full(2, 2.0)) for who in ("fnn", "plain")},
         {64: {"peak": 1e8}, 512: {"peak": 1.1e8}},

@@ -33,10 +33,11 @@ class Problem(NamedTuple):
         return len(self.x) // self.batch
 
 
-def posed(widths: tuple[int, ...], batch: int, objects: int = 1797) -> Problem:
-    """A problem with random objects whose answers depend on them."""
+def posed(widths: tuple[int, ...], batch: int, objects: int | None = None) -> Problem:
+    """A problem with random objects whose answers depend on them, by default at most 256 batches of them."""
     generator = np.random.default_rng(0)
-    x = generator.uniform(size=(max(objects, batch), widths[0])).astype(np.float32)
+    size = max(min(1797, 256 * batch) if objects is None else objects, batch)
+    x = generator.uniform(size=(size, widths[0])).astype(np.float32)
     scores = x @ generator.normal(size=(widths[0], widths[-1])).astype(np.float32)
     y = np.argmax(scores, axis=1).astype(np.int32) if widths[-1] > 1 else scores
     return Problem(widths, batch, x, y)

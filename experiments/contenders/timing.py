@@ -13,8 +13,8 @@ import numpy as np
 
 import fnn
 from experiments.contenders import child, field, ours
-from experiments.contenders.problem import Problem, posed
-from experiments.outcomes import Show
+from experiments.contenders.problem import Problem, posed, shuffled_batches
+from experiments.report.outcomes import Show
 
 MAIN, LARGE = (64, 64, 64, 10), (784, 1024, 1024, 10)
 SECONDS = 0.25
@@ -92,18 +92,20 @@ def neighbours(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Arr
     return step % (size // batch_size) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
 
 
-def scattered(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Array:
-    """Objects far apart, the same way in every epoch: no shuffling, but the memory is reached as if."""
-    stride = size // batch_size
-    return step % stride + stride * jnp.arange(batch_size, dtype=jnp.int32)
-
-
 def drawing(objects: int, rounds: int) -> Race:
-    """Seconds for a step of one seed with batches shuffled, scattered, neighbours, or drawn with replacement."""
-    problem = posed(MAIN, 32, objects)
-    rules = {"shuffled": fnn.shuffled, "scattered": scattered, "neighbours": neighbours}
+    """Seconds for a step of one seed with batches shuffled, drawn with replacement, listed before, or neighbours.
+
+    Objects from a list written down before the first step are as far apart in the memory as shuffled ones; nothing is
+    left to do but to fetch them.
+    """
+    problem, steps = posed(MAIN, 32, objects), 4000
+    order = jnp.asarray(np.stack(shuffled_batches(problem, steps, seed=0)), jnp.int32)
+
+    def listed(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Array:
+        return order[step]
+
+    rules = {"shuffled": fnn.shuffled, "listed": listed, "neighbours": neighbours}
     rules |= {"with replacement": fnn.with_replacement}
-    steps = 4000
     runs = {name: partial(ours.by_hand(problem, 1, draw=draw), steps) for name, draw in rules.items()}
     in_turn(runs, 1)
     return {name: seconds / steps for name, seconds in in_turn(runs, rounds).items()}

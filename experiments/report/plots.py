@@ -1,11 +1,12 @@
-"""Pictures for the report: matplotlib figures as SVG that takes its ink from the page, light or dark."""
+"""Pictures for the report: matplotlib figures as SVG whose ink is dark on light pages and light on dark ones."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -16,9 +17,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from experiments.outcomes import Animation, Figure
+from experiments.report.outcomes import Animation, Figure
+from experiments.report.statistics import interval
 
-_INK = "#010203"  # stands for the page's text colour, and becomes `currentColor`
+_INK = "#010203"  # stands for the ink of the page, light or dark, and becomes `currentColor`
+_THEMES = "<style>svg{color:#1c1f24}@media(prefers-color-scheme:dark){svg{color:#e6e7ea}}</style>"
 COLORS = ("#4c8dd6", "#e08a2c", "#3fa66b", "#d9534f", "#9a6fd0", "#b08968", "#2ba8b8", "#8a8f98")
 """Eight colours that can be told apart on white and on black."""
 _NEGATIVE, _POSITIVE = COLORS[:2]
@@ -58,12 +61,53 @@ def finished(canvas: Canvas, caption: str, description: str, narrowest: int = 0)
     svg = re.sub(
         r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
         r'<svg viewBox="\1" xmlns="http://www.w3.org/2000/svg" '
-        r'xmlns:xlink="http://www.w3.org/1999/xlink">',
+        rf'xmlns:xlink="http://www.w3.org/1999/xlink">{_THEMES}',
         svg,
         count=1,
     )
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return Figure(caption, description, _own_ids(svg, caption), narrowest)
+    return Figure(caption, description, svg, narrowest)
+
+
+def curves(
+    x: Any,
+    values: Mapping[str, Any],
+    caption: str,
+    description: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    logy: bool = False,
+    marker: str = "",
+    theory: Mapping[str, Any] | None = None,
+) -> Figure:
+    """Lines over x with the 95 % intervals of their means as bands.
+
+    Args:
+        x: positions [points].
+        values: by name, [seeds, points].
+        caption: what it shows.
+        description: the same for those who do not see it.
+        xlabel: with its unit, if it has one.
+        ylabel: likewise.
+        logx: whether x is drawn on a logarithmic scale.
+        logy: likewise; a band that reaches below 0 is cut off at a tenth of the mean.
+        marker: of the points, matplotlib's.
+        theory: by name, what is expected [points]; dotted.
+    """
+    with figure() as canvas:
+        axes = canvas.subplots()
+        for color, (name, of_seeds) in zip(cycle(COLORS), values.items(), strict=False):
+            mean, half = interval(of_seeds)
+            axes.plot(x, mean, color=color, label=name, marker=marker, markersize=4)
+            below = np.maximum(mean - half, mean / 10) if logy else mean - half
+            axes.fill_between(x, below, mean + half, color=color, alpha=0.2, linewidth=0)
+        for color, (name, expected) in zip(cycle(COLORS), (theory or {}).items(), strict=False):
+            axes.plot(x, expected, color=color, linestyle=":", label=name)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+        axes.legend(fontsize=9, ncols=2)
+        return finished(canvas, caption, description)
 
 
 def animated(
@@ -91,7 +135,7 @@ def animated(
     colors = Image.fromarray(np.concatenate([np.asarray(picture)[::2, ::2] for picture in pictures]))
     palette = colors.quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
     shades = np.array(palette.getpalette()).reshape(-1, 3)
-    shades[shades.min(axis=1) >= 250] = 255  # so that the paper is white
+    shades[shades.min(axis=1) >= 245] = 255  # so that the paper is white
     palette.putpalette(shades.ravel().tolist())
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     gif, still = io.BytesIO(), io.BytesIO()
@@ -111,11 +155,3 @@ def _raster(draw: Callable[[Canvas, int], None], k: int, size: tuple[float, floa
         surface = FigureCanvasAgg(canvas)
         surface.draw()
         return Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB")
-
-
-def _own_ids(svg: str, caption: str) -> str:
-    """Ids that stay apart when several pictures stand on one page."""
-    prefix = re.sub(r"\W+", "-", caption.lower())[:40]
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)

@@ -1,0 +1,129 @@
+"""Tables to learn from: scikit-learn's real ones, and a user's own from a file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import datasets
+
+from experiments.report import Settings
+
+
+class Unreadable(ValueError):
+    """A user's table cannot be taken: one line that says why."""
+
+
+class Sample(NamedTuple):
+    """Objects and their answers."""
+
+    label: str
+    x: jax.Array
+    """[objects, features], float32, each feature with mean 0 and variance 1; of the digits, pixels in [0, 1]"""
+    y: jax.Array
+    """classes [objects], int32, or numbers [objects], float32, with mean 0 and variance 1"""
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; 0 where the answers are numbers."""
+        return int(self.y.max()) + 1 if jnp.issubdtype(self.y.dtype, jnp.integer) else 0
+
+
+def digits() -> Sample:
+    """1797 handwritten digits of 8×8 pixels, ten classes."""
+    x, y = datasets.load_digits(return_X_y=True)
+    return Sample("digits", jnp.asarray(x / 16, jnp.float32), jnp.asarray(y, jnp.int32))
+
+
+def breast_cancer() -> Sample:
+    """569 tumours by 30 measures of their cells, two classes."""
+    return _of(datasets.load_breast_cancer, "breast cancer")
+
+
+def wine() -> Sample:
+    """178 wines by 13 chemical measures, three classes."""
+    return _of(datasets.load_wine, "wine")
+
+
+def diabetes() -> Sample:
+    """442 patients by ten measures, and how far their disease got in a year: numbers."""
+    return _of(datasets.load_diabetes, "diabetes")
+
+
+def classified(settings: Settings) -> Sample:
+    """The user's table of classes, or the digits."""
+    if settings.data is None:
+        return digits()
+    sample = load(Path(settings.data))
+    if not sample.classes:
+        raise Unreadable(f"{settings.data}: the answers must be classes, words or whole numbers, but have fractions")
+    return sample
+
+
+def load(path: Path) -> Sample:
+    """A user's table.
+
+    Args:
+        path: an .npz file with x [objects, features] and y [objects]; or a .csv file, with or without a line of names,
+            a line an object, its answer last. Answers that are words or whole numbers are classes.
+
+    Raises:
+        Unreadable: a file of another kind, or one that holds no such table.
+    """
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            if not {"x", "y"} <= set(arrays):
+                raise Unreadable(f"{path} must hold arrays x and y, but holds {', '.join(arrays) or 'nothing'}")
+            return _checked(path, arrays["x"], arrays["y"])
+    if path.suffix == ".csv":
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+        if rows and not all(map(_is_number, rows[0][:-1])):
+            rows = rows[1:]  # the names of the columns
+        if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
+            raise Unreadable(f"{path} must have at least two columns, and as many in each line")
+        strange = [word for row in rows for word in row[:-1] if not _is_number(word)]
+        if strange:
+            raise Unreadable(f"{path}: every feature must be a number, got {strange[0]!r}; write words as numbers")
+        answers = [row[-1] for row in rows]
+        numbers = all(map(_is_number, answers))
+        y = np.array([float(word) for word in answers]) if numbers else np.array(answers)
+        return _checked(path, np.array([row[:-1] for row in rows], float), y)
+    raise Unreadable(f"{path} must be a .csv or an .npz file")
+
+
+def _of(load: Callable[..., Any], label: str) -> Sample:
+    x, y = load(return_X_y=True)
+    return _sample(label, x, y)
+
+
+def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
+    if x.ndim != 2 or y.shape != x.shape[:1] or len(x) < 10:
+        shapes = f"got {x.shape} and {y.shape}"
+        raise Unreadable(f"{path}: x must be [objects, features] and y [objects], of ten or more; {shapes}")
+    if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
+        raise Unreadable(f"{path}: x and y must be finite, but hold NaN or infinity")
+    return _sample(path.name, x, y)
+
+
+def _sample(label: str, x: np.ndarray, y: np.ndarray) -> Sample:
+    spread = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    words = y.dtype.kind not in "fiub"
+    if words or (np.all(y == np.round(y)) and len(np.unique(y)) <= max(20, len(y) // 20)):
+        return Sample(label, jnp.asarray(x, jnp.float32), jnp.asarray(np.unique(y, return_inverse=True)[1], jnp.int32))
+    y = (y - y.mean()) / y.std()
+    return Sample(label, jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

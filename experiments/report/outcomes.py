@@ -1,0 +1,111 @@
+"""What an experiment is given and what it gives back, in words, numbers and pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from experiments.posed import Posed
+
+
+class Settings(NamedTuple):
+    """How large an experiment is to be."""
+
+    seeds: int
+    """independent runs, two or more"""
+    quick: bool
+    """a small version that shows that everything works"""
+    posed: Posed | None = None
+    """a user's own network, loss and batch, or None"""
+    data: str | None = None
+    """path of a user's own table, .npz or .csv, or None"""
+
+
+Show = Callable[[str], None]
+"""Tells the reader at the terminal what is going on."""
+
+
+class Verdict(NamedTuple):
+    """A claim and whether the numbers bear it out."""
+
+    claim: str
+    holds: bool
+    measured: str
+    partly: bool = False
+    """whether what does not hold as a whole holds for some of its cases, or is left open by an interval"""
+    why: str = ""
+    """what explains it, above all where it does not hold"""
+
+    @property
+    def word(self) -> str:
+        """In a word or two."""
+        return "holds" if self.holds else "holds partly" if self.partly else "does not hold"
+
+
+class Table(NamedTuple):
+    """Rows of text under a caption; the first column names its row."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+class Figure(NamedTuple):
+    """A picture as SVG text, with words for those who do not see it."""
+
+    caption: str
+    description: str
+    svg: str
+    narrowest: int = 0
+    """pixels below which the picture is scrolled rather than shrunk"""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the page, from the picture's points."""
+        box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.svg)
+        if box is None:
+            raise ValueError(f"the picture {self.caption!r} has no viewBox that begins at 0 0; make it with `finished`")
+        return round(float(box[1]) * 4 / 3), round(float(box[2]) * 4 / 3)
+
+
+class Animation(NamedTuple):
+    """A moving picture, and the one still of it that those see who asked for less motion."""
+
+    caption: str
+    description: str
+    gif: bytes
+    still: bytes
+    """a PNG of the same size"""
+    width: int
+    """pixels of the page, which may be fewer than those of the picture"""
+    height: int
+
+
+@dataclass
+class Outcome:
+    """What an experiment found, ready to be printed, stored and put on a page.
+
+    The last four are filled in by who runs the experiment; a title of one's own stays.
+    """
+
+    lead: str
+    """what was done, in a paragraph"""
+    verdicts: Sequence[Verdict]
+    equation: str = ""
+    slide: int = 0
+    """the number of the lecture's slide that the claims are from; 0 for those beyond the lecture"""
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    animations: Sequence[Animation] = ()
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """nested dicts and lists of numbers, for the CSV and the JSON"""
+    title: str = ""
+    """by default the first line of the module's docstring"""
+    name: str = ""
+    command: str = ""
+    seconds: float = 0.0
+
+
+Experiment = Callable[[Settings, Show], Outcome]

@@ -1,0 +1,94 @@
+"""The report: a front page with the table of claims, and a page for each experiment, from what is stored."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jax
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+import fnn
+from experiments.report import storage
+from experiments.report.outcomes import Outcome
+
+SLIDES = (
+    "Beyond the lecture",
+    "Linear models",
+    "The McCulloch–Pitts neuron",
+    "Activation functions",
+    "AND, OR, NOT",
+    "XOR",
+    "Which functions a network can represent",
+    "Kolmogorov 1957",
+    "Cybenko 1989",
+    "Fully connected networks",
+    "Algorithm SG",
+    "Differentiating a superposition",
+    "BackProp",
+    "Momentum and NAG",
+    "RMSProp and AdaDelta",
+    "Adam and Nadam",
+    "Comparison of methods",
+    "Gradient explosion and clipping",
+    "Dropout",
+    "Interpretations of Dropout",
+    "Inverted Dropout and L2",
+    "ReLU and PReLU",
+    "Batch normalisation",
+    "Initialisation",
+    "Optimal Brain Damage",
+    "Summary",
+)
+"""The lecture's slides by their numbers."""
+MARKS = {"holds": "✓", "holds partly": "◐", "does not hold": "✗"}
+
+
+def write(folder: Path) -> Path:
+    """Write the pages from all outcomes that are stored in the folder, in the order of the lecture.
+
+    Returns:
+        The front page's path.
+    """
+    stored = (storage.load(folder, name) for name in storage.names(folder))
+    outcomes = sorted((found[0] for found in stored if found), key=lambda o: (o.slide or len(SLIDES), o.name))
+    environment = Environment(
+        loader=PackageLoader("experiments.report", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower()).strip("-")
+    environment.globals |= {"slides": SLIDES, "marks": MARKS, "outcomes": outcomes, "machine": _machine()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for style in ("style.css",):
+        storage.replace(folder / style, environment.get_template(style).render())
+    for i, outcome in enumerate(outcomes):
+        around: dict[str, Any] = {
+            "before": outcomes[i - 1] if i else None,
+            "after": outcomes[i + 1] if i + 1 < len(outcomes) else None,
+        }
+        page = environment.get_template("experiment.html.j2").render(outcome=outcome, **around)
+        storage.replace(folder / f"{outcome.name}.html", page)
+    storage.replace(folder / "claims.csv", storage.claims(outcomes))
+    front = folder / "index.html"
+    storage.replace(front, environment.get_template("front.html.j2").render(counted=_counted(outcomes)))
+    return front
+
+
+def _counted(outcomes: list[Outcome]) -> dict[str, int]:
+    """How many claims have each verdict."""
+    words = [verdict.word for outcome in outcomes for verdict in outcome.verdicts]
+    return {word: words.count(word) for word in MARKS}
+
+
+def _machine() -> str:
+    """What the numbers were measured with."""
+    devices = f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), {os.cpu_count()} processor cores"
+    versions = f"fnn {fnn.__version__}, JAX {jax.__version__}, Python {platform.python_version()}"
+    return f"{versions}, {devices}, {date.today():%d %B %Y}"

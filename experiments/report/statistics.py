@@ -1,0 +1,107 @@
+"""Means over seeds with their intervals, and the verdicts that follow from them.
+
+A verdict looks at one or more cases, each an interval and the bounds that the claim sets. It holds if every interval
+lies within its bounds, and does not hold if every one lies outside; where an interval crosses a bound, or some of the
+cases hold and others do not, it holds partly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+import fnn
+from experiments.report.outcomes import Settings, Verdict
+
+
+class Interval(NamedTuple):
+    """A mean over seeds with its 95 % interval, mean ± half."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Any) -> Interval:
+        """Of independent values [seeds]."""
+        return cls(*map(float, interval(values)))
+
+    def __str__(self) -> str:
+        return f"{self.mean:{_digits(self)}} ± {self.half:{_digits(self)}}"
+
+
+def _digits(value: Interval) -> str:
+    """Four decimals for numbers of the size of a loss or an accuracy; else four digits."""
+    size = max(abs(value.mean), abs(value.half))
+    return ".4f" if 0.01 <= size < 100 or size == 0 else ".4g"
+
+
+def interval(values: Any, axis: int = 0, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and half width of the Student interval over an axis of independent values.
+
+    Equation: mean ± t·s/√n, with s the unbiased standard deviation and t the quantile for n − 1 degrees of freedom.
+    """
+    values = np.asarray(values, np.float64)
+    n = values.shape[axis]
+    if n < 2:
+        raise ValueError(f"an interval needs at least 2 values, got {n}")
+    spread = values.std(axis=axis, ddof=1) / np.sqrt(n)
+    return values.mean(axis=axis), stats.t.ppf((1 + confidence) / 2, n - 1) * spread
+
+
+def swept(experiment: Callable[..., Any], settings: Settings, **hyper: Any) -> Any:
+    """The experiment for as many seeds as the settings say and every value of the hyper-parameters.
+
+    Returns:
+        NumPy arrays with axes [seeds, values of the first hyper-parameter, …] in front. They are the same in each run:
+        the key is fixed.
+    """
+    keys = jax.random.split(jax.random.key(2026), settings.seeds)
+    return jax.tree.map(np.asarray, fnn.sweep(experiment, keys, **hyper))
+
+
+def at_least(claim: str, least: float, cases: Any, why: str = "") -> Verdict:
+    """Whether the means are `least` or more; cases are values [seeds], or a dict of them by name."""
+    return within(claim, least, np.inf, cases, why)
+
+
+def at_most(claim: str, most: float, cases: Any, why: str = "") -> Verdict:
+    """Whether the means are `most` or less; cases are values [seeds], or a dict of them by name."""
+    return within(claim, -np.inf, most, cases, why)
+
+
+def within(claim: str, low: float, high: float, cases: Any, why: str = "") -> Verdict:
+    """Whether the means lie in [low, high]; cases are values [seeds], or a dict of them by name."""
+    named = cases if isinstance(cases, Mapping) else {"": cases}
+    intervals = {name: Interval.of(values) for name, values in named.items()}
+    told = [f"{name}: {found}" if name else str(found) for name, found in intervals.items()]
+    return _judged(claim, list(intervals.values()), low, high, "; ".join(told), why)
+
+
+def smaller(claim: str, cases: Mapping[str, tuple[Any, Any]], factor: float = 1.0, why: str = "") -> Verdict:
+    """Whether in each case, "this against that", the first values are at most `factor` times the second, seed by seed.
+
+    The differences of the pairs are what is judged, which takes out what the seeds have in common.
+    """
+    differences, told = [], []
+    for name, (one, other) in cases.items():
+        difference = np.asarray(one, np.float64) - factor * np.asarray(other, np.float64)
+        differences.append(Interval.of(difference))
+        told.append(f"{name}: {Interval.of(one)} against {Interval.of(other)}")
+    return _judged(claim, differences, -np.inf, 0.0, "; ".join(told), why)
+
+
+def exactly(claim: str, found: Any, expected: Any, measured: str, why: str = "") -> Verdict:
+    """Whether whole numbers, or whatever else has no spread, are what they should be; partly if some of them are."""
+    equal = np.asarray(found) == np.asarray(expected)
+    return Verdict(claim, bool(equal.all()), measured, bool(equal.any()), why)
+
+
+def _judged(claim: str, intervals: list[Interval], low: float, high: float, measured: str, why: str) -> Verdict:
+    ends = [(found.mean - found.half, found.mean + found.half) for found in intervals]
+    inside = [low <= below and above <= high for below, above in ends]
+    outside = [not (above >= low and below <= high) for below, above in ends]  # NaN is outside
+    return Verdict(claim, all(inside), measured, not all(outside) and not all(inside), why)

@@ -1,0 +1,501 @@
+"""The report: what is stored, the pages, the command line, and how verdicts follow from intervals."""
+
+import base64
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+import experiments
+from experiments import data
+from experiments.__main__ import Options, main
+from experiments.report import (
+    Animation,
+    Outcome,
+    Settings,
+    Table,
+    Verdict,
+    at_least,
+    at_most,
+    curves,
+    exactly,
+    interval,
+    smaller,
+    storage,
+    swept,
+    within,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+def strict_json(path: Path) -> dict:
+    def refuse(constant: str):
+        raise ValueError(f"{path.name} holds {constant}, which JSON does not know")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+class Elements(HTMLParser):
+    """Every element of a page, with its attributes; and its words."""
+
+    VOID = ("meta", "br", "link", "img", "hr", "input", "source")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+        self.open.pop()
+
+
+# Experiments to report of
+
+GIF = base64.b64decode("R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw==")
+
+
+def found(slide: int, why: str = "") -> Outcome:
+    values = np.array([[1.0, 2.0], [1.001, 2.002]])
+    picture = curves([1, 2], {"a < b": values}, "What rises", "A line that rises.", xlabel="x", ylabel="y")
+    return Outcome(
+        slide=slide,
+        lead="Two values & their means.",
+        equation="a < b",
+        verdicts=[
+            at_least("a mean is 1", 1, values[:, 1]),
+            at_most("all are below 2", 2, {"first": values[:, 0], "second": values[:, 1]}, why="The second is not."),
+            at_most("a <em>loss</em> is below 0", 0, values[:, 0], why),
+        ],
+        tables=[Table("Some rows", ("name", "value"), [("one", "1"), ("two", "2")])],
+        figures=[picture],
+        animations=[Animation("It moves", "A point that moves.", GIF, GIF, 100, 50)],
+        numbers={"values": values, "lost": math.nan, "nested": {"mean": 1.5}},
+    )
+
+
+def one(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """One."""
+    show("going")
+    return found(7)
+
+
+def other(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """The other."""
+    return found(0)
+
+
+def interrupted(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """Cut short."""
+    raise KeyboardInterrupt
+
+
+def broken(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """Fails."""
+    raise ArithmeticError("no luck")
+
+
+class Run:
+    """The command line with experiments of ours."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.patch, self.folder = patch, folder
+        self.printed = ""
+        patch.setattr("experiments.__main__.title", lambda name: f"The title of {name}")
+
+    def __call__(self, *names: str, known: dict[str, Any] | None = None, **options: Any) -> int:
+        self.patch.setattr("experiments.__main__.available", lambda: known or {"one": one, "other": other})
+        with open(self.folder / "printed", "w+") as file:
+            status = main(Options(names, out=self.folder / "out", **options), Console(file=file, width=200))
+            file.seek(0)
+            self.printed = file.read()
+        return status
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    return Run(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def pages(run: Run) -> dict[str, str]:
+    assert run() == 0
+    return {path.name: path.read_text() for path in (run.folder / "out").glob("*.html")}
+
+
+# The pages
+
+
+def test_there_is_a_front_page_and_one_for_each_experiment(pages: dict[str, str]) -> None:
+    assert set(pages) == {"index.html", "one.html", "other.html"}
+    front = pages["index.html"]
+    assert front.index("The title of one") < front.index("The title of other")  # the lecture's order, then beyond it
+    for word, count in (("holds", 2), ("holds partly", 2), ("does not hold", 2)):
+        assert len(re.findall(rf">\W*{word}\s*<", front)) == count
+    for text in (front, pages["one.html"]):
+        assert "a &lt;em&gt;loss&lt;/em&gt; is below 0" in text
+        assert "The second is not." in text
+    assert "a &lt; b" in pages["one.html"]
+    assert "Two values &amp; their means." in pages["one.html"]
+    assert "python -m experiments one --seeds 32" in pages["one.html"]
+
+
+def test_the_site_needs_nothing_but_itself(run: Run, pages: dict[str, str]) -> None:
+    for text in pages.values():
+        elements = Elements(text)
+        assert not elements.open
+        assert not {tag for tag, _ in elements.found} & {"script", "iframe"}
+        attributes = [a[name] for _, a in elements.found for name in ("src", "srcset", "href") if a.get(name)]
+        ids = [a["id"] for _, a in elements.found if "id" in a]
+        assert len(ids) == len(set(ids))
+        for target in map(str, attributes):
+            if target.startswith("#"):
+                assert target[1:] in ids
+            elif not target.startswith("data:"):
+                assert (run.folder / "out" / target).is_file(), target
+    style = (run.folder / "out" / "style.css").read_text()
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+def test_pictures_have_sizes_and_words(pages: dict[str, str]) -> None:
+    for text in pages.values():
+        elements = Elements(text).found
+        pictures = [a for tag, a in elements if tag == "img"]
+        assert len(pictures) == 2
+        assert all(int(str(a["width"])) > 0 and int(str(a["height"])) > 0 and len(str(a["alt"])) > 5 for a in pictures)
+        assert ("html", "en") in [(tag, a.get("lang")) for tag, a in elements]
+        assert all(a.get("scope") in ("col", "row") for tag, a in elements if tag == "th")
+
+
+def test_a_picture_takes_the_colours_of_the_page(run: Run, pages: dict[str, str]) -> None:
+    svg = (run.folder / "out" / "pictures" / "one.1.svg").read_text()
+    assert svg.startswith("<svg viewBox=")
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+    assert "prefers-color-scheme:dark" in svg
+    assert svg == found(7).figures[0].svg
+
+
+# What is stored
+
+
+def test_the_numbers_are_stored_as_json_and_csv(run: Run) -> None:
+    assert run() == 0
+    results = run.folder / "out" / "results"
+    stored = strict_json(results / "one.json")
+    assert stored["numbers"] == {"values": [[1.0, 2.0], [1.001, 2.002]], "lost": None, "nested": {"mean": 1.5}}
+    assert [v["verdict"] for v in stored["verdicts"]] == ["holds", "holds partly", "does not hold"]
+    with open(results / "one.csv", newline="") as file:
+        rows = {row["quantity"]: row["value"] for row in csv.DictReader(file)}
+    assert rows["values.1.0"] == "1.001"
+    assert rows["nested.mean"] == "1.5"
+    with open(run.folder / "out" / "claims.csv", newline="") as file:
+        claims = list(csv.DictReader(file))
+    assert [(c["experiment"], c["slide"], c["verdict"]) for c in claims[:2]] == [
+        ("one", "7", "holds"),
+        ("one", "7", "holds partly"),
+    ]
+
+
+def test_what_is_stored_is_what_was_found(run: Run) -> None:
+    assert run("one") == 0
+    stored = storage.load(run.folder / "out", "one")
+    assert stored is not None
+    again = found(7)
+    assert stored[0].verdicts == again.verdicts
+    assert stored[0].tables == again.tables
+    assert stored[0].figures == again.figures
+    assert stored[0].animations == again.animations
+
+
+def test_a_damaged_result_is_run_again(run: Run) -> None:
+    assert run("one") == 0
+    (run.folder / "out" / "results" / "one.json").write_text('{"lead": "cut sho')
+    assert run("one") == 0
+    assert "already" not in run.printed
+    assert storage.load(run.folder / "out", "one") is not None
+
+
+def test_fewer_pictures_than_before_leave_none_behind(run: Run) -> None:
+    def plain(settings: Settings, show: Any) -> Outcome:
+        outcome = found(7)
+        outcome.figures, outcome.animations = (), ()
+        return outcome
+
+    assert run("one") == 0
+    assert run("one", known={"one": plain}, again=True) == 0
+    assert not list((run.folder / "out" / "pictures").iterdir())
+
+
+# Going on
+
+
+def test_what_is_finished_is_not_run_again(run: Run) -> None:
+    assert run() == 0
+    assert run() == 0
+    assert run.printed.count("in the report already") == 2
+    assert run("one", again=True) == 0
+    assert "already" not in run.printed
+    assert run("one", seeds=5) == 0  # other settings are another result
+    assert "already" not in run.printed
+    assert {"one.html", "other.html"} <= {path.name for path in (run.folder / "out").iterdir()}
+
+
+def test_another_code_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    (tmp_path / "mine.py").write_text("from experiments import data\n")
+    before = storage.fingerprint("mine", 2)
+    assert before == storage.fingerprint("mine", 2)
+    assert before != storage.fingerprint("mine", 3)
+    assert {path.name for path in storage._files("mine")} >= {"mine.py", "data.py", "outcomes.py"}
+    (tmp_path / "mine.py").write_text("from experiments import data, posed\n")
+    assert before != storage.fingerprint("mine", 2)
+
+
+def test_ctrl_c_leaves_the_report_of_what_is_finished(run: Run) -> None:
+    assert run(known={"one": one, "interrupted": interrupted, "other": other}) == 130
+    assert "finished: one" in run.printed
+    text = (run.folder / "out" / "index.html").read_text()
+    assert "The title of one" in text
+    assert text.rstrip().endswith("</html>")
+    assert run(known={"one": one, "interrupted": other, "other": other}) == 0
+    assert run.printed.count("in the report already") == 1
+
+
+def test_an_experiment_that_fails_does_not_stop_the_others(run: Run) -> None:
+    assert run(known={"broken": broken, "other": other}) == 1
+    assert "failed: broken" in run.printed
+    assert "no luck" in run.printed
+    assert (run.folder / "out" / "other.html").exists()
+    assert not (run.folder / "out" / "broken.html").exists()
+
+
+# The command line
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    line = [sys.executable, "-m", "experiments", *arguments]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_says_what_every_option_does() -> None:
+    shown = command_line("--help")
+    assert shown.returncode == 0
+    for word in ("--only", "--list", "--again", "--quick", "--seeds", "--out", "--device", "--data", "Ctrl-C"):
+        assert word in shown.stdout, f"--help does not mention {word}"
+
+
+def test_the_list_names_every_experiment() -> None:
+    shown = command_line("--list")
+    assert shown.returncode == 0
+    assert "digits  Seven optimizers" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ("digit",)}, r"no experiment named digit; there are: one, other"),
+        ({"only": ("digit", "one")}, r"no experiment named digit; there are: one, other"),
+        ({"seeds": 1}, r"--seeds must be 2 or more.*got 1"),
+        ({"seeds": 0}, r"--seeds must be 2 or more.*got 0"),
+        ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
+        ({"data": Path(__file__), "names": ("one",)}, r"--data goes with digits, not with one"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run: Run, options: dict[str, Any], message: str) -> None:
+    assert run(*options.pop("names", ()), **options) == 2
+    assert re.search(message, run.printed)
+    assert run.printed.count("\n") == 1
+    assert not (run.folder / "out").exists()
+
+
+def test_only_and_names_are_the_same(run: Run) -> None:
+    assert run(only=("other",)) == 0
+    assert {path.stem for path in (run.folder / "out" / "results").glob("*.json")} == {"other"}
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    shown = command_line("backprop", "--device", "tpu")
+    assert shown.returncode == 2
+    assert "--device tpu is not to be had" in shown.stdout
+
+
+def test_a_rough_run_takes_the_place_of_no_other() -> None:
+    from experiments.__main__ import folder_of
+
+    assert folder_of(Options()) == Path("report")
+    assert folder_of(Options(quick=True)) == Path("report/quick")
+    assert folder_of(Options(network="a:b")) == Path("report/network")
+    assert folder_of(Options(quick=True, out=Path("here"))) == Path("here")
+
+
+# A new experiment
+
+SINE = '''"""A hidden layer learns a sine.
+
+Command: ``python -m experiments sine``; 5 seconds on two CPU cores. Expect a loss below 0.01.
+"""
+import jax.numpy as jnp
+import fnn
+from experiments.report import Outcome, at_most, curves, swept
+
+def experiment(key, eta):
+    x = jnp.linspace(-3, 3, 64)[:, None]
+    learn = fnn.trainer(fnn.serial(fnn.dense(16, fnn.tanh), fnn.linear(1)), fnn.squared, fnn.adam(eta), batch_size=16)
+    return fnn.run(learn, learn.init(key, (x, jnp.sin(x))), (x, jnp.sin(x)), steps=1000, every=250)[1]["loss"]
+
+def run(settings, show):
+    loss = swept(experiment, settings, eta=jnp.array([0.01]))[:, 0]
+    picture = curves(range(250, 1001, 250), {"adam": loss}, "The loss", "It falls.", xlabel="step", ylabel="loss")
+    return Outcome("A net learns sin x.", [at_most("the loss is below 0.01", 0.01, loss[:, -1])], figures=[picture])
+'''
+
+
+def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sine.py").write_text(SINE)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    with open(os.devnull, "w") as nowhere:
+        assert main(Options(("sine",), seeds=3, out=tmp_path / "out"), Console(file=nowhere, width=150)) == 0
+    stored = strict_json(tmp_path / "out" / "results" / "sine.json")
+    assert stored["title"] == "A hidden layer learns a sine"
+    assert stored["verdicts"][0]["verdict"] == "holds"
+    sys.modules.pop("experiments.sine")
+
+
+# Statistics
+
+
+def test_interval_is_scipys() -> None:
+    values = np.random.default_rng(3).normal(size=(7, 4))
+    mean, half = interval(values)
+    low, high = stats.t.interval(0.95, 6, values.mean(axis=0), stats.sem(values, axis=0))
+    np.testing.assert_allclose(mean - half, low, rtol=1e-12)
+    np.testing.assert_allclose(mean + half, high, rtol=1e-12)
+
+
+def test_interval_of_equal_values_is_a_point() -> None:
+    mean, half = interval([0.25, 0.25, 0.25])
+    assert (float(mean), float(half)) == (0.25, 0.0)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(5).normal(size=(5, 4000))
+    mean, half = interval(draws)
+    share = float(np.mean(np.abs(mean) <= half))
+    assert abs(share - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_interval_needs_two() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        interval([1.0])
+
+
+LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0, math.nan, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        (at_most("", 2, LOW), "holds"),
+        (at_most("", 2, HIGH), "does not hold"),
+        (at_most("", 2, WIDE), "holds partly"),
+        (at_most("", 2, {"a": LOW, "b": HIGH}), "holds partly"),
+        (at_most("", 2, {"a": HIGH, "b": HIGH}), "does not hold"),
+        (at_least("", 2, HIGH), "holds"),
+        (at_least("", 2, LOW), "does not hold"),
+        (within("", 0.5, 1.5, LOW), "holds"),
+        (within("", 2, 2.5, LOW), "does not hold"),
+        (at_most("", 2, LOST), "does not hold"),
+        (at_least("", 2, {"a": HIGH, "b": LOST}), "holds partly"),
+        (smaller("", {"a": (LOW, HIGH)}), "holds"),
+        (smaller("", {"a": (HIGH, LOW)}), "does not hold"),
+        (smaller("", {"a": (LOW, LOW)}, factor=0.5), "does not hold"),
+        (smaller("", {"pairs": (WIDE, np.add(WIDE, 0.1))}), "holds"),
+        (exactly("", [4, 14], [4, 14], ""), "holds"),
+        (exactly("", [4, 15], [4, 14], ""), "holds partly"),
+        (exactly("", [5, 15], [4, 14], ""), "does not hold"),
+    ],
+)
+def test_verdicts_follow_from_intervals(verdict: Verdict, word: str) -> None:
+    assert verdict.word == word
+
+
+def test_a_sweep_is_the_same_each_time() -> None:
+    def experiment(key: jax.Array, eta: jax.Array) -> jax.Array:
+        return eta * jax.random.normal(key, (), np.float32)
+
+    first, again = (swept(experiment, Settings(3, True), eta=np.array([1.0, 2.0], np.float32)) for _ in range(2))
+    assert first.shape == (3, 2)
+    np.testing.assert_array_equal(first, again)
+
+
+# Tables of one's own
+
+
+def test_a_users_table_is_read(tmp_path: Path) -> None:
+    rows = [f"{i},{i * i},{'odd' if i % 2 else 'even'}" for i in range(12)]
+    (tmp_path / "named.csv").write_text("a,b,kind\n" + "\n".join(rows))
+    (tmp_path / "bare.csv").write_text("\n".join(rows))
+    x = np.array([[i, i * i] for i in range(12)], np.float32)
+    np.savez(tmp_path / "table.npz", x=x, y=np.arange(12) % 2)
+    tables = [data.load(tmp_path / name) for name in ("named.csv", "bare.csv", "table.npz")]
+    for table in tables:
+        assert table.classes == 2
+        np.testing.assert_allclose(table.x, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-5)
+        np.testing.assert_array_equal(table.y, np.arange(12) % 2)
+    np.savez(tmp_path / "numbers.npz", x=x, y=np.arange(12) + 0.5)
+    assert data.load(tmp_path / "numbers.npz").classes == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,a\n1,x,b\n" * 6, "must be a number, got 'x'"),
+        ("1,2\n1,2,3\n" * 6, "as many in each line"),
+        ("1,2,a\n", "of ten or more"),
+        ("nan,2,a\n" * 12, "must be finite"),
+        ("", "at least two columns"),
+    ],
+)
+def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(data.Unreadable, match=message):
+        data.load(tmp_path / "table.csv")
+    with pytest.raises(data.Unreadable, match=r"must be a \.csv or an \.npz"):
+        data.load(tmp_path / "table.txt")
+
+
+def test_the_tables_of_scikit_learn() -> None:
+    sizes = {
+        t.label: (*t.x.shape, t.classes) for t in (data.digits(), data.breast_cancer(), data.wine(), data.diabetes())
+    }
+    assert sizes == {
+        "digits": (1797, 64, 10),
+        "breast cancer": (569, 30, 2),
+        "wine": (178, 13, 3),
+        "diabetes": (442, 10, 0),
+    }
