@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,10 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-import experiments
 import fnn
-from experiments import data, posed
-from experiments.report import Experiment, Outcome, Settings, Show, site, storage
+from experiments import posed
+from experiments.report import Experiment, Outcome, Settings, runner, site, storage
 
 TAKING_NETWORKS = ("gradients", "backprop")
 """The experiments that look at a network, their own or a user's."""
@@ -52,6 +49,9 @@ class Options:
     """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
     out: Path | None = None
     """Folder of the report. By default report, with --quick report/quick, with --network report/network."""
+    jobs: int | None = None
+    """Experiments that run at a time. By default 1, so that each has all cores and its times are true; with --quick as
+    many as there are cores."""
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to run. By default the best there is."""
     data: Path | None = None
@@ -70,75 +70,68 @@ class Senseless(ValueError):
     """Options that make no sense: one line that says why."""
 
 
-REFUSALS = (Senseless, posed.Refused, data.Unreadable)
-"""What a user asked for cannot be done: one line says why."""
-
-
-def available() -> dict[str, Experiment]:
-    """Every experiment by name: the modules of this package that have a function `run`."""
-    names = (module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__")
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
-    return {name: module.run for name, module in modules.items() if hasattr(module, "run")}
-
-
-def title(name: str) -> str:
-    """The first line of an experiment's docstring."""
-    return (sys.modules[f"experiments.{name}"].__doc__ or name).strip().splitlines()[0].rstrip(".")
-
-
 def main(options: Options, console: Console) -> int:
     """Run what was asked for; see `Options` for the exit status, which is 130 after Ctrl-C."""
     try:
         if options.device is not None and not options.list:
             use_device(options.device)
-        known = available()
+        known = runner.available()
         if options.list:
             for name in known:
-                console.print(f"[bold]{name}[/]  {escape(title(name))}", soft_wrap=True)
+                console.print(f"[bold]{name}[/]  {escape(runner.title(name))}", soft_wrap=True)
             return 0
         return run(options, known, console)
-    except REFUSALS as error:
+    except (Senseless, *runner.REFUSED) as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 2
 
 
 def run(options: Options, known: dict[str, Experiment], console: Console) -> int:
-    """Run the experiments one after another, each into the report as soon as it is finished."""
+    """Run the experiments, each into the report as soon as it is finished."""
     names, settings = chosen(options, known), settings_of(options)
-    folder, failed, finished, disproved = folder_of(options), [], [], False
-    for name in names:
-        fingerprint = storage.fingerprint(
-            name, settings.seeds, settings.quick, options.data and options.data.read_bytes()
+    folder, table = folder_of(options), options.data and options.data.read_bytes()
+    prints = {name: storage.fingerprint(name, settings.seeds, settings.quick, table) for name in names}
+    finished = [] if options.again or options.network else [name for name in names if _is_stored(folder, name, prints)]
+    failed, disproved = [], False
+    if finished:
+        console.print(
+            f"[dim]in the report already, and left out without --again: {', '.join(finished)}", soft_wrap=True
         )
-        stored = storage.load(folder, name)
-        if stored and stored[1] == fingerprint and not (options.again or options.network):
-            console.print(f"[dim]{name} is in the report already; --again runs it again")
-            finished.append(name)
-            continue
-        try:
-            with console.status(name) as status:
-                outcome = timed(name, known[name], settings, status.update)
-        except KeyboardInterrupt:
-            console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
-            return 130
-        except REFUSALS:
-            raise
-        except Exception:
-            console.print_exception(suppress=[jax])
-            failed.append(name)
-            continue
-        outcome.command = command(name, options, settings.seeds)
-        storage.save(folder, outcome, fingerprint)
-        site.write(folder)
-        finished.append(name)
-        disproved |= settings.posed is not None and not all(verdict.holds for verdict in outcome.verdicts)
-        show(console, outcome)
+    left = [name for name in names if name not in finished]
+    try:
+        with console.status("") as status:
+            for name, found in runner.each(known, left, settings, jobs_of(options), status.update):
+                if isinstance(found, runner.Failed):
+                    console.print(escape(found.traceback))
+                    failed.append(name)
+                    continue
+                found.command = command(name, options, settings.seeds)
+                storage.save(folder, found, prints[name])
+                site.write(folder)
+                finished.append(name)
+                disproved |= settings.posed is not None and not all(verdict.holds for verdict in found.verdicts)
+                show(console, found)
+    except KeyboardInterrupt:
+        console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
+        return 130
     if finished:
         site.write(folder)
     console.print(_where(folder))
     if failed:
         console.print(f"[red]failed: {', '.join(failed)}")
     return int(bool(failed) or disproved)
+
+
+def jobs_of(options: Options) -> int:
+    """How many experiments run at a time; a user's network is in this process only."""
+    if options.network is not None:
+        return 1
+    return options.jobs or ((os.cpu_count() or 1) if options.quick else 1)
+
+
+def _is_stored(folder: Path, name: str, prints: dict[str, str]) -> bool:
+    stored = storage.load(folder, name)
+    return stored is not None and stored[1] == prints[name]
 
 
 def use_device(device: str) -> None:
@@ -174,6 +167,8 @@ def settings_of(options: Options) -> Settings:
     seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
     if seeds < 2:
         raise Senseless(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
+    if options.jobs is not None and options.jobs < 1:
+        raise Senseless(f"--jobs must be 1 or more, got {options.jobs}")
     if options.data is not None and not options.data.is_file():
         raise Senseless(f"--data {options.data}: there is no such file")
     users = None
@@ -188,14 +183,6 @@ def folder_of(options: Options) -> Path:
         return options.out
     parts = [part for part in ("quick", "network", "data") if getattr(options, part)]
     return Path("report", *parts)
-
-
-def timed(name: str, experiment: Experiment, settings: Settings, told: Show) -> Outcome:
-    """An experiment's outcome, with its name, title and time."""
-    begin = time.perf_counter()
-    outcome = experiment(settings, told)
-    outcome.name, outcome.title, outcome.seconds = name, outcome.title or title(name), time.perf_counter() - begin
-    return outcome
 
 
 def command(name: str, options: Options, seeds: int) -> str:

@@ -11,9 +11,9 @@ import pytest
 
 import fnn
 from experiments import bench, digits, gradients, paralysis, pruning, quantities
-from experiments.__main__ import available, timed
 from experiments.contenders import backpack, child, field, timing
 from experiments.report import Outcome, Settings, site, storage
+from experiments.report.runner import available, timed
 
 LONGEST = 60
 """lines of a pure experiment"""

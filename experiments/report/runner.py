@@ -1,0 +1,86 @@
+"""Running experiments: one after another, or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import pkgutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import experiments
+import fnn
+from experiments import data, posed
+from experiments.report.outcomes import Experiment, Outcome, Settings, Show
+
+REFUSED = (posed.Refused, data.Unreadable)
+"""What a user gave cannot be taken: one line says why."""
+
+
+class Failed(NamedTuple):
+    """Why an experiment has no outcome."""
+
+    traceback: str
+
+
+def available() -> dict[str, Experiment]:
+    """Every experiment by name: the modules of `experiments` that have a function `run`."""
+    names = (module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__")
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
+    return {name: module.run for name, module in modules.items() if hasattr(module, "run")}
+
+
+def title(name: str) -> str:
+    """The first line of an experiment's docstring."""
+    return (sys.modules[f"experiments.{name}"].__doc__ or name).strip().splitlines()[0].rstrip(".")
+
+
+def timed(name: str, experiment: Experiment, settings: Settings, show: Show) -> Outcome:
+    """An experiment's outcome, with its name, title and time."""
+    begin = time.perf_counter()
+    outcome = experiment(settings, show)
+    outcome.name, outcome.title, outcome.seconds = name, outcome.title or title(name), time.perf_counter() - begin
+    return outcome
+
+
+def each(
+    known: dict[str, Experiment], names: Sequence[str], settings: Settings, jobs: int, show: Show
+) -> Iterator[tuple[str, Outcome | Failed]]:
+    """The outcomes of the experiments named, as they come; of `jobs` at a time if that is more than one.
+
+    Raises:
+        Refused, Unreadable: an experiment cannot take what the user gave.
+    """
+    if jobs == 1 or len(names) < 2:
+        for name in names:
+            show(name)
+            yield name, _tried(name, known[name], settings, show)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(names)), _prepare_process) as pool:
+        show(f"{len(names)} experiments, {jobs} at a time")
+        for done, found in enumerate(pool.imap_unordered(_in_process, [(name, settings) for name in names]), 1):
+            yield found
+            show(f"{done} of {len(names)} experiments, {jobs} at a time")
+
+
+def _tried(name: str, experiment: Experiment, settings: Settings, show: Show) -> Outcome | Failed:
+    try:
+        return timed(name, experiment, settings, show)
+    except REFUSED:
+        raise
+    except Exception:
+        return Failed(traceback.format_exc())
+
+
+def _prepare_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which then ends this one
+    fnn.use_cores()
+
+
+def _in_process(given: tuple[str, Settings]) -> tuple[str, Outcome | Failed]:
+    name, settings = given
+    return name, _tried(name, available()[name], settings, lambda words: None)
