@@ -37,22 +37,13 @@ REACHED = 0.2
 """the loss that counts as learned; guessing has ln 5 = 1.609"""
 
 
-def basis(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """A random orthogonal basis like `fnn.orthogonal`: W := 3/2 W − 1/2 W WᵀW, from a normal W to its polar factor.
-
-    It has the same distribution and needs no QR: LAPACK's on two CPU devices at once can wait for itself for ever.
-    """
-    W = jax.random.normal(key, (shape[0] * shape[1],), dtype).reshape(shape)
-    return jax.lax.fori_loop(0, 40, lambda _, W: 1.5 * W - 0.5 * W @ (W.T @ W), W / jnp.linalg.norm(W))
-
-
 SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "uniform, ±1/√H", "uniform, ±√6/√(H + H′)"
 LAYERWISE, TAUGHT = "layer by layer", "pre-trained"
 DRAWN = {
     SMALL: lambda key, shape, dtype: 0.01 * jax.random.normal(key, shape, dtype),
     UNIFORM: fnn.uniform_fan_in(),
     GLOROT: fnn.glorot_uniform(),
-    "orthogonal": basis,
+    "orthogonal": fnn.orthogonal(),
     "He": fnn.he(),
 }
 LOSS = fnn.softmax_cross_entropy

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.decompositions import qr
 from fnn.types import Array, written
 
 Initializer = Callable[[Array, tuple[int, ...], Any], Array]
@@ -96,7 +97,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
         fan_in, fan_out = checks.weight_shape(label, shape)
         wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
         tall = jax.random.normal(key, (max(fan_in, fan_out), min(fan_in, fan_out)), wide)
-        q, r = jnp.linalg.qr(tall)
+        q, r = qr(tall)
         q = q * jnp.sign(jnp.diag(r))[None, :]
         return (gain * (q if fan_in >= fan_out else q.T)).astype(dtype)
 

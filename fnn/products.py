@@ -39,6 +39,7 @@ from fnn import checks
 from fnn.backprop import Gradient, backprop
 from fnn.checks import probing
 from fnn.curvature import probe_key
+from fnn.decompositions import eigh
 from fnn.parts import parts_of
 from fnn.readings import Outer, contributions, gathered, gradient, is_outer
 from fnn.types import Array, Batch, Layer, Loss, Params, State
@@ -264,5 +265,5 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
     start = jnp.zeros((steps, flat.size), flat.dtype), first / jnp.linalg.norm(first)
     (basis, _), (alpha, beta) = jax.lax.scan(step, start, jnp.arange(steps))
     beside = jnp.diag(beta[:-1], 1)
-    values, within = jnp.linalg.eigh(jnp.diag(alpha) + beside + beside.T)
+    values, within = eigh(jnp.diag(alpha) + beside + beside.T)
     return Spectrum(values[::-1], jnp.abs(beta[-1] * within[-1, ::-1]), within[:, ::-1].T @ basis)

@@ -27,7 +27,7 @@ types
 checks.numbers
 checks.arrays  checks.structures
 checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
-checks.streaming  checks.transfers  dtypes
+checks.streaming  checks.transfers  dtypes  decompositions
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers

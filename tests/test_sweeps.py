@@ -145,3 +145,13 @@ def test_cores_become_devices_only_before_jax_starts() -> None:
 def test_by_default_every_core_becomes_a_device() -> None:
     done = python("import fnn, jax, os; print(fnn.use_cores() == len(jax.devices()) == len(os.sched_getaffinity(0)))")
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_bases_of_every_row_on_every_device_are_had_without_waiting_for_ever() -> None:
+    code = (
+        "import fnn, jax, jax.numpy as jnp; fnn.use_cores(2)\n"
+        "def experiment(key): return fnn.orthogonal()(key, (64, 64), jnp.float32)\n"
+        "w = fnn.sweep(experiment, jax.random.split(jax.random.key(0), 64))\n"
+        "assert jnp.allclose(w @ jnp.swapaxes(w, 1, 2), jnp.eye(64)[None], atol=1e-5)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
