@@ -125,7 +125,7 @@ def losses(found: Found) -> Figure:
                 )  # fmt: skip
         axes.axhline(math.log(10), linestyle=":", color="#888888")
         axes.set(xlabel="hidden layers", ylabel="training loss at the end", xticks=list(found["plain"]))
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=4)
         return finished(
             canvas,
             "Which networks learn: the training loss of the last tenth of the steps against depth, means over seeds "

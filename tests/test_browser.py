@@ -97,7 +97,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser() -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
@@ -120,12 +120,13 @@ def loaded(browser: Any) -> list[dict[str, Any]]:
     browser.execute_script("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
     script = """return [...document.images].map(i => ({source: i.currentSrc, complete: i.complete, own: i.naturalWidth,
         size: [i.getAttribute("width"), i.getAttribute("height")].map(Number), words: i.alt}))"""
-    for _ in range(100):
-        found = browser.execute_script(script)
-        if all(picture["complete"] for picture in found):
-            return found
+    end = time.monotonic() + 5
+    found = browser.execute_script(script)
+    while not all(picture["complete"] for picture in found):
+        assert time.monotonic() < end, f"pictures are missing: {found}"
         time.sleep(0.02)
-    raise AssertionError(f"pictures are missing: {found}")
+        found = browser.execute_script(script)
+    return found
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -38,6 +38,7 @@ from experiments.report import (
     swept,
     within,
 )
+from experiments.report.runner import available
 
 ROOT = Path(__file__).parent.parent
 
@@ -362,28 +363,11 @@ def test_a_rough_run_takes_the_place_of_no_other() -> None:
 
 # A new experiment
 
-SINE = '''"""A hidden layer learns a sine.
-
-Command: ``python -m experiments sine``; 5 seconds on two CPU cores. Expect a loss below 0.01.
-"""
-import jax.numpy as jnp
-import fnn
-from experiments.report import Outcome, at_most, curves, swept
-
-def experiment(key, eta):
-    x = jnp.linspace(-3, 3, 64)[:, None]
-    learn = fnn.trainer(fnn.serial(fnn.dense(16, fnn.tanh), fnn.linear(1)), fnn.squared, fnn.adam(eta), batch_size=16)
-    return fnn.run(learn, learn.init(key, (x, jnp.sin(x))), (x, jnp.sin(x)), steps=1000, every=250)[1]["loss"]
-
-def run(settings, show):
-    loss = swept(experiment, settings, eta=jnp.array([0.01]))[:, 0]
-    picture = curves(range(250, 1001, 250), {"adam": loss}, "The loss", "It falls.", xlabel="step", ylabel="loss")
-    return Outcome("A net learns sin x.", [at_most("the loss is below 0.01", 0.01, loss[:, -1])], figures=[picture])
-'''
-
 
 def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sine.py").write_text(SINE)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    (sine,) = [block for block in blocks if "python -m experiments sine" in block]
+    (tmp_path / "sine.py").write_text(sine)
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
     with open(os.devnull, "w") as nowhere:
         assert main(Options(("sine",), seeds=3, out=tmp_path / "out"), Console(file=nowhere, width=150)) == 0
@@ -391,6 +375,19 @@ def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert stored["title"] == "A hidden layer learns a sine"
     assert stored["verdicts"][0]["verdict"] == "holds"
     sys.modules.pop("experiments.sine")
+
+
+# What is committed
+
+
+def test_the_readme_has_the_claims_of_the_last_full_run() -> None:
+    with open(ROOT / "experiments" / "results" / "claims.csv", newline="") as file:
+        claims = list(csv.DictReader(file))
+    assert {claim["experiment"] for claim in claims} <= set(available())
+    assert all(claim["why"] for claim in claims if claim["verdict"] == "does not hold")
+    table = (ROOT / "README.md").read_text().split("<!-- claims -->")[1].split("<!-- /claims -->")[0]
+    rows = [tuple(map(str.strip, row.strip("|").split(" | "))) for row in table.strip().splitlines()[2:]]
+    assert [(row[1].replace("\\|", "|"), row[2]) for row in rows] == [(c["claim"], c["verdict"]) for c in claims]
 
 
 # Statistics
