@@ -113,8 +113,16 @@ def run(settings: Settings, show: Show) -> Outcome:
                     "over and over, the error gets to at most 0.01 above that from all objects",
                     NEAR,
                     by_noise(error[:, :, i, -1] - whole[..., -1]),
+                    why,
                 )
-                for part, i in (("A tenth", TENTH), ("Half", HALF))
+                for part, i, why in (
+                    (
+                        "A tenth",
+                        TENTH,
+                        "The same objects again teach less than new ones, the more so with noisy answers.",
+                    ),
+                    ("Half", HALF, ""),
+                )
             ),
             at_most(
                 "Returns diminish: from a tenth of the stream on the error falls more slowly than 1/√n, a < ½ in n⁻ᵃ",
