@@ -125,8 +125,9 @@ def test_verdicts_follow_the_numbers_and_leave_out_who_is_not_installed() -> Non
 
 
 def test_children_measure_in_processes_of_their_own() -> None:
+    held = np.ones(150_000_000)  # what this process holds is not the child's
     found = child.measured("memory", "6")
-    assert found["peak"] > 5e7
+    assert 5e7 < found["peak"] < held.nbytes
     start = child.measured("cold", "plain")
     assert start["begin"] < start["imported"] < start["first"]
 
