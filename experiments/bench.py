@@ -21,6 +21,7 @@ from experiments.contenders.problem import posed
 from experiments.contenders.timing import LARGE, MAIN, ColdStart, Race, cold_starts, compiling, drawing, race, spread
 from experiments.report import COLORS, Figure, Outcome, Settings, Show, Table, Verdict, figure, finished
 
+NOISE = "Times move from run to run, those of the floor and of peers too; the quartiles say by how much in this one."
 MANY = 32
 FULL = [((2, 4, 1), 1), (MAIN, 32), ((784, 128, 10), 128), (LARGE, 1024)]
 QUICK = [((2, 4, 1), 256), (MAIN, 32)]
@@ -95,13 +96,15 @@ def _verdicts(
 
     def at_most(claim: str, limit: float, ratios: Any) -> None:
         found = spread(ratios)
-        verdicts.append(Verdict(f"{claim}: at most {limit:g}", found.median <= limit, str(found)))
+        holds = found.median <= limit
+        verdicts.append(Verdict(f"{claim}: at most {limit:g}", holds, str(found), why="" if holds else NOISE))
 
     def times(race: Race, peer: str, least: float, what: str) -> None:
         if peer in race:
             found = spread(race[peer] / race[FNN])
             claim = f"{what}: at least {least:g} times as fast as {peer}"
-            verdicts.append(Verdict(claim, found.median >= least, f"{found} times"))
+            holds = found.median >= least
+            verdicts.append(Verdict(claim, holds, f"{found} times", why="" if holds else NOISE))
 
     main = str(posed(MAIN, 32))
     many, one, large = races[main, MANY], races[main, 1], races.get((str(posed(LARGE, 1024)), 1))
