@@ -97,6 +97,7 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
         console.print(
             f"[dim]in the report already, and left out without --again: {', '.join(finished)}", soft_wrap=True
         )
+        site.write(folder)
     left = [name for name in names if name not in finished]
     try:
         with console.status("") as status:
@@ -114,8 +115,6 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
         return 130
-    if finished:
-        site.write(folder)
     console.print(_where(folder))
     if failed:
         console.print(f"[red]failed: {', '.join(failed)}")
@@ -136,7 +135,8 @@ def _is_stored(folder: Path, name: str, prints: dict[str, str]) -> bool:
 
 def use_device(device: str) -> None:
     """Make it the device that everything runs on; before anything is computed."""
-    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(device, device)  # for the processes of --jobs
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     try:
         found = jax.devices()[0].platform
     except RuntimeError as error:

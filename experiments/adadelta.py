@@ -59,7 +59,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
             end, _ = fnn.run(learn, learn.init(key_run, (x, y)), (x, y), steps)
             a = net.apply(end.params, end.state, x_test)
             if classes:
-                score = jnp.mean((jnp.argmax(a, axis=1).astype(y_test.dtype) == y_test).astype(jnp.float32))
+                score = data.accuracy(a, y_test)
             else:
                 score = 1 - jnp.sum((a - y_test) ** 2) / jnp.sum((y_test - jnp.mean(y_test)) ** 2)
             return {"score": score, "loss": jnp.mean(loss.value(net.apply(end.params, end.state, x), y))}

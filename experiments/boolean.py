@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnn
+from experiments.data import truth_tables
 from experiments.report import (
     COLORS,
     Figure,
@@ -33,7 +34,7 @@ from fnn.networks import apply, binary_inputs, boolean_network, is_linearly_sepa
 from fnn.pruning import all_links, remove_links, sparse
 
 D, MOST = 4, 8
-TABLES = np.asarray(binary_inputs(2**D, jnp.int32))
+TABLES = truth_tables(D)
 """the truth tables of all functions [65536, 16]; function r is the number r, its answers are the bits"""
 LITERALS = np.stack(np.meshgrid(*[(0, 1, -1)] * D, indexing="ij"), axis=-1).reshape(-1, D)
 """all ANDs of literals [81, 4]: +1 for x^j, −1 for ¬x^j, 0 for neither"""

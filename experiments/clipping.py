@@ -57,8 +57,7 @@ def experiment_with(steps: int) -> Any:
         optimizer = fnn.chain(fnn.clip_by_norm(theta), fnn.momentum(eta, gamma))
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, metrics=[norm])
         state, records = fnn.run(learn, learn.init(key, (x, y)), (x, y), steps, every=1)
-        a = net.apply(state.params, state.state, x)
-        right = jnp.mean((jnp.argmax(a, axis=1).astype(y.dtype) == y).astype(jnp.float32))
+        right = data.accuracy(net.apply(state.params, state.state, x), y)
         loss = jnp.mean(records["loss"][-steps // 10 :])
         return {"failed": (~(loss < LEARNED)).astype(jnp.float32), "accuracy": right, "norm": records["norm"]}
 
@@ -119,10 +118,6 @@ def run(settings: Settings, show: Show) -> Outcome:
     def failed(theta: int, gamma: int = 0) -> dict[str, np.ndarray]:
         return {name: found["failed"][:, i, theta, gamma] for i, name in enumerate(CAUSES)}
 
-    why = (
-        "momentum averages gradients, so with γ = 0.99 a step can be larger before it overshoots; but the "
-        "average of exploded gradients has exploded too, and what large first weights have done is not undone"
-    )
     rows = [
         (name, f"{gamma:g}", *(f"{found['failed'][:, i, j, k].mean():.0%}" for j in range(len(THETAS))))
         for i, name in enumerate(CAUSES)
@@ -150,7 +145,8 @@ def run(settings: Settings, show: Show) -> Outcome:
                 "the runs fail",
                 FEW,
                 failed(NEVER, GAMMAS.index(0.99)),
-                why=why,
+                why="momentum averages gradients, so with γ = 0.99 a step can be larger before it overshoots; but the "
+                "average of exploded gradients has exploded too, and what large first weights have done is not undone",
             ),
         ],
         tables=[

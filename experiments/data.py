@@ -1,4 +1,4 @@
-"""Tables to learn from: scikit-learn's real ones, and a user's own from a file."""
+"""Tables to learn from: scikit-learn's real ones, a user's own from a file, and truth tables."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ class Sample(NamedTuple):
     def classes(self) -> int:
         """How many classes there are; 0 where the answers are numbers."""
         return int(self.y.max()) + 1 if jnp.issubdtype(self.y.dtype, jnp.integer) else 0
+
+
+def accuracy(a: jax.Array, y: jax.Array) -> jax.Array:
+    """The share of objects whose largest output [n, classes] is that of their class [n]."""
+    return jnp.mean((jnp.argmax(a, axis=1).astype(y.dtype) == y).astype(jnp.float32))
+
+
+def truth_tables(variables: int) -> np.ndarray:
+    """All Boolean functions of so many variables, int32 [2^2^d, 2^d]: the answers of function r are the bits of r."""
+    bits = np.arange(2**variables, dtype=np.int32)[::-1]
+    return np.arange(2**2**variables, dtype=np.int32)[:, None] >> bits & 1
 
 
 def digits() -> Sample:

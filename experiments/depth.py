@@ -84,8 +84,7 @@ def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[...
         state, records = fnn.run(learn, learn.init(key_run, train)._replace(params=w), train, steps, every=steps // 10)
 
         def accuracy(part: jax.Array) -> jax.Array:
-            a = net.apply(state.params, state.state, sample.x[part])
-            return jnp.mean((jnp.argmax(a, axis=1).astype(jnp.int32) == sample.y[part]).astype(jnp.float32))
+            return data.accuracy(net.apply(state.params, state.state, sample.x[part]), sample.y[part])
 
         loss = records["loss"][-1]
         return {"validation": accuracy(validation), "held out": accuracy(held_out), "loss": loss}

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import fnn
-from experiments.data import Sample, classified
+from experiments.data import Sample, accuracy, classified
 from experiments.report import (
     COLORS,
     Figure,
@@ -70,11 +69,10 @@ def experiment_with(name: str, sample: Sample, steps: int, points: int) -> Calla
         if name == "nag":  # its parameters look ahead; the weights are a step behind
             params = fnn.nag_weights(params, state.optimizer_state)
 
-        def accuracy(objects: jax.Array) -> jax.Array:
-            a = net.apply(params, state.state, x[objects])
-            return jnp.mean((jnp.argmax(a, axis=1).astype(y.dtype) == y[objects]).astype(jnp.float32))
+        def right(objects: jax.Array) -> jax.Array:
+            return accuracy(net.apply(params, state.state, x[objects]), y[objects])
 
-        return {"loss": metrics["loss"], "validation": accuracy(validation), "test": accuracy(test)}
+        return {"loss": metrics["loss"], "validation": right(validation), "test": right(test)}
 
     return experiment
 

@@ -29,11 +29,6 @@ SHOWN = ("training", "held out", "half lost")
 Found = dict[str, np.ndarray]
 
 
-def accuracy(a: jax.Array, y: jax.Array) -> jax.Array:
-    """The share of objects whose largest output is that of their class."""
-    return jnp.mean((jnp.argmax(a, axis=1).astype(y.dtype) == y).astype(jnp.float32))
-
-
 def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment ``(key, p, noise) -> metrics``: a few digits are learned, others are held out."""
     x, y = data.digits()[1:]
@@ -53,9 +48,9 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
         halved = fnn.serial(hidden, fnn.applied(fnn.dropout(p)), fnn.inverted_dropout(0.5), output)
         params = state.params[0], (), (), state.params[2]
         return {
-            "training": accuracy(net.apply(state.params, state.state, seen[0]), seen[1]),
-            "held out": accuracy(net.apply(state.params, state.state, unseen[0]), unseen[1]),
-            "half lost": accuracy(halved.forward(params, ((),) * 4, unseen[0], key_loss)[0], unseen[1]),
+            "training": data.accuracy(net.apply(state.params, state.state, seen[0]), seen[1]),
+            "held out": data.accuracy(net.apply(state.params, state.state, unseen[0]), unseen[1]),
+            "half lost": data.accuracy(halved.forward(params, ((),) * 4, unseen[0], key_loss)[0], unseen[1]),
             "training loss": told["validation"].training,
             "held-out loss": told["validation"].held_out,
         }

@@ -17,7 +17,6 @@ import numpy as np
 
 import fnn
 from experiments import data
-from experiments.dropout import accuracy
 from experiments.report import (
     Figure,
     Interval,
@@ -121,7 +120,11 @@ def experiment_of_forms(steps: int) -> Callable[..., dict[str, jax.Array]]:
 
         a = output_of(plain, one, one)
         matched, own = jax.vmap(partial(output_of, inverted))(jnp.stack([1 - p, one]), jnp.stack([(1 - p) ** 2, one]))
-        return {"apart": relative(matched, a), "plain": accuracy(a, unseen[1]), "inverted": accuracy(own, unseen[1])}
+        return {
+            "apart": relative(matched, a),
+            "plain": data.accuracy(a, unseen[1]),
+            "inverted": data.accuracy(own, unseen[1]),
+        }
 
     return experiment
 

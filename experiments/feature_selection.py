@@ -157,6 +157,7 @@ def _verdicts(found: dict[str, dict[str, Found]]) -> list[Verdict]:
             why="|w| itself tells how much a feature of a common scale matters. A sum of the second derivatives of "
             "single links leaves out how they act together, and away from a minimum some of them are negative; a gate "
             "on the whole feature does better.",
+            or_equal=True,
         ),
         smaller(
             "features removed little by little by S_j, with training in between, miss fewer than one ranking of all",
@@ -170,6 +171,7 @@ def _verdicts(found: dict[str, dict[str, Found]]) -> list[Verdict]:
             "the second derivative by a gate on each feature, which sees what its links do together, misses no more "
             "than S_j",
             {scale: (missed(scale, gates), missed(scale, links)) for scale in found},
+            or_equal=True,
         ),
     ]
 

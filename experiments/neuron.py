@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fnn
+from experiments.data import truth_tables
 from experiments.report import (
     COLORS,
     Figure,
@@ -41,7 +42,7 @@ from fnn.networks import (
 
 STARTS = 16
 """starts a seed"""
-FUNCTIONS = np.asarray(binary_inputs(4, jnp.int32))
+FUNCTIONS = truth_tables(2)
 """the truth tables of all functions of two variables [16, 4], answers at the inputs 00, 01, 10, 11"""
 XOR = 0b0110
 PARITIES = [XOR, 0b1001]

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from sklearn.datasets import load_digits
 
 import fnn
-from experiments.report import COLORS, Animation, Interval, Outcome, Settings, Show, Table, Verdict, animated, interval
+from experiments.data import digits
+from experiments.report import COLORS, Animation, Interval, Outcome, Settings, Show, Table, Verdict, animated, swept
 from fnn.diagnostics import saturated
 from fnn.metrics import Metric
 
@@ -62,15 +62,10 @@ def networks() -> dict[str, fnn.Layer]:
     }
 
 
-def digits() -> tuple[jax.Array, jax.Array]:
-    """The 1797 digits of 8×8 pixels as features in [−1, 1], and their labels."""
-    x, y = load_digits(return_X_y=True)
-    return jnp.asarray(x / 8 - 1, jnp.float32), jnp.asarray(y, jnp.int32)
-
-
 def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., Any]:
     """The pure experiment ``(key, eta) -> records``: steps of size η, then as many of size SMALL from there."""
-    data = digits()
+    _, x, y = digits()
+    data = 2 * x - 1, y
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
         rate = fnn.sgd(lambda step: jnp.where(step < steps, eta, jnp.asarray(SMALL, eta.dtype)))
@@ -84,13 +79,13 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., Any]:
 
 def trained(settings: Settings, steps: int, show: Show) -> Runs:
     """The three runs, each a dict of records [seeds, time, …]."""
-    keys, found = jax.random.split(jax.random.key(2026), settings.seeds), {}
+    found = {}
     for name, net in networks().items():
         show(f"{settings.seeds} seeds of a sigmoid network, {name}, {2 * steps} steps in one compiled call")
         rates = {"plain": (LARGE, SMALL), "batch norm": (LARGE,)}[name]
-        records = fnn.sweep(experiment_with(net, steps), keys, eta=jnp.asarray(rates, jnp.float32))
+        records = swept(experiment_with(net, steps), settings, eta=jnp.asarray(rates, jnp.float32))
         for i, rate in enumerate(rates):
-            found[f"{name}, η = {rate:g}"] = {key: np.asarray(values[:, i]) for key, values in records.items()}
+            found[f"{name}, η = {rate:g}"] = {key: values[:, i] for key, values in records.items()}
     return found
 
 
@@ -180,7 +175,7 @@ def findings(records: dict[str, np.ndarray], steps: int) -> Findings:
     later = records["loss"][:, -tail:].mean(axis=1)
     errors = np.maximum(last["error"], np.finfo(np.float32).tiny)
     of = [last["loss"], later, last["saturated"][:, -1], np.log10(errors[:, 0] / errors[:, -1])]
-    loss, after, saturated, through = (Interval(*map(float, interval(values))) for values in of)
+    loss, after, saturated, through = map(Interval.of, of)
     return Findings(loss, after, float(np.mean(later > GUESSING)), saturated, through)
 
 

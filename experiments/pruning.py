@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 import fnn
-from experiments.data import digits
+from experiments.data import accuracy, digits
 from experiments.digits import split
 from experiments.report import (
     COLORS,
@@ -100,10 +100,9 @@ def quality(params: Any, state: Any, sample: tuple[jax.Array, jax.Array]) -> jax
     return jnp.mean(LOSS.value(NET.apply(params, state, sample[0]), sample[1]))
 
 
-def accuracy(state: fnn.TrainState, sample: tuple[jax.Array, jax.Array]) -> jax.Array:
+def right(state: fnn.TrainState, sample: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The share of digits that are read rightly."""
-    a = NET.apply(state.params, state.state, sample[0])
-    return jnp.mean((jnp.argmax(a, axis=1).astype(sample[1].dtype) == sample[1]).astype(jnp.float32))
+    return accuracy(NET.apply(state.params, state.state, sample[0]), sample[1])
 
 
 def deletions(steps: int, every: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
@@ -157,7 +156,7 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
 
         def one(now: Any, _: None) -> tuple[Any, dict[str, jax.Array]]:
             now, report = one_round.round(now, seed.sample)
-            return now, report | {"accuracy": accuracy(now.state, seed.held_out)}
+            return now, report | {"accuracy": right(now.state, seed.held_out)}
 
         pruned, report = jax.lax.scan(one, one_round.init(seed.state), length=rounds)
         saliency = score.saliency(seed.state.params, seed.state.state, seed.sample, key)
@@ -168,9 +167,9 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
         return {
             "left": report["left"],
             "accuracy": report["accuracy"],
-            "whole": accuracy(seed.state, seed.held_out),
+            "whole": right(seed.state, seed.held_out),
             "one shot": quality(remove_links(seed.state, one_shot).params, seed.state.state, seed.sample),
-            "from the start": accuracy(fresh, seed.held_out),
+            "from the start": right(fresh, seed.held_out),
         }
 
     return experiment
@@ -188,7 +187,7 @@ def run(settings: Settings, show: Show) -> Outcome:
         for name in SCORES
     }
     exact = ranks["OBD, exact"]
-    pruned: dict[str, dict[str, Any]] = {scope: {} for scope in ("layer", "global")}
+    pruned: dict[str, dict[str, Any]] = {scope: {} for scope in RANKED if scope == "global" or not settings.quick}
     for scope, results in pruned.items():
         of_all_seeds = jax.jit(jax.vmap(prunings(steps, rounds, scope), (0, None)))
         for number, name in enumerate(SCORES):

@@ -71,8 +71,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
 
         start = learn.init(key_run, learned)
         end, records = fnn.run(learn, start, learned, steps, every=steps // POINTS, validate=validate)
-        a = net.apply(end.params, end.state, held_out[0])
-        right = (jnp.argmax(a, axis=1).astype(jnp.int32) == held_out[1]).astype(jnp.float32)
+        accuracy = data.accuracy(net.apply(end.params, end.state, held_out[0]), held_out[1])
 
         def shrink(params: Any, _: None) -> tuple[Any, None]:
             nothing = jax.tree.map(jnp.zeros_like, params)
@@ -81,7 +80,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
         shrunk = weights(jax.lax.scan(shrink, start.params, length=SHRINKING)[0])
         expected = jax.tree.map(lambda w: w * (1 - ETA * strength) ** SHRINKING, weights(start.params))
         apart = fnn.tree_norm(jax.tree.map(jnp.subtract, shrunk, expected)) / fnn.tree_norm(expected)
-        return records["validation"] | {"accuracy": jnp.mean(right), "apart": apart}
+        return records["validation"] | {"accuracy": accuracy, "apart": apart}
 
     return experiment
 
@@ -130,7 +129,7 @@ def run(settings: Settings, show: Show) -> Outcome:
     return Outcome(
         slide=20,
         lead=f"A network of {WIDTH} hidden ReLU learns a few objects ({learned}) by {steps} steps of SG with η = "
-        f"{ETA}, with  L2 on its weights, not the biases. All other objects are held out. The overfitting gap is the "
+        f"{ETA}, with L2 on its weights, not the biases. All other objects are held out. The overfitting gap is the "
         "loss on held-out objects minus that on those learned, both without the penalty.",
         equation="L(W) + λ/2 ‖W‖² → min\nw := w(1 − ηλ) − η ∂L/∂w",
         verdicts=_verdicts(found),

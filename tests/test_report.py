@@ -24,6 +24,7 @@ from experiments import data
 from experiments.__main__ import Options, main
 from experiments.report import (
     Animation,
+    Interval,
     Outcome,
     Settings,
     Table,
@@ -439,6 +440,8 @@ LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0,
         (smaller("", {"a": (HIGH, LOW)}), "does not hold"),
         (smaller("", {"a": (LOW, LOW)}, factor=0.5), "does not hold"),
         (smaller("", {"pairs": (WIDE, np.add(WIDE, 0.1))}), "holds"),
+        (smaller("", {"equal": (LOW, LOW)}), "does not hold"),
+        (smaller("", {"equal": (LOW, LOW)}, or_equal=True), "holds"),
         (exactly("", [4, 14], [4, 14], ""), "holds"),
         (exactly("", [4, 15], [4, 14], ""), "holds partly"),
         (exactly("", [5, 15], [4, 14], ""), "does not hold"),
@@ -446,6 +449,28 @@ LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0,
 )
 def test_verdicts_follow_from_intervals(verdict: Verdict, word: str) -> None:
     assert verdict.word == word
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "written"),
+    [
+        (14.7188, 0.6294, "14.72 ± 0.63"),
+        (0.97431, 0.00341, "0.9743 ± 0.0034"),
+        (157.1, 1.829, "157.1 ± 1.8"),
+        (-2600.0, 90.0, "−2600 ± 90"),
+        (1.0, 1e-9, "1.00000 ± 0.00000"),
+        (2e-8, 3e-9, "2.0e−08 ± 3.0e−09"),
+        (1.0, 0.0, "1 ± 0"),
+        (math.nan, math.nan, "nan ± nan"),
+    ],
+)
+def test_intervals_are_written_to_two_digits_of_their_half(mean: float, half: float, written: str) -> None:
+    assert str(Interval(mean, half)) == written
+
+
+def test_why_is_told_of_what_does_not_hold_alone() -> None:
+    assert at_most("", 2, LOW, "a reason").explanation == ""
+    assert at_most("", 2, HIGH, "a reason").explanation == at_most("", 2, WIDE, "a reason").explanation == "a reason"
 
 
 def test_a_sweep_is_the_same_each_time() -> None:

@@ -36,12 +36,17 @@ class Verdict(NamedTuple):
     partly: bool = False
     """whether what does not hold as a whole holds for some of its cases, or is left open by an interval"""
     why: str = ""
-    """what explains it, above all where it does not hold"""
+    """what explains that it does not hold, or not as a whole"""
 
     @property
     def word(self) -> str:
         """In a word or two."""
         return "holds" if self.holds else "holds partly" if self.partly else "does not hold"
+
+    @property
+    def explanation(self) -> str:
+        """Why it does not hold; nothing where it does."""
+        return "" if self.holds else self.why
 
 
 class Table(NamedTuple):

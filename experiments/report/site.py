@@ -66,8 +66,7 @@ def write(folder: Path) -> Path:
     environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower()).strip("-")
     environment.globals |= {"slides": SLIDES, "marks": MARKS, "outcomes": outcomes, "machine": _machine()}
     folder.mkdir(parents=True, exist_ok=True)
-    for style in ("style.css",):
-        storage.replace(folder / style, environment.get_template(style).render())
+    storage.replace(folder / "style.css", environment.get_template("style.css").render())
     for i, outcome in enumerate(outcomes):
         around: dict[str, Any] = {
             "before": outcomes[i - 1] if i else None,

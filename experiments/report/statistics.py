@@ -7,6 +7,7 @@ cases hold and others do not, it holds partly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,13 +31,15 @@ class Interval(NamedTuple):
         return cls(*map(float, interval(values)))
 
     def __str__(self) -> str:
-        return f"{self.mean:{_digits(self)}} ± {self.half:{_digits(self)}}"
-
-
-def _digits(value: Interval) -> str:
-    """Four decimals for numbers of the size of a loss or an accuracy; else four digits."""
-    size = max(abs(value.mean), abs(value.half))
-    return ".4f" if 0.01 <= size < 100 or size == 0 else ".4g"
+        """To two digits of the half width; small and large numbers by powers of ten."""
+        size = max(abs(self.mean), abs(self.half))
+        if self.half == 0 or not np.isfinite(self.half):
+            form = ".4g"
+        elif 1e-3 <= size < 1e5:
+            form = f".{np.clip(1 - math.floor(math.log10(self.half)), 0, 5)}f"
+        else:
+            form = ".1e"
+        return f"{self.mean:{form}} ± {self.half:{form}}".replace("-", "−")
 
 
 def interval(values: Any, axis: int = 0, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -81,17 +84,26 @@ def within(claim: str, low: float, high: float, cases: Any, why: str = "") -> Ve
     return _judged(claim, list(intervals.values()), low, high, "; ".join(told), why)
 
 
-def smaller(claim: str, cases: Mapping[str, tuple[Any, Any]], factor: float = 1.0, why: str = "") -> Verdict:
-    """Whether in each case, "this against that", the first values are at most `factor` times the second, seed by seed.
+def smaller(
+    claim: str,
+    cases: Mapping[str, tuple[Any, Any]],
+    factor: float = 1.0,
+    why: str = "",
+    *,
+    or_equal: bool = False,
+) -> Verdict:
+    """Whether in each case, "this against that", the first values are below `factor` times the second, seed by seed.
 
-    The differences of the pairs are what is judged, which takes out what the seeds have in common.
+    The differences of the pairs are what is judged, which takes out what the seeds have in common. Values that are
+    equal in every seed are not smaller, unless `or_equal`.
     """
     differences, told = [], []
     for name, (one, other) in cases.items():
         difference = np.asarray(one, np.float64) - factor * np.asarray(other, np.float64)
         differences.append(Interval.of(difference))
         told.append(f"{name}: {Interval.of(one)} against {Interval.of(other)}")
-    return _judged(claim, differences, -np.inf, 0.0, "; ".join(told), why)
+    largest = 0.0 if or_equal else np.nextafter(0.0, -1.0)
+    return _judged(claim, differences, -np.inf, largest, "; ".join(told), why)
 
 
 def exactly(claim: str, found: Any, expected: Any, measured: str, why: str = "") -> Verdict:

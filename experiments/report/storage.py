@@ -13,7 +13,6 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,15 @@ def save(folder: Path, outcome: Outcome, fingerprint: str) -> None:
     (results / f"{outcome.name}.json").unlink(missing_ok=True)
     for old in pictures.glob(f"{outcome.name}.*"):
         old.unlink()
-    plain = asdict(outcome) | {"fingerprint": fingerprint}
-    plain["verdicts"] = [verdict._asdict() | {"verdict": verdict.word} for verdict in outcome.verdicts]
-    plain["tables"] = [table._asdict() for table in outcome.tables]
-    plain["figures"] = [_figure(pictures, f"{outcome.name}.{i}", f) for i, f in enumerate(outcome.figures, 1)]
-    plain["animations"] = [_animation(pictures, f"{outcome.name}.m{i}", a) for i, a in enumerate(outcome.animations, 1)]
-    replace(results / f"{outcome.name}.csv", _csv([("quantity", "value"), *_flat(outcome.numbers)]))
-    text = json.dumps(_finite(plain), indent=1, ensure_ascii=False, default=_plain)
-    replace(results / f"{outcome.name}.json", text + "\n")
+    stored = {
+        "verdicts": [verdict._asdict() | {"verdict": verdict.word} for verdict in outcome.verdicts],
+        "figures": [_figure(pictures, f"{outcome.name}.{i}", f) for i, f in enumerate(outcome.figures, 1)],
+        "animations": [_animation(pictures, f"{outcome.name}.m{i}", a) for i, a in enumerate(outcome.animations, 1)],
+        "fingerprint": fingerprint,
+    }
+    plain = _plain(vars(outcome) | stored)
+    replace(results / f"{outcome.name}.csv", _csv([("quantity", "value"), *_flat(plain["numbers"])]))
+    replace(results / f"{outcome.name}.json", json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
 
 
 def load(folder: Path, name: str) -> tuple[Outcome, str] | None:
@@ -88,9 +88,8 @@ def replace(path: Path, text: str) -> None:
 def claims(outcomes: list[Outcome]) -> str:
     """The table of claims as CSV."""
     header = ("experiment", "slide", "claim", "verdict", "measured", "why")
-    return _csv(
-        [header, *((o.name, o.slide, v.claim, v.word, v.measured, v.why) for o in outcomes for v in o.verdicts)]
-    )
+    rows = [(o.name, o.slide, v.claim, v.word, v.measured, v.explanation) for o in outcomes for v in o.verdicts]
+    return _csv([header, *rows])
 
 
 def _figure(pictures: Path, name: str, figure: Figure) -> dict[str, Any]:
@@ -133,11 +132,7 @@ def _csv(rows: list[tuple[Any, ...]]) -> str:
 
 def _flat(numbers: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Every number with its place among the nested dicts and lists, "loss.adam.3"."""
-    if hasattr(numbers, "_asdict"):
-        numbers = numbers._asdict()
-    if hasattr(numbers, "tolist"):
-        numbers = numbers.tolist()
-    if isinstance(numbers, list | tuple):
+    if isinstance(numbers, list):
         numbers = dict(enumerate(numbers))
     if isinstance(numbers, dict):
         for key, value in numbers.items():
@@ -147,20 +142,13 @@ def _flat(numbers: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and their scalars as JSON has them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"the numbers of an outcome are dicts, lists, arrays and numbers; got {type(value).__name__}")
-
-
-def _finite(value: Any) -> Any:
-    """The same numbers with null for NaN and infinity, which JSON has no words for."""
+    """The same in dicts, lists, words and numbers; None for NaN and infinity, which JSON has no words for."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
     if hasattr(value, "_asdict"):
-        return _finite(value._asdict())
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
