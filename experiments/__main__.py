@@ -44,7 +44,8 @@ class Options:
     again: bool = False
     """Run even what is finished."""
     quick: bool = False
-    """A small version of each: fewer seeds, steps and timed runs. Shows that all works; its numbers are rough."""
+    """A small version of each: fewer seeds, steps and timed runs, programs compiled without optimisation. Shows that all
+    works; its numbers are rough, its times mean nothing."""
     seeds: int | None = None
     """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
     out: Path | None = None
@@ -217,6 +218,8 @@ def _where(folder: Path) -> str:
 
 if __name__ == "__main__":
     options = tyro.cli(Options, prog="python -m experiments")
+    if options.quick:
+        runner.compile_unoptimised()
     if not options.list:
         fnn.use_cores()
     sys.exit(main(options, Console(width=None if sys.stdout.isatty() else 150)))

@@ -29,9 +29,9 @@ QUICK = [(MAIN, 32)]
 
 def run(settings: Settings, show: Show) -> Outcome:
     """Measure all of it."""
-    rounds, quick = (3, True) if settings.quick else (9, False)
+    rounds, quick = (2, True) if settings.quick else (9, False)
     show("cold starts")
-    cold = cold_starts(2 if quick else 7)
+    cold = cold_starts(1 if quick else 7)
     show("peak memory")
     memory = {seeds: child.measured("memory", str(seeds)) for seeds in ((64, 512) if quick else (256, 4096))}
     races: dict[tuple[str, int], Race] = {}
@@ -44,7 +44,7 @@ def run(settings: Settings, show: Show) -> Outcome:
     show("drawing of batches")
     draws = {objects: drawing(objects, rounds) for objects in ((1797,) if quick else (1797, 1_000_000))}
     show("compilation by depth")
-    depths = {depth: [compiling(depth) for _ in range(2 if quick else 7)] for depth in (10, 1000)}
+    depths = {depth: [compiling(depth) for _ in range(1 if quick else 7)] for depth in (10, 1000)}
     return Outcome(
         title="How fast is training?",
         lead="Networks of ReLU layers are trained by Adam on random data in float32 by everyone that is installed, "

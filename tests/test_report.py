@@ -34,6 +34,7 @@ from experiments.report import (
     curves,
     exactly,
     interval,
+    runner,
     smaller,
     storage,
     swept,
@@ -340,6 +341,23 @@ def test_several_experiments_run_at_a_time(tmp_path: Path) -> None:
     shown = command_line("backprop", "neuron", "--quick", "--jobs", "2", "--out", str(tmp_path))
     assert shown.returncode == 0, shown.stderr
     assert {path.stem for path in (tmp_path / "results").glob("*.json")} == {"backprop", "neuron"}
+    assert all("This is a quick run" in (tmp_path / page).read_text() for page in ("index.html", "neuron.html"))
+
+
+def test_only_a_quick_run_says_that_it_is_one(run: Run) -> None:
+    assert run("one") == 0
+    assert run("other", quick=True) == 0
+    told = {page: "quick run" in (run.folder / "out" / f"{page}.html").read_text() for page in ("one", "other")}
+    assert told == {"one": False, "other": True}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_flags_that_xla_does_not_know_are_not_given_to_it(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "UNOPTIMISED", ("--xla_backend_optimization_level=0",) if known else ("--xla_what",))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=nowhere")
+    runner.compile_unoptimised()
+    flags = "--xla_backend_optimization_level=0 --xla_dump_to=nowhere" if known else "--xla_dump_to=nowhere"
+    assert os.environ["XLA_FLAGS"] == flags
 
 
 def test_only_and_names_are_the_same(run: Run) -> None:

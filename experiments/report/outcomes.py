@@ -92,7 +92,7 @@ class Animation(NamedTuple):
 class Outcome:
     """What an experiment found, ready to be printed, stored and put on a page.
 
-    The last four are filled in by who runs the experiment; a title of one's own stays.
+    The last five are filled in by who runs the experiment; a title of one's own stays.
     """
 
     lead: str
@@ -111,6 +111,7 @@ class Outcome:
     name: str = ""
     command: str = ""
     seconds: float = 0.0
+    quick: bool = False
 
 
 Experiment = Callable[[Settings, Show], Outcome]
