@@ -44,8 +44,8 @@ class Options:
     again: bool = False
     """Run even what is finished."""
     quick: bool = False
-    """A small version of each: fewer seeds, steps and timed runs, programs compiled without optimisation. Shows that all
-    works; its numbers are rough, its times mean nothing."""
+    """A small version of each: fewer seeds, steps and timed runs, programs compiled without optimisation. Shows that
+    all works; its numbers are rough, its times mean nothing."""
     seeds: int | None = None
     """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
     out: Path | None = None
