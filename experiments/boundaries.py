@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 import fnn
+from experiments import data
 from experiments.report import (
     COLORS,
     Animation,
@@ -38,7 +39,7 @@ from fnn.networks.neurons import parameter_count
 WIDTHS = {1: (80,), 2: (16, 16), 3: (11, 11, 11)}
 """of the hidden layers, so that the networks have about as many weights"""
 ACTIVATIONS = {"tanh": (fnn.tanh, fnn.glorot_uniform()), "ReLU": (fnn.relu, fnn.he())}
-OBJECTS, TURNS, SPREAD, BATCH, RATE = 300, 1.25, 0.03, 50, 0.01
+OBJECTS, TURNS, NOISE, BATCH, RATE = 300, 1.25, 0.03, 50, 0.01
 REQUIRED = 0.95
 CELLS = 31
 """points of the drawn plane a side"""
@@ -52,16 +53,6 @@ def network(activation: str, layers: int) -> fnn.Layer:
     return fnn.serial(*(fnn.dense(width, sigma, w=w) for width in WIDTHS[layers]), fnn.linear(1))
 
 
-def spirals(key: jax.Array, objects: int) -> tuple[jax.Array, jax.Array]:
-    """Points on two arms, r growing with the angle, with noise; and 0 or 1 for the arm."""
-    of_angle, of_noise = jax.random.split(key)
-    r = jnp.sqrt(jax.random.uniform(of_angle, (objects,), jnp.float32, minval=0.02))
-    y = (jnp.arange(objects, dtype=jnp.int32) % 2).astype(jnp.float32)
-    angle = np.pi * (2 * TURNS * r + y)
-    noise = SPREAD * jax.random.normal(of_noise, (objects, 2), jnp.float32)
-    return jnp.stack([r * jnp.cos(angle), r * jnp.sin(angle)], axis=1) + noise, y[:, None]
-
-
 def plane() -> jax.Array:
     """The points that are drawn [CELLS², 2]."""
     side = jnp.linspace(-1.15, 1.15, CELLS, dtype=jnp.float32)
@@ -73,8 +64,9 @@ def experiment_with(cases: list[tuple[str, int]], steps: int, frames: int) -> Ca
 
     def experiment(key: jax.Array) -> tuple[jax.Array, dict[tuple[str, int], dict[str, jax.Array]]]:
         of_points, of_run = jax.random.split(key)
-        x, y = spirals(of_points, 3 * OBJECTS)
-        data, new = (x[:OBJECTS], y[:OBJECTS]), (x[OBJECTS:], y[OBJECTS:])
+        x, arm = data.spirals(of_points, 3 * OBJECTS, TURNS, NOISE)
+        y = arm[:, None].astype(jnp.float32)
+        known, new = (x[:OBJECTS], y[:OBJECTS]), (x[OBJECTS:], y[OBJECTS:])
 
         def learned(net: fnn.Layer) -> dict[str, jax.Array]:
             def validate(params: Any, state: Any) -> dict[str, jax.Array]:
@@ -83,10 +75,10 @@ def experiment_with(cases: list[tuple[str, int]], steps: int, frames: int) -> Ca
                 return {"accuracy": jnp.mean(right.astype(jnp.float32)), "plane": answers}
 
             learn = fnn.trainer(net, fnn.binary_cross_entropy, fnn.adam(RATE), batch_size=BATCH)
-            _, records = fnn.run(learn, learn.init(of_run, data), data, steps, steps // frames, validate)
+            _, records = fnn.run(learn, learn.init(of_run, known), known, steps, steps // frames, validate)
             return {"loss": records["loss"]} | records["validation"]
 
-        return data[0], {case: learned(network(*case)) for case in cases}
+        return known[0], {case: learned(network(*case)) for case in cases}
 
     return experiment
 

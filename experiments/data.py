@@ -1,4 +1,4 @@
-"""Tables to learn from: scikit-learn's real ones, a user's own from a file, and truth tables."""
+"""What there is to learn: scikit-learn's tables, a user's own from a file, truth tables, and points on spirals."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ def truth_tables(variables: int) -> np.ndarray:
     """All Boolean functions of so many variables, int32 [2^2^d, 2^d]: the answers of function r are the bits of r."""
     bits = np.arange(2**variables, dtype=np.int32)[::-1]
     return np.arange(2**2**variables, dtype=np.int32)[:, None] >> bits & 1
+
+
+def spirals(key: jax.Array, objects: int, turns: float, noise: float) -> tuple[jax.Array, jax.Array]:
+    """Points [objects, 2] on two arms, one in the other, out to radius 1; and the arm of each, int32 0 or 1."""
+    of_radius, of_noise = jax.random.split(key)
+    r = jnp.sqrt(jax.random.uniform(of_radius, (objects,), jnp.float32, minval=0.02))
+    arm = jnp.arange(objects, dtype=jnp.int32) % 2
+    angle = np.pi * (2 * turns * r + arm.astype(r.dtype))
+    points = jnp.stack([r * jnp.cos(angle), r * jnp.sin(angle)], axis=1)
+    return points + noise * jax.random.normal(of_noise, points.shape, points.dtype), arm
 
 
 def digits() -> Sample:

@@ -6,14 +6,12 @@ or three layers, and on two spirals 0.67 with one layer and 0.999 with two.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import fnn
 from experiments import data
@@ -42,12 +40,9 @@ POINT = 0.01
 
 
 def spirals() -> data.Sample:
-    """1000 points on two spirals of one and a half turns, one in the other: two classes."""
-    random = np.random.default_rng(2026)
-    turn, arm = 3 * math.pi * np.sqrt(random.uniform(0.02, 1, 1000)), random.integers(0, 2, 1000)
-    angle = turn + math.pi * arm
-    x = turn[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1) / 5 + random.normal(0, 0.06, (1000, 2))
-    return data.Sample("two spirals", jnp.asarray(x, jnp.float32), jnp.asarray(arm, jnp.int32))
+    """1000 points on two spirals of one and a half turns: two classes."""
+    x, arm = data.spirals(jax.random.key(2026), 1000, turns=1.5, noise=0.03)
+    return data.Sample("two spirals", x / jnp.std(x, axis=0, keepdims=True), arm)
 
 
 def width(depth: int, features: int, classes: int) -> int:
@@ -62,26 +57,20 @@ def width(depth: int, features: int, classes: int) -> int:
 def network(depth: int, sample: data.Sample) -> fnn.Layer:
     """So many layers of weights, ReLU between them."""
     hidden = width(depth, sample.x.shape[1], sample.classes)
-    return fnn.serial(*[fnn.dense(hidden, fnn.relu)] * (depth - 1), fnn.linear(sample.classes))
+    return fnn.serial(*[fnn.dense(hidden, fnn.relu, w=fnn.he())] * (depth - 1), fnn.linear(sample.classes))
 
 
 def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[..., Any]:
     """The pure experiment ``(key, eta) -> accuracies`` on validation and on held-out objects, a fifth each."""
     net, fifth = network(depth, sample), len(sample.x) // 5
-    shapes, _ = jax.eval_shape(net.init, jax.random.key(0), sample.x)
-    scales = jax.tree.map(
-        lambda w: jnp.full(w.shape, math.sqrt(2 / w.shape[0]) if w.ndim == 2 else 0.0, w.dtype), shapes
-    )
-    scale, unravel = ravel_pytree(scales)
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
-        key_split, key_params, key_run = jax.random.split(key, 3)
+        key_split, key_run = jax.random.split(key)
         order = jax.random.permutation(key_split, len(sample.x))
         learned, validation, held_out = order[: -2 * fifth], order[-2 * fifth : -fifth], order[-fifth:]
         train = sample.x[learned], sample.y[learned]
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, fnn.adam(eta), batch_size=BATCH, draw=fnn.with_replacement)
-        w = unravel(scale * jax.random.normal(key_params, scale.shape, scale.dtype))  # He's, all in one draw
-        state, records = fnn.run(learn, learn.init(key_run, train)._replace(params=w), train, steps, every=steps // 10)
+        state, records = fnn.run(learn, learn.init(key_run, train), train, steps, every=steps // 10)
 
         def accuracy(part: jax.Array) -> jax.Array:
             return data.accuracy(net.apply(state.params, state.state, sample.x[part]), sample.y[part])
