@@ -178,7 +178,7 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
 def run(settings: Settings, show: Show) -> Outcome:
     """Delete single weights, prune by every score, and compare."""
     steps, rounds, every = (500, 4, 20) if settings.quick else (3000, 10, 1)
-    seeds = min(settings.seeds, 16)
+    seeds = settings.seeds
     keys = jax.random.split(jax.random.key(1989), seeds)
     show(f"deleting single weights of {seeds} trained networks")
     found = jax.tree.map(np.asarray, fnn.sweep(deletions(steps, every), keys))
