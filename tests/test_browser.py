@@ -37,11 +37,15 @@ return [...document.querySelectorAll(arguments[0])].map(element => {
     return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05); });
 """
 """the ratios of WCAG between the elements of a selector and what is behind them"""
-FOCUSED = """
+STOPS = """
+const stops = () => [...document.querySelectorAll("a[href], [tabindex='0'], input:checked, summary")]
+    .filter(element => element.checkVisibility());
+"""
+FOCUSED = f"""{STOPS}
 const element = document.activeElement, style = getComputedStyle(element), box = element.getBoundingClientRect();
-return {place: [...document.querySelectorAll("a[href], [tabindex='0']")].indexOf(element), name: element.className,
+return {{place: stops().indexOf(element), name: element.className,
         outline: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1,
-        seen: box.width > 0 && box.left >= 0 && box.top < innerHeight && box.bottom > 0};
+        seen: box.width > 0 && box.left >= 0 && box.top < innerHeight && box.bottom > 0}};
 """
 
 
@@ -166,6 +170,22 @@ def test_it_fits_the_screen(browser: Any, report: Path, name: str, width: int) -
     assert browser.execute_script(overlapping) == 0
 
 
+@pytest.mark.parametrize("word", ["holds", "holds-partly", "does-not-hold"])
+def test_claims_can_be_chosen_by_their_verdicts(browser: Any, report: Path, word: str) -> None:
+    opened(browser, report / "index.html")
+    seen = """return [...document.querySelectorAll("li.claim, section")].filter(part => part.offsetHeight)
+        .map(part => part.className.replace("claim ", "") || "section")"""
+    everything = browser.execute_script(seen)
+    browser.find_element("id", f"show-{word}").click()
+    chosen = browser.execute_script(seen)
+    assert set(chosen) == {"section", f"{word}-claim"}
+    assert chosen.count(f"{word}-claim") == everything.count(f"{word}-claim")
+    with_one = f"return document.querySelectorAll('section:has(.{word}-claim)').length"
+    assert chosen.count("section") == browser.execute_script(with_one)
+    browser.find_element("id", "show-all").click()
+    assert browser.execute_script(seen) == everything
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", PAGES)
 def test_its_words_stand_out(browser: Any, report: Path, name: str, scheme: str) -> None:
@@ -181,7 +201,7 @@ def test_its_words_stand_out(browser: Any, report: Path, name: str, scheme: str)
 @pytest.mark.parametrize("name", PAGES)
 def test_it_can_be_walked_by_keyboard(browser: Any, report: Path, name: str) -> None:
     opened(browser, report / f"{name}.html")
-    count = len(browser.execute_script("return [...document.querySelectorAll(\"a[href], [tabindex='0']\")]"))
+    count = browser.execute_script(f"{STOPS} return stops().length")
     for place in range(count):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         focused = browser.execute_script(FOCUSED)

@@ -27,11 +27,13 @@ from experiments.report import (
     Interval,
     Outcome,
     Settings,
+    Share,
     Table,
     Verdict,
     at_least,
     at_most,
     curves,
+    estimate,
     exactly,
     interval,
     runner,
@@ -162,7 +164,26 @@ def test_there_is_a_front_page_and_one_for_each_experiment(pages: dict[str, str]
         assert "The second is not." in text
     assert "a &lt; b" in pages["one.html"]
     assert "Two values &amp; their means." in pages["one.html"]
-    assert "python -m experiments one --seeds 32" in pages["one.html"]
+    assert 'python -m experiments one <span class="whole">--seeds</span> 32' in pages["one.html"]
+
+
+def test_many_cases_are_folded_on_the_front_page_alone(run: Run) -> None:
+    def many(settings: Settings, show: Any) -> Outcome:
+        outcome = found(7)
+        outcome.verdicts = [Verdict("there are many", True, "; ".join(f"case {i}: {i}" for i in range(9)))]
+        return outcome
+
+    assert run("one", known={"one": many}) == 0
+    front, page = ((run.folder / "out" / name).read_text() for name in ("index.html", "one.html"))
+    assert "<summary>6 more</summary>" in front
+    assert "more</summary>" not in page
+    assert all(f"case {i}: {i}" in text for i in range(9) for text in (front, page))
+
+
+def test_the_front_page_has_contents_by_slides(pages: dict[str, str]) -> None:
+    contents = pages["index.html"].split("Contents")[1].split("</details>")[0]
+    assert contents.index('href="#slide-7"') < contents.index("The title of one") < contents.index('href="#slide-0"')
+    assert contents.index('href="#slide-0"') < contents.index("The title of other")
 
 
 def test_the_site_needs_nothing_but_itself(run: Run, pages: dict[str, str]) -> None:
@@ -437,6 +458,29 @@ def test_interval_needs_two() -> None:
         interval([1.0])
 
 
+# (k of n, the ends by the published table of Clopper–Pearson at 95 %)
+@pytest.mark.parametrize(
+    ("count", "seeds", "ends"), [(0, 10, (0, 0.3085)), (5, 10, (0.1871, 0.8129)), (10, 10, (0.6915, 1))]
+)
+def test_shares_have_exact_intervals(count: int, seeds: int, ends: tuple[float, float]) -> None:
+    found = estimate(np.arange(seeds) < count)
+    assert isinstance(found, Share)
+    assert found.ends == pytest.approx(ends, abs=1e-4)
+    assert str(found) == f"{count} of {seeds} ({ends[0]:.2f}–{ends[1]:.2f})"
+
+
+def test_a_share_covers_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(5).random((4000, 20)) < 0.9
+    inside = [low <= 0.9 <= high for low, high in (Share.of(row).ends for row in draws)]
+    assert np.mean(inside) >= 0.95
+
+
+def test_a_comparison_tells_the_difference_that_it_judges() -> None:
+    told = smaller("", {"pairs": (WIDE, np.add(WIDE, 0.5))}).measured
+    assert told == "pairs: 2.0 ± 5.0 against 2.5 ± 5.0 (difference −0.5 ± 0)"
+    assert "the first less 0.5 times the second" in smaller("", {"pairs": (LOW, HIGH)}, factor=0.5).measured
+
+
 LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0, math.nan, 1.0]
 
 
@@ -460,6 +504,9 @@ LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0,
         (smaller("", {"pairs": (WIDE, np.add(WIDE, 0.1))}), "holds"),
         (smaller("", {"equal": (LOW, LOW)}), "does not hold"),
         (smaller("", {"equal": (LOW, LOW)}, or_equal=True), "holds"),
+        (at_least("", 0.8, np.full(32, True)), "holds"),
+        (at_least("", 0.9, np.full(32, True)), "holds partly"),
+        (at_least("", 0.9, np.arange(32) < 16), "does not hold"),
         (exactly("", [4, 14], [4, 14], ""), "holds"),
         (exactly("", [4, 15], [4, 14], ""), "holds partly"),
         (exactly("", [5, 15], [4, 14], ""), "does not hold"),
@@ -476,7 +523,7 @@ def test_verdicts_follow_from_intervals(verdict: Verdict, word: str) -> None:
         (0.97431, 0.00341, "0.9743 ± 0.0034"),
         (157.1, 1.829, "157.1 ± 1.8"),
         (-2600.0, 90.0, "−2600 ± 90"),
-        (1.0, 1e-9, "1.00000 ± 0.00000"),
+        (1.0, 1e-9, "1.00000 ± 1e−09"),
         (2e-8, 3e-9, "2.0e−08 ± 3.0e−09"),
         (1.0, 0.0, "1 ± 0"),
         (math.nan, math.nan, "nan ± nan"),

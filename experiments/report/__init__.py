@@ -4,8 +4,19 @@ An experiment is a module of `experiments` with a function ``run(settings, show)
 """
 
 from experiments.report.outcomes import Animation, Experiment, Figure, Outcome, Settings, Show, Table, Verdict
-from experiments.report.plots import COLORS, animated, curves, figure, finished
-from experiments.report.statistics import Interval, at_least, at_most, exactly, interval, smaller, swept, within
+from experiments.report.plots import COLORS, animated, curves, figure, finished, tick_at
+from experiments.report.statistics import (
+    Interval,
+    Share,
+    at_least,
+    at_most,
+    estimate,
+    exactly,
+    interval,
+    smaller,
+    swept,
+    within,
+)
 
 __all__ = [
     "COLORS",
@@ -15,6 +26,7 @@ __all__ = [
     "Interval",
     "Outcome",
     "Settings",
+    "Share",
     "Show",
     "Table",
     "Verdict",
@@ -22,11 +34,13 @@ __all__ = [
     "at_least",
     "at_most",
     "curves",
+    "estimate",
     "exactly",
     "figure",
     "finished",
     "interval",
     "smaller",
     "swept",
+    "tick_at",
     "within",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
@@ -29,6 +30,10 @@ DIVERGING = LinearSegmentedColormap.from_list(
     "diverging", [(0, _NEGATIVE), (0.5, _NEGATIVE + "00"), (0.5, _POSITIVE + "00"), (1, _POSITIVE)], 65
 )
 """From blue, negative, to orange, positive; nothing is no ink, so that the page shows through, light or dark."""
+
+_DOTTED = (":", (0, (4, 2, 1, 2)), (0, (1, 3)), (0, (6, 3)))
+_FEW, _MANY = 8, 5
+"""positions that are labelled one by one; lines whose names need a place of their own"""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -94,7 +99,8 @@ def curves(
         logx: whether x is drawn on a logarithmic scale.
         logy: likewise; a band that reaches below 0 is cut off at a tenth of the mean.
         marker: of the points, matplotlib's.
-        theory: by name, what is expected [points]; dotted.
+        theory: by name, what is expected [points]; dotted, in the colours of the values if there are as many, else in
+            ink.
     """
     with figure() as canvas:
         axes = canvas.subplots()
@@ -103,11 +109,24 @@ def curves(
             axes.plot(x, mean, color=color, label=name, marker=marker, markersize=4)
             below = np.maximum(mean - half, mean / 10) if logy else mean - half
             axes.fill_between(x, below, mean + half, color=color, alpha=0.2, linewidth=0)
-        for color, (name, expected) in zip(cycle(COLORS), (theory or {}).items(), strict=False):
-            axes.plot(x, expected, color=color, linestyle=":", label=name)
+        theory = theory or {}
+        colors = COLORS if len(theory) == len(values) else (_INK,)
+        for color, style, (name, expected) in zip(cycle(colors), cycle(_DOTTED), theory.items(), strict=False):
+            axes.plot(x, expected, color=color, linestyle=style if color == _INK else ":", label=name)
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
-        axes.legend(fontsize=9, ncols=2)
+        if len(x) <= _FEW:
+            tick_at(axes, x)
+        if len(values) + len(theory) < _MANY:
+            axes.legend(fontsize=9, ncols=2)
+        else:
+            canvas.legend(fontsize=9, ncols=3, loc="outside upper center")
         return finished(canvas, caption, description)
+
+
+def tick_at(axes: Axes, positions: Any) -> None:
+    """Label x at these positions in plain numbers, and nowhere else."""
+    axes.set_xticks(positions, [f"{x:g}".replace("-", "−") for x in np.asarray(positions).tolist()])
+    axes.set_xticks([], minor=True)
 
 
 def animated(

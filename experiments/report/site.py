@@ -6,11 +6,13 @@ import os
 import platform
 import re
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jax
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 import fnn
 from experiments.report import storage
@@ -64,6 +66,8 @@ def write(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower()).strip("-")
+    environment.filters["options"] = _options
+    environment.filters["by_slide"] = lambda outcomes: groupby(outcomes, key=lambda outcome: outcome.slide)
     environment.globals |= {"slides": SLIDES, "marks": MARKS, "outcomes": outcomes, "machine": _machine()}
     folder.mkdir(parents=True, exist_ok=True)
     storage.replace(folder / "style.css", environment.get_template("style.css").render())
@@ -84,6 +88,11 @@ def _counted(outcomes: list[Outcome]) -> dict[str, int]:
     """How many claims have each verdict."""
     words = [verdict.word for outcome in outcomes for verdict in outcome.verdicts]
     return {word: words.count(word) for word in MARKS}
+
+
+def _options(command: str) -> Markup:
+    """A command whose options are not broken after their hyphens."""
+    return Markup(re.sub(r"(--[\w-]+)", r'<span class="whole">\1</span>', str(escape(command))))
 
 
 def _machine() -> str:
