@@ -120,7 +120,7 @@ def run(settings: Settings, show: Show) -> Outcome:
 
     return Outcome(
         slide=15,
-        lead=f"{WEIGHTS} weights get random gradients of mean {MEAN:g} and variance 1, which `fnn.adam` averages. How "
+        lead=f"{WEIGHTS} weights get random gradients of mean {MEAN:g} and variance 1, which Adam averages. How "
         "large are v, v̂, G and Ĝ in step k beside the E g and E g² that they estimate, and how long are the steps? A "
         "twin of Adam without calibration takes v and G as they are. Then both train a network of "
         f"{HIDDEN} hidden ReLU units on digits, from the same weights and on the same batches, for {steps} steps at "
@@ -130,22 +130,23 @@ def run(settings: Settings, show: Show) -> Outcome:
         "v/√G = (1 − γᵏ)/√(1 − αᵏ) · v̂/√Ĝ;   γ = 0.9, α = 0.999",
         verdicts=[
             within(
-                "In the first steps v and G are too small by the factors 1 − γᵏ and 1 − αᵏ; calibrated, v̂ and Ĝ "
-                "have the means E g and E g² in every step (ratio within 5 %)",
+                "in the first steps of Adam v and G are too small by the factors 1 − γᵏ and 1 − αᵏ; calibrated, v̂ "
+                "and Ĝ have the means E g and E g² in every step (ratio within 5 %)",
                 0.95,
                 1.05,
                 {f"{name}, k = {k}": averages[name][:, k - 1] for name in ("v̂", "Ĝ") for k in TOLD},
             ),
             within(
-                "The first step of calibrated Adam is η in every weight (ratio within 1 %)",
+                "as the equations say, the first step of calibrated Adam is η in every weight (ratio within 1 %)",
                 0.99,
                 1.01,
                 averages["calibrated"][:, 0],
             ),
             within(
-                "As √G starts smaller than v, the first steps are longer without calibration, not shorter: by "
+                "as the equations say, √G starts smaller than v, so that Adam's first steps are longer without "
+                "calibration, not shorter: by "
                 f"{stretch(1):.2f} at k = 1 and {stretch(10):.2f} at k = 10, by the factor "
-                "(1 − γᵏ)/√(1 − αᵏ) (ratio within 1 %)",
+                "(1 − γᵏ)/√(1 − αᵏ) (ratio within 1 %)",
                 0.99,
                 1.01,
                 {
@@ -154,20 +155,21 @@ def run(settings: Settings, show: Show) -> Outcome:
                 },
             ),
             smaller(
-                "Calibration makes the start quicker: at the η at which each learns digits soonest, its mean loss over "
-                f"the first {FIRST} steps is smaller",
+                "calibration makes Adam's start quicker: at the η at which each learns digits soonest, the mean loss "
+                f"over the first {FIRST} steps is smaller with calibration than without",
                 {f"η = {quickest}": tuple(first[name][:, soonest[name]] for name in BOTH)},
-                why="A smaller η with longer first steps is a learning rate that begins high and falls to η within "
-                "1/(1 − α) steps, which digits like. What calibration gives is that η means the same in all steps.",
+                why="a likely cause: a smaller η with longer first steps is a learning rate that begins high and comes "
+                "down to η within some 1/(1 − α) steps, which suits digits; what calibration gives is that η means the "
+                "same in all steps",
             ),
             smaller(
-                "Without calibration large rates do harm: at η = 0.03 and 0.1 the mean loss over the first "
-                f"{FIRST} steps is smaller with it",
+                "without calibration large rates do harm to Adam: at η = 0.03 and 0.1 the mean loss over the first "
+                f"{FIRST} steps is smaller with calibration",
                 {f"η = {eta:g}": tuple(first[name][:, RATES.index(eta)] for name in BOTH) for eta in (0.03, 0.1)},
             ),
             within(
-                f"In the end it does not matter: after {steps} steps the held-out accuracies with and without "
-                "calibration, each at its best η, differ by 0.01 at most",
+                f"in the end Adam's calibration does not matter: after {steps} steps the held-out accuracies with and "
+                "without, each at its best η, differ by 0.01 at most",
                 -0.01,
                 0.01,
                 accuracy["calibrated"][:, best["calibrated"]] - accuracy["uncalibrated"][:, best["uncalibrated"]],
@@ -199,7 +201,7 @@ def _of_training(first: dict[str, np.ndarray], accuracy: dict[str, np.ndarray]) 
     ]
     header = ("η", "first losses", "uncalibrated", "held-out accuracy", "uncalibrated")
     caption = f"Digits: mean loss over the first {FIRST} steps and held-out accuracy in the end"
-    return Table(f"{caption}, with and without calibration, means over seeds with 95 % intervals", header, rows)
+    return Table(f"{caption}, with and without calibration, means over seeds with 95 % intervals", header, rows)
 
 
 def _figures(averages: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> list[Figure]:
@@ -231,7 +233,7 @@ def _figures(averages: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> l
         curves(
             RATES,
             first,
-            f"The mean loss over the first {FIRST} steps on digits against the learning rate, with 95 % intervals",
+            f"The mean loss over the first {FIRST} steps on digits against the learning rate, with 95 % intervals",
             "Both curves fall and rise again. Without calibration the loss is lower at small rates, and at the largest "
             "far higher than with it.",
             xlabel="learning rate η",

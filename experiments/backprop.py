@@ -169,9 +169,12 @@ def _map(axes: Any, name: str, values: np.ndarray | None) -> None:
 
 def _of_passes(rows: list[Row], chain: bool) -> list[Verdict]:
     of_gradients, of_errors = differences(rows, chain)
-    words = ("every gradient drawn is xᵀ(ε∘z)/n of the arrays drawn", "every ε drawn is (ε∘z)wᵀ of the layer above")
+    words = (
+        "every gradient that BackProp finds is xᵀ(ε∘z)/n of its layer's x, ε and z, to 10⁻⁵",
+        "every ε that BackProp finds is (ε∘z)wᵀ of the layer above, to 10⁻⁵",
+    )
     return [
-        Verdict(claim, difference <= 1e-5, f"largest relative difference {difference:.1e}")
+        Verdict(claim, difference <= 1e-5, f"largest relative difference {difference:.1e}".replace("-", "−"))
         for claim, difference in zip(words, (of_gradients, of_errors), strict=True)
         if difference is not None
     ]

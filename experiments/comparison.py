@@ -161,41 +161,44 @@ def verdicts(runs: dict[str, dict[str, Runs]]) -> list[Verdict]:
     sooner = np.minimum(left["momentum"], left["nag"])
     return [
         smaller(
-            "each of the other methods leaves the saddle in fewer steps than sgd",
+            "momentum, nag, RMSProp, AdaDelta, Adam and Nadam each leave a saddle point in fewer steps than sgd",
             {f"{name} against sgd": (left[name], left["sgd"]) for name in METHODS[1:]},
-            why="Away from the saddle the gradient grows by a factor a step, so sgd's time is a logarithm of how near "
-            "it began. AdaDelta starts with steps of about 10⁻³ and has to grow them first.",
+            why="near the saddle sgd moves away from its ridge by a constant factor a step, so its time is a logarithm "
+            "of how near it began; AdaDelta starts with steps of about 10⁻³ η and has to grow them first",
         ),
         smaller(
-            "the methods that scale the gradient leave the saddle before momentum and nag",
+            "RMSProp, AdaDelta, Adam and Nadam, which scale the gradient, leave a saddle point before momentum and nag",
             {f"{name} against the faster of the two": (left[name], sooner) for name in SCALED},
-            why="A step of Adam or Nadam is about η at once, however flat the place is; RMSProp's best η is small, "
-            "because at the bottom its steps stay that large.",
+            why="a step of Adam or Nadam is about η at once, however flat the place is; the η is the best one for the "
+            "loss on the whole way, and RMSProp's is small, likely because at the bottom its steps stay that large",
         ),
         smaller(
-            "the methods that scale the gradient reach the valley's end in fewer steps than sgd",
+            "RMSProp, AdaDelta, Adam and Nadam, which scale the gradient, reach the end of Beale's valley in fewer "
+            "steps than sgd",
             {f"{name} against sgd": (reached[name], reached["sgd"]) for name in SCALED},
-            why="Without a decay of η, RMSProp and AdaDelta do not settle: their steps keep their size where the "
-            "gradient vanishes, so that only a small η comes to rest.",
+            why="a likely cause: without a decay of η, RMSProp and AdaDelta do not settle: their steps keep their "
+            "size where the gradient vanishes, so that only a small η comes to rest",
         ),
         smaller(
-            "momentum and nag take a longer way down the valley than sgd: they overshoot",
+            "momentum and nag overshoot: their way down Beale's valley is longer than that of sgd",
             {f"sgd against {name}": (detour["sgd"], detour[name]) for name in ("momentum", "nag")},
         ),
         smaller(
-            "looking ahead, nag overshoots less than momentum: its way down the valley is shorter",
+            "looking ahead, nag overshoots less than momentum: its way down Beale's valley is shorter",
             {"nag against momentum": (detour["nag"], detour["momentum"])},
         ),
         smaller(
-            "momentum and nag smooth the noise: successive steps in the bowl turn less than those of sgd",
+            "momentum and nag smooth the noise: successive steps in a noisy bowl turn less than those of sgd",
             {f"sgd against {name}": (straight["sgd"], straight[name]) for name in ("momentum", "nag")},
         ),
         smaller(
-            f"at the same η = {SAME:g} momentum ends nearer to the noisy bowl's bottom than sgd",
+            f"at the same η = {SAME:g} the noise in a bowl leaves momentum a smaller loss than sgd, in the mean over "
+            "the second half of the steps",
             {"momentum against sgd": (steady["momentum"], steady["sgd"])},
         ),
         within(
-            "the loss that the noise leaves is what theory expects, to 15 %",
+            f"the loss that the noise in a bowl leaves sgd and momentum at η = {SAME:g} is what theory expects: "
+            "measured over expected is within 15 % of 1",
             0.85,
             1.15,
             {name: steady[name] / steady_loss(SAME, gamma) for name, gamma in (("sgd", 0.0), ("momentum", 0.9))},
@@ -282,17 +285,20 @@ def run(settings: Settings, show: Show) -> Outcome:
         "surfaces from the same random starts: Beale's long valley, a saddle point from within about 0.001 of its "
         f"ridge, and a bowl {STEEP:g} times as steep in one direction, whose gradients have noise of standard "
         f"deviation {NOISE:g}. On each surface each method has the η, of four to a decade, that makes the mean over "
-        f"seeds and {STEPS} steps of log₁₀(loss + {FLOOR:g}) smallest, the loss taken above the lowest. γ = 0.9, "
-        "α = 0.9 or Adam's 0.999, as in the lecture.",
+        f"seeds and {STEPS} steps of log₁₀(loss + {FLOOR:g}) smallest, the loss taken above the lowest: the best for "
+        "the whole way, not for leaving the saddle. The saddle counts as left where this loss is halfway down, below "
+        f"{LEFT:g}, and the valley's end as reached where it is below {REACHED:g}. γ = 0.9, α = 0.9 or Adam's 0.999, "
+        "as in the lecture.",
         equation="valley: (1.5 − x + xy)² + (2.25 − x + xy²)² + (2.625 − x + xy³)²\n"
-        f"saddle: x² − y² + y⁴/2\nbowl: (x² + {STEEP:g}y²)/2",
+        f"saddle: x² − y² + y⁴/2\nbowl: (x² + {STEEP:g}y²)/2,   where the noise leaves "
+        f"Σ_j ησ²/(2(2 − ηλ_j(1 − γ)/(1 + γ))),   λ = 1, {STEEP:g},   σ = {NOISE:g},   γ = 0 for sgd",
         verdicts=verdicts(runs),
         tables=[_table(runs)],
         figures=[
             curves(
                 np.arange(1, STEPS + 2),
                 {name: np.maximum(r.loss, FLOOR) for name, r in runs[surface].items()},
-                f"The loss above the lowest on the way {where}, mean and 95 % interval over seeds, at each method's "
+                f"The loss above the lowest on the way {where}, mean and 95 % interval over seeds, at each method's "
                 f"best η; cut off at {FLOOR:g}",
                 f"Line plot of the loss of seven methods over steps, both axes logarithmic, on the way {where}.",
                 xlabel="steps + 1",

@@ -175,39 +175,44 @@ def run(settings: Settings, show: Show) -> Outcome:
         equation="a(x) = Σ_{h=1}^H α_h σ(⟨x, w_h⟩ − w_0h),   max_x |a(x) − f(x)| < ε",
         verdicts=[
             within(
-                "the error of a sum of steps, written down, falls as 1/H for smooth functions: exponent −1 ± 0.1",
+                "the largest error of a sum of H steps, written down, falls as 1/H for smooth functions: exponent −1 "
+                "± 0.1",
                 -1.1,
                 -0.9,
                 {name: slopes[f"smooth, {name}"] for name in ("steps", "sigmoids")},
             ),
             within(
-                "for a function as steep as a root it falls as 1/√H, by the modulus of continuity: exponent −½ ± 0.1",
+                "for a function as steep as a root the largest error of a sum of H steps, written down, falls as "
+                "1/√H, by the modulus of continuity: exponent −½ ± 0.1",
                 -0.6,
                 -0.4,
                 slopes["root, steps"],
             ),
             smaller(
-                "trained sums come closer with more neurons: 32 leave at most a tenth of the error that 2 leave",
+                "trained sums of sigmoids come closer with more of them: 32 leave at most a tenth of the error that "
+                "2 leave",
                 {name: (values[:, -1], values[:, 0]) for name, values in trained.items()},
                 0.1,
-                why="In two dimensions the error falls more slowly; the theorem promises no rate.",
+                why="in two dimensions the error falls more slowly; the theorem promises no rate",
             ),
             at_most(
-                "32 trained neurons come within 0.05 of a function whose largest value is 1, everywhere on the cube",
+                "sums of 32 trained sigmoids come within 0.05 of a function whose largest value is 1, everywhere on "
+                "the cube",
                 0.05,
                 {name: values[:, -1] for name, values in trained.items()},
-                why="The theorem says that some H and some weights suffice, not which. In two dimensions 32 neurons, "
-                "trained like this, are too few; in one dimension the best α of random neurons get closer than Adam.",
+                why="the theorem says that some H and some weights suffice, not which; in two dimensions 32 neurons, "
+                "trained like this, are too few; in one dimension the best α of random neurons get closer than Adam",
             ),
             at_most(
-                "the error of trained sums falls at least as fast as Barron's rate 1/√H, in two dimensions too",
+                "the largest error of trained sums of H sigmoids falls at least as fast as 1/√H, the rate that Barron "
+                "proved for the root mean square error, in two dimensions too",
                 -0.5,
                 {f"d = {d}": falls[f"d = {d}, trained"] for d in runs},
             ),
         ],
         tables=[
             Table(
-                "Largest error over the cube; means over random functions with 95 % intervals",
+                "Largest error over the cube; means over random functions with 95 % intervals",
                 ("H", *errors),
                 [
                     *((str(H), *(str(Interval.of(e[:, i])) for e in errors.values())) for i, H in enumerate(WIDTHS)),
@@ -221,7 +226,7 @@ def run(settings: Settings, show: Show) -> Outcome:
                 WIDTHS,
                 errors,
                 "Largest error over the cube against the number of neurons, trained and with random neurons "
-                "whose α are fitted; means with 95 % intervals over random functions",
+                "whose α are fitted; means with 95 % intervals over random functions",
                 "Line plot on logarithmic scales: all errors fall with H; in one dimension those of fitted sums fall "
                 "to rounding.",
                 xlabel="neurons H",

@@ -93,7 +93,7 @@ def picture(accuracy: dict[str, dict[int, np.ndarray]]) -> Figure:
         return finished(
             canvas,
             f"Held-out accuracy of networks of about {PARAMETERS} parameters by their number of layers: means over "
-            "seeds with 95 % intervals",
+            "seeds with 95 % intervals",
             "Line plot of accuracy against the number of layers for each data set. Digits, wine and breast cancer are "
             "nearly level from one or two layers on; the two spirals rise from about two thirds at one layer.",
         )
@@ -129,30 +129,33 @@ def run(settings: Settings, show: Show) -> Outcome:
     return Outcome(
         slide=25,
         lead=f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn "
-        f"{', '.join(accuracy)} by {steps} steps of Adam. Layers are counted as in the lecture, the last one included: "
-        "one layer is a linear classifier, and has as many parameters as it has. A fifth of the objects chooses the "
-        f"rate, {' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out.",
+        f"{', '.join(accuracy)} by {steps} steps of Adam. Layers are counted as in the lecture, the last one "
+        "included: one layer is a linear classifier, whose number of parameters cannot be chosen. A fifth of the "
+        f"objects chooses the rate, {' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out.",
         equation="dim W = Σ_l (H_{l−1} + 1) H_l",
         verdicts=[
             at_most(
-                "three layers suffice: the best deeper network is at most one point of accuracy better",
+                f"three layers suffice: the best deeper network's held-out accuracy is at most {POINT} higher",
                 POINT,
                 gained(3),
-                why="nowhere is a deeper network clearly better; wine has 35 held-out objects, one of which is three "
-                "points, so its interval is too wide to tell",
+                why="wine has 35 held-out objects, one of which is 0.03 of the accuracy: its interval is wide",
             ),
-            at_most("two layers suffice: the best deeper network is at most one point better", POINT, gained(2)),
+            at_most(
+                f"two layers suffice: the best deeper network's held-out accuracy is at most {POINT} higher",
+                POINT,
+                gained(2),
+            ),
             at_least(
-                "one layer does not: the best deeper network is at least one point better",
+                f"one layer does not suffice: the best deeper network's held-out accuracy is at least {POINT} higher",
                 POINT,
                 gained(1),
-                why="the classes of the three tables are nearly linearly separable: there a linear classifier is as "
-                "good as anything, and only the spirals need more",
+                why="a likely cause: the classes of digits, wine and breast cancer are nearly linearly separable, so "
+                "that a linear classifier is hardly worse there than any other; the spirals need more",
             ),
         ],
         tables=[
             Table(
-                "Held-out accuracy by the number of layers; means over seeds with 95 % intervals",
+                "Held-out accuracy by the number of layers; means over seeds with 95 % intervals",
                 ("data", *(f"{depth} layers" if depth > 1 else "1 layer" for depth in DEPTHS)),
                 [(name, *(str(Interval.of(values)) for values in of.values())) for name, of in accuracy.items()],
             )

@@ -1,7 +1,7 @@
 """First weights: how signals pass a network at the start, and how fast it learns from there.
 
 Command: ``python -m experiments initialization``; 40 seconds on two CPU cores. Expect 51 ± 3 steps to a loss of 0.2
-from weights trained layer by layer, 74 ± 3 from rule 2 and 211 ± 10 from ±1/√H, whose variance falls to 3 % on the way.
+from weights trained layer by layer, 74 ± 3 from rule 2 and 211 ± 10 from ±1/√H, whose variance falls to 3 % on the way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from experiments.report import (
 from fnn.parameters import all_but_head, transplant
 from fnn.pretraining import diversity, pretrain
 
-HIDDEN, WIDTH, BATCH, EVERY, RATE = 4, 32, 32, 10, 0.1
+HIDDEN, WIDTH, BATCH, EVERY, RATE, ADAMS_RATE = 4, 32, 32, 10, 0.1, 0.003
 REACHED = 0.2
 """the loss that counts as learned; guessing has ln 5 = 1.609"""
 
@@ -95,7 +95,7 @@ def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., 
         if layerwise:
             slow = {"optimizer": fnn.sgd(RATE), "steps": earlier, "batch_size": BATCH, "head": False}
             starts[LAYERWISE] = pretrain(key_start, net, sample, LOSS, **slow)
-        learn = fnn.trainer(net, LOSS, fnn.adam(3e-3), batch_size=BATCH)
+        learn = fnn.trainer(net, LOSS, fnn.adam(ADAMS_RATE), batch_size=BATCH)
         taught = fnn.run(learn, learn.init(key_start, other), other, earlier)[0].params
         starts[TAUGHT] = transplant(fresh, taught, all_but_head(taught))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts.values())
@@ -136,17 +136,18 @@ def run(settings: Settings, show: Show) -> Outcome:
     diverse = {name: values[name] for name in (*different, "untrained")}
     return Outcome(
         slide=23,
-        lead=f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG at η = {RATE:g}. They "
-        "start from weights drawn in several ways; or trained layer by layer, each neuron as a linear model on a "
-        "random half of the objects and inputs; or taken from a network that has learned the digits 0 to 4, all but "
-        f"the head. The last two had {earlier} steps, for each layer or for the network, which are not counted. Before "
-        "the first step the variances of each hidden layer's outputs and of its weights' gradients are taken. Then "
-        f"steps are counted until the mean loss of {EVERY} of them is {REACHED} or less, {steps} at most. Diversity is "
-        "that of one layer of 16 neurons trained on breast cancer, all for the same answer: 1 − the mean |correlation| "
-        "of two.",
+        lead=f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
+        f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a "
+        "linear model on a random half of the objects and inputs; or taken from a network that has learned the "
+        f"digits 0 to 4, all but the head. Each layer of the former had {earlier} steps of SG at η = {RATE:g}, the "
+        f"network of the latter {earlier} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the "
+        "first step the variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps "
+        f"are counted until the mean loss of {EVERY} of them is {REACHED} or less, {steps} at most. Diversity is that "
+        "of one layer of 16 neurons trained on breast cancer, all for the same answer: 1 − the mean |correlation| of "
+        "the outputs of two neurons.",
         equation="1   w ~ uniform(−1/√H, 1/√H)\n2   w ~ uniform(−√6/√(H + H′), √6/√(H + H′))\n"
         "3   min_w Σ ℒ(⟨w_h, x⟩ y) for each neuron by itself\n4   w of another task\n5   WᵀW = I",
-        verdicts=[*_of_variances(found), *_of_steps(found), *_of_diversity(diverse)],
+        verdicts=[*_of_variances(found), *_of_steps(found, steps), *_of_diversity(diverse)],
         tables=[_table(found), _diversities(diverse)],
         figures=[_variances(found, "outputs"), _variances(found, "gradients"), _losses(found, steps)],
         numbers={
@@ -176,8 +177,8 @@ def _of_variances(found: Found) -> list[Verdict]:
             0.5,
             2.0,
             _ratio(found[UNIFORM]["outputs"]),
-            why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance. "
-            "±√3/√H would keep it where tanh is nearly linear.",
+            why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; "
+            "±√3/√H would keep it where tanh is nearly linear",
         ),
         within(
             "w uniform on ±√6/√(H + H′) evens out the variances of the gradients: the last hidden layer's is between "
@@ -189,26 +190,30 @@ def _of_variances(found: Found) -> list[Verdict]:
     ]
 
 
-def _of_steps(found: Found) -> list[Verdict]:
+def _of_steps(found: Found, steps: int) -> list[Verdict]:
     fewest = {name: f["steps"] for name, f in found.items()}
     prepared = [name for name in (LAYERWISE, TAUGHT) if name in fewest]
     return [
         smaller(
-            "each of the lecture's starts takes fewer steps to the loss than weights of one small size, σ = 0.01",
+            f"each of the lecture's first weights takes fewer steps to a loss of {REACHED} than weights drawn with one "
+            "small σ = 0.01",
             {name: (fewest[name], fewest[SMALL]) for name in (UNIFORM, GLOROT, "orthogonal", *prepared)},
         ),
         smaller(
-            "neurons trained beforehand, layer by layer or on another task, take fewer steps than weights drawn at "
-            "random by rule 2",
+            f"hidden neurons trained beforehand, layer by layer or on another task, take fewer steps to a loss of "
+            f"{REACHED} than weights drawn uniformly on ±√6/√(H + H′)",
             {name: (fewest[name], fewest[GLOROT]) for name in prepared},
-            why="what the hidden layers know of other digits is worth no more here, under a new head, than a good "
-            "random start; neurons that have each learned this very task are.",
+            why="a likely cause: what hidden layers know of other digits is worth no more here, under a new head, than "
+            "a good random start; neurons that have each learned this very task are worth more",
         ),
         smaller(
-            "after all steps, neurons trained beforehand have reached a lower loss than weights drawn by rule 2",
+            f"after all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have "
+            "reached a lower loss than weights drawn uniformly on ±√6/√(H + H′)",
             {name: (found[name]["loss"][:, -1], found[GLOROT]["loss"][:, -1]) for name in prepared},
-            why="a likely cause: neurons trained for the same answers are much alike (see their diversity), so that a "
-            "layer of them begins well and then has fewer different features to build on.",
+            why="likely causes: neurons trained layer by layer for the same answers are much alike (see their "
+            "diversity), so that a layer of them begins well and then has fewer different features to build on; what "
+            "pre-trained neurons know of other digits no longer tells once random ones have been trained as long on "
+            "these",
         ),
     ]
 
@@ -217,17 +222,18 @@ def _of_diversity(diverse: dict[str, np.ndarray]) -> list[Verdict]:
     varied = {name: values for name, values in diverse.items() if name not in ("none", "untrained")}
     return [
         smaller(
-            "neurons trained on random subsamples, random inputs or from random starts differ more than without any "
-            "of these",
+            "neurons trained as linear models differ if they are given random subsamples, random inputs or random "
+            "starts; without any of these, as the equations say, they begin alike and stay alike",
             {name: (diverse["none"], values) for name, values in varied.items()},
         ),
         at_least(
-            "they differ notably: the diversity is 0.1 or more, a mean |correlation| of at most 0.9",
+            "neurons trained as linear models on random subsamples, on random inputs or from random starts differ "
+            "notably: their diversity is 0.1 or more, a mean |correlation| of at most 0.9",
             0.1,
             varied,
             why="a linear model has one best answer, and all neurons of a layer are trained for it, so they all come "
-            "near it whatever they see. Weights drawn at random and not trained differ far more: "
-            f"{Interval.of(diverse['untrained'])}.",
+            "near it whatever they see; the diversity of weights drawn at random and not trained is "
+            f"{Interval.of(diverse['untrained'])}",
         ),
     ]
 

@@ -105,6 +105,7 @@ def _maps(learned: np.ndarray) -> Figure:
             "for each function of one variable, one seed; orange is positive, blue negative",
             "Two rows of three maps: the product of both variables, the absolute value of their difference, and a "
             "pattern of waves. The learned maps below look like the functions above.",
+            narrowest=480,
         )
 
 
@@ -133,30 +134,31 @@ def run(settings: Settings, show: Show) -> Outcome:
         equation="a(x) = Σ_{i=1}^{2d+1} σ_i(Σ_{j=1}^d f_ij(x_j)),   d = 2",
         verdicts=[
             at_most(
-                f"with {widest} neurons for each function of one variable, the form is within 0.05 of each "
-                "function everywhere",
+                f"with {widest} neurons for each function of one variable, Kolmogorov's form is within 0.05 of "
+                "each function everywhere",
                 0.05,
                 {name: of[:, -1] for name, of in ours.items()},
-                why="The theorem says that such functions of one variable exist; it gives neither smooth ones nor "
-                "a way to find them, and gradient descent finds some that are far from exact.",
+                why="the theorem says that such functions of one variable exist; it gives neither smooth ones nor "
+                "a way to find them, and gradient descent finds some that are far from exact",
             ),
             smaller(
-                f"networks of one variable with {widest} neurons leave at most half the error that {narrowest} leave",
+                f"Kolmogorov's form with {widest} neurons for each function of one variable leaves at most half the "
+                f"error that it leaves with {narrowest}",
                 {name: (of[:, -1], of[:, 0]) for name, of in ours.items()},
                 0.5,
-                why="Wider networks of one variable are no closer after this many steps. Whether longer training would "
-                "bring them closer is left open here.",
+                why="wider networks of one variable are no closer after this many steps; whether longer training would "
+                "bring them closer is left open here",
             ),
             smaller(
-                "with as many parameters the form comes closer than a plain network of two hidden layers",
+                "with as many parameters Kolmogorov's form comes closer than a plain network of two hidden layers",
                 {name: (ours[name][:, -1], plain[name][:, -1]) for name in FUNCTIONS},
-                why="What the theorem promises holds for its own functions of one variable, which are not smooth; for "
-                "smooth ones the form is only a network with fewer links between its neurons than a plain one.",
+                why="what the theorem promises holds for its own functions of one variable, which are not smooth; for "
+                "smooth ones the form is only a network whose links are arranged otherwise than a plain one's",
             ),
         ],
         tables=[
             Table(
-                "Largest error over the square; means over seeds with 95 % intervals",
+                "Largest error over the square; means over seeds with 95 % intervals",
                 ("network", "parameters", *FUNCTIONS),
                 [
                     (
@@ -174,7 +176,7 @@ def run(settings: Settings, show: Show) -> Outcome:
                 sizes["Kolmogorov"],
                 {f"{f}, {name}": errors[name][:, i] for i, f in enumerate(FUNCTIONS) for name in errors},
                 "Largest error against the number of parameters, for three functions, Kolmogorov's form and a plain "
-                "network; means with 95 % intervals over seeds",
+                "network; means with 95 % intervals over seeds",
                 "Line plot on logarithmic scales: the plain network has the smaller errors for all three functions, "
                 "and they fall as it grows; those of Kolmogorov's form hardly change.",
                 xlabel="parameters",

@@ -1,6 +1,6 @@
 """How many steps momentum and NAG save on long narrow valleys.
 
-Command: ``python -m experiments nag``; 8 seconds on two CPU cores. Expect the rates of theory to within 5 %: for
+Command: ``python -m experiments nag``; 8 seconds on two CPU cores. Expect the rates of theory to within 5 %: for
 condition number κ, about κ/2 steps per factor e with plain gradient descent, √κ with NAG, √κ/2 with momentum.
 """
 
@@ -159,34 +159,37 @@ def run(settings: Settings, show: Show) -> Outcome:
         "NAG, γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 1:   1 − 1/√κ",
         verdicts=[
             *(
-                within(f"{claim} (ratio of the rates −ln within 5 %)", 0.95, 1.05, against(name))
+                within(
+                    f"{claim} (−ln of the measured factor over that of theory, within 5 %)", 0.95, 1.05, against(name)
+                )
                 for name, claim in zip(
                     NAMES,
                     (
-                        "Plain gradient descent shrinks the error by (κ − 1)/(κ + 1) a step",
-                        "Momentum shrinks the error by (√κ − 1)/(√κ + 1) a step",
+                        "plain gradient descent shrinks the error by (κ − 1)/(κ + 1) a step",
+                        "momentum shrinks the error by (√κ − 1)/(√κ + 1) a step",
                         "NAG shrinks the error by 1 − 1/√κ a step",
                     ),
                     strict=True,
                 )
             ),
             within(
-                "Momentum and NAG need a number of steps that grows as √κ (power of κ within 0.45 … 0.55)",
+                "momentum and NAG need a number of steps that grows as the root √κ of the condition number (power of "
+                "κ within 0.45 … 0.55)",
                 0.45,
                 0.55,
                 {name: powers[name] for name in NAMES[1:]},
             ),
             smaller(
-                "On a parabola NAG needs fewer steps per factor e than momentum, both at their best",
+                "on a parabola NAG needs fewer steps per factor e than momentum, both at their best",
                 {
                     f"κ = {k:g}": (1 / measured["NAG"][:, i], 1 / measured["momentum"][:, i])
                     for i, k in enumerate(kappas)
                 },
-                why="On a parabola whose κ is known, momentum at its best is about twice as fast. NAG's merit lies "
-                "elsewhere: it is proved to need O(√κ) steps on every smooth, strongly convex Q, and momentum is not.",
+                why="on a parabola whose κ is known, momentum at its best is about twice as fast; NAG's merit lies "
+                "elsewhere: it is proved to need O(√κ) steps on every smooth, strongly convex Q, and momentum is not",
             ),
             smaller(
-                "On a convex valley that is no parabola, of κ = 25, NAG arrives where momentum cycles for ever: after "
+                "on a convex valley that is no parabola, of κ = 25, NAG arrives where momentum cycles for ever: after "
                 f"{BEYOND} steps its |x| is at most 1/1000 of that of momentum, both at their best for κ",
                 {"NAG against momentum": (arrived["NAG"], arrived["momentum"])},
                 1e-3,
@@ -208,7 +211,7 @@ def _table(kappas: np.ndarray, measured: dict[str, np.ndarray], expected: dict[s
         (f"{k:g}", *(f"{Interval.of(1 / measured[name][:, i])} ({1 / expected[name][i]:.4g})" for name in NAMES))
         for i, k in enumerate(kappas)
     ]
-    caption = "Steps in which ‖w‖ falls by the factor e, means over seeds with 95 % intervals; in brackets, theory"
+    caption = "Steps in which ‖w‖ falls by the factor e, means over seeds with 95 % intervals; in brackets, theory"
     return Table(caption, ("κ", *NAMES), rows)
 
 
@@ -241,7 +244,7 @@ def _descent(logs: dict[str, np.ndarray], kappas: np.ndarray) -> Figure:
         axes.legend(fontsize=8)
         return finished(
             canvas,
-            f"The distance from the minimum for κ = 1000, in the first {EVERY * points} steps, mean and 95 % interval",
+            f"The distance from the minimum for κ = 1000, in the first {EVERY * points} steps, mean and 95 % interval",
             "Three falling lines. Gradient descent falls by less than a factor of ten after the first steps, NAG by "
             "sixteen orders of magnitude and momentum by about thirty.",
         )
@@ -252,7 +255,7 @@ def _beyond(ways: dict[str, np.ndarray]) -> Figure:
     return curves(
         np.arange(1, shown + 1),
         {name: ways[name][:, :shown] for name in NAMES},
-        "The way of x on a convex valley with κ = 25 that is no parabola, mean and 95 % interval over seeds",
+        "The way of x on a convex valley with κ = 25 that is no parabola, mean and 95 % interval over seeds",
         "Momentum goes up and down between about minus 2 and plus 2 without end. NAG is at the minimum, 0, within "
         "steps and stays there; gradient descent swings around it less and less.",
         xlabel="step",

@@ -16,7 +16,19 @@ from matplotlib.figure import Figure as Canvas
 
 import fnn
 from experiments.data import digits
-from experiments.report import COLORS, Animation, Interval, Outcome, Settings, Show, Table, Verdict, animated, swept
+from experiments.report import (
+    COLORS,
+    Animation,
+    Interval,
+    Outcome,
+    Settings,
+    Share,
+    Show,
+    Table,
+    Verdict,
+    animated,
+    swept,
+)
 from fnn.diagnostics import saturated
 from fnn.metrics import Metric
 
@@ -160,12 +172,18 @@ class Findings(NamedTuple):
     loss: Interval
     later: Interval
     """the loss after as many steps at η = SMALL"""
-    guessing: float
-    """share of the seeds whose later loss is still that of guessing"""
+    above: Share
+    """the seeds whose later loss is above that of guessing"""
     saturated: Interval
     """in the last hidden layer"""
     through: Interval
     """log₁₀ of ‖ε‖ in the first over that in the last hidden layer"""
+
+    @property
+    def guessing(self) -> float:
+        """The share of the seeds whose later loss is still that of guessing."""
+        count, seeds = self.above
+        return count / seeds
 
 
 def findings(records: dict[str, np.ndarray], steps: int) -> Findings:
@@ -176,34 +194,38 @@ def findings(records: dict[str, np.ndarray], steps: int) -> Findings:
     errors = np.maximum(last["error"], np.finfo(np.float32).tiny)
     of = [last["loss"], later, last["saturated"][:, -1], np.log10(errors[:, 0] / errors[:, -1])]
     loss, after, saturated, through = map(Interval.of, of)
-    return Findings(loss, after, float(np.mean(later > GUESSING)), saturated, through)
+    return Findings(loss, after, Share.of(later > GUESSING), saturated, through)
 
 
 def _of_paralysis(found: dict[str, Findings]) -> list[Verdict]:
     frozen, healthy, normal = found.values()
     return [
         Verdict(
-            f"at η = {LARGE:g} more than half of the last hidden layer of sigmoids gets saturated",
+            f"at η = {LARGE:g} more than half of the last hidden layer of a deep sigmoid network gets saturated",
             frozen.saturated.mean - frozen.saturated.half > 0.5,
             f"share {frozen.saturated}; at η = {SMALL:g} {healthy.saturated}",
         ),
         Verdict(
-            "then hardly any error comes through: the first hidden layer's ‖ε‖ is at most 1/100 of the last one's",
+            f"at η = {LARGE:g} hardly any error comes through a deep sigmoid network: the first hidden layer's ‖ε‖ is "
+            "at most 1/100 of the last one's",
             frozen.through.mean + frozen.through.half <= -2,
             f"log₁₀ of the ratio {frozen.through}; at η = {SMALL:g} {healthy.through}",
         ),
         Verdict(
-            f"and the network learns nothing: its loss stays above {GUESSING}, where guessing has ln 10 = 2.303",
+            f"at η = {LARGE:g} a deep sigmoid network learns nothing: its loss stays above {GUESSING}, where guessing "
+            "has ln 10 = 2.303",
             frozen.loss.mean - frozen.loss.half > GUESSING,
             f"loss {frozen.loss}; at η = {SMALL:g} {healthy.loss}",
         ),
         Verdict(
-            f"paralysis outlasts its cause: after as many more steps at η = {SMALL:g} the loss is still above 1",
+            f"paralysis outlasts its cause: after steps at η = {LARGE:g} and as many more at η = {SMALL:g} the loss "
+            "of a deep sigmoid network is still above 1",
             frozen.later.mean - frozen.later.half > 1,
-            f"loss {frozen.later}; {frozen.guessing:.0%} of the seeds still guess",
+            f"loss {frozen.later}; above {GUESSING} in {100 * frozen.guessing:.0f} % of the seeds",
         ),
         Verdict(
-            f"batch normalisation prevents it: at η = {LARGE:g} the loss falls below 0.5",
+            f"batch normalisation prevents the paralysis of a deep sigmoid network: at η = {LARGE:g} its loss falls "
+            "below 0.5",
             normal.loss.mean + normal.loss.half < 0.5,
             f"loss {normal.loss}; saturated {normal.saturated}",
         ),
@@ -212,12 +234,12 @@ def _of_paralysis(found: dict[str, Findings]) -> list[Verdict]:
 
 def _table(found: dict[str, Findings], steps: int) -> Table:
     rows = [
-        (name, str(f.loss), str(f.later), f"{f.guessing:.0%}", str(f.saturated), f"{10**f.through.mean:.1e}")
+        (name, str(f.loss), str(f.later), str(f.above), str(f.saturated), f"{10**f.through.mean:.2g}")
         for name, f in found.items()
     ]
-    header = ("run", "loss", "later loss", "still guess", "saturated", "‖ε¹‖/‖ε⁵‖")
+    header = ("run", "loss", "later loss", f"later loss above {GUESSING}", "saturated", "‖ε¹‖/‖ε⁵‖")
     caption = f"Sigmoid networks after {steps} steps, and later: after as many more at η = {SMALL:g}. Means over seeds "
-    return Table(caption + "with 95 % intervals; saturated is of the last hidden layer", header, rows)
+    return Table(caption + "with 95 % intervals; saturated is of the last hidden layer", header, rows)
 
 
 def run(settings: Settings, show: Show) -> Outcome:
@@ -232,8 +254,8 @@ def run(settings: Settings, show: Show) -> Outcome:
         lead=f"{HIDDEN} layers of {WIDTH} sigmoids learn digits. Where a step is so large that S runs onto a "
         "horizontal asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and no layer before it "
         "learns any more: the lecture's paralysis. Its remedies are a smaller step from the start, or batch "
-        f"normalisation before σ. A neuron counts as saturated for an object where z is under {SATURATED:.0%} of the "
-        "largest σ′.",
+        f"normalisation before σ. A neuron counts as saturated for an object where z is under {100 * SATURATED:g} % "
+        "of the largest σ′.",
         equation="ε^{l−1} = (ε^l ∘ z^l) w^lᵀ,   z^l = σ′(S^l)",
         verdicts=_of_paralysis(found),
         tables=[_table(found, steps)],

@@ -87,54 +87,58 @@ def run(settings: Settings, show: Show) -> Outcome:
     powers = -np.polyfit(np.log(parts[late]), logs.reshape(-1, late.sum()).T, 1)[0].reshape(logs.shape[:2])
     optimism = (found["held-out loss"] - found["running loss"])[..., -RECORDS // 5 :].mean(axis=-1)
 
-    def by_noise(values: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"noise {noise:g}": values[:, i] for i, noise in enumerate(NOISE)}
+    def by_noise(values: np.ndarray, told: str) -> dict[str, np.ndarray]:
+        return {f"noise {noise:g}, {told}": values[:, i] for i, noise in enumerate(NOISE)}
 
     return Outcome(
         slide=12,
         lead=f"A stream of {BATCH * steps} objects with {FEATURES} random features, whose {CLASSES} classes a random "
         f"network of {TEACHER} hidden units gives, is too long to keep: every batch of {BATCH} is drawn when its turn "
-        f"comes. A network of {STUDENT} hidden ReLU units learns from it, by Adam with a falling rate, in one pass "
-        "and, in the same number of steps, from its first 2 %, 10 % or half, over and over. The error is the share "
-        f"of {HELD_OUT} other objects that it puts into another class than the teacher without noise. With noise, what "
-        f"it learns from is the largest of the teacher's outputs with normal noise of deviation {NOISE[1]:g}.",
+        f"comes. A network of {STUDENT} hidden ReLU units learns from it, by Adam, whose rate falls with the step k "
+        "as 0.01/√(1 + k/100), however long the run, in one pass and, in the same number of steps, from its first 2 %, "
+        f"10 % or half, over and over. The error is the share of {HELD_OUT} other objects that it puts into another "
+        "class than the teacher without noise. With noise, what it learns from is the largest of the teacher's "
+        f"outputs with normal noise of deviation {NOISE[1]:g}.",
         equation="error after n objects ∝ n⁻ᵃ",
         verdicts=[
             at_most(
-                "One pass may stop early: after a tenth of the stream the error is at most 0.01 above that after all",
+                f"one pass may stop early: after a tenth of a stream the error is at most {NEAR} above that after all "
+                "of it",
                 NEAR,
-                by_noise(whole[..., RECORDS // 10 - 1] - whole[..., -1]),
-                why="The error keeps falling, about as a power of the number of objects, and has no plateau. "
-                "A good part of that is not new objects but more steps, as the next claim shows.",
+                by_noise(whole[..., RECORDS // 10 - 1] - whole[..., -1], "error above that after all"),
+                why="the error keeps falling, about as a power of the number of objects, and has no plateau; a good "
+                "part of that is not new objects but more steps, as the runs over and over a tenth of them show, and "
+                "the rate has fallen less by then",
             ),
             *(
                 at_most(
-                    f"{part} of the objects is enough: in as many steps as the whole stream takes, from these alone, "
-                    "over and over, the error gets to at most 0.01 above that from all objects",
+                    f"{part} of the objects of a stream is enough: in as many steps as the whole stream takes, from "
+                    f"these alone, over and over, the error gets to at most {NEAR} above that from all",
                     NEAR,
-                    by_noise(error[:, :, i, -1] - whole[..., -1]),
+                    by_noise(error[:, :, i, -1] - whole[..., -1], "error above that from all"),
                     why,
                 )
                 for part, i, why in (
                     (
-                        "A tenth",
+                        "a tenth",
                         TENTH,
-                        "The same objects again teach less than new ones, the more so with noisy answers.",
+                        "the same objects again teach less than new ones, the more so with noisy answers",
                     ),
-                    ("Half", HALF, ""),
+                    ("half", HALF, ""),
                 )
             ),
             at_most(
-                "Returns diminish: from a tenth of the stream on the error falls more slowly than 1/√n, a < ½ in n⁻ᵃ",
+                "the returns of a stream diminish: from a tenth of it on the error after n objects falls more slowly "
+                "than 1/√n, as n⁻ᵃ with a < ½",
                 0.5,
-                by_noise(powers),
+                by_noise(powers, "a"),
             ),
             within(
-                "In one pass the running loss is an honest estimate: in the last fifth, held-out loss and loss of the "
-                "batches before their steps differ by at most 0.02",
+                "in one pass through a stream the running loss is an honest estimate: in the last fifth, held-out loss "
+                "and loss of the batches before their steps differ by at most 0.02",
                 -0.02,
                 0.02,
-                by_noise(optimism[:, :, -1]),
+                by_noise(optimism[:, :, -1], "held-out loss less running loss"),
             ),
         ],
         tables=[_table(error, optimism, steps)],
@@ -146,7 +150,7 @@ def run(settings: Settings, show: Show) -> Outcome:
                 f"noise {noise:g}": [Interval.of(v)._asdict() for v in error[:, i, :, -1].T]
                 for i, noise in enumerate(NOISE)
             },
-            "power": {name: Interval.of(values)._asdict() for name, values in by_noise(powers).items()},
+            "power": {name: Interval.of(values)._asdict() for name, values in by_noise(powers, "a").items()},
         },
     )
 
@@ -164,7 +168,7 @@ def _table(error: np.ndarray, optimism: np.ndarray, steps: int) -> Table:
         for j, share in enumerate(SHARES)
     ]
     header = ("noise", "objects seen", "times each", "held-out error", "held-out loss − running loss")
-    caption = f"After {steps} steps, means over seeds with 95 % intervals; losses of the last fifth of the steps"
+    caption = f"After {steps} steps, means over seeds with 95 % intervals; losses of the last fifth of the steps"
     return Table(caption, header, rows)
 
 
@@ -173,7 +177,7 @@ def _figures(error: np.ndarray, whole: np.ndarray, parts: np.ndarray) -> list[Fi
         curves(
             100 * parts,
             {f"noise {noise:g}": whole[:, i] for i, noise in enumerate(NOISE)},
-            "Held-out error in one pass, by how much of the stream has gone by, mean and 95 % interval over seeds",
+            "Held-out error in one pass, by how much of the stream has gone by, mean and 95 % interval over seeds",
             "Two falling lines, nearly straight on logarithmic scales: each doubling of the objects takes about the "
             "same part off the error. With noise the error is higher.",
             xlabel="part of the stream seen, %",

@@ -104,11 +104,12 @@ def profiles(found: Found) -> Figure:
         return finished(
             canvas,
             "The gradient of each layer's weights at the start, without and with batch normalisation before σ: "
-            "geometric means over seeds with 95 % intervals",
+            "geometric means over seeds with 95 % intervals",
             "Two plots of the norm of the gradient against the layer, on a logarithmic scale. Without batch norm the "
             "norms of a sigmoid network fall by many orders of magnitude from the last layer to the first, while those "
             "of tanh and ReLU stay level. With batch norm all of them stay within about two orders, and grow towards "
             "the first layer.",
+            narrowest=640,
         )
 
 
@@ -129,7 +130,7 @@ def losses(found: Found) -> Figure:
         return finished(
             canvas,
             "Which networks learn: the training loss of the last tenth of the steps against depth, means over seeds "
-            "with 95 % intervals; the dotted line is guessing, ln 10",
+            "with 95 % intervals; the dotted line is guessing, ln 10",
             "Plot of loss against the number of hidden layers. The sigmoid network without batch norm is at guessing "
             "from five layers on; with batch norm every network learns at small depths.",
         )
@@ -150,7 +151,8 @@ def run(settings: Settings, show: Show) -> Outcome:
         slide=22,
         lead=f"Networks of {' to '.join(map(str, sorted({depths[0], deepest})))} hidden layers of {WIDTH} neurons, "
         "sigmoid, tanh or ReLU, without and with batch normalisation before σ, learn digits by SG for "
-        f"{steps} steps. First weights are Glorot's, for ReLU √2 times as large. The norms of the gradient, layer by "
+        f"{steps} steps, with η = {', '.join(f'{rate:g} for {name}' for name, (_, _, rate) in ACTIVATIONS.items())}. "
+        "First weights are Glorot's, for ReLU √2 times as large. The norms of the gradient, layer by "
         "layer, are those of the first step; a loss is the mean over the last tenth of the steps, where guessing has "
         "ln 10 = 2.303.",
         equation="ε^{l−1} = (ε^l ∘ σ′(S^l)) W^lᵀ,   σ′ ≤ 1/4 for the sigmoid",
@@ -187,21 +189,22 @@ def _verdicts(found: Found, factors: dict[str, dict[str, np.ndarray]]) -> list[V
             plain["sigmoid"],
         ),
         within(
-            "tanh with Glorot's weights, and ReLU with √2 times as large ones, keep its norm to ± 5 % a layer",
+            "tanh with Glorot's weights, and ReLU with √2 times as large ones, keep the norm of the gradient to ± 5 % "
+            "a layer",
             0.95,
             1.05,
             {"tanh": plain["tanh"], "ReLU": plain["ReLU"]},
         ),
         within(
-            "batch norm keeps it to ± 5 % a layer, whatever σ is",
+            "batch norm keeps the norm of the gradient to ± 5 % a layer, whatever σ is",
             0.95,
             1.05,
             normal,
-            why="it cures what vanishes and overdoes it: gradients now grow towards the first layer, the faster the "
-            "more σ bends",
+            why="where it leaves these bounds, gradients grow towards the first layer: what vanished is cured and "
+            "overdone",
         ),
         within(
-            "with batch norm and ReLU the gradient grows by √(π/(π − 1)) = 1.211 a layer, ± 2 % (G. Yang and others, "
+            "with batch norm and ReLU the gradient grows by √(π/(π − 1)) = 1.211 a layer, ± 2 % (G. Yang and others, "
             "2019, for wide layers and large batches)",
             EXPLODING * 0.98,
             EXPLODING * 1.02,
@@ -214,18 +217,18 @@ def _verdicts(found: Found, factors: dict[str, dict[str, np.ndarray]]) -> list[V
             by_depth["plain"],
         ),
         at_most(
-            f"the same networks with batch norm learn: their loss falls below {LEARNED}",
+            f"a sigmoid network of 5 or more hidden layers with batch norm learns: its loss falls below {LEARNED}",
             LEARNED,
             by_depth["batch norm"],
-            why="they leave guessing at every depth, but the deeper they are, the slower",
+            why="such networks leave guessing at every depth, but the deeper they are, the higher their loss is at the "
+            "end",
         ),
         at_most(
             f"without batch norm, tanh and ReLU still learn with {deepest} hidden layers: their loss falls below "
             f"{LEARNED}",
             LEARNED,
             tanh_and_relu,
-            why="a gradient that keeps its norm is not all: deep networks still learn slower, and one rate does not "
-            "suit every depth",
+            why="a gradient that keeps its norm is not all; whether another η would do is left open here",
         ),
     ]
 

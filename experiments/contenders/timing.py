@@ -14,7 +14,7 @@ import numpy as np
 import fnn
 from experiments.contenders import child, field, ours
 from experiments.contenders.problem import Problem, posed, shuffled_batches
-from experiments.report.outcomes import Show
+from experiments.report.outcomes import Show, Verdict
 
 MAIN, LARGE = (64, 64, 64, 10), (784, 1024, 1024, 10)
 SECONDS = 0.25
@@ -33,13 +33,34 @@ class Spread(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        return self.beside(None)
+
+    def beside(self, limit: float | None) -> str:
+        """In words, with so many digits that nothing is rounded to the limit."""
         digits = 0 if self.median >= 100 else 1 if self.median >= 10 else 2
-        return f"{self.median:.{digits}f} ({self.low:.{digits}f}–{self.high:.{digits}f})"
+        while digits < 6 and any(value != limit == round(value, digits) for value in self):
+            digits += 1
+        median, low, high = (f"{value:.{digits}f}" for value in self)
+        return median if self.low == self.high else f"{median} ({low}–{high})"
 
 
 def spread(values: Any) -> Spread:
-    """Of the values of all turns."""
+    """Of the values of all turns, or of the only one."""
     return Spread(*map(float, np.percentile(values, (50, 25, 75))))
+
+
+def at_most_of_times(claim: str, limit: float, ratios: Any, why: str) -> Verdict:
+    """Whether both quartiles of the ratios of all turns are within the limit; partly if one of them is."""
+    found = spread(ratios)
+    holds = found.high <= limit
+    return Verdict(claim, holds, found.beside(limit), not holds and found.low <= limit, why)
+
+
+def at_least_of_times(claim: str, least: float, ratios: Any, why: str) -> Verdict:
+    """Whether both quartiles of the ratios of all turns reach the limit; partly if one of them does."""
+    found = spread(ratios)
+    holds = found.low >= least
+    return Verdict(claim, holds, f"{found.beside(least)} times", not holds and found.high >= least, why)
 
 
 def in_turn(functions: dict[Name, Callable[[], Any]], rounds: int) -> dict[Name, np.ndarray]:
@@ -87,25 +108,28 @@ def race(problem: Problem, seeds: int, rounds: int, show: Show) -> tuple[Race, d
     return times, losses
 
 
+SHUFFLED, WRITTEN = "shuffled", "written down before"
+
+
 def neighbours(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Array:
     """Batches in the order of the sample: what drawing costs if nothing is drawn."""
     return step % (size // batch_size) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
 
 
 def drawing(objects: int, rounds: int) -> Race:
-    """Seconds for a step of one seed with batches shuffled, drawn with replacement, listed before, or neighbours.
+    """Seconds for a step of one seed by how its batch is drawn.
 
-    Objects from a list written down before the first step are as far apart in the memory as shuffled ones; nothing is
+    Objects from an order written down before the first step are as far apart in the memory as shuffled ones; nothing is
     left to do but to fetch them.
     """
     problem, steps = posed(MAIN, 32, objects), 4000
     order = jnp.asarray(np.stack(shuffled_batches(problem, steps, seed=0)), jnp.int32)
 
-    def listed(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Array:
+    def written(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Array:
         return order[step]
 
-    rules = {"shuffled": fnn.shuffled, "listed": listed, "neighbours": neighbours}
-    rules |= {"with replacement": fnn.with_replacement}
+    rules = {SHUFFLED: fnn.shuffled, WRITTEN: written, "in the order of the sample": neighbours}
+    rules |= {"drawn with replacement": fnn.with_replacement}
     runs = {name: partial(ours.by_hand(problem, 1, draw=draw), steps) for name, draw in rules.items()}
     in_turn(runs, 1)
     return {name: seconds / steps for name, seconds in in_turn(runs, rounds).items()}
@@ -133,10 +157,10 @@ class ColdStart(NamedTuple):
 
 def cold_starts(rounds: int) -> dict[str, ColdStart]:
     """Of fnn and of plain JAX, in turn."""
-    found: dict[str, list[dict[str, float]]] = {"fnn": [], "plain": []}
+    found: dict[str, list[dict[str, float]]] = {"fnn": [], "plain JAX": []}
     for _ in range(rounds):
         for who in found:
-            found[who].append(child.measured("cold", who))
+            found[who].append(child.measured("cold", who.split()[0]))
     return {
         who: ColdStart(*(np.array([run[at] - run["begin"] for run in runs]) for at in ("imported", "first")))
         for who, runs in found.items()
