@@ -91,14 +91,14 @@ def run(settings: Settings, show: Show) -> Outcome:
         slide=14,
         lead=f"A network of {HIDDEN} hidden ReLU units learns each of scikit-learn's data sets by {steps} steps "
         f"with batches of {BATCH}, with AdaDelta, RMSProp and SG from the same weights and on the same batches, at "
-        f"learning rates from {RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the objects are held out, others for each "
+        f"learning rates from {RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the objects are held out, others for each "
         "seed. The score is the accuracy on them or, where the answers are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a "
         "run that diverges, or is worse than the mean answer, scores 0. The best η is chosen by the same held-out "
         "scores, which favours the tuned optimizers a little.",
         equation="G := αG + (1 − α)g²\nδ := g(√Δ + ε)/(√G + ε)\nΔ := αΔ + (1 − α)δ²\nw := w − ηδ,   η = 1",
         verdicts=[
             at_most(
-                f"At η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η",
+                f"at η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η",
                 NEAR,
                 lost("AdaDelta", "AdaDelta"),
                 why=_why(scores, losses, best),
@@ -110,12 +110,12 @@ def run(settings: Settings, show: Show) -> Outcome:
                 why=_why(scores, losses, best),
             ),
             at_least(
-                f"RMSProp and SG do need tuning: at η = 1 they score at least {NEAR} less than at their best η",
+                f"RMSProp and SG need tuning: at η = 1 each scores at least {NEAR} less than at its best η",
                 NEAR,
                 {f"{label}, {name}": less for name in others for label, less in lost(name, name).items()},
-                why="SG bears η = 1 where features have variance 1 and softmax bounds the error; then its best η lies "
-                "near 1 by chance. RMSProp's step is about η in every weight, whatever the loss; at η = 1 the weights "
-                "become huge, which a data set with classes easy to separate forgives.",
+                why="a likely cause where SG bears η = 1: features have variance 1 and softmax bounds the error; then "
+                "its plateau happens to reach to η = 1; where RMSProp bears it: its step is about η in every weight, "
+                "whatever the loss, and the weights become huge, which classes that are easy to separate forgive",
             ),
         ],
         tables=[_table(scores, losses, best)],
@@ -137,8 +137,8 @@ def _why(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> str
             at_best, at_one = (losses[label]["AdaDelta"][:, k].mean() for k in (i, ONE))
             how = "it has learned the training set better and overfits" if at_one < at_best else "it has learned less"
             losses_there = f"{at_one:.3f} at η = 1 and {at_best:.3f} at η = {RATES[i]:g}"
-            told.append(f"On {label}, AdaDelta's training loss is {losses_there}: {how}.")
-    return " ".join(told)
+            told.append(f"on {label}, AdaDelta's training loss is {losses_there}: {how}")
+    return "; ".join(told)
 
 
 def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> Table:
@@ -151,7 +151,7 @@ def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> T
             loss = f"{of_one:.2g}" if np.isfinite(of_one) else "diverges"
             rows.append((label, name, f"{RATES[i]:g}", str(at_best), str(at_one), loss))
     header = ("data", "optimizer", "best η", "score at the best η", "score at η = 1", "training loss at η = 1")
-    return Table("Held-out accuracy, or R² of diabetes, means over seeds with 95 % intervals", header, rows)
+    return Table("Held-out accuracy, or R² of diabetes, means over seeds with 95 % intervals", header, rows)
 
 
 def _figure(scores: Scores) -> Figure:
@@ -171,7 +171,7 @@ def _figure(scores: Scores) -> Figure:
         panels[0].legend(fontsize=8)
         return finished(
             canvas,
-            "Held-out score against the learning rate, mean and 95 % interval over seeds; dotted, η = 1",
+            "Held-out score against the learning rate, mean and 95 % interval over seeds; dotted, η = 1",
             "A panel for each data set. AdaDelta's score rises with η up to a plateau which begins below η = 1 where "
             "the answers are classes; for diabetes it falls again towards η = 1. RMSProp has its plateau at rates a "
             "hundred times smaller, SG between the two.",

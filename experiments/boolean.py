@@ -87,7 +87,7 @@ def minimal_networks(chosen: np.ndarray) -> jax.Array:
 
 
 def experiment_with(steps: int) -> Callable[..., jax.Array]:
-    """The pure experiment ``(key, width) -> share of random functions that are learned without an error``."""
+    """The pure experiment ``(key, width) -> which of some random functions are learned without an error``."""
     x, widest = binary_inputs(D, jnp.float32), max(WIDTHS)
     net = fnn.serial(fnn.dense(widest, fnn.tanh), fnn.linear(1))
     learn = fnn.trainer(net, fnn.logistic_margin, sparse(fnn.adam(0.03)), batch_size=2**D)
@@ -103,22 +103,22 @@ def experiment_with(steps: int) -> Callable[..., jax.Array]:
             end, _ = fnn.run(learn, remove_links(start, (hidden, outer | {"w": counted})), data, steps)
             return jnp.all((net.apply(end.params, end.state, x)[:, 0] > 0) == f)
 
-        return jnp.mean(jax.vmap(learned)(jax.random.split(key, FUNCTIONS)).astype(jnp.float32))
+        return jax.vmap(learned)(jax.random.split(key, FUNCTIONS))
 
     return experiment
 
 
 def _histogram(dnf: np.ndarray, spaces: np.ndarray) -> Figure:
-    with figure() as canvas:
+    with figure(7.2, 4.4) as canvas:
         axes = canvas.subplots()
         for shift, (name, number) in ((-0.2, ("ANDs of literals", dnf)), (0.2, ("any half-spaces", spaces))):
             at = np.arange(MOST + 1)
             counts = np.bincount(number, minlength=MOST + 1)
             bars = axes.bar(at + shift, counts, 0.4, color=COLORS[int(shift > 0)], label=name)
-            axes.bar_label(bars, [f"{n}" if n else "" for n in counts], fontsize=6, rotation=60, padding=1)
-        axes.set(xlabel="hidden neurons needed", ylabel="functions of four variables", yscale="log", ylim=(0.6, 2e5))
+            axes.bar_label(bars, [f"{n:,}" if n else "" for n in counts], fontsize=10, rotation=90, padding=3)
+        axes.set(xlabel="hidden neurons needed", ylabel="functions of four variables", yscale="log", ylim=(0.6, 4e5))
         axes.set_xticks(at)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=10)
         return finished(
             canvas,
             "How many of the 65,536 functions of four variables need how many hidden neurons before the OR, if these "
@@ -143,33 +143,38 @@ def run(settings: Settings, show: Show) -> Outcome:
     spaces = fewest(np.flatnonzero(is_linearly_separable(TABLES)))
     show(f"{settings.seeds * FUNCTIONS} random functions learned by networks of five widths, in one compiled call")
     learned = swept(experiment_with(steps), settings, width=jnp.asarray(WIDTHS, jnp.int32))
+    shares = learned.mean(axis=2)
     wrong = [int((np.asarray(answers) != TABLES).any(axis=1).sum()) for answers in (perfect, minimal)]
     ones = TABLES.sum(axis=1)
     verdicts = [
         exactly(
-            "all 65,536 functions of four variables are two-layer networks: an AND neuron for each row, then an OR",
+            "all 65,536 functions of four variables are two-layer networks: an AND neuron for each row of the truth "
+            "table that is 1, then an OR",
             np.asarray(perfect),
             TABLES,
             f"{wrong[0]} functions have an error",
         ),
         exactly(
-            "so they are with the fewest ANDs there can be, found by dynamic programming",
+            "all 65,536 functions of four variables are two-layer networks with the fewest ANDs of literals that an OR "
+            "can do with, found by dynamic programming",
             np.asarray(minimal),
             TABLES,
             f"{wrong[1]} functions have an error; hidden neurons in the mean {dnf.number.mean():.3f}, instead of "
             f"{ones.mean():g} with one for each row that is 1",
         ),
         exactly(
-            "no function needs more than 2^(d − 1) = 8 of them, half as many as there are inputs, and the parity does",
+            "no function of d = 4 variables needs more than 2^(d − 1) = 8 ANDs of literals, half as many as the truth "
+            "table has rows, and the parity needs 8",
             [dnf.number.max(), dnf.number[PARITY]],
             2 ** (D - 1),
             f"at most {dnf.number.max()}, which {(dnf.number == MOST).sum()} functions need; the parity needs "
             f"{dnf.number[PARITY]}",
         ),
         at_least(
-            "training finds such a network: with 16 hidden neurons it learns at least nine of ten random functions",
+            "training finds such two-layer networks: with 16 hidden neurons they learn at least nine of ten random "
+            "functions of four variables",
             0.9,
-            learned[:, WIDTHS.index(16)],
+            learned[:, WIDTHS.index(16)].ravel(),
         ),
     ]
     return Outcome(
@@ -200,9 +205,9 @@ def run(settings: Settings, show: Show) -> Outcome:
             _histogram(dnf.number, spaces.number),
             curves(
                 WIDTHS,
-                {f"trained, {steps} steps": learned},
+                {f"trained, {steps} steps": shares},
                 "Share of random functions of four variables that a network learns without an error, by its hidden "
-                "neurons, with the 95 % interval over seeds, and the share that so many ANDs can represent",
+                "neurons, with the 95 % interval over seeds, and the share that so many ANDs can represent",
                 "Line plot: the share learned rises from near zero with one hidden neuron to one with sixteen.",
                 xlabel="hidden neurons",
                 ylabel="share of functions",
@@ -216,6 +221,6 @@ def run(settings: Settings, show: Show) -> Outcome:
             "functions by the fewest half-spaces": np.bincount(spaces.number).tolist(),
             "mean number of ANDs": float(dnf.number.mean()),
             "mean number of half-spaces": float(spaces.number.mean()),
-            "share learned": {str(width): Interval.of(learned[:, i])._asdict() for i, width in enumerate(WIDTHS)},
+            "share learned": {str(width): Interval.of(shares[:, i])._asdict() for i, width in enumerate(WIDTHS)},
         },
     )

@@ -63,7 +63,7 @@ def run(settings: Settings, show: Show) -> Outcome:
 
     return Outcome(
         slide=13,
-        lead=f"`fnn.momentum` is given gradients of {WEIGHTS} weights that are white noise, and a gradient that rises "
+        lead=f"Momentum is given gradients of {WEIGHTS} weights that are white noise, and a gradient that rises "
         "by 1 in every step under the same noise. How far v is behind the rise tells how old the gradients are that it "
         "averages; its variance in the noise tells how many of them it averages; and ∂v/∂g of each past gradient, "
         "found by differentiating through the optimizer, is the weight that this gradient has in v. "
@@ -73,32 +73,36 @@ def run(settings: Settings, show: Show) -> Outcome:
         "Var v = Σ (1 − γ)²γ²ᵏ Var g = (1 − γ)/(1 + γ) · Var g",
         verdicts=[
             within(
-                "The gradients that momentum averages are on average 1/(1 − γ) steps old, the newest counted as 1 "
-                "(ratio to 1/(1 − γ) within 2 %)",
+                "the gradients that momentum averages are on average 1/(1 − γ) steps old, the newest counted as 1 "
+                "(ratio to 1/(1 − γ) within 2 %)",
                 0.98,
                 1.02,
                 cases(found["age"] / window),
             ),
             within(
-                "Most of v, between 60 % and 80 % of its weight, is on the last 1/(1 − γ) gradients",
+                "most of the weight in momentum's average v, 1 − γⁿ, is on the last n = 1/(1 − γ) gradients: between "
+                "60 % and 80 %, near 1 − 1/e = 0.632 where γ is near 1",
                 0.6,
                 0.8,
                 cases(found["newest"]),
             ),
             within(
-                "Averaging white noise, v has (1 − γ)/(1 + γ) of the variance of the gradients (ratio within 5 %)",
+                "momentum's average v of white noise has (1 − γ)/(1 + γ) of the variance of the gradients (ratio "
+                "within 5 %)",
                 0.95,
                 1.05,
                 cases(found["variance"] / theory),
             ),
             within(
-                "v is as noisy as a plain mean of 1/(1 − γ) gradients (ratio of the variances within 20 %)",
+                "momentum's average v is as noisy as a plain mean of 1/(1 − γ) gradients (ratio of the variances "
+                "within 20 %)",
                 0.8,
                 1.2,
                 cases(found["variance"] * window),
-                why="Old gradients keep a little weight, so more of them than 1/(1 − γ) take part. The noise of v is "
-                "that of a plain mean of (1 + γ)/(1 − γ) gradients, nearly twice as many. The slide's 1/(1 − γ) is the "
-                "mean age, and the time in which a gradient's weight falls by the factor e.",
+                why="old gradients keep a little weight, so more of them than 1/(1 − γ) take part: the noise of v is "
+                "that of a plain mean of (1 + γ)/(1 − γ) gradients, nearly twice as many where γ is near 1; the "
+                "slide's 1/(1 − γ) is the mean age, and the time in which a gradient's weight falls by about a factor "
+                "e, the more nearly the nearer γ is to 1",
             ),
         ],
         tables=[_table(found, window, theory)],
@@ -120,16 +124,16 @@ def _table(found: dict[str, np.ndarray], window: np.ndarray, theory: np.ndarray)
             f"{gamma:g}",
             f"{window[i]:.0f}",
             str(Interval.of(found["age"][:, i])),
-            f"{found['newest'][:, i].mean():.1%}",
+            f"{100 * found['newest'][:, i].mean():.1f} %",
             str(Interval.of(found["variance"][:, i])),
             f"{theory[i]:.4f}",
             f"{1 / found['variance'][:, i].mean():.1f}",
         )
         for i, gamma in enumerate(GAMMAS)
     ]
-    header = ("γ", "1/(1 − γ)", "mean age", "weight of the last 1/(1 − γ)", "Var v/Var g", "(1 − γ)/(1 + γ)", "as many")
-    caption = "What v averages; as many: how many gradients a plain mean would need to be as quiet. Means over seeds"
-    return Table(caption + " with 95 % intervals", header, rows)
+    told = ("γ", "1/(1 − γ)", "mean age", "weight of the last 1/(1 − γ)", "Var v/Var g", "(1 − γ)/(1 + γ)")
+    caption = "What v averages, and of how many gradients a plain mean would be as quiet. Means over seeds"
+    return Table(f"{caption} with 95 % intervals", (*told, "equivalent plain mean"), rows)
 
 
 def _figures(found: dict[str, np.ndarray], gammas: np.ndarray) -> list[Figure]:
@@ -150,9 +154,9 @@ def _figures(found: dict[str, np.ndarray], gammas: np.ndarray) -> list[Figure]:
         curves(
             1 / (1 - gammas),
             {"measured": found["variance"]},
-            "The variance of v in white noise as a part of the gradients' own, mean and 95 % interval over seeds",
-            "The variance falls in a straight line on logarithmic scales as 1/(1 − γ) grows. It lies on the dotted "
-            "line of theory, (1 − γ)/(1 + γ), about half of the dotted line for a plain mean of 1/(1 − γ) gradients.",
+            "The variance of v in white noise as a part of the gradients' own, mean and 95 % interval over seeds",
+            "The variance falls in nearly a straight line on logarithmic scales as 1/(1 − γ) grows. It lies on the "
+            "line of theory, (1 − γ)/(1 + γ), about half of the line for a plain mean of 1/(1 − γ) gradients.",
             xlabel="1/(1 − γ), steps",
             ylabel="Var v / Var g",
             logx=True,

@@ -1,7 +1,8 @@
 """One layer bounds a half-space, two layers a convex polyhedron, three layers any union of polyhedra.
 
 Command: ``python -m experiments regions``; 45 seconds on two CPU cores. Expect no error of the built networks, and that
-two layers reach some regions that are not convex or not connected, but not two opposite quadrants.
+two layers of threshold neurons reach some regions that are not convex or not connected, but not two opposite quadrants,
+which four tanh neurons do.
 """
 
 from __future__ import annotations
@@ -123,6 +124,15 @@ def helpers() -> np.ndarray:
     return np.array([[*direction, offset] for direction in directions for offset in np.linspace(-0.9, 0.9, 7)])
 
 
+def smooth_quadrants() -> np.ndarray:
+    """What two layers with four tanh neurons say of the grid: [g(x¹ − x²) − g(x¹ + x²) > 0], g(u) falling with |u|."""
+
+    def g(u: np.ndarray) -> np.ndarray:
+        return np.tanh(u + 1) - np.tanh(u - 1)
+
+    return g(GRID[:, 0] - GRID[:, 1]) > g(GRID[:, 0] + GRID[:, 1])
+
+
 def experiment_with(hidden: int, steps: int) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment ``(key, region) -> share of the square where the trained network is wrong, and its map``."""
     x = jnp.asarray(GRID, jnp.float32)
@@ -140,6 +150,10 @@ def experiment_with(hidden: int, steps: int) -> Callable[..., dict[str, jax.Arra
 
 def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> Figure:
     """Maps [networks, regions] of the first seed."""
+    first = {name: maps[0].reshape(targets.shape) for name, maps in says.items()}
+    same = [region for region, answer in zip(REGIONS, first["one layer"], strict=True) if answer.min() == answer.max()]
+    wrong = {name: np.mean(answers != targets, axis=1) for name, answers in first.items()}
+    worst = [f"{name} are wrong most on the {list(REGIONS)[of.argmax()]}" for name, of in list(wrong.items())[1:]]
     with figure(8.4, 4.0) as canvas:
         panels = canvas.subplots(len(says), len(REGIONS))
         for row, (name, maps) in zip(panels, says.items(), strict=True):
@@ -157,8 +171,9 @@ def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> Figure:
             canvas,
             f"What trained networks of one, two and three layers ({WIDTH} tanh neurons in a hidden layer) take for the "
             "region, shaded, one seed; the true border is the line",
-            "Three rows of seven maps. One layer gives half planes throughout. Two layers match the half plane and the "
-            "pentagon and come near the rest. Three layers follow the border of all regions.",
+            "Three rows of seven maps. One layer matches the half plane, gives one answer for the whole square for "
+            f"{', '.join(same) or 'none of them'}, and a half plane elsewhere. Two and three layers find the shapes, "
+            f"with round corners; in this seed {' and '.join(worst)}.",
             narrowest=760,
         )
 
@@ -184,15 +199,25 @@ def run(settings: Settings, show: Show) -> Outcome:
     for hidden, name in enumerate(("one layer", "two layers", "three layers")):
         show(f"{name}: {settings.seeds} seeds × {len(REGIONS)} regions in one compiled call")
         found[name] = swept(experiment_with(hidden, steps), settings, region=jnp.asarray(targets))
+    outside = ~found["one layer"]["says"][:, list(REGIONS).index("pentagon")].any(axis=(1, 2))
+    quadrants = int((smooth_quadrants() != targets[list(REGIONS).index("two quadrants")]).sum())
     of = {name: dict(zip(REGIONS, runs["wrong"].T, strict=True)) for name, runs in found.items()}
+    polygon = at_least(
+        "a trained neuron does not learn a convex polygon, a pentagon: wrong on at least 5 % of the square",
+        0.05,
+        of["one layer"]["pentagon"],
+    )
     nonconvex = [name for name in REGIONS if name not in CONVEX]
     return Outcome(
         slide=6,
         lead=f"Networks of threshold neurons are built from the inequalities of {count} random regions and compared "
         f"with these at the {SIDE}² points of a grid. Then seven regions are asked of two layers exactly: a linear "
         "program finds the weights of the second layer or shows that there are none, for a first layer that has the "
-        f"lines of the edges, and for one that has {len(helpers())} lines more. At last networks of one, two and "
-        f"three layers learn the seven regions from points of the grid, {steps} steps of Adam with batches of 64.",
+        f"lines of the edges, and for one that has {len(helpers())} lines more. Last, networks of one, two and "
+        f"three layers learn the seven regions from points of the grid, {steps} steps of Adam with batches of 64. "
+        "Their hidden neurons are tanh, whose steps are as wide as they are learned. So what two layers of threshold "
+        "neurons cannot do does not bind them: a sum of wide steps can bend; one of sharp steps jumps by the same "
+        "amount along a whole line.",
         equation="x_j = [⟨x, normal_j⟩ > offset_j]\ny_k = [Σ_{j∈M_k} x_j − (m_k − ½) > 0]\na(x) = [Σ_k y_k − ½ > 0]",
         verdicts=[
             *(
@@ -217,46 +242,51 @@ def run(settings: Settings, show: Show) -> Outcome:
                 + (", ".join(name for name in REGIONS if helped[name] and not reached[name]) or "none")
                 + "; not: "
                 + (", ".join(name for name in REGIONS if not helped[name]) or "none"),
-                why="Some such regions they reach, others not. Across a line the second layer's sum changes by "
-                "the same amount everywhere; of two opposite quadrants the answer would have to rise at one end of the "
-                "line and fall at the other. Two squares on a diagonal are XOR of their columns and rows. Three layers "
-                "reach them all.",
+                why="some such regions they reach, others not: across a line the second layer's sum changes by "
+                "the same amount everywhere, but for two opposite quadrants the answer would have to rise at one end "
+                "of the line and fall at the other; two squares on a diagonal are XOR of their columns and rows; three "
+                "layers reach them all; none of this binds tanh neurons, whose steps are wide",
+            ),
+            exactly(
+                "two opposite quadrants, which no two layers of threshold neurons reach, are exactly two layers with "
+                "four tanh neurons: [g(x¹ − x²) > g(x¹ + x²)], g(u) = tanh(u + 1) − tanh(u − 1), which falls with |u|",
+                quadrants,
+                0,
+                f"{quadrants} of {len(GRID)} answers are wrong",
             ),
             at_most(
-                "a trained neuron learns a half plane: wrong on at most 1 % of the square",
+                "a trained neuron learns a half plane: wrong on at most 1 % of the square",
                 0.01,
                 of["one layer"]["half plane"],
             ),
-            at_least(
-                "a trained neuron does not learn a convex polygon: wrong on at least 5 % of the square",
-                0.05,
-                of["one layer"]["pentagon"],
+            polygon._replace(
+                measured=f"{polygon.measured}; {outside.sum()} of {len(outside)} neurons answer “outside” everywhere"
             ),
             at_most(
-                "two trained layers learn a convex polygon: wrong on at most 2 % of the square",
+                "two trained layers learn a convex polygon: wrong on at most 2 % of the square",
                 0.02,
                 of["two layers"]["pentagon"],
-                why="The picture shows round corners: a sum of smooth steps turns corners as sharp as its "
-                "weights are large, and these grow slowly.",
+                why="the picture shows round corners; a likely cause: a sum of smooth steps turns corners as sharp as "
+                "its weights are large, and these grow slowly",
             ),
             at_most(
-                "three trained layers learn every one of the seven regions: wrong on at most 2 % of the square",
+                "three trained layers learn each of seven regions, from a half plane to a frame: wrong on at most "
+                "2 % of the square",
                 0.02,
                 of["three layers"],
-                why=f"The frame has eight lines for {WIDTH} neurons in the first layer: training would have to find "
-                "every one, and round corners cost the rest.",
+                why=f"a likely cause: the frame has eight lines for {WIDTH} neurons in the first layer, and training "
+                "would have to find every one; round corners cost the rest",
             ),
             smaller(
                 "where the region is not convex, three trained layers are wrong on less of the square than two",
                 {name: (of["three layers"][name], of["two layers"][name]) for name in nonconvex},
-                why="Two layers suffice for the outside of a strip, an OR of two half planes, and learn it as well or "
-                "better.",
+                why="two layers suffice for the outside of a strip, an OR of two half planes",
             ),
         ],
         tables=[
             Table(
                 "Two threshold layers, exactly, and the share of the square where trained networks are wrong: means "
-                "over seeds with 95 % intervals",
+                "over seeds with 95 % intervals",
                 ("region", "two layers can", "with more lines", *found),
                 [
                     (
