@@ -1,6 +1,6 @@
 """Why Adam calibrates its averages in the first steps.
 
-Command: ``python -m experiments adam``; 20 seconds on two CPU cores. Expect v̂ and Ĝ to be right from the first step on
+Command: ``python -m experiments adam``; 9 seconds on two CPU cores. Expect v̂ and Ĝ to be right from the first step on
 and, without calibration, steps that are 3.2 times as long at first and 6.6 times as long in the twelfth.
 """
 

@@ -1,6 +1,6 @@
 """BackProp seen: one batch through a network as heat maps.
 
-Command: ``python -m experiments backprop``; five seconds on two CPU cores. Expect gradients equal to xᵀ(ε∘z)/n to
+Command: ``python -m experiments backprop``; a second on two CPU cores. Expect gradients equal to xᵀ(ε∘z)/n to
 1e-6 in float32.
 """
 

@@ -1,7 +1,7 @@
 """How fast is training: fnn beside the floor, plain JAX, and every other library that is installed.
 
-Command: ``python -m experiments bench``; 4 minutes on two CPU cores, 12 with all peers installed.
-Expect 32 seeds of 64-64-64-10 in 1.35 times the time that their matrix products alone take, and in about half the time
+Command: ``python -m experiments bench``; 5 minutes on two CPU cores, 8 with all peers installed.
+Expect 32 seeds of 64-64-64-10 in 1.4 times the time that their matrix products alone take, and in a third of the time
 of plain JAX on one device. Times are medians of runs in turn, compilation excluded; ratios are taken within each turn.
 """
 

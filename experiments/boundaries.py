@@ -1,6 +1,6 @@
 """Decision boundaries of one, two and three hidden layers as they form.
 
-Command: ``python -m experiments boundaries``; half a minute on two CPU cores. Expect, of new points on two spirals,
+Command: ``python -m experiments boundaries``; 19 seconds on two CPU cores. Expect, of new points on two spirals,
 0.915 ± 0.019 right for one hidden layer of tanh, 0.969 ± 0.023 for three, and 0.997 or more for ReLU.
 """
 

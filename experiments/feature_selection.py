@@ -1,7 +1,7 @@
 """Optimal Brain Damage selects features: those that matter are planted, and are to be found.
 
-Command: ``python -m experiments feature_selection``; 16 seconds on two CPU cores. Expect all six planted features
-to be found by every score if features have one scale; with different scales 0.74 ± 0.09 of them by S_j, 0.79 ± 0.07 by
+Command: ``python -m experiments feature_selection``; 15 seconds on two CPU cores. Expect all six planted features
+to be found by every score if features have one scale; with different scales 0.75 ± 0.09 of them by S_j, 0.79 ± 0.07 by
 |w| and 0.90 ± 0.05 by the second derivative at a gate.
 """
 

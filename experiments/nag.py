@@ -1,6 +1,6 @@
 """How many steps momentum and NAG save on long narrow valleys.
 
-Command: ``python -m experiments nag``; 8 seconds on two CPU cores. Expect the rates of theory to within 5 %: for
+Command: ``python -m experiments nag``; 3 seconds on two CPU cores. Expect the rates of theory to within 5 %: for
 condition number κ, about κ/2 steps per factor e with plain gradient descent, √κ with NAG, √κ/2 with momentum.
 """
 

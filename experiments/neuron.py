@@ -1,6 +1,6 @@
 """What one neuron can say, and that XOR is not among it.
 
-Command: ``python -m experiments neuron``; 15 seconds on two CPU cores. Expect that one neuron learns 14 of the 16
+Command: ``python -m experiments neuron``; 9 seconds on two CPU cores. Expect that one neuron learns 14 of the 16
 functions of two variables and never XOR, that two layers learn XOR from half of the starts, and that the perceptron's
 rule learns 4, 14, 104 and 1882 functions of one to four variables.
 """

@@ -1,9 +1,8 @@
 """Optimal Brain Damage on handwritten digits: does it foretell what a link is worth, and does its loop pay?
 
-Command: ``python -m experiments pruning``; 2½ minutes on two CPU cores. Expect a rank correlation of 0.97 between
+Command: ``python -m experiments pruning``; 2 minutes on two CPU cores. Expect a rank correlation of 0.97 between
 predicted and actual rises of Q; at 5 % of the weights left, ranked over all layers, an accuracy of 0.88 ± 0.01 by
-Optimal Brain Damage against 0.76 ± 0.03 by magnitude; where every layer loses
-alike, no difference between them, and |w ∂Q/∂w| ahead of both.
+Optimal Brain Damage against 0.74 ± 0.03 by magnitude; where every layer loses alike, no difference between them.
 """
 
 from __future__ import annotations

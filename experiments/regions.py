@@ -1,6 +1,6 @@
 """One layer bounds a half-space, two layers a convex polyhedron, three layers any union of polyhedra.
 
-Command: ``python -m experiments regions``; 45 seconds on two CPU cores. Expect no error of the built networks, and that
+Command: ``python -m experiments regions``; 17 seconds on two CPU cores. Expect no error of the built networks, and that
 two layers of threshold neurons reach some regions that are not convex or not connected, but not two opposite quadrants,
 which four tanh neurons do.
 """

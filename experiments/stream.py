@@ -1,6 +1,6 @@
 """How small a part of a huge sample is enough to learn from.
 
-Command: ``python -m experiments stream``; 25 seconds on two CPU cores. Expect half of the objects, seen
+Command: ``python -m experiments stream``; 14 seconds on two CPU cores. Expect half of the objects, seen
 twice, to be as good as all of them, and a tenth, seen ten times, to cost 0.013 of accuracy, with noisy answers 0.026.
 """
 

@@ -96,6 +96,8 @@ def test_a_spread_is_the_median_and_the_quartiles() -> None:
     assert str(Spread(1.234, 1.2, 1.3)) == "1.23 (1.20–1.30)"
     assert str(Spread(123.4, 99.6, 130.2)) == "123 (100–130)"
     assert str(spread(1.5)) == "1.50"
+    assert str(Spread(0.00367, 0.0036, 0.0041)) == "0.0037 (0.0036–0.0041)"
+    assert str(Spread(0.0, 0.0, 0.0)) == "0.00"
     assert Spread(1.353, 1.25, 1.4).beside(1.35) == "1.353 (1.250–1.400)"
     assert Spread(1.35, 1.25, 1.4).beside(1.35) == "1.35 (1.25–1.40)"
 

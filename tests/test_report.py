@@ -36,6 +36,7 @@ from experiments.report import (
     estimate,
     exactly,
     interval,
+    record,
     runner,
     smaller,
     storage,
@@ -425,9 +426,23 @@ def test_the_readme_has_the_claims_of_the_last_full_run() -> None:
         claims = list(csv.DictReader(file))
     assert {claim["experiment"] for claim in claims} <= set(available())
     assert all(claim["why"] for claim in claims if claim["verdict"] == "does not hold")
-    table = (ROOT / "README.md").read_text().split("<!-- claims -->")[1].split("<!-- /claims -->")[0]
-    rows = [tuple(map(str.strip, row.strip("|").split(" | "))) for row in table.strip().splitlines()[2:]]
-    assert [(row[1].replace("\\|", "|"), row[2]) for row in rows] == [(c["claim"], c["verdict"]) for c in claims]
+    readme = (ROOT / "README.md").read_text()
+    assert readme.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0] == f"{record.table(claims)}\n"
+
+
+def test_the_readmes_table_counts_claims_and_folds_cases() -> None:
+    claims = [
+        {"experiment": "a", "claim": "|x| is 1", "verdict": "holds", "measured": "p: 1; q: 2; r: 3; s: 4"},
+        {"experiment": "a", "claim": "it is 2", "verdict": "does not hold", "measured": "3"},
+    ]
+    assert record.table(claims).splitlines() == [
+        "Of 2 claims 1 hold, 0 hold partly, and 1 do not hold.",
+        "",
+        "| experiment | claim | verdict | measured |",
+        "| --- | --- | --- | --- |",
+        "| `a` | \\|x\\| is 1 | holds | p: 1; q: 2; r: 3; 1 more |",
+        "|  | it is 2 | does not hold | 3 |",
+    ]
 
 
 # Statistics

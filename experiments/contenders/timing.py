@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -38,6 +39,8 @@ class Spread(NamedTuple):
     def beside(self, limit: float | None) -> str:
         """In words, with so many digits that nothing is rounded to the limit."""
         digits = 0 if self.median >= 100 else 1 if self.median >= 10 else 2
+        if 0 < self.median < 0.1:
+            digits = 1 - math.floor(math.log10(self.median))
         while digits < 6 and any(value != limit == round(value, digits) for value in self):
             digits += 1
         median, low, high = (f"{value:.{digits}f}" for value in self)
