@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 import fnn
-from experiments import posed
+from experiments import data, posed
 from experiments.report import Experiment, Outcome, Settings, runner, site, storage
 
 TAKING_NETWORKS = ("gradients", "backprop")
 """The experiments that look at a network, their own or a user's."""
-TAKING_DATA = ("digits",)
-"""The experiments that learn a table of classes, their own or a user's."""
+TAKING_CLASSES, TAKING_NUMBERS = ("adadelta", "depth", "digits"), ("adadelta",)
+"""The experiments that learn tables whose answers are classes, or numbers, their own or a user's."""
 COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
 
 
@@ -56,7 +56,8 @@ class Options:
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to run. By default the best there is."""
     data: Path | None = None
-    """A table of your own for `digits`: .csv, its last column the class, or .npz with x [objects, features] and y."""
+    """A table of your own, for `adadelta` and, if its answers are classes, for `depth` and `digits`: .csv whose last
+    column is the answer, or .npz with x [objects, features] and y."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
     loss: str = "squared"
@@ -154,12 +155,17 @@ def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
         raise Senseless(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
     for option, given, takers in (
         ("--network", options.network, TAKING_NETWORKS),
-        ("--data", options.data, TAKING_DATA),
+        ("--data", options.data, TAKING_CLASSES),
     ):
         if given is not None and not set(asked) <= set(takers):
-            raise Senseless(f"{option} goes with {' and '.join(takers)}, not with {', '.join(asked)}")
-        if given is not None and not asked:
-            return takers
+            raise Senseless(f"{option} goes with {', '.join(takers)}, not with {', '.join(asked)}")
+    if options.network is not None and options.data is not None:
+        raise Senseless("--network and --data go with different experiments; give one of them")
+    if options.network is not None:
+        return tuple(asked or TAKING_NETWORKS)
+    if options.data is not None:
+        table = data.load(options.data)
+        return tuple(asked or (TAKING_CLASSES if table.classes else TAKING_NUMBERS))
     return tuple(asked or known)
 
 
@@ -170,8 +176,6 @@ def settings_of(options: Options) -> Settings:
         raise Senseless(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
     if options.jobs is not None and options.jobs < 1:
         raise Senseless(f"--jobs must be 1 or more, got {options.jobs}")
-    if options.data is not None and not options.data.is_file():
-        raise Senseless(f"--data {options.data}: there is no such file")
     users = None
     if options.network is not None:
         users = posed.load(options.network, options.loss, options.features, options.objects)

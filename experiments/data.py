@@ -76,14 +76,18 @@ def diabetes() -> Sample:
     return _of(datasets.load_diabetes, "diabetes")
 
 
-def classified(settings: Settings) -> Sample:
-    """The user's table of classes, or the digits."""
+def samples(settings: Settings, *own: Callable[[], Sample], numbers: bool = False) -> list[Sample]:
+    """The user's table alone if there is one, else an experiment's own.
+
+    Raises:
+        Unreadable: the table's answers are numbers, which the experiment cannot take without ``numbers``.
+    """
     if settings.data is None:
-        return digits()
+        return [make() for make in own]
     sample = load(Path(settings.data))
-    if not sample.classes:
+    if not (sample.classes or numbers):
         raise Unreadable(f"{settings.data}: the answers must be classes, words or whole numbers, but have fractions")
-    return sample
+    return [sample]
 
 
 def load(path: Path) -> Sample:
@@ -94,8 +98,10 @@ def load(path: Path) -> Sample:
             a line an object, its answer last. Answers that are words or whole numbers are classes.
 
     Raises:
-        Unreadable: a file of another kind, or one that holds no such table.
+        Unreadable: no file, one of another kind, or one that holds no such table.
     """
+    if not path.is_file():
+        raise Unreadable(f"{path}: there is no such file")
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             if not {"x", "y"} <= set(arrays):
@@ -129,6 +135,8 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
         raise Unreadable(f"{path}: x must be [objects, features] and y [objects], of ten or more; {shapes}")
     if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
         raise Unreadable(f"{path}: x and y must be finite, but hold NaN or infinity")
+    if len(np.unique(y)) < 2:
+        raise Unreadable(f"{path}: there is nothing to learn, every answer is {y[0]}")
     return _sample(path.name, x, y)
 
 

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import fnn
-from experiments.data import Sample, accuracy, classified
+from experiments import data
 from experiments.report import (
     COLORS,
     Figure,
@@ -56,29 +56,29 @@ def split(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     return order[: -2 * held], order[-2 * held : -held], order[-held:]
 
 
-def experiment_with(name: str, sample: Sample, steps: int, points: int) -> Callable[..., dict[str, jax.Array]]:
+def experiment_with(name: str, sample: data.Sample, steps: int, points: int) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment for one optimizer, ``(key, eta) -> metrics``."""
     x, y, net = sample.x, sample.y, network(sample.classes)
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
         key_split, key_run = jax.random.split(key)
         train, validation, test = split(key_split, len(x))
-        data = x[train], y[train]
+        learned = x[train], y[train]
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, getattr(fnn, name)(eta), batch_size=BATCH)
-        state, metrics = fnn.run(learn, learn.init(key_run, data), data, steps, every=steps // points)
+        state, metrics = fnn.run(learn, learn.init(key_run, learned), learned, steps, every=steps // points)
         params = state.params
         if name == "nag":  # its parameters look ahead; the weights are a step behind
             params = fnn.nag_weights(params, state.optimizer_state)
 
         def right(objects: jax.Array) -> jax.Array:
-            return accuracy(net.apply(params, state.state, x[objects]), y[objects])
+            return data.accuracy(net.apply(params, state.state, x[objects]), y[objects])
 
         return {"loss": metrics["loss"], "validation": right(validation), "test": right(test)}
 
     return experiment
 
 
-def scikit_learn(settings: Settings, sample: Sample, steps: int) -> np.ndarray:
+def scikit_learn(settings: Settings, sample: data.Sample, steps: int) -> np.ndarray:
     """Held-out accuracies of scikit-learn's MLPClassifier: same shape, splits, batches, number of epochs; its Adam."""
     x, y = map(np.asarray, (sample.x, sample.y))
 
@@ -99,7 +99,8 @@ def scikit_learn(settings: Settings, sample: Sample, steps: int) -> np.ndarray:
 
 def run(settings: Settings, show: Show) -> Outcome:
     """Train, compare, and draw."""
-    sample, (steps, points) = classified(settings), (300, 10) if settings.quick else (2000, 40)
+    (sample,) = data.samples(settings, data.digits)
+    steps, points = (300, 10) if settings.quick else (2000, 40)
     rates = RATES[2::4] if settings.quick else RATES
     runs: Runs = {}
     for name in OPTIMIZERS:

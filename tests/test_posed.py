@@ -99,7 +99,7 @@ def test_a_users_network_is_compared(my_module, network: str, verdict: str, plac
         ({"network": "nowhere_at_all:net"}, "cannot be loaded: No module named"),
         ({"network": "my_module:right", "loss": "tanh"}, "is no loss; expected one of "),
         ({"network": "my_module:right", "objects": 0}, "must be 1 or more, got 8 and 0"),
-        ({"network": "my_module:right", "names": ("digits",)}, "--network goes with gradients and backprop"),
+        ({"network": "my_module:right", "names": ("digits",)}, "--network goes with gradients, backprop"),
         ({"network": "my_module:needs"}, "called without arguments, raises TypeError: needs() missing 1 required"),
         ({"network": "my_module:fails"}, "called without arguments, raises TypeError: "),
         ({"network": "my_module:raises"}, "raises ZeroDivisionError: division by zero (my_module.py, line 23)"),

@@ -21,7 +21,7 @@ from scipy import stats
 
 import experiments
 from experiments import data
-from experiments.__main__ import Options, main
+from experiments.__main__ import Options, chosen, main
 from experiments.report import (
     Animation,
     Interval,
@@ -348,8 +348,9 @@ def test_the_list_names_every_experiment() -> None:
         ({"seeds": 1}, r"--seeds must be 2 or more.*got 1"),
         ({"seeds": 0}, r"--seeds must be 2 or more.*got 0"),
         ({"jobs": 0}, r"--jobs must be 1 or more, got 0"),
+        ({"data": Path("nowhere.csv"), "network": "a:b"}, r"--network and --data go with different experiments"),
         ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
-        ({"data": Path(__file__), "names": ("one",)}, r"--data goes with digits, not with one"),
+        ({"data": Path(__file__), "names": ("one",)}, r"--data goes with adadelta, depth, digits, not with one"),
     ],
 )
 def test_what_makes_no_sense_is_refused(run: Run, options: dict[str, Any], message: str) -> None:
@@ -580,6 +581,23 @@ def test_a_users_table_is_read(tmp_path: Path) -> None:
     assert data.load(tmp_path / "numbers.npz").classes == 0
 
 
+def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.savez(tmp_path / "numbers.npz", x=x, y=x[:, 0] + 0.5)
+    np.savez(tmp_path / "classes.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    known = available()
+    found = {name: chosen(Options(data=tmp_path / f"{name}.npz"), known) for name in ("numbers", "classes")}
+    assert found == {"numbers": ("adadelta",), "classes": ("adadelta", "depth", "digits")}
+    with pytest.raises(data.Unreadable, match="answers must be classes"):
+        known["depth"](Settings(2, True, data=str(tmp_path / "numbers.npz")), print)
+    for name, measure in (("numbers", "R²"), ("classes", "accuracy")):
+        outcome = known["adadelta"](Settings(2, True, data=str(tmp_path / f"{name}.npz")), lambda words: None)
+        assert {row[0] for row in outcome.tables[0].rows} == {f"{name}.npz"}
+        assert f"held-out {measure}" in outcome.figures[0].svg
+    outcome = known["depth"](Settings(2, True, data=str(tmp_path / "classes.npz")), lambda words: None)
+    assert [row[0] for row in outcome.tables[0].rows] == ["classes.npz"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -588,14 +606,18 @@ def test_a_users_table_is_read(tmp_path: Path) -> None:
         ("1,2,a\n", "of ten or more"),
         ("nan,2,a\n" * 12, "must be finite"),
         ("", "at least two columns"),
+        ("1,2,a\n" * 12, "every answer is a"),
     ],
 )
 def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(data.Unreadable, match=message):
         data.load(tmp_path / "table.csv")
+    (tmp_path / "table.txt").write_text(text)
     with pytest.raises(data.Unreadable, match=r"must be a \.csv or an \.npz"):
         data.load(tmp_path / "table.txt")
+    with pytest.raises(data.Unreadable, match="there is no such file"):
+        data.load(tmp_path / "nowhere.csv")
 
 
 def test_the_tables_of_scikit_learn() -> None:
