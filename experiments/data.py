@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ import numpy as np
 from sklearn import datasets
 
 from experiments.report import Settings
+
+CLASSES = "words, or whole numbers of at most 20 values or one for each twenty objects"
+"""what answers are taken for classes"""
 
 
 class Unreadable(ValueError):
@@ -86,7 +90,7 @@ def samples(settings: Settings, *own: Callable[[], Sample], numbers: bool = Fals
         return [make() for make in own]
     sample = load(Path(settings.data))
     if not (sample.classes or numbers):
-        raise Unreadable(f"{settings.data}: the answers must be classes, words or whole numbers, but have fractions")
+        raise Unreadable(f"{settings.data}: the answers must be classes, {CLASSES}, but are numbers")
     return [sample]
 
 
@@ -95,33 +99,46 @@ def load(path: Path) -> Sample:
 
     Args:
         path: an .npz file with x [objects, features] and y [objects]; or a .csv file, with or without a line of names,
-            a line an object, its answer last. Answers that are words or whole numbers are classes.
+            a line an object, its answer last. Answers that are words, or whole numbers of few values, are classes.
 
     Raises:
         Unreadable: no file, one of another kind, or one that holds no such table.
     """
     if not path.is_file():
         raise Unreadable(f"{path}: there is no such file")
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            if not {"x", "y"} <= set(arrays):
-                raise Unreadable(f"{path} must hold arrays x and y, but holds {', '.join(arrays) or 'nothing'}")
-            return _checked(path, arrays["x"], arrays["y"])
-    if path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-        if rows and not all(map(_is_number, rows[0][:-1])):
-            rows = rows[1:]  # the names of the columns
-        if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
-            raise Unreadable(f"{path} must have at least two columns, and as many in each line")
-        strange = [word for row in rows for word in row[:-1] if not _is_number(word)]
-        if strange:
-            raise Unreadable(f"{path}: every feature must be a number, got {strange[0]!r}; write words as numbers")
-        answers = [row[-1] for row in rows]
-        numbers = all(map(_is_number, answers))
-        y = np.array([float(word) for word in answers]) if numbers else np.array(answers)
-        return _checked(path, np.array([row[:-1] for row in rows], float), y)
-    raise Unreadable(f"{path} must be a .csv or an .npz file")
+    readers = {".npz": _of_arrays, ".csv": _of_lines}
+    if path.suffix not in readers:
+        raise Unreadable(f"{path} must be a .csv or an .npz file")
+    try:
+        x, y = readers[path.suffix](path)
+    except Unreadable:
+        raise
+    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile) as error:  # cut short, or of another kind
+        raise Unreadable(f"{path} cannot be read as {path.suffix}: {error}") from None
+    return _checked(path, x, y)
+
+
+def _of_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        if not {"x", "y"} <= set(arrays):
+            raise Unreadable(f"{path} must hold arrays x and y, but holds {', '.join(arrays) or 'nothing'}")
+        return arrays["x"], arrays["y"]
+
+
+def _of_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if rows and not all(map(_is_number, rows[0][:-1])):
+        rows = rows[1:]  # the names of the columns
+    if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
+        raise Unreadable(f"{path} must have at least two columns, and as many in each line")
+    strange = [word for row in rows for word in row[:-1] if not _is_number(word)]
+    if strange:
+        raise Unreadable(f"{path}: every feature must be a number, got {strange[0]!r}; write words as numbers")
+    answers = [row[-1] for row in rows]
+    numbers = all(map(_is_number, answers))
+    y = np.array([float(word) for word in answers]) if numbers else np.array(answers)
+    return np.array([row[:-1] for row in rows], float), y
 
 
 def _of(load: Callable[..., Any], label: str) -> Sample:
@@ -130,9 +147,13 @@ def _of(load: Callable[..., Any], label: str) -> Sample:
 
 
 def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
-    if x.ndim != 2 or y.shape != x.shape[:1] or len(x) < 10:
+    if x.ndim != 2 or not x.shape[1] or y.shape != x.shape[:1] or len(x) < 10:
         shapes = f"got {x.shape} and {y.shape}"
         raise Unreadable(f"{path}: x must be [objects, features] and y [objects], of ten or more; {shapes}")
+    for name, array, kinds in (("x", x, "fiub"), ("y", y, "fiubUS")):
+        if array.dtype.kind not in kinds:
+            allowed = "numbers" if name == "x" else "numbers or words"
+            raise Unreadable(f"{path}: {name} must be {allowed}, got {array.dtype}")
     if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
         raise Unreadable(f"{path}: x and y must be finite, but hold NaN or infinity")
     if len(np.unique(y)) < 2:
@@ -141,6 +162,7 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
 
 
 def _sample(label: str, x: np.ndarray, y: np.ndarray) -> Sample:
+    x = np.asarray(x, np.float64)
     spread = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1)
     words = y.dtype.kind not in "fiub"

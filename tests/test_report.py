@@ -614,6 +614,18 @@ def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, mess
     with pytest.raises(data.Unreadable, match=message):
         data.load(tmp_path / "table.csv")
     (tmp_path / "table.txt").write_text(text)
+    (tmp_path / "table.npz").write_text(text)
+    with pytest.raises(data.Unreadable, match=r"cannot be read as \.npz"):
+        data.load(tmp_path / "table.npz")
+    np.savez(tmp_path / "words.npz", x=np.full((12, 2), "word"), y=np.arange(12))
+    with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
+        data.load(tmp_path / "words.npz")
+    np.savez(tmp_path / "objects.npz", x=np.ones((12, 2)), y=np.array([None] * 12))
+    with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
+        data.load(tmp_path / "objects.npz")
+    (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
+    with pytest.raises(data.Unreadable, match=r"cannot be read as \.csv.*utf-8"):
+        data.load(tmp_path / "latin.csv")
     with pytest.raises(data.Unreadable, match=r"must be a \.csv or an \.npz"):
         data.load(tmp_path / "table.txt")
     with pytest.raises(data.Unreadable, match="there is no such file"):
