@@ -22,6 +22,8 @@ TAKING_NETWORKS = ("gradients", "backprop")
 """The experiments that look at a network, their own or a user's."""
 TAKING_CLASSES, TAKING_NUMBERS = ("adadelta", "depth", "digits"), ("adadelta",)
 """The experiments that learn tables whose answers are classes, or numbers, their own or a user's."""
+OF_NETWORK = ("loss", "features", "objects")
+"""The options that say what a user's network is given."""
 COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
 
 
@@ -32,7 +34,7 @@ class Options:
     Without names all of them are run, except those that the report has already, made by the same code with the same
     options. Ctrl-C leaves a report of what is finished, and the same command goes on from there. The exit status is 1
     if an experiment fails, or if something does not hold of your own network, such as that its gradient by hand is
-    right, and 2 for options that make no sense.
+    right, 2 for options that make no sense, and 130 after Ctrl-C.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -49,7 +51,8 @@ class Options:
     seeds: int | None = None
     """Independent runs of what is random, 2 or more. By default 32, with --quick 4."""
     out: Path | None = None
-    """Folder of the report. By default report, with --quick report/quick, with --network report/network."""
+    """Folder of the report. By default report, with --quick report/quick, with --network report/network, with --data
+    report/data/ and the name of the table."""
     jobs: int | None = None
     """Experiments that run at a time. By default 1, so that each has all cores and its times are true; with --quick as
     many as there are cores."""
@@ -57,7 +60,8 @@ class Options:
     """Where to run. By default the best there is."""
     data: Path | None = None
     """A table of your own, for `adadelta` and, if its answers are classes, for `depth` and `digits`: .csv whose last
-    column is the answer, or .npz with x [objects, features] and y."""
+    column is the answer, or .npz with x [objects, features] and y [objects]. Words, and whole numbers of at most 20
+    values or one for each twenty objects, are classes."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
     loss: str = "squared"
@@ -92,6 +96,10 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
     """Run the experiments, each into the report as soon as it is finished."""
     names, settings = chosen(options, known), settings_of(options)
     folder, table = folder_of(options), options.data and options.data.read_bytes()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Senseless(f"--out {folder} cannot be a folder: {error.strerror}") from None
     prints = {name: storage.fingerprint(name, settings.seeds, settings.quick, table) for name in names}
     finished = [] if options.again or options.network else [name for name in names if _is_stored(folder, name, prints)]
     failed, disproved = [], False
@@ -141,8 +149,9 @@ def use_device(device: str) -> None:
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     try:
         found = jax.devices()[0].platform
-    except RuntimeError as error:
-        raise Senseless(f"--device {device} is not to be had: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError) as error:  # what JAX raises without a plugin for the device has no words
+        why = (str(error).splitlines() or ["JAX is not installed for it"])[0]
+        raise Senseless(f"--device {device} is not to be had: {why}") from None
     if found != device:
         raise Senseless(f"--device {device} comes too late: JAX runs on {found} already")
 
@@ -177,6 +186,8 @@ def settings_of(options: Options) -> Settings:
     if options.jobs is not None and options.jobs < 1:
         raise Senseless(f"--jobs must be 1 or more, got {options.jobs}")
     users = None
+    if options.network is None and any(getattr(options, name) != getattr(Options, name) for name in OF_NETWORK):
+        raise Senseless(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
     if options.network is not None:
         users = posed.load(options.network, options.loss, options.features, options.objects)
     return Settings(seeds, options.quick, users, options.data and str(options.data))
@@ -187,7 +198,7 @@ def folder_of(options: Options) -> Path:
     if options.out is not None:
         return options.out
     parts = [part for part in ("quick", "network", "data") if getattr(options, part)]
-    return Path("report", *parts)
+    return Path("report", *parts, *([options.data.name] if options.data else []))
 
 
 def command(name: str, options: Options, seeds: int) -> str:

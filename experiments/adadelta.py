@@ -75,6 +75,7 @@ def run(settings: Settings, show: Show) -> Outcome:
     steps = 200 if settings.quick else 400
     own = (data.wine,) if settings.quick else (data.digits, data.breast_cancer, data.wine, data.diabetes)
     samples = data.samples(settings, *own, numbers=True)
+    measures = {sample.label: "accuracy" if sample.classes else "R²" for sample in samples}
     scores: Scores = {}
     losses: Scores = {}
     for sample in samples:
@@ -115,13 +116,15 @@ def run(settings: Settings, show: Show) -> Outcome:
                 f"RMSProp and SG need tuning: at η = 1 each scores at least {NEAR} less than at its best η",
                 NEAR,
                 {f"{label}, {name}": less for name in others for label, less in lost(name, name).items()},
-                why="a likely cause where SG bears η = 1: features have variance 1 and softmax bounds the error; then "
-                "its plateau happens to reach to η = 1; where RMSProp bears it: its step is about η in every weight, "
-                "whatever the loss, and the weights become huge, which classes that are easy to separate forgive",
+                why="likely causes where the answers are classes: softmax bounds the error, and the plateau of SG "
+                "happens to reach to η = 1; a step of RMSProp is about η in every weight, whatever the loss, and its "
+                "weights become huge, which classes that are easy to separate forgive"
+                if any(sample.classes for sample in samples)
+                else "",
             ),
         ],
-        tables=[_table(scores, losses, best)],
-        figures=[_figure(scores, {s.label: "accuracy" if s.classes else "R²" for s in samples})],
+        tables=[_table(scores, losses, best, measures)],
+        figures=[_figure(scores, measures)],
         numbers={
             "eta": list(RATES),
             "score": {label: {name: v.mean(axis=0).tolist() for name, v in of.items()} for label, of in scores.items()},
@@ -143,7 +146,7 @@ def _why(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> str
     return "; ".join(told)
 
 
-def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> Table:
+def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]], measures: dict[str, str]) -> Table:
     rows = []
     for label, of in scores.items():
         for name, values in of.items():
@@ -151,11 +154,9 @@ def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> T
             at_best, at_one = Interval.of(values[:, i]), Interval.of(values[:, ONE])
             of_one = losses[label][name][:, ONE].mean()
             loss = f"{of_one:.2g}" if np.isfinite(of_one) else "diverges"
-            rows.append((label, name, f"{RATES[i]:g}", str(at_best), str(at_one), loss))
-    header = ("data", "optimizer", "best η", "score at the best η", "score at η = 1", "training loss at η = 1")
-    return Table(
-        "Held-out accuracy, or R² where the answers are numbers, means over seeds with 95 % intervals", header, rows
-    )
+            rows.append((label, measures[label], name, f"{RATES[i]:g}", str(at_best), str(at_one), loss))
+    header = ("data", "score", "optimizer", "best η", "at the best η", "at η = 1", "training loss at η = 1")
+    return Table("Held-out scores, means over seeds with 95 % intervals", header, rows)
 
 
 def _figure(scores: Scores, measures: dict[str, str]) -> Figure:

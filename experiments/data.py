@@ -15,6 +15,8 @@ from sklearn import datasets
 
 from experiments.report import Settings
 
+SMALLEST = 50
+"""objects of a table, of which some are held out"""
 CLASSES = "words, or whole numbers of at most 20 values or one for each twenty objects"
 """what answers are taken for classes"""
 
@@ -105,16 +107,17 @@ def load(path: Path) -> Sample:
         Unreadable: no file, one of another kind, or one that holds no such table.
     """
     if not path.is_file():
-        raise Unreadable(f"{path}: there is no such file")
+        raise Unreadable(f"{path}: there is no such file" if not path.exists() else f"{path} is no file")
     readers = {".npz": _of_arrays, ".csv": _of_lines}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise Unreadable(f"{path} must be a .csv or an .npz file")
     try:
-        x, y = readers[path.suffix](path)
+        x, y = readers[suffix](path)
     except Unreadable:
         raise
     except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile) as error:  # cut short, or of another kind
-        raise Unreadable(f"{path} cannot be read as {path.suffix}: {error}") from None
+        raise Unreadable(f"{path} cannot be read as {suffix}: {error}") from None
     return _checked(path, x, y)
 
 
@@ -128,17 +131,26 @@ def _of_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _of_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
-    if rows and not all(map(_is_number, rows[0][:-1])):
-        rows = rows[1:]  # the names of the columns
+    if rows and _is_header(rows):
+        rows = rows[1:]
     if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
-        raise Unreadable(f"{path} must have at least two columns, and as many in each line")
+        raise Unreadable(f"{path} must have at least two columns, separated by commas, and as many in each line")
     strange = [word for row in rows for word in row[:-1] if not _is_number(word)]
     if strange:
         raise Unreadable(f"{path}: every feature must be a number, got {strange[0]!r}; write words as numbers")
     answers = [row[-1] for row in rows]
-    numbers = all(map(_is_number, answers))
-    y = np.array([float(word) for word in answers]) if numbers else np.array(answers)
+    words = [word for word in answers if not _is_number(word)]
+    if 0 < len(words) < len(answers):
+        raise Unreadable(f"{path}: the answers must be all numbers or all words, got {words[0]!r} among numbers")
+    y = np.array(answers) if words else np.array([float(word) for word in answers])
     return np.array([row[:-1] for row in rows], float), y
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Whether the first line names the columns: no feature is a number there, or the answer is the only word."""
+    (*features, answer), *others = rows
+    answer_alone = not _is_number(answer) and all(_is_number(row[-1]) for row in others)
+    return answer_alone or (any(features) and not any(map(_is_number, features)))
 
 
 def _of(load: Callable[..., Any], label: str) -> Sample:
@@ -147,9 +159,11 @@ def _of(load: Callable[..., Any], label: str) -> Sample:
 
 
 def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
-    if x.ndim != 2 or not x.shape[1] or y.shape != x.shape[:1] or len(x) < 10:
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if x.ndim != 2 or not x.shape[1] or y.shape != x.shape[:1] or len(x) < SMALLEST:
         shapes = f"got {x.shape} and {y.shape}"
-        raise Unreadable(f"{path}: x must be [objects, features] and y [objects], of ten or more; {shapes}")
+        raise Unreadable(f"{path}: x must be [objects, features] and y [objects], of {SMALLEST} or more; {shapes}")
     for name, array, kinds in (("x", x, "fiub"), ("y", y, "fiubUS")):
         if array.dtype.kind not in kinds:
             allowed = "numbers" if name == "x" else "numbers or words"
@@ -158,7 +172,10 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
         raise Unreadable(f"{path}: x and y must be finite, but hold NaN or infinity")
     if len(np.unique(y)) < 2:
         raise Unreadable(f"{path}: there is nothing to learn, every answer is {y[0]}")
-    return _sample(path.name, x, y)
+    sample = _sample(path.name, x, y)
+    if sample.classes > len(x) // 2:
+        raise Unreadable(f"{path}: {sample.classes} classes are too many for {len(x)} objects; is that the answer?")
+    return sample
 
 
 def _sample(label: str, x: np.ndarray, y: np.ndarray) -> Sample:

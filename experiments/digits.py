@@ -216,6 +216,8 @@ def _sensitivity(runs: Runs, rates: np.ndarray, required: float) -> Figure:
             canvas,
             "How sensitive each optimizer is to its learning rate: 1 − held-out accuracy, mean and 95 % interval; "
             "dashed, the methods that scale the gradient; dotted, what is required",
-            "Line plot of 1 − accuracy, on a logarithmic axis, against six decades of the learning rate for seven "
-            "optimizers: RMSProp, Adam and Nadam are best at small rates, the others at rates near one.",
+            "Line plot of 1 − accuracy, on a logarithmic axis, against the learning rate for seven optimizers. "
+            "Lowest at "
+            + ", ".join(f"{rates[np.argmax(of['test'].mean(axis=0))]:.2g} for {name}" for name, of in runs.items())
+            + ".",
         )

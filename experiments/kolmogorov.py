@@ -1,6 +1,6 @@
 """Kolmogorov's sum of functions of one variable, with small networks in their place.
 
-Command: ``python -m experiments kolmogorov``; 14 seconds on two CPU cores. Expect errors that hardly fall as the
+Command: ``python -m experiments kolmogorov``; 14 seconds on two CPU cores. Expect errors that do not fall as the
 networks of one variable widen, and a plain network of as many parameters that comes closer.
 """
 
@@ -178,7 +178,7 @@ def run(settings: Settings, show: Show) -> Outcome:
                 "Largest error against the number of parameters, for three functions, Kolmogorov's form and a plain "
                 "network; means with 95 % intervals over seeds",
                 "Line plot on logarithmic scales: the plain network has the smaller errors for all three functions, "
-                "and they fall as it grows; those of Kolmogorov's form hardly change.",
+                "and they fall as it grows; those of Kolmogorov's form do not.",
                 xlabel="parameters",
                 ylabel="largest error",
                 logx=True,

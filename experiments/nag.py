@@ -256,8 +256,8 @@ def _beyond(ways: dict[str, np.ndarray]) -> Figure:
         np.arange(1, shown + 1),
         {name: ways[name][:, :shown] for name in NAMES},
         "The way of x on a convex valley with κ = 25 that is no parabola, mean and 95 % interval over seeds",
-        "Momentum goes up and down between about minus 2 and plus 2 without end. NAG is at the minimum, 0, within "
-        "steps and stays there; gradient descent swings around it less and less.",
+        "Momentum goes up and down between about minus 2 and plus 2 without end. NAG soon comes to the minimum, "
+        "0, and stays there; gradient descent swings around it less and less.",
         xlabel="step",
         ylabel="x",
     )

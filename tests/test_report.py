@@ -347,6 +347,7 @@ def test_the_list_names_every_experiment() -> None:
         ({"only": ("digit", "one")}, r"no experiment named digit; there are: one, other"),
         ({"seeds": 1}, r"--seeds must be 2 or more.*got 1"),
         ({"seeds": 0}, r"--seeds must be 2 or more.*got 0"),
+        ({"features": 3}, r"--loss, --features, --objects go with --network alone"),
         ({"jobs": 0}, r"--jobs must be 1 or more, got 0"),
         ({"data": Path("nowhere.csv"), "network": "a:b"}, r"--network and --data go with different experiments"),
         ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
@@ -389,9 +390,16 @@ def test_only_and_names_are_the_same(run: Run) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    shown = command_line("backprop", "--device", "tpu")
-    assert shown.returncode == 2
-    assert "--device tpu is not to be had" in shown.stdout
+    for device in {"tpu", "gpu"} - {jax.default_backend()}:
+        shown = command_line("backprop", "--device", device)
+        assert shown.returncode == 2
+        assert f"--device {device} is not to be had" in shown.stdout
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_run(run: Run) -> None:
+    (run.folder / "out").write_text("a file")
+    assert run() == 2
+    assert "cannot be a folder" in run.printed
 
 
 def test_a_rough_run_takes_the_place_of_no_other() -> None:
@@ -400,6 +408,7 @@ def test_a_rough_run_takes_the_place_of_no_other() -> None:
     assert folder_of(Options()) == Path("report")
     assert folder_of(Options(quick=True)) == Path("report/quick")
     assert folder_of(Options(network="a:b")) == Path("report/network")
+    assert folder_of(Options(data=Path("a/b.csv"))) == Path("report/data/b.csv")
     assert folder_of(Options(quick=True, out=Path("here"))) == Path("here")
 
 
@@ -567,17 +576,19 @@ def test_a_sweep_is_the_same_each_time() -> None:
 
 
 def test_a_users_table_is_read(tmp_path: Path) -> None:
-    rows = [f"{i},{i * i},{'odd' if i % 2 else 'even'}" for i in range(12)]
+    rows = [f"{i},{i * i},{'odd' if i % 2 else 'even'}" for i in range(60)]
     (tmp_path / "named.csv").write_text("a,b,kind\n" + "\n".join(rows))
-    (tmp_path / "bare.csv").write_text("\n".join(rows))
-    x = np.array([[i, i * i] for i in range(12)], np.float32)
-    np.savez(tmp_path / "table.npz", x=x, y=np.arange(12) % 2)
-    tables = [data.load(tmp_path / name) for name in ("named.csv", "bare.csv", "table.npz")]
-    for table in tables:
+    (tmp_path / "bare.CSV").write_text("\n".join(rows))
+    (tmp_path / "years.csv").write_text("1990,2000,kind\n" + "\n".join(f"{i},{i * i},{i % 2}" for i in range(60)))
+    x = np.array([[i, i * i] for i in range(60)], np.float32)
+    np.savez(tmp_path / "table.npz", x=x, y=np.arange(60) % 2)
+    np.savez(tmp_path / "column.npz", x=x, y=np.arange(60)[:, None] % 2)
+    for name in ("named.csv", "bare.CSV", "years.csv", "table.npz", "column.npz"):
+        table = data.load(tmp_path / name)
         assert table.classes == 2
-        np.testing.assert_allclose(table.x, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-5)
-        np.testing.assert_array_equal(table.y, np.arange(12) % 2)
-    np.savez(tmp_path / "numbers.npz", x=x, y=np.arange(12) + 0.5)
+        np.testing.assert_allclose(table.x, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-4)
+        np.testing.assert_array_equal(table.y, np.arange(60) % 2)
+    np.savez(tmp_path / "numbers.npz", x=x, y=np.arange(60) + 0.5)
     assert data.load(tmp_path / "numbers.npz").classes == 0
 
 
@@ -601,12 +612,16 @@ def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,2,a\n1,x,b\n" * 6, "must be a number, got 'x'"),
-        ("1,2\n1,2,3\n" * 6, "as many in each line"),
-        ("1,2,a\n", "of ten or more"),
-        ("nan,2,a\n" * 12, "must be finite"),
+        ("1,2,a\n1,x,b\n" * 30, "must be a number, got 'x'"),
+        ("1,,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
+        ("1,2\n1,2,3\n" * 30, "as many in each line"),
+        ("1;2;a\n" * 60, "separated by commas"),
+        ("1,2,a\n1,2,b\n", "of 50 or more"),
+        ("nan,2,a\n" * 60, "must be finite"),
         ("", "at least two columns"),
-        ("1,2,a\n" * 12, "every answer is a"),
+        ("1,2,a\n" * 60, "every answer is a"),
+        ("1,2,3.5\n" * 59 + "1,2,NA\n", "all numbers or all words, got 'NA' among numbers"),
+        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 objects"),
     ],
 )
 def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -617,10 +632,10 @@ def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, mess
     (tmp_path / "table.npz").write_text(text)
     with pytest.raises(data.Unreadable, match=r"cannot be read as \.npz"):
         data.load(tmp_path / "table.npz")
-    np.savez(tmp_path / "words.npz", x=np.full((12, 2), "word"), y=np.arange(12))
+    np.savez(tmp_path / "words.npz", x=np.full((60, 2), "word"), y=np.arange(60))
     with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
         data.load(tmp_path / "words.npz")
-    np.savez(tmp_path / "objects.npz", x=np.ones((12, 2)), y=np.array([None] * 12))
+    np.savez(tmp_path / "objects.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
     with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
         data.load(tmp_path / "objects.npz")
     (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
