@@ -614,6 +614,7 @@ def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_pat
     [
         ("1,2,a\n1,x,b\n" * 30, "must be a number, got 'x'"),
         ("1,,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
+        (",,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
         ("1,2\n1,2,3\n" * 30, "as many in each line"),
         ("1;2;a\n" * 60, "separated by commas"),
         ("1,2,a\n1,2,b\n", "of 50 or more"),
