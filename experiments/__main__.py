@@ -185,9 +185,9 @@ def settings_of(options: Options) -> Settings:
         raise Senseless(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
     if options.jobs is not None and options.jobs < 1:
         raise Senseless(f"--jobs must be 1 or more, got {options.jobs}")
-    users = None
     if options.network is None and any(getattr(options, name) != getattr(Options, name) for name in OF_NETWORK):
         raise Senseless(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
+    users = None
     if options.network is not None:
         users = posed.load(options.network, options.loss, options.features, options.objects)
     return Settings(seeds, options.quick, users, options.data and str(options.data))
@@ -197,8 +197,8 @@ def folder_of(options: Options) -> Path:
     """Where the report goes: nothing rough, and nobody's own network, takes the place of a full run."""
     if options.out is not None:
         return options.out
-    parts = [part for part in ("quick", "network", "data") if getattr(options, part)]
-    return Path("report", *parts, *([options.data.name] if options.data else []))
+    parts = [part for part in ("quick", "network") if getattr(options, part)]
+    return Path("report", *parts, *(("data", options.data.name) if options.data else ()))
 
 
 def command(name: str, options: Options, seeds: int) -> str:

@@ -18,10 +18,10 @@ from experiments.report import Settings
 SMALLEST = 50
 """objects of a table, of which some are held out"""
 CLASSES = "words, or whole numbers of at most 20 values or one for each twenty objects"
-"""what answers are taken for classes"""
+"""what answers are taken for classes; see `_sample`"""
 
 
-class Unreadable(ValueError):
+class Unreadable(Exception):
     """A user's table cannot be taken: one line that says why."""
 
 
@@ -114,8 +114,6 @@ def load(path: Path) -> Sample:
         raise Unreadable(f"{path} must be a .csv or an .npz file")
     try:
         x, y = readers[suffix](path)
-    except Unreadable:
-        raise
     except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile) as error:  # cut short, or of another kind
         raise Unreadable(f"{path} cannot be read as {suffix}: {error}") from None
     return _checked(path, x, y)
