@@ -29,42 +29,21 @@ from experiments.report import (
     swept,
     within,
 )
+from experiments.surfaces import STEEP, SURFACES, draw_ground
 
 STEPS = 400
 METHODS = ("sgd", "momentum", "nag", "rmsprop", "adadelta", "adam", "nadam")
 RATES = tuple(10.0 ** (k / 4) for k in range(-12, 5))
 """η, four to a decade, of every method; AdaDelta's are ten times these"""
 SCALED = ("rmsprop", "adadelta", "adam", "nadam")
-STEEP, NOISE = 10.0, 2.0
-"""the bowl's larger curvature, and the standard deviation of its gradients' noise"""
-LOWEST = {"valley": 0.0, "saddle": -0.5, "bowl": 0.0}
+NOISE = 2.0
+"""the standard deviation of the noise of the bowl's gradients"""
 REACHED, LEFT = 0.01, 0.25
 """losses above the lowest at which the valley's end is reached, and the saddle left, halfway down"""
 FLOOR = 1e-3
 """what is added to a loss above the lowest before its logarithm is taken"""
 SAME = 0.1
 """the η at which the methods without scaling are compared in the bowl"""
-
-
-def valley(w: Any) -> Any:
-    """Beale's function: 0 at (3, ½), at the end of a long valley."""
-    x, y = w
-    return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
-
-
-def saddle(w: Any) -> Any:
-    """A saddle at 0, and −½ at (0, ±1)."""
-    x, y = w
-    return x**2 - y**2 + y**4 / 2
-
-
-def bowl(w: Any) -> Any:
-    """0 at 0."""
-    x, y = w
-    return (x**2 + STEEP * y**2) / 2
-
-
-SURFACES = {"valley": valley, "saddle": saddle, "bowl": bowl}
 
 
 def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:
@@ -83,7 +62,7 @@ def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]
 
         def step(carry: Any, noise: jax.Array) -> tuple[Any, Any]:
             w, state = carry
-            g = {surface: jax.grad(f)(w[surface]) for surface, f in SURFACES.items()}
+            g = {surface: jax.grad(loss)(w[surface]) for surface, (loss, *_) in SURFACES.items()}
             updates, state = optimizer.update(g | {"bowl": g["bowl"] + noise}, state, w)
             w = fnn.apply_updates(w, updates)
             return (w, state), fnn.nag_weights(w, state) if name == "nag" else w
@@ -108,8 +87,9 @@ class Runs(NamedTuple):
     @classmethod
     def best(cls, surface: str, rates: np.ndarray, paths: np.ndarray) -> Runs:
         """Of the paths [seeds, rates, steps + 1, 2], those with the smallest mean log₁₀ of the loss."""
+        loss, lowest, _ = SURFACES[surface]
         with np.errstate(all="ignore"):
-            losses = SURFACES[surface](np.moveaxis(paths.astype(np.float64), -1, 0)) - LOWEST[surface]
+            losses = loss(np.moveaxis(paths.astype(np.float64), -1, 0)) - lowest
         losses = np.where(np.isfinite(losses), np.maximum(losses, 0), np.inf)
         i = int(np.argmin(np.log10(losses + FLOOR).mean(axis=(0, 2))))
         same = int(np.argmin(np.abs(rates - SAME)))
@@ -206,10 +186,6 @@ def verdicts(runs: dict[str, dict[str, Runs]]) -> list[Verdict]:
     ]
 
 
-BOXES = {"valley": ((-0.7, 4.2), (-1.6, 2.1)), "saddle": ((-1.3, 1.3), (-1.5, 1.5)), "bowl": ((-2.4, 1.4), (-1.1, 1.4))}
-"""the part of each surface that is drawn"""
-
-
 def moving_picture(runs: dict[str, dict[str, Runs]], frames: int) -> Animation:
     """The first seed at every method's best rate: paths on the surfaces, and the loss over steps."""
     at = np.unique(np.geomspace(1, STEPS, frames).astype(int))
@@ -219,7 +195,7 @@ def moving_picture(runs: dict[str, dict[str, Runs]], frames: int) -> Animation:
         canvas.text(0.02, 0.95, f"step {at[k]}", va="center", fontsize=12)
         for row, (surface, of_methods) in enumerate(runs.items()):
             plane, time = (canvas.add_subplot(grid[row, i]) for i in range(2))
-            _ground(plane, surface)
+            draw_ground(plane, surface)
             for color, (name, r) in zip(COLORS, of_methods.items(), strict=False):
                 path, loss = r.path[0, : at[k] + 1], r.loss[0, : at[k] + 1]
                 plane.plot(*path.T, color=color, linewidth=1.3, label=name)
@@ -248,17 +224,6 @@ def moving_picture(runs: dict[str, dict[str, Runs]], frames: int) -> Animation:
         "rest at it; in the noisy bowl sgd and RMSProp jitter where momentum's path is smooth.",
         size=(5.4, 6.9),
     )
-
-
-def _ground(axes: Any, surface: str) -> None:
-    """The surface, darker where it is higher."""
-    (left, right), (low, high) = BOXES[surface]
-    x, y = np.meshgrid(np.linspace(left, right, 100), np.linspace(low, high, 100))
-    height = np.log10(SURFACES[surface]((x, y)) - LOWEST[surface] + 0.05)
-    axes.contourf(x, y, height, 9, cmap="Greys", alpha=0.35)
-    axes.set(xlim=(left, right), ylim=(low, high), xticks=(), yticks=())
-    axes.spines[:].set_visible(False)
-    axes.set_title("noisy bowl" if surface == "bowl" else surface, fontsize=10)
 
 
 def _table(runs: dict[str, dict[str, Runs]]) -> Table:
