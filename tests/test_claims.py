@@ -68,6 +68,7 @@ SMALLER = {
     "gradients": smaller_gradients,
     "paralysis": smaller_paralysis,
     "pruning": smaller_pruning,
+    "saliency": smaller_pruning,
     "quantities": smaller_quantities,
 }
 """Those which take long even in their quick versions."""
