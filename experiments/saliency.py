@@ -1,7 +1,7 @@
 """Does Optimal Brain Damage foretell what a link is worth?
 
-Command: ``python -m experiments saliency``; 14 seconds on two CPU cores. Expect a rank correlation of 0.97 between predicted
-and actual rises of Q, and one of 0.88 between |w| and them.
+Command: ``python -m experiments saliency``; 14 seconds on two CPU cores. Expect a rank correlation of 0.97 between
+predicted and actual rises of Q, and one of 0.88 between |w| and them.
 """
 
 from __future__ import annotations
