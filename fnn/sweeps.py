@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fnn import checks
 from fnn.devices import Device
@@ -49,17 +49,19 @@ def sweep(
         at_once: rows that a device runs at a time. By default on a CPU as many as keep in its caches what they carry
             from step to step, on accelerators all of the device's share; and fewer where the compiled program would
             take more than half of the memory. A run that ends early, as in `run_until_stable`, waits for the others of
-            its chunk only.
+            its chunk only. Keys of another kind than JAX's usual threefry ("rbg") draw other numbers under `jax.vmap`
+            than alone: an experiment that meets such keys runs one row at a time, whatever is asked for.
         **hyper: for each hyper-parameter its values, a sequence or array whose first axis is swept.
 
     Returns:
         The experiment's results with axes [keys, values of the first hyper-parameter, …of the second, …] in front, on
-        the first device. A row is what the experiment gives for its key and values alone, up to the rounding of
-        batched products: the compiler may sum in another order.
+        the first device, on no mesh. A row is what the experiment gives for its key and values alone, up to the rounding
+        of batched products: the compiler may sum in another order.
 
     Raises:
         TypeError: keys or values that are no arrays.
         ValueError: no keys, a scalar or an empty sequence of values, no devices, at_once < 1.
+        FloatingPointError: under `jax_debug_nans` or `jax_debug_infs`, naming what gave the first NaN or infinity.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -73,9 +75,10 @@ def sweep(
     devices = checks.some_devices(jax.local_devices() if devices is None else devices)
     rows = grid.rows(np.arange(grid.size))
     if any(isinstance(leaf, Tracer) for leaf in rows):
-        results = jax.lax.map(grid.row, rows, batch_size=at_once or grid.size)
+        row = jax.make_jaxpr(grid.row)(tuple(axis[0] for axis in rows))
+        results = jax.lax.map(grid.row, rows, batch_size=None if _draws_alone(row.jaxpr) else at_once or grid.size)
     else:
-        results = jax.device_put(run_rows(grid, rows, devices, at_once), devices[0])
+        results = jax.tree.map(partial(_on_device, devices[0]), run_rows(grid, rows, devices, at_once))
     return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
 
 
@@ -120,10 +123,36 @@ def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], a
     count = rows[0].shape[0]
     share = -(-count // len(devices))
     kinds = tuple((axis.shape[1:], axis.dtype) for axis in rows)
-    program = _program(grid.experiment, grid.names, kinds, share, devices, at_once)
+    program = _program(grid.experiment, grid.names, kinds, share, devices, at_once, _context())
     filled = np.minimum(np.arange(program.rows), count - 1)
-    results = program.call(jax.device_put(tuple(axis[filled] for axis in rows), program.sharding))
+    try:
+        results = program.call(jax.device_put(tuple(axis[filled] for axis in rows), program.sharding))
+    except Exception:
+        if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+            _run_alone(grid, rows)
+        raise
     return jax.tree.map(lambda leaf: leaf[:count], results)
+
+
+def _run_alone(grid: Grid, rows: tuple[Array, ...]) -> None:
+    """Every row by itself: where a compiled sweep only finds that there is a NaN, `jit` tells what gave it."""
+    alone = jax.jit(grid.row)
+    for number in range(rows[0].shape[0]):
+        alone(tuple(axis[number] for axis in rows))
+
+
+def _on_device(device: Device, array: Array) -> Array:
+    """The array on one device and on no mesh: inside the mesh of another sweep, one that it brought would not fit."""
+    array = jax.device_put(array, device)
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        return array
+    shards = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, SingleDeviceSharding(device), shards)
+
+
+def _context() -> tuple[Any, ...]:
+    """All of JAX's configuration that a compiled program may depend on, as it is in this thread now."""
+    return *jax.config.values.items(), jax.sharding.get_abstract_mesh()
 
 
 class _Program(NamedTuple):
@@ -144,14 +173,18 @@ def _program(
     share: int,
     devices: tuple[Device, ...],
     at_once: int | None,
+    context: tuple[Any, ...],
 ) -> _Program:
-    """The program for `share` rows on each device."""
+    """The program for `share` rows on each device, in one context of JAX's configuration."""
     mesh = Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("rows"))
     row = Grid(experiment, names, jnp.zeros(0), ()).row
     traced, results = jax.make_jaxpr(row, return_shape=True)(tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     checks.closes_over_no_tracer("sweep", traced.consts)
+    traced = traced.replace(consts=[_off_mesh(constant, devices[0]) for constant in traced.consts])
     compiled = partial(_compiled, traced, jax.tree.structure(results), kinds, share, sharding)
+    if _draws_alone(traced.jaxpr):
+        return compiled(None)
     if at_once is not None:
         return compiled(at_once)
     at_once = _fits_caches(traced.jaxpr) if devices[0].platform == "cpu" else share
@@ -164,14 +197,20 @@ def _program(
 
 
 def _compiled(
-    row: ClosedJaxpr, results: Any, kinds: tuple[Any, ...], share: int, sharding: NamedSharding, at_once: int
+    row: ClosedJaxpr, results: Any, kinds: tuple[Any, ...], share: int, sharding: NamedSharding, at_once: int | None
 ) -> _Program:
-    """The program that takes `share` rows on each device, at most `at_once` at a time, in chunks of equal size."""
-    chunks = -(-share // at_once)
+    """The program that takes `share` rows on each device, at most `at_once` at a time, in chunks of equal size.
+
+    With None it takes them one by one and without `jax.vmap`.
+    """
+    chunks = -(-share // (at_once or 1))
     size = -(-share // chunks)
-    of_rows = jax.vmap(jaxpr_as_fun(row))
+    of_row = jaxpr_as_fun(row)
+    of_rows = jax.vmap(of_row)
 
     def on_one_device(*rows: Array) -> list[Array]:
+        if at_once is None:
+            return jax.lax.map(lambda row: of_row(*row), rows)
         if chunks == 1:
             return of_rows(*rows)
         cut = tuple(axis.reshape(chunks, size, *axis.shape[1:]) for axis in rows)
@@ -185,6 +224,21 @@ def _compiled(
     total = sharding.num_devices * chunks * size
     like = tuple(jax.ShapeDtypeStruct((total, *shape), dtype, sharding=sharding) for shape, dtype in kinds)
     return _Program(jax.jit(on_all).lower(like).compile(), total, sharding)
+
+
+def _off_mesh(constant: Any, device: Device) -> Any:
+    """What an experiment closes over, taken off the mesh that it lies on."""
+    is_whole_array = isinstance(constant, jax.Array) and constant.is_fully_addressable
+    return _on_device(device, constant) if is_whole_array else constant
+
+
+def _draws_alone(program: Jaxpr) -> bool:
+    """Whether keys are met that under `jax.vmap` draw other numbers than alone: all but threefry's."""
+    threefry = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype
+    met = [*program.invars, *program.constvars, *(v for eqn in program.eqns for v in eqn.outvars)]
+    dtypes = {getattr(v.aval, "dtype", None) for v in met} - {None, threefry}
+    is_another = any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
+    return is_another or any(map(_draws_alone, subjaxprs(program)))
 
 
 def _fits_caches(row: Jaxpr) -> int:

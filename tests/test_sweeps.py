@@ -155,3 +155,84 @@ def test_bases_of_every_row_on_every_device_are_had_without_waiting_for_ever() -
         "assert jnp.allclose(w @ jnp.swapaxes(w, 1, 2), jnp.eye(64)[None], atol=1e-5)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# What a program depends on
+
+
+def drawn(key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (2,)) / 3
+
+
+def of_a_seed(key: jax.Array) -> jax.Array:
+    return jnp.sum(jax.random.key_data(jax.random.key(5)))
+
+
+def test_a_sweep_under_another_configuration_is_another_program() -> None:
+    for x64 in (False, True, False):
+        with jax.enable_x64(x64):
+            assert sweep(drawn, KEYS).dtype == (jnp.float64 if x64 else jnp.float32)
+    for impl, words in (("threefry2x32", 2), ("rbg", 4), ("threefry2x32", 2)):
+        with jax.default_prng_impl(impl):
+            assert int(sweep(of_a_seed, KEYS)[0]) == 5 * words // 2  # rbg's four words are those of threefry twice
+    for precision in ("bfloat16", "highest"):
+        with jax.default_matmul_precision(precision):
+            seen: list[Any] = []
+
+            def told(key: jax.Array, seen: list[Any] = seen) -> jax.Array:
+                seen.append(jax.config.jax_default_matmul_precision)
+                return jnp.zeros(())
+
+            sweep(told, KEYS)
+            assert seen == [precision]
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_a_row_draws_what_its_key_gives_alone(impl: str, at_once: int | None) -> None:
+    keys = jax.random.split(jax.random.key(1, impl=impl), 4)
+    alone = np.stack([drawn(key) for key in keys])
+    np.testing.assert_allclose(sweep(drawn, keys, at_once=at_once), alone, rtol=1e-14)
+    np.testing.assert_allclose(jax.jit(lambda keys: sweep(drawn, keys, at_once=at_once))(keys), alone, rtol=1e-14)
+    same = sweep(lambda key, eta: eta * drawn(key), keys[np.zeros(4, int)], eta=jnp.ones(3), at_once=at_once)
+    np.testing.assert_allclose(same, np.broadcast_to(alone[0], (4, 3, 2)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_that_an_experiment_makes_itself_count_too(impl: str) -> None:
+    def experiment(key: jax.Array, seed: jax.Array) -> jax.Array:
+        return drawn(jax.random.key(seed, impl=impl))
+
+    alone = np.stack([drawn(jax.random.key(seed, impl=impl)) for seed in (3, 8, 9)])
+    np.testing.assert_allclose(sweep(experiment, KEYS[:1], seed=[3, 8, 9])[0], alone, rtol=1e-14)
+
+
+# What goes from sweep to sweep
+
+
+def test_what_one_sweep_found_goes_into_the_next() -> None:
+    first = sweep(lambda key, eta: {"w": eta * drawn(key), "key": key}, KEYS, eta=[1.0, 2.0])
+
+    def second(key: jax.Array, i: jax.Array) -> jax.Array:
+        return first["w"][i, 1] + drawn(first["key"][i, 0])
+
+    expected = 3 * np.stack([drawn(key) for key in KEYS])
+    for devices in (jax.devices(), jax.devices()[:2]):
+        np.testing.assert_allclose(sweep(second, KEYS[:1], devices=devices, i=np.arange(4))[0], expected, rtol=1e-14)
+        given = sweep(lambda key, w: 2 * w, KEYS[:1], devices=devices, w=first["w"])
+        np.testing.assert_array_equal(given[0], 2 * first["w"])
+
+
+def test_an_experiment_closes_over_arrays_of_any_sharding() -> None:
+    mesh = jax.make_mesh((3,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.device_put(jnp.arange(6.0), jax.sharding.NamedSharding(mesh, jax.P("x")))
+    np.testing.assert_array_equal(sweep(lambda key, i: cut[i], KEYS[:2], i=np.arange(6))[1], np.arange(6.0))
+
+
+def test_a_nan_is_told_with_what_gave_it() -> None:
+    def bad(key: jax.Array, a: jax.Array) -> jax.Array:
+        return jnp.log(a) + 0 * jax.random.normal(key)
+
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="encountered in log"):
+        sweep(bad, KEYS, a=[1.0, -1.0])
+    assert np.isnan(sweep(bad, KEYS, a=[1.0, -1.0])[0]).tolist() == [False, True]
