@@ -34,13 +34,13 @@ def with_replacement(key: Array, step: Any, size: int, batch_size: int) -> Array
     Args:
         key: a key; step t draws from ``fold_in(key, t)``.
         step: the step 0, 1, …; may be traced.
-        size: number of objects ℓ.
+        size: number of objects ℓ, below 2³¹.
         batch_size: objects in a batch, at least 1; more than ℓ is allowed.
 
     Returns:
         Indices in [0, ℓ), int32 [batch_size].
     """
-    size, batch_size = checks.count("size", size), checks.count("batch_size", batch_size)
+    size, batch_size = checks.sample_size(size), checks.count("batch_size", batch_size)
     return jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, size, jnp.int32)
 
 
@@ -53,13 +53,13 @@ def shuffled(key: Array, step: Any, size: int, batch_size: int) -> Array:
     Args:
         key: a key; the order of epoch e is `permuted` with ``(key, e)``.
         step: the step 0, 1, …; may be traced.
-        size: number of objects ℓ.
+        size: number of objects ℓ, below 2³¹.
         batch_size: objects in a batch, in 1 … ℓ.
 
     Returns:
         Indices in [0, ℓ), int32 [batch_size].
     """
-    size, batch_size = checks.count("size", size), checks.count("batch_size", batch_size)
+    size, batch_size = checks.sample_size(size), checks.count("batch_size", batch_size)
     checks.batch_fits(batch_size, size)
     epoch, batch = jnp.divmod(jnp.asarray(step, jnp.int32), size // batch_size)
     positions = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
@@ -95,7 +95,7 @@ def permuted(key: Array, epoch: Any, positions: Array, size: int) -> Array:
     Returns:
         The images, int32, in the shape of positions.
     """
-    size = checks.count("size", size)
+    size = checks.sample_size(size)
     least = math.isqrt(size - 1) + 1
     least += least % 2
     most, rounds = (least, 24) if size < 256 else (min(3 * least // 2, 2**16 - 2), 8)
@@ -113,10 +113,10 @@ def permuted(key: Array, epoch: Any, positions: Array, size: int) -> Array:
     def walk(p: Array) -> Array:
         return jnp.where(p < size, p, through(p))
 
+    # Where ab = size the loop ends before it begins. It stands there all the same: without it XLA would work the rounds
+    # into whatever takes the image, once for each use and each round of it, and compile for hours.
     image = through(jnp.asarray(positions).astype(jnp.uint32))
-    if a * b > size:
-        image = jax.lax.while_loop(lambda p: jnp.any(p >= size), walk, image)
-    return image.astype(jnp.int32)
+    return jax.lax.while_loop(lambda p: jnp.any(p >= size), walk, image).astype(jnp.int32)
 
 
 def _below(bound: int, word: Array) -> Array:

@@ -6,7 +6,8 @@ In a `sweep` every run ends for itself. One that has ended stays as it is while 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,11 @@ class Stability(NamedTuple):
     stable: Array
     """whether what was asked to stabilise did so within max_steps"""
     quality_change: Array
-    """|Q − Q'|/|Q'| over the last `every` steps"""
+    """|Q − Q'|/|Q'| over the last `every` steps; 0 where Q = Q' = 0"""
     weights_change: Array
-    """‖W − W'‖/‖W'‖ over the last `every` steps"""
+    """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
 
 
-@compiled("trainer", "max_steps", "every")
 def run_until_stable(
     trainer: Trainer,
     state: TrainState,
@@ -41,11 +41,18 @@ def run_until_stable(
     every: int = 100,
     quality_tolerance: float | None = None,
     weights_tolerance: float | None = None,
+    quality_floor: float = 0.0,
+    either: bool = False,
 ) -> tuple[TrainState, Stability]:
     """The lecture's loop: repeat until the running loss Q and/or the weights W stabilise (slide "Algorithm SG").
 
-    Every `every` steps Q and W are compared with what they were; stable means |Q − Q'| ≤ tolerance·|Q'|, and likewise
-    ‖W − W'‖ ≤ tolerance·‖W'‖. Where both tolerances are given, both must hold.
+    Every `every` steps Q and W are compared with what they were. With τ for the tolerances and Q₀ for the floor, they
+    are stable if::
+
+        |Q − Q'| ≤ τ_Q·|Q'|, or |Q| < Q₀             ‖W − W'‖ ≤ τ_W·‖W'‖
+
+    The slide's "and/or" is yours to choose: Q alone, W alone, both, or either. A relative tolerance never sees a Q as
+    stable that falls towards 0 by the same share in each comparison; that is what the floor is for.
 
     Args:
         trainer: a `Trainer`; its quality_rate should average over about `every` steps.
@@ -55,27 +62,60 @@ def run_until_stable(
         every: steps between two comparisons.
         quality_tolerance: relative, for Q; a number or tracer.
         weights_tolerance: relative, for W; a number or tracer.
+        quality_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with quality_tolerance.
+        either: where both tolerances are given, whether one that holds is enough.
 
     Returns:
         The state at the end, and a `Stability`.
 
     Raises:
-        ValueError: neither tolerance given, or numbers out of range.
+        ValueError: neither tolerance given, `either` or a floor without what it needs, or numbers out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import linear, run_until_stable, sgd, squared, trainer
+        >>> x = jax.random.normal(jax.random.key(0), (32, 2))
+        >>> data = x, x @ jnp.array([[1.0], [2.0]])
+        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=8, quality_rate=0.05)
+        >>> state = learn.init(jax.random.key(1), data)
+        >>> state, end = run_until_stable(learn, state, data, max_steps=10_000, every=20, weights_tolerance=1e-3)
+        >>> bool(end.stable), state.params["w"].round(2).ravel().tolist()
+        (True, [1.0, 2.0])
     """
     checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
-    checks.one_given(quality_tolerance=quality_tolerance, weights_tolerance=weights_tolerance)
+    checks.stopping_rule(quality_tolerance, weights_tolerance, quality_floor, either)
+    rule = _Rule(quality_tolerance, weights_tolerance, quality_floor)
+    return _until_stable(trainer, state, data, max_steps, every, rule, either)
+
+
+class _Rule(NamedTuple):
+    """When Q and W are stable; None is not asked."""
+
+    quality_tolerance: Any
+    weights_tolerance: Any
+    quality_floor: Any
+
+
+@compiled("trainer", "max_steps", "every", "either")
+def _until_stable(
+    trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, rule: _Rule, either: bool
+) -> tuple[TrainState, Stability]:
+    """`run_until_stable` as one program."""
 
     def moved(new: TrainState, old: TrainState) -> tuple[Array, Array]:
         difference = jax.tree.map(jnp.subtract, wide(new.params), wide(old.params))
-        in_quality = jnp.abs(new.quality - old.quality) / jnp.abs(old.quality)
-        return in_quality, tree_norm(difference) / tree_norm(old.params)
+        started = jnp.isfinite(old.quality)  # before the first step there was no Q
+        in_quality = _relative(jnp.abs(new.quality - jnp.where(started, old.quality, 0)), jnp.abs(old.quality))
+        return jnp.where(started, in_quality, jnp.inf), _relative(tree_norm(difference), tree_norm(old.params))
 
-    def settled(in_quality: Array, in_weights: Array) -> Array:
-        held = jnp.ones((), bool)
-        for change, tolerance in ((in_quality, quality_tolerance), (in_weights, weights_tolerance)):
-            if tolerance is not None:
-                held &= change <= jnp.asarray(tolerance, change.dtype)
-        return held
+    def settled(new: TrainState, in_quality: Array, in_weights: Array) -> Array:
+        criteria = []
+        if rule.quality_tolerance is not None:
+            is_small = jnp.abs(new.quality) < jnp.asarray(rule.quality_floor, new.quality.dtype)
+            criteria.append(is_small | (in_quality <= jnp.asarray(rule.quality_tolerance, in_quality.dtype)))
+        if rule.weights_tolerance is not None:
+            criteria.append(in_weights <= jnp.asarray(rule.weights_tolerance, in_weights.dtype))
+        return reduce(jnp.logical_or if either else jnp.logical_and, criteria)
 
     def unfinished(carry: tuple[TrainState, Stability]) -> Array:
         return (carry[1].steps < max_steps) & ~carry[1].stable
@@ -84,11 +124,16 @@ def run_until_stable(
         old, so_far = carry
         new, _ = run(trainer, old, data, every)
         changes = moved(new, old)
-        return new, Stability(so_far.steps + every, settled(*changes), *changes)
+        return new, Stability(so_far.steps + every, settled(new, *changes), *changes)
 
     changes = jax.tree.map(lambda c: jnp.full(c.shape, jnp.inf, c.dtype), jax.eval_shape(moved, state, state))
     none_yet = Stability(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *changes)
     return jax.lax.while_loop(unfinished, more, (state, none_yet))
+
+
+def _relative(change: Array, before: Array) -> Array:
+    """change/before, where 0/0 is 0: what was 0 and is 0 has not changed."""
+    return change / jnp.where(change == 0, 1, before)
 
 
 class EarlyStop(NamedTuple):

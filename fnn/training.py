@@ -21,18 +21,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from fnn import checks
 from fnn.backprop import Gradient, backprop
-from fnn.batches import Draw, shuffled
+from fnn.batches import Draw, shuffled, with_replacement
 from fnn.checks import streaming as metric_checks
 from fnn.dtypes import wide
 from fnn.metrics import GradientStep, Metric, measured, parted, values_of_step
+from fnn.numerics import Sum, mean, no_sum, plus
 from fnn.optimizers import apply_updates
 from fnn.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState, written
 
 _LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
+_LAST_STEP = 2**31 - 1
 
 
 def trainer(
@@ -53,9 +54,11 @@ def trainer(
         batch          := draw(key, t)
         L, g           := gradient(net, loss) of the batch
         W              := W + optimizer's updates for g
-        Q              := (1 − λ)Q + λL           (Q := L in the first step)
+        Q              := (1 − λ)Q + λL
 
-    All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to the same end.
+    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(quality=Q)`` in the
+    first state. All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to the
+    same end.
 
     Args:
         net: a layer.
@@ -63,7 +66,9 @@ def trainer(
         optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
         batch_size: objects in a batch.
         gradient: how gradients are found: `backprop` by hand, `autodiff` automatically, or a function alike.
-        draw: which objects step t sees: `shuffled` epochs, or `with_replacement` as in the lecture.
+        draw: which objects step t sees: `shuffled` epochs, or `with_replacement` as in the lecture; or a rule of one's
+            own, ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. Where it leaves
+            the sample later on, the objects missing are NaN.
         quality_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
         metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
 
@@ -75,7 +80,8 @@ def trainer(
 
     Raises:
         TypeError: a part that is not what it should be.
-        ValueError: numbers out of range; in init, data that do not fit the network or the loss.
+        ValueError: numbers out of range; in init, data that do not fit the network or the loss; in init and step, data
+            or draws whose lengths do not fit.
     """
     checks.is_layer("trainer", net)
     checks.is_loss(loss)
@@ -88,24 +94,28 @@ def trainer(
     def init(key: Array, data: Batch) -> TrainState:
         x, y = checks.batch(data)
         size = checks.data(x, y)
-        jax.eval_shape(lambda key: draw(key, 0, size, batch_size), key)  # a rule may refuse this batch_size
+        _try_draw(draw, key, size, batch_size)
         key_of_params, key = jax.random.split(key)
         params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)))
         quality = _no_quality(loss, jax.eval_shape(net.apply, params, state, x), y)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
-        chosen = draw(state.key, state.step, data[0].shape[0], batch_size)
-        return update(state, (_rows(data[0], chosen), _rows(data[1], chosen)))
+        x, y = checks.batch(data)
+        chosen = draw(state.key, state.step, x.shape[0], batch_size)
+        checks.drawn(chosen, batch_size, x.shape[0])
+        rows = _rows if draw in _IN_BOUNDS else _rows_there_are
+        return update(state, (rows(x, chosen), rows(y, chosen)))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch = checks.batch(batch)
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
         (value, layer_state), readings = value_and_gradient(state.params, state.state, batch, key)
         g, of_layers = parted(readings)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
         params = apply_updates(state.params, updates)
         L, Q = _qualities(state, value, quality_rate)
-        after = TrainState(params, layer_state, optimizer_state, state.step + 1, Q, state.key)
+        after = TrainState(params, layer_state, optimizer_state, _next(state.step), Q, state.key)
         of_steps = values_of_step(metrics, GradientStep(state, after, batch, g, updates))
         return after, {"loss": L, "quality": Q} | of_layers | of_steps
 
@@ -114,26 +124,56 @@ def trainer(
 
 
 def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
-    """Q before the first step: 0 in the dtype of the losses."""
+    """Q before the first step, when there is no estimate yet: infinite, in the dtype of the losses."""
     of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
-    return wide(jnp.zeros((), of_answers.dtype))
+    return wide(jnp.full((), jnp.inf, of_answers.dtype))
 
 
 def _qualities(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
-    """The batch's loss L, and the running loss Q := (1 − λ)Q + λL."""
+    """The batch's loss L, and the running loss Q := (1 − λ)Q + λL, where there was none yet Q := L."""
     L = value.astype(state.quality.dtype)
-    return L, jnp.where(state.step == 0, L, state.quality + jnp.asarray(rate, L.dtype) * (L - state.quality))
+    is_first = (state.step == 0) & jnp.isposinf(state.quality)
+    Q = jnp.where(is_first, 0, state.quality)
+    return L, jnp.where(is_first, L, Q + jnp.asarray(rate, L.dtype) * (L - Q))
+
+
+def _next(step: Array) -> Array:
+    """The count of one step more, below 2³¹: what is drawn and scheduled never meets a negative step."""
+    return (step + 1) & jnp.asarray(_LAST_STEP, step.dtype)
+
+
+_IN_BOUNDS = (shuffled, with_replacement)
+
+
+def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
+    """The draw of step 0: whether the rule takes this batch_size, and leads nowhere outside of the sample."""
+
+    def first(key: Array) -> Array:
+        chosen = draw(key, 0, size, batch_size)
+        checks.drawn(chosen, batch_size, size)
+        return chosen
+
+    if draw in _IN_BOUNDS or checks.inside_a_trace():
+        jax.eval_shape(first, key)
+    else:
+        checks.drawn(jax.jit(first)(key), batch_size, size)
 
 
 def _rows(array: Array, indices: Array) -> Array:
-    """The drawn objects; drawing rules stay in bounds, so no bound is checked again."""
+    """The drawn objects, where the rule is known to stay in bounds."""
     return jnp.asarray(array).at[indices].get(mode="promise_in_bounds")
+
+
+def _rows_there_are(array: Array, indices: Array) -> Array:
+    """The drawn objects; one that is not there is NaN, or the number that a whole dtype has for nothing."""
+    return jnp.asarray(array).at[indices].get(mode="fill", wrap_negative_indices=False)
 
 
 def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function once for each value of its static arguments; inside another trace it joins that program.
 
-    There the trainer may hold tracers (a swept η), which a cache of compiled functions must not keep.
+    There the trainer may hold tracers (a swept η), even if no argument is one, and a cache of compiled functions must
+    not keep them.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,8 +181,7 @@ def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
         @wraps(function)
         def call(*args: Any, **options: Any) -> Any:
-            traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, options)))
-            return (function if traced else jitted)(*args, **options)
+            return (function if checks.inside_a_trace() else jitted)(*args, **options)
 
         return call
 
@@ -172,8 +211,8 @@ def run(
             function made anew is compiled anew.
 
     Returns:
-        The state after the last step, and the metrics: leaves [steps/every, …], or without `every`
-        their means over the whole run. What `validate` gave is under "validation".
+        The state after the last step, and the metrics: leaves [steps/every, …], or without `every` their means over the
+        whole run, both in float32 at least. What `validate` gave is under "validation".
 
     Raises:
         ValueError: numbers below 1, or `every` does not divide `steps`.
@@ -181,15 +220,14 @@ def run(
     steps = checks.count("steps", steps)
     block = checks.divisor("every", every, "steps", steps) if every is not None else steps
     metrics = jax.eval_shape(trainer.step, state, data)[1]
-    nothing = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
 
-    def summed(carry: tuple[TrainState, Any], _: None) -> tuple[tuple[TrainState, Any], None]:
+    def summed(carry: tuple[TrainState, Sum], _: None) -> tuple[tuple[TrainState, Sum], None]:
         state, metrics = trainer.step(carry[0], data)
-        return (state, jax.tree.map(jnp.add, carry[1], metrics)), None
+        return (state, plus(carry[1], metrics)), None
 
     def averaged(state: TrainState, _: Any = None) -> tuple[TrainState, Any]:
-        (state, total), _ = jax.lax.scan(summed, (state, nothing), length=block)
-        means = jax.tree.map(lambda m: m / block, total)
+        (state, total), _ = jax.lax.scan(summed, (state, no_sum(metrics)), length=block)
+        means = mean(total, block)
         return state, means if validate is None else means | {"validation": validate(state.params, state.state)}
 
     if every is None:

@@ -176,8 +176,9 @@ class Optimizer(NamedTuple):
 class TrainState(NamedTuple):
     """Everything a training run carries: what `Trainer.step` takes and gives back.
 
-    ``step`` counts the gradient steps taken, ``quality`` is the lecture's running loss Q, and ``key``
-    never changes: all that step t draws is a function of (key, t), so any run can be resumed exactly.
+    ``step`` counts the gradient steps taken and, after 2³¹ of them, begins again at 0. ``quality`` is the lecture's
+    running loss Q, infinite before the first step. ``key`` never changes: all that step t draws is a function of
+    (key, t), so any run can be resumed exactly.
     """
 
     params: Params

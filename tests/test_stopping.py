@@ -206,3 +206,82 @@ def test_a_second_early_stopping_compiles_nothing() -> None:
     once = len(traces)
     run_early_stopping(learn, learn.init(jax.random.key(1), DATA), DATA, **options)
     assert len(traces) == once
+
+
+# What is 0, and the slide's "and/or"
+
+
+def scripted(losses: Any, params: Any) -> tuple[Trainer, TrainState]:
+    """A trainer whose Q and W after step t are those written beforehand; before the first step there is no Q."""
+    Q, W = jnp.asarray(losses, float), jnp.asarray(params, float)
+
+    def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        after = state.step + 1
+        return state._replace(params=W[after], step=after, quality=Q[state.step]), {"loss": Q[state.step]}
+
+    start = TrainState(W[0], (), (), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf), jax.random.key(0))
+    return Trainer(lambda key, data: start, step, lambda state, batch: step(state, batch)), start
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_q_and_w_that_are_0_and_stay_so_are_stable(every: int) -> None:
+    learn, start = scripted([0.0] * 8, [0.0] * 9)
+    for options, at in (({"quality_tolerance": 0.1}, 2), ({"weights_tolerance": 0.1}, 1)):
+        _, end = run_until_stable(learn, start, None, max_steps=8, every=every, **options)
+        assert (int(end.steps), bool(end.stable)) == (at * every, True)
+    assert float(end.weights_change) == 0
+
+
+def test_what_leaves_0_is_not_stable() -> None:
+    learn, start = scripted([0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+    for options, at in (({"quality_tolerance": 0.0}, 2), ({"weights_tolerance": 0.0}, 1)):
+        _, end = run_until_stable(learn, start, None, max_steps=4, every=1, **options)
+        assert (int(end.steps), bool(end.stable)) == (at, True)
+    moves, start = scripted([0.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0, 2.0])
+    _, end = run_until_stable(moves, start, None, max_steps=2, every=1, quality_tolerance=10.0)
+    assert not bool(end.stable)
+    assert float(end.quality_change) == np.inf
+
+
+Q_THEN_W = ([8.0, 4.0, 4.0, 4.0, 4.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0])
+"""Q stays after step 3, W after step 5."""
+
+
+@pytest.mark.parametrize(
+    ("options", "at"),
+    [
+        ({"quality_tolerance": 1e-3}, 3),
+        ({"weights_tolerance": 1e-3}, 5),
+        ({"quality_tolerance": 1e-3, "weights_tolerance": 1e-3}, 5),
+        ({"quality_tolerance": 1e-3, "weights_tolerance": 1e-3, "either": True}, 3),
+        ({"quality_tolerance": 0.0, "quality_floor": 5.0}, 2),
+    ],
+)
+def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
+    learn, start = scripted(*Q_THEN_W)
+    _, end = run_until_stable(learn, start, None, max_steps=6, every=1, **options)
+    assert (int(end.steps), bool(end.stable)) == (at, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "without them nothing tells when to stop"),
+        ({"quality_tolerance": -1.0}, ">= 0"),
+        ({"weights_tolerance": 0.1, "either": True}, "got one of them; give both"),
+        ({"weights_tolerance": 0.1, "quality_floor": 0.1}, "quality_floor expects quality_tolerance"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
+    learn, start = scripted(*Q_THEN_W)
+    with pytest.raises(ValueError, match=told):
+        run_until_stable(learn, start, None, max_steps=6, every=1, **options)
+
+
+def test_a_loss_that_reaches_0_ends_the_loop() -> None:
+    x, y = jnp.array([[2.0, 0.0], [-2.0, 0.0]] * 8), jnp.array([1, -1] * 8)
+    learn = trainer(linear(1, w=fnn.zeros()), fnn.hinge_margin, sgd(0.5), batch_size=16, quality_rate=1.0)
+    _, end = run_until_stable(
+        learn, learn.init(jax.random.key(0), (x, y)), (x, y), max_steps=100, every=10, quality_tolerance=1e-3
+    )
+    assert (int(end.steps), bool(end.stable), float(end.quality_change)) == (20, True, 0.0)

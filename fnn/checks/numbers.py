@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state, take_current_trace
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -84,13 +85,19 @@ def divisor(name: str, value: Any, of: str, whole: int) -> int:
     return part
 
 
-def one_given(**options: Any) -> None:
-    """At least one of some options, none of them negative."""
-    if all(value is None for value in options.values()):
-        raise ValueError(f"give {' or '.join(options)}, or both: without them nothing tells when to stop")
-    for name, value in options.items():
+def stopping_rule(quality_tolerance: Any, weights_tolerance: Any, quality_floor: Any, either: Any) -> None:
+    """At least one tolerance, and nothing that goes with one that is missing."""
+    given = {"quality_tolerance": quality_tolerance, "weights_tolerance": weights_tolerance}
+    if all(value is None for value in given.values()):
+        raise ValueError(f"give {' or '.join(given)}, or both: without them nothing tells when to stop")
+    for name, value in (*given.items(), ("quality_floor", quality_floor)):
         if value is not None:
             not_negative(name, value)
+    if either and None in given.values():
+        raise ValueError(f"either=True expects {' and '.join(given)}, got one of them; give both, or leave it out")
+    floor = concrete(quality_floor)
+    if quality_tolerance is None and (floor is None or floor != 0):
+        raise ValueError(f"quality_floor expects quality_tolerance beside it, got {quality_floor!r} alone; give both")
 
 
 def patience(chunks: Any, validate: Any) -> None:
@@ -129,6 +136,40 @@ def some_devices(devices: Any) -> tuple[Any, ...]:
     if not devices:
         raise ValueError("devices is empty: a sweep needs at least one; leave it out for all of this process")
     return tuple(devices)
+
+
+def sample_size(size: Any) -> int:
+    """A number of objects that indices in int32 reach."""
+    size = count("size", size)
+    if size >= 2**31:
+        raise ValueError(f"a draw expects a size below 2³¹ = {2**31}, got {size}; cut the sample into several")
+    return size
+
+
+def drawn(chosen: Any, batch_size: int, size: int) -> None:
+    """What a drawing rule gave: so many indices, within the sample where they can be looked at."""
+    expected = f"draw expects a rule that gives batch_size indices, integers [{batch_size}] in 0..{size - 1}"
+    dtype = getattr(chosen, "dtype", None)
+    if dtype is None or np.shape(chosen) != (batch_size,) or not jnp.issubdtype(dtype, jnp.integer):
+        got = type(chosen).__name__ if dtype is None else f"{dtype} {list(np.shape(chosen))}"
+        raise ValueError(f"{expected}, got {got}; change the rule, (key, step, size, batch_size) -> indices")
+    known = concrete(chosen)
+    if known is not None and known.size and not (known.min() >= 0 and known.max() < size):
+        raise ValueError(f"{expected}, got indices {known.min()}..{known.max()}; keep them below `size`")
+
+
+def inside_a_trace() -> bool:
+    """Whether JAX is tracing here, for `jit`, `vmap` or `grad`: even what is concrete may then belong to tracers."""
+    here = get_opaque_trace_state("fnn")
+    with take_current_trace():
+        outside = get_opaque_trace_state("fnn")
+    return here != outside
+
+
+def outside_a_trace(where: str, instead: str) -> None:
+    """What works from the host cannot stand inside `jit`, `vmap` or `grad`."""
+    if inside_a_trace():
+        raise TypeError(f"{where} works from the host, outside of jit, vmap and grad; take {instead} inside them")
 
 
 def batch_fits(batch_size: int, size: int) -> None:
