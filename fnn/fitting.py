@@ -1,11 +1,8 @@
-"""Training watched from the host: progress, early stop, and Ctrl-C that keeps what is done."""
+"""Training watched from the host: progress, early stop, and whatever ends it keeps what is done."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from fnn import checks
 from fnn.progress import progress_bar
+from fnn.signals import keeping
 from fnn.training import run
 from fnn.types import Array, Batch, Params, State, Trainer, TrainState
 
@@ -27,9 +25,10 @@ class Fitted(NamedTuple):
     history: dict[str, np.ndarray]
     """for each chunk: "step" at its end, the means of the metrics, and "validation" if asked for"""
     stopped: str
-    """"steps", "early stop", "diverged" (a loss that is not finite) or "interrupted" (Ctrl-C)"""
+    """"steps", "early stop", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or "preempted"
+    (SIGTERM)"""
     best: TrainState
-    """the state with the lowest validation value; without validation, the last"""
+    """the state with the lowest validation value; without validation, the last whose weights are finite"""
 
 
 def fit(
@@ -43,10 +42,12 @@ def fit(
     patience: int | None = None,
     progress: bool | None = None,
 ) -> Fitted:
-    """Train in compiled chunks with a progress bar, stop early, and keep what is done on Ctrl-C.
+    """Train in compiled chunks with a progress bar, stop early, and keep what is done, whatever ends it.
 
-    Ctrl-C takes effect after the chunk under way. Each chunk takes over the buffers of the state before it, so params
-    and averages are in memory once, and once more for the best with `validate`; the state given here stays usable.
+    Ctrl-C and SIGTERM, by which schedulers announce that a process will end, take effect after the chunk under way; the
+    program goes on after `fit`, and can save. An error out of a chunk or `validate` carries what was done before it:
+    ``error.done``, a `Fitted`. Each chunk takes over the buffers of the state before it, so params and averages are in
+    memory once, and once more for the best; the state given here stays usable.
 
     Args:
         trainer: a `Trainer`.
@@ -62,6 +63,7 @@ def fit(
         A `Fitted`, also after Ctrl-C.
 
     Raises:
+        TypeError: what is no trainer; a call inside `jit`, `vmap` or `grad`.
         ValueError: patience without validate; numbers below 1.
         ImportError: progress asked for and rich not installed.
 
@@ -74,34 +76,37 @@ def fit(
         >>> done.stopped, done.history["step"]
         ('steps', array([ 40,  80, 100]))
     """
+    checks.is_trainer("fit", trainer)
+    checks.outside_a_trace("fit", "run or run_early_stopping")
     steps, chunk = checks.count("steps", steps), checks.count("chunk", chunk)
     checks.patience(patience, validate)
     measure = jax.jit(validate) if validate is not None else None
     history: list[dict[str, Any]] = []
-    best, state = state, _copied(state)  # the caller's own is not donated
-    lowest, waited, stopped = np.inf, 0, "steps"
-    first = int(state.step)
-    try:
-        with progress_bar(steps, progress) as show:
-            while stopped == "steps" and (done := int(state.step) - first) < steps:
-                with _interrupts_wait():
-                    state, metrics = _chunk(trainer, state, data, min(chunk, steps - done))
-                    row = {"step": int(state.step)} | jax.tree.map(np.asarray, metrics)
-                    if measure is not None:
-                        row["validation"] = np.asarray(measure(state.params, state.state))
-                    history.append(row)
-                    finite, waited = np.isfinite(row["loss"]), waited + 1
-                    if finite and row.get("validation", np.inf) < lowest:
-                        best, lowest, waited = _copied(state), row["validation"], 0
-                show(row, row["step"] - first)
-                if not finite:
-                    stopped = "diverged"
-                elif patience is not None and waited >= patience:
-                    stopped = "early stop"
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    columns = jax.tree.map(lambda *rows: np.stack(rows), *history) if history else {}
-    return Fitted(state, columns, stopped, state if validate is None else best)
+    best, lowest, waited, done, first = state, np.inf, 0, 0, int(state.step)
+
+    def fitted(stopped: str) -> Fitted:
+        columns = jax.tree.map(lambda *rows: np.stack(rows), *history) if history else {}
+        return Fitted(best if _is_gone(state) else state, columns, stopped, best)
+
+    with keeping(fitted) as ending, progress_bar(steps, progress) as show:
+        state = _copied(state)  # the caller's own is not donated
+        while not ending.stopped and done < steps:
+            with ending.held():
+                state, metrics = _chunk(trainer, state, data, min(chunk, steps - done))
+                done = min(steps, done + chunk)
+                row = {"step": first + done} | jax.tree.map(np.asarray, metrics)
+                if measure is not None:
+                    row["validation"] = np.asarray(measure(state.params, state.state))
+                history.append(row)
+                finite, waited = np.isfinite(row["loss"]) and bool(_is_finite(state.params)), waited + 1
+                if finite and (measure is None or row["validation"] < lowest):
+                    best, lowest, waited = _copied(state), row.get("validation"), 0
+            show(row, done)
+            if not finite:
+                ending.stopped = "diverged"
+            elif patience is not None and waited >= patience:
+                ending.stopped = "early stop"
+    return fitted(ending.stopped or "steps")
 
 
 @partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
@@ -110,23 +115,18 @@ def _chunk(trainer: Trainer, state: TrainState, data: Batch, steps: int) -> tupl
     return run(trainer, state, data, steps)
 
 
+@jax.jit
+def _is_finite(params: Params) -> Array:
+    """Whether there is no NaN and no infinity among the weights."""
+    floats = (leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.all(jnp.isfinite(leaf)) for leaf in floats)]))
+
+
+def _is_gone(state: TrainState) -> bool:
+    """Whether a chunk that failed took the buffers with it."""
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
 def _copied(state: TrainState) -> TrainState:
     """The same in buffers of its own."""
     return jax.tree.map(jnp.copy, state)
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C takes effect when the block is left: within, a state may be in the device's hands alone."""
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield
-        return
-    came = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    if came:
-        usual(*came[0])

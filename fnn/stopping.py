@@ -82,6 +82,7 @@ def run_until_stable(
         >>> bool(end.stable), state.params["w"].round(2).ravel().tolist()
         (True, [1.0, 2.0])
     """
+    checks.is_trainer("run_until_stable", trainer)
     checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
     checks.stopping_rule(quality_tolerance, weights_tolerance, quality_floor, either)
     rule = _Rule(quality_tolerance, weights_tolerance, quality_floor)
@@ -149,7 +150,6 @@ class EarlyStop(NamedTuple):
     """whether patience ended it, and not max_steps"""
 
 
-@compiled("trainer", "max_steps", "every", "validate", "patience")
 def run_early_stopping(
     trainer: Trainer,
     state: TrainState,
@@ -201,9 +201,18 @@ def run_early_stopping(
     when v has risen in s strips in a row. This is the variant in common use: in s = `patience` strips in a row v did
     not go below its lowest, whether it rose from strip to strip or not.
     """
+    checks.is_trainer("run_early_stopping", trainer)
     checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
     checks.is_function("validate", validate)
     checks.count("patience", patience)
+    return _early_stopping(trainer, state, data, max_steps, every, validate, patience)
+
+
+@compiled("trainer", "max_steps", "every", "validate", "patience")
+def _early_stopping(
+    trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, validate: Any, patience: int
+) -> tuple[TrainState, EarlyStop]:
+    """`run_early_stopping` as one program."""
     kind = jax.eval_shape(validate, state.params, state.state)
     checks.scalar("validate", kind)
 

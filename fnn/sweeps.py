@@ -128,7 +128,7 @@ def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], a
     try:
         results = program.call(jax.device_put(tuple(axis[filled] for axis in rows), program.sharding))
     except Exception:
-        if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+        if jax.config.values["jax_debug_nans"] or jax.config.values["jax_debug_infs"]:
             _run_alone(grid, rows)
         raise
     return jax.tree.map(lambda leaf: leaf[:count], results)
@@ -235,8 +235,8 @@ def _off_mesh(constant: Any, device: Device) -> Any:
 def _draws_alone(program: Jaxpr) -> bool:
     """Whether keys are met that under `jax.vmap` draw other numbers than alone: all but threefry's."""
     threefry = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype
-    met = [*program.invars, *program.constvars, *(v for eqn in program.eqns for v in eqn.outvars)]
-    dtypes = {getattr(v.aval, "dtype", None) for v in met} - {None, threefry}
+    met: list[Any] = [*program.invars, *program.constvars, *(v for eqn in program.eqns for v in eqn.outvars)]
+    dtypes = {v.aval.dtype for v in met if hasattr(v.aval, "dtype")} - {threefry}
     is_another = any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
     return is_another or any(map(_draws_alone, subjaxprs(program)))
 

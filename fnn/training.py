@@ -101,11 +101,7 @@ def trainer(
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
-        x, y = checks.batch(data)
-        chosen = draw(state.key, state.step, x.shape[0], batch_size)
-        checks.drawn(chosen, batch_size, x.shape[0])
-        rows = _rows if draw in _IN_BOUNDS else _rows_there_are
-        return update(state, (rows(x, chosen), rows(y, chosen)))
+        return update(state, _drawn(draw, state, data, batch_size))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         batch = checks.batch(batch)
@@ -159,14 +155,15 @@ def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
         checks.drawn(jax.jit(first)(key), batch_size, size)
 
 
-def _rows(array: Array, indices: Array) -> Array:
-    """The drawn objects, where the rule is known to stay in bounds."""
-    return jnp.asarray(array).at[indices].get(mode="promise_in_bounds")
-
-
-def _rows_there_are(array: Array, indices: Array) -> Array:
-    """The drawn objects; one that is not there is NaN, or the number that a whole dtype has for nothing."""
-    return jnp.asarray(array).at[indices].get(mode="fill", wrap_negative_indices=False)
+def _drawn(draw: Draw, state: TrainState, data: Batch, batch_size: int) -> Batch:
+    """The batch of a step. Where a rule of the user's leaves the sample, an object is NaN, or a label that is none."""
+    x, y = checks.batch(data)
+    chosen = draw(state.key, state.step, x.shape[0], batch_size)
+    checks.drawn(chosen, batch_size, x.shape[0])
+    there: dict[str, Any] = {"mode": "fill", "wrap_negative_indices": False}
+    if draw in _IN_BOUNDS:
+        there = {"mode": "promise_in_bounds"}
+    return jnp.asarray(x).at[chosen].get(**there), jnp.asarray(y).at[chosen].get(**there)
 
 
 def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -188,7 +185,6 @@ def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return decorate
 
 
-@compiled("trainer", "steps", "every", "validate")
 def run(
     trainer: Trainer,
     state: TrainState,
@@ -215,10 +211,20 @@ def run(
         whole run, both in float32 at least. What `validate` gave is under "validation".
 
     Raises:
+        TypeError: what is no trainer.
         ValueError: numbers below 1, or `every` does not divide `steps`.
     """
+    checks.is_trainer("run", trainer)
     steps = checks.count("steps", steps)
     block = checks.divisor("every", every, "steps", steps) if every is not None else steps
+    return _run(trainer, state, data, None if every is None else steps // block, block, validate)
+
+
+@compiled("trainer", "blocks", "block", "validate")
+def _run(
+    trainer: Trainer, state: TrainState, data: Batch, blocks: int | None, block: int, validate: Any
+) -> tuple[TrainState, Any]:
+    """So many blocks of so many steps, or one block alone, as one program."""
     metrics = jax.eval_shape(trainer.step, state, data)[1]
 
     def summed(carry: tuple[TrainState, Sum], _: None) -> tuple[tuple[TrainState, Sum], None]:
@@ -230,6 +236,4 @@ def run(
         means = mean(total, block)
         return state, means if validate is None else means | {"validation": validate(state.params, state.state)}
 
-    if every is None:
-        return averaged(state)
-    return jax.lax.scan(averaged, state, length=steps // block)
+    return averaged(state) if blocks is None else jax.lax.scan(averaged, state, length=blocks)

@@ -1,8 +1,11 @@
 """Which objects make up a batch: every epoch a permutation, every order equally likely, any batch at once."""
 
+import subprocess
+import sys
 from collections import Counter
 from itertools import permutations
 from math import factorial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +100,32 @@ def test_drawing_works_the_same_traced_and_without_x64(draw) -> None:
     np.testing.assert_array_equal(eager, jax.jit(draw, static_argnums=(2, 3))(jax.random.key(0), 17, 100, 9))
     with jax.enable_x64(False):
         np.testing.assert_array_equal(eager, draw(jax.random.key(0), 17, 100, 9))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(100, 10), (5000, 25), (10**6, 32)])
+def test_what_takes_the_indices_compiles_where_the_grid_is_full(size: int, batch_size: int) -> None:
+    """Where ab = size nothing walks, and XLA once worked all rounds into each use of an index, for minutes."""
+    code = (
+        "import fnn, jax, jax.numpy as jnp\n"
+        f"twice = jax.jit(lambda key, t: jnp.repeat(fnn.shuffled(key, t, {size}, {batch_size}), 2))\n"
+        f"once = fnn.shuffled(jax.random.key(0), 3, {size}, {batch_size})\n"
+        "assert twice(jax.random.key(0), 3)[::2].tolist() == once.tolist()\n"
+        f"assert len(set(once.tolist())) == {batch_size} and 0 <= once.min() and once.max() < {size}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("draw", [shuffled, with_replacement])
+@pytest.mark.parametrize("size", [2**31, 2**32, 2**40])
+def test_more_objects_than_int32_counts_are_refused(draw: Any, size: int) -> None:
+    with pytest.raises(ValueError, match="size below 2³¹"):
+        draw(jax.random.key(0), 0, size, 4)
+
+
+def test_the_largest_sample_is_drawn_from() -> None:
+    size = 2**31 - 1
+    for draw in (shuffled, with_replacement):
+        chosen = np.asarray(draw(jax.random.key(0), 7, size, 1000))
+        assert chosen.min() >= 0
+        assert chosen.max() > size // 2
+        assert len(np.unique(chosen)) > 990

@@ -1,5 +1,6 @@
-"""A root that can be differentiated at 0."""
+"""A root that can be differentiated at 0, and sums that lose nothing."""
 
+import math
 import re
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn.numerics import safe_sqrt
+from fnn.numerics import mean, no_sum, plus, safe_sqrt
 
 X = [0.0, 1e-30, 0.25, 1.0, 9.0, 1e30]
 
@@ -62,3 +63,38 @@ def test_forward_costs_one_root():
     compiled = jax.jit(safe_sqrt).lower(jnp.ones(7)).compile().as_text()
     assert "sqrt" in compiled
     assert not {"select", "compare"} & set(re.split(r"\W+", compiled))
+
+
+# Sums of many terms
+
+
+def summed(terms, dtype):
+    terms = jnp.asarray(terms, dtype)
+    return jax.lax.scan(lambda sum, v: (plus(sum, v), None), no_sum(terms[0]), terms)[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64], ids=jnp.dtype)
+def test_a_sum_is_the_exact_sum_rounded_once(dtype):
+    generator = np.random.default_rng(0)
+    for terms in (generator.normal(size=10_000), np.full(10_000, 0.1), [1.0, *[1e-4] * 9999], [1e4, 1.0, -1e4] * 999):
+        rounded = np.asarray(jnp.asarray(terms, dtype), np.float64)
+        found = mean(summed(terms, dtype), len(rounded))
+        assert found.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+        eps = float(jnp.finfo(found.dtype).eps)
+        bound = 2 * eps * (abs(math.fsum(rounded)) + eps * np.sum(np.abs(rounded))) / len(rounded)
+        assert abs(float(found) - math.fsum(rounded) / len(rounded)) <= bound
+
+
+def test_what_is_not_finite_stays_as_it_is():
+    assert mean(summed([1.0, np.inf, 1.0], jnp.float32), 3) == np.inf
+    assert np.isnan(mean(summed([1.0, np.nan, 1.0], jnp.float32), 3))
+    assert np.isnan(mean(summed([np.inf, -np.inf, 1.0], jnp.float32), 3))
+
+
+def test_sums_go_through_vmap_and_grad_and_hold_trees():
+    terms = jnp.arange(6.0).reshape(3, 2)
+    found = jax.vmap(lambda t: mean(summed(t, jnp.float64), 2))(terms)
+    np.testing.assert_allclose(found, [0.5, 2.5, 4.5])
+    np.testing.assert_allclose(jax.grad(lambda t: mean(summed(t, jnp.float64), 2))(terms[0]), [0.5, 0.5])
+    tree = {"a": jnp.ones(2, jnp.bfloat16), "b": (jnp.zeros((), int), {})}
+    assert mean(plus(plus(no_sum(tree), tree), tree), 2)["a"].tolist() == [1.0, 1.0]

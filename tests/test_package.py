@@ -29,7 +29,7 @@ checks.arrays  checks.structures  numerics
 checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
 checks.streaming  checks.transfers  dtypes  decompositions
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
-layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
+layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared  signals
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers
 optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead

@@ -4,6 +4,7 @@
 """
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,65 @@ def test_bad_streams_are_told_apart() -> None:
         learn_online(LEARN, state, stream([4]), every=0)
     with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
         learn_online(LEARN, state, stream([4]), steps=0)
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (lambda: np.zeros((2, 3)), TypeError),
+        (lambda: (np.zeros((4, 2)), np.zeros((4, 1))), ValueError),
+        (lambda: (np.zeros((4, 3)), np.zeros((3, 1))), ValueError),
+        (lambda: 1 // 0, ZeroDivisionError),
+    ],
+)
+def test_an_error_of_a_batch_carries_what_those_before_it_taught(last: Any, error: type[Exception]) -> None:
+    def broken() -> Iterator[Any]:
+        yield from stream([4] * 5)
+        yield last()
+
+    with pytest.raises(error) as caught:
+        learn_online(LEARN, start(), broken(), every=2)
+    done: Any = caught.value.done  # type: ignore[attr-defined]
+    whole = learn_online(LEARN, start(), stream([4] * 5), every=2)
+    assert done.stopped == "error"
+    chex.assert_trees_all_equal((done.state, done.history), (whole.state, whole.history))
+    assert "in its attribute `done`" in caught.value.__notes__[-1]
+
+
+def test_a_layer_that_refuses_the_last_batch_loses_none_before_it() -> None:
+    learn = trainer(serial(fnn.batch_norm(), linear(1)), squared, sgd(0.1), batch_size=4)
+    with pytest.raises(ValueError, match="at least 2 objects") as caught:
+        learn_online(learn, start(learn), stream([4, 4, 1]))
+    assert int(caught.value.done.state.step) == 2  # type: ignore[attr-defined]
+
+
+def test_sigterm_keeps_what_is_done() -> None:
+    def asked_to_end() -> Iterator[Any]:
+        yield from stream([4] * 5)
+        signal.raise_signal(signal.SIGTERM)
+        yield from stream([4] * 5)
+
+    done = learn_online(LEARN, start(), asked_to_end(), every=2)
+    assert (done.stopped, done.history["step"].tolist()) == ("preempted", [2, 4, 5])
+    chex.assert_trees_all_equal(done.state, learn_online(LEARN, start(), stream([4] * 5)).state)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(jnp.bfloat16, 1.0), (jnp.float16, 100.0), (jnp.float32, 0.1)])
+def test_means_of_half_precision_lose_nothing(dtype: Any, value: float) -> None:
+    def update(state: Any, batch: Any) -> Any:
+        return state._replace(step=state.step + 1), {"loss": jnp.asarray(value, dtype)}
+
+    found = learn_online(LEARN._replace(update=update), start(), stream([4] * 1000), every=1000).history["loss"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [np.float32(value)], rtol=1e-7)
+
+
+def test_the_history_counts_beyond_the_largest_int32() -> None:
+    late = start()._replace(step=jnp.asarray(2**31 - 2, jnp.int32))
+    done = learn_online(LEARN, late, stream([4] * 4), every=2)
+    assert done.history["step"].tolist() == [2**31, 2**31 + 2]
+    assert int(done.state.step) == 2
 
 
 def test_sizes_that_go_on_changing_are_warned_of_once() -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -414,3 +415,284 @@ def test_the_history_holds_metrics_of_layers_too(progress: bool) -> None:
     done = fit(learn, learn.init(jax.random.key(0), data), data, 6, chunk=3, progress=progress)
     assert done.history["gradient_norm"]["1 linear(2)"].shape == (2,)
     assert done.history["update_norm"].shape == (2,)
+
+
+# Data and draws that do not fit
+
+
+@pytest.mark.parametrize("wrong", [(40, 39), (39, 40), (40, 4)])
+def test_data_of_two_lengths_are_refused_wherever_they_come_in(wrong: tuple[int, int]) -> None:
+    x, y = problem()
+    start = LEARN.init(jax.random.key(0), (x, y))
+    data = x[: wrong[0]], y[: wrong[1]]
+    options = {"max_steps": 10, "every": 5}
+    ways = {
+        "init": lambda: LEARN.init(jax.random.key(0), data),
+        "step": lambda: LEARN.step(start, data),
+        "update": lambda: LEARN.update(start, data),
+        "run": lambda: run(LEARN, start, data, 10),
+        "fit": lambda: fit(LEARN, start, data, 10, progress=False),
+        "stable": lambda: fnn.run_until_stable(LEARN, start, data, weights_tolerance=0.1, **options),
+        "early": lambda: fnn.run_early_stopping(LEARN, start, data, validate=size_of_weights, patience=1, **options),
+        "sweep": lambda: fnn.sweep(lambda key: run(LEARN, start, data, 10)[1], jax.random.split(jax.random.key(0), 2)),
+        "a gradient of one's own": lambda: trainer(NET, squared, sgd(0.1), gradient=autodiff).update(start, data),
+    }
+    for way in ways.values():
+        with pytest.raises(ValueError, match=f"{wrong[0]}.*{wrong[1]}"):
+            way()
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (lambda key, step, size, batch: jnp.arange(batch) + size - 3, "got indices 37..44; keep them below `size`"),
+        (lambda key, step, size, batch: -jnp.arange(batch), "got indices -7..0"),
+        (lambda key, step, size, batch: jnp.arange(batch - 3), r"integers \[8\] in 0..39, got int64 \[5\]"),
+        (lambda key, step, size, batch: jnp.zeros(batch), r"got float64 \[8\]"),
+        (lambda key, step, size, batch: list(range(batch)), "got list"),
+    ],
+)
+def test_a_rule_that_draws_what_is_not_there_is_refused(rule: Any, told: str) -> None:
+    learn = trainer(NET, squared, sgd(0.1), batch_size=8, draw=rule)
+    with pytest.raises(ValueError, match=told):
+        learn.init(jax.random.key(0), problem())
+    with pytest.raises(ValueError, match=told):
+        learn.step(LEARN.init(jax.random.key(0), problem())._replace(optimizer_state=sgd(0.1).init(None)), problem())
+
+
+@pytest.mark.parametrize("away", [40, -1, 2**31 - 1])
+def test_a_rule_that_leaves_the_sample_later_gives_nan(away: int) -> None:
+    def rule(key: Any, step: Any, size: int, batch_size: int) -> jax.Array:
+        first = jnp.where(jnp.asarray(step) < 2, 0, away)
+        return jnp.arange(batch_size).at[0].set(first)
+
+    x, y = problem()
+    data = x, jnp.argmax(y, 1)
+    learn = trainer(NET, fnn.softmax_cross_entropy, sgd(0.1), batch_size=8, draw=rule)
+    start = learn.init(jax.random.key(0), data)
+    _, metrics = run(learn, start, data, 3, every=1)
+    assert np.isfinite(metrics["loss"]).tolist() == [True, True, False]
+
+
+def test_a_rule_of_ones_own_draws_what_it_says() -> None:
+    data = problem()
+
+    def rule(key: Any, step: Any, size: int, batch_size: int) -> jax.Array:
+        return (step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)) % size
+
+    learn = trainer(NET, squared, fnn.adam(0.01), batch_size=8, draw=rule)
+    start = state = learn.init(jax.random.key(0), data)
+    for t in range(7):
+        rows = np.arange(8 * t, 8 * t + 8) % 40
+        state, _ = learn.update(state, (data[0][rows], data[1][rows]))
+    chex.assert_trees_all_close(run(learn, start, data, 7)[0].params, state.params, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_data_with_nan_are_refused_in_every_dtype(dtype: Any, bad: float) -> None:
+    x, y = problem(dtype=dtype)
+    for data, name in (((x.at[3, 0].set(bad), y), "x"), ((x, y.at[[1, 2], 1].set(bad)), "y")):
+        with pytest.raises(ValueError, match=f"NaN or infinity in {name} .[12] of 40 objects"):
+            LEARN.init(jax.random.key(0), data)
+
+
+# The running loss, the count of steps, and means over many
+
+
+def test_the_running_loss_may_begin_at_an_estimate() -> None:
+    data = problem()
+    learn = trainer(NET, squared, sgd(0.1), batch_size=8, quality_rate=0.25)
+    start = learn.init(jax.random.key(0), data)
+    L = run(learn, start, data, 3, every=1)[1]["loss"]
+    for given, first in ((None, float(L[0])), (5.0, 0.75 * 5 + 0.25 * float(L[0]))):
+        state = start if given is None else start._replace(quality=jnp.asarray(given))
+        right = [first]
+        for loss in L[1:]:
+            right.append(0.75 * right[-1] + 0.25 * float(loss))
+        np.testing.assert_allclose(run(learn, state, data, 3, every=1)[1]["quality"], right, rtol=1e-12)
+
+
+def test_steps_beyond_the_largest_int32_begin_again_and_never_turn_negative() -> None:
+    data, last = problem(), 2**31 - 1
+    start = LEARN.init(jax.random.key(0), data)._replace(
+        step=jnp.asarray(last - 1, jnp.int32), quality=jnp.asarray(3.0)
+    )
+    seen = [start]
+    for _ in range(3):
+        seen.append(LEARN.step(seen[-1], data)[0])
+    assert [int(state.step) for state in seen] == [last - 1, last, 0, 1]
+    for before, after in pairwise(seen):
+        x, y = (part[fnn.shuffled(start.key, int(before.step), 40, 8)] for part in data)
+        loss = float(jnp.mean(squared.value(NET.apply(before.params, before.state, x), y)))
+        np.testing.assert_allclose(after.quality, 0.9 * before.quality + 0.1 * loss, rtol=1e-12)
+    done = fit(LEARN, start, data, 30, chunk=10, progress=False)
+    assert (done.stopped, done.history["step"].tolist()) == ("steps", [last + 9, last + 19, last + 29])
+    chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, 30)[0].params, rtol=1e-12)
+
+
+def constant(value: float, dtype: Any) -> Trainer:
+    """A trainer that does nothing but tell a metric."""
+    return Trainer(
+        LEARN.init,
+        lambda state, data: (state._replace(step=state.step + 1), {"loss": jnp.asarray(value, dtype)}),
+        LEARN.update,
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "steps"),
+    [(jnp.float32, 0.1, 10**6), (jnp.bfloat16, 1.0, 2000), (jnp.float16, 100.0, 2000), (jnp.float32, np.inf, 10)],
+)
+def test_a_mean_over_many_steps_loses_nothing(dtype: Any, value: float, steps: int) -> None:
+    start = LEARN.init(jax.random.key(0), problem())
+    found = run(constant(value, dtype), start, (), steps)[1]["loss"]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.float32(value), rtol=1.2e-7)
+
+
+def test_no_tracer_is_kept_when_only_the_rate_is_traced() -> None:
+    data = problem()
+
+    def final(eta: jax.Array) -> jax.Array:
+        learn = trainer(NET, squared, fnn.adam(eta), batch_size=8)
+        state = learn.init(jax.random.key(0), data)
+        options = {"max_steps": 4, "every": 2}
+        _, end = fnn.run_until_stable(learn, state, data, weights_tolerance=0.0, **options)
+        _, early = fnn.run_early_stopping(learn, state, data, validate=size_of_weights, patience=9, **options)
+        return run(learn, state, data, steps=5)[1]["loss"] + 0 * (end.weights_change + early.validation)
+
+    with jax.check_tracer_leaks():
+        found = jax.vmap(final)(jnp.array([1e-3, 1e-2]))
+    np.testing.assert_allclose(found, [final(eta) for eta in (1e-3, 1e-2)], rtol=1e-12)
+
+
+# What ends fit
+
+
+def test_a_run_that_diverges_keeps_the_last_finite_state() -> None:
+    data = problem()
+    explode = trainer(linear(2), squared, sgd(lambda k: jnp.where(k < 25, 0.01, 1e200)), batch_size=8)
+    start = explode.init(jax.random.key(0), data)
+    done = fit(explode, start, data, 100, chunk=10, progress=False)
+    assert (done.stopped, int(done.best.step)) == ("diverged", 20)
+    assert not np.isfinite(done.state.params["w"]).all()
+    chex.assert_trees_all_equal(done.best, run(explode, start, data, 20)[0])
+
+
+@pytest.mark.parametrize("validate", [None, lambda params, state: jnp.zeros(())])
+def test_weights_that_the_last_step_made_nan_are_no_success(validate: Any) -> None:
+    data = problem()
+    learn = trainer(linear(2), squared, sgd(lambda k: jnp.where(k == 19, jnp.nan, 0.01)), batch_size=8)
+    done = fit(learn, learn.init(jax.random.key(0), data), data, 20, chunk=10, validate=validate, progress=False)
+    assert np.isfinite(done.history["loss"]).all()
+    assert (done.stopped, int(done.best.step)) == ("diverged", 10)
+    assert np.isfinite(done.best.params["w"]).all()
+
+
+def test_sigterm_takes_effect_after_the_chunk_and_keeps_it() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    looks = []
+
+    def asked_to_end(size: np.ndarray) -> np.ndarray:
+        looks.append(size)
+        if len(looks) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return np.asarray(size)
+
+    def validate(params: Any, state: Any) -> Any:
+        size = size_of_weights(params, state)
+        return jax.pure_callback(asked_to_end, jax.ShapeDtypeStruct((), size.dtype), size)
+
+    done = fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
+    assert (done.stopped, int(done.state.step), done.history["step"].tolist()) == ("preempted", 20, [10, 20])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    chex.assert_trees_all_equal(done.state, run(LEARN, start, data, 20)[0])
+
+
+def test_a_handler_of_ones_own_hears_sigterm_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, chunk, heard = problem(), fitting._chunk, []
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+
+    def asked_to_end(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [], "within a chunk"
+        found = chunk(*args)
+        heard.clear()
+        return found
+
+    try:
+        monkeypatch.setattr(fitting, "_chunk", asked_to_end)
+        done = fit(LEARN, LEARN.init(jax.random.key(0), data), data, 10, chunk=10, progress=False)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert (done.stopped, heard) == ("steps", [signal.SIGTERM])
+
+
+def test_an_error_carries_what_was_done_before_it() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    looks = []
+
+    def failing(size: np.ndarray) -> np.ndarray:
+        looks.append(size)
+        if len(looks) == 3:
+            raise OSError("the disk is full")
+        return np.asarray(size)
+
+    def validate(params: Any, state: Any) -> Any:
+        size = size_of_weights(params, state)
+        return jax.pure_callback(failing, jax.ShapeDtypeStruct((), size.dtype), size)
+
+    with pytest.raises(Exception, match="the disk is full") as caught:
+        fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
+    done: fitting.Fitted = caught.value.done  # type: ignore[attr-defined]
+    assert (done.stopped, int(done.state.step), done.history["step"].tolist()) == ("error", 30, [10, 20])
+    assert "in its attribute `done`" in caught.value.__notes__[-1]
+    chex.assert_trees_all_equal(done.state, run(LEARN, start, data, 30)[0])
+
+
+def test_an_error_within_a_chunk_carries_the_state_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, chunk, calls = problem(), fitting._chunk, []
+    start = LEARN.init(jax.random.key(0), data)
+
+    def failing(*args: Any) -> Any:
+        calls.append(args)
+        found = chunk(*args)
+        if len(calls) == 3:
+            raise FloatingPointError("invalid value")  # as under jax_debug_nans, when the buffers are gone already
+        return found
+
+    monkeypatch.setattr(fitting, "_chunk", failing)
+    with pytest.raises(FloatingPointError) as caught:
+        fit(LEARN, start, data, 100, chunk=10, progress=False)
+    done: fitting.Fitted = caught.value.done  # type: ignore[attr-defined]
+    chex.assert_trees_all_equal(done.state, done.best, run(LEARN, start, data, 20)[0])
+
+
+def test_arguments_in_another_order_are_told_in_a_line() -> None:
+    data = problem()
+    start: Any = LEARN.init(jax.random.key(0), data)
+    swapped: Any = LEARN
+    options = {"max_steps": 4, "every": 2}
+    for call in (
+        lambda: run(start, swapped, data, 10),
+        lambda: fit(start, swapped, data, 10),
+        lambda: fnn.run_until_stable(start, swapped, data, weights_tolerance=0.1, **options),
+        lambda: fnn.run_early_stopping(start, swapped, data, validate=size_of_weights, patience=1, **options),
+    ):
+        with pytest.raises(TypeError, match="expects a Trainer as its first argument, got TrainState") as caught:
+            call()
+        assert len(str(caught.value)) < 200
+
+
+def test_fit_within_a_trace_is_told_what_to_take() -> None:
+    data = problem()
+
+    def final(eta: jax.Array) -> Any:
+        learn = trainer(NET, squared, sgd(eta), batch_size=8)
+        return fit(learn, learn.init(jax.random.key(0), data), data, 10).history["loss"]
+
+    with pytest.raises(TypeError, match="outside of jit, vmap and grad; take run or run_early_stopping"):
+        jax.vmap(final)(jnp.array([0.1, 0.2]))

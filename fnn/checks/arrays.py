@@ -187,7 +187,7 @@ def data(x: Any, y: Any) -> int:
         raise ValueError(f"data has {size} objects in x and {y.shape[0]} answers in y; they must pair")
     for name, part in (("x", x), ("y", y)):
         known = None if isinstance(part, np.memmap) else concrete(part)
-        if known is not None and known.dtype.kind == "f" and not np.isfinite(known).all():
+        if known is not None and jnp.issubdtype(known.dtype, jnp.inexact) and not np.isfinite(known).all():
             bad = int((~np.isfinite(known.reshape(size, -1)).all(1)).sum())
             raise ValueError(f"data has NaN or infinity in {name} ({bad} of {size} objects); clean or impute first")
     return size

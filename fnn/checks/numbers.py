@@ -149,9 +149,9 @@ def sample_size(size: Any) -> int:
 def drawn(chosen: Any, batch_size: int, size: int) -> None:
     """What a drawing rule gave: so many indices, within the sample where they can be looked at."""
     expected = f"draw expects a rule that gives batch_size indices, integers [{batch_size}] in 0..{size - 1}"
-    dtype = getattr(chosen, "dtype", None)
-    if dtype is None or np.shape(chosen) != (batch_size,) or not jnp.issubdtype(dtype, jnp.integer):
-        got = type(chosen).__name__ if dtype is None else f"{dtype} {list(np.shape(chosen))}"
+    is_array = hasattr(chosen, "dtype")
+    if not (is_array and np.shape(chosen) == (batch_size,) and jnp.issubdtype(chosen.dtype, jnp.integer)):
+        got = f"{chosen.dtype} {list(np.shape(chosen))}" if is_array else type(chosen).__name__
         raise ValueError(f"{expected}, got {got}; change the rule, (key, step, size, batch_size) -> indices")
     known = concrete(chosen)
     if known is not None and known.size and not (known.min() >= 0 and known.max() < size):

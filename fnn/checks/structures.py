@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fnn.checks.numbers import count
-from fnn.types import Activation, Layer, Loss, Reading
+from fnn.types import Activation, Layer, Loss, Reading, Trainer
 
 
 def is_layer(where: str, value: Any) -> None:
@@ -29,6 +29,15 @@ def is_layer(where: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         hint = f"unpack a sequence of layers: {where}(*layers)"
     raise TypeError(f"{where} takes layers, got {value!r}; {hint}")
+
+
+def is_trainer(where: str, value: Any) -> None:
+    """A trainer, which comes first and the state second."""
+    if not isinstance(value, Trainer):
+        raise TypeError(
+            f"{where} expects a Trainer as its first argument, got {type(value).__name__}; make one by "
+            f"trainer(net, loss, optimizer) and call {where}(trainer, state, data, …)"
+        )
 
 
 def are_layers(where: str, values: Sequence[Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fnn import checks
 from fnn.checks import streaming as stream_checks
+from fnn.signals import keeping
 from fnn.training import compiled
 from fnn.types import Trainer, TrainState
 
@@ -26,7 +27,8 @@ class Learned(NamedTuple):
     """for each `every` batches, and for those left over at the end: the "step" and the number of "objects" learned from
     when they end, and the means of the metrics"""
     stopped: str
-    """"end of stream", "steps", "diverged" (a loss that is not finite) or "interrupted" (Ctrl-C)"""
+    """"end of stream", "steps", "diverged" (a loss that is not finite), "interrupted" (Ctrl-C) or "preempted"
+    (SIGTERM)"""
 
 
 def learn_online(
@@ -35,7 +37,8 @@ def learn_online(
     """Learn from batches as they come, one gradient step each, until the stream ends (slide "BackProp").
 
     The step is compiled once for each number of objects in a batch, so a smaller last batch is learned from too, and
-    compiles it once more. While the device computes a step, the next batch is read.
+    compiles it once more. While the device computes a step, the next batch is read. An error, of the stream or of a
+    batch that does not fit, carries what was learned from the batches before: ``error.done``, a `Learned`.
 
     Args:
         trainer: a `Trainer`; its ``update`` is used.
@@ -46,44 +49,41 @@ def learn_online(
         every: batches between two rows of the history.
 
     Returns:
-        A `Learned`, also after Ctrl-C.
+        A `Learned`, also after Ctrl-C and SIGTERM.
 
     Raises:
-        TypeError: batches that are no pairs of arrays.
+        TypeError: what is no trainer; batches that are no pairs of arrays; a call inside `jit`, `vmap` or `grad`.
         ValueError: a stream without batches; objects of another shape or dtype than those of the first batch.
     """
+    checks.is_trainer("learn_online", trainer)
+    checks.outside_a_trace("learn_online", "trainer.update")
     stream_checks.is_stream(batches)
     every = checks.count("every", every)
     steps = None if steps is None else checks.count("steps", steps)
     rows: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
-    kind, sizes, number, objects, stopped = None, set(), 0, 0, "end of stream"
-    try:
-        for number, pair in enumerate(islice(batches, steps), 1):
-            x, y = stream_checks.arrays(number - 1, pair)
-            kind = stream_checks.kind(number - 1, x, y, kind)
+    kind, sizes, number, objects, first = None, set(), 0, 0, int(state.step)
+
+    def learned(stopped: str) -> Learned:
+        left = [_row(first + number, objects, told)] if told else []
+        history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows, *left) if rows or left else {}
+        return Learned(state, history, "diverged" if history and not np.isfinite(history["loss"][-1]) else stopped)
+
+    with keeping(learned) as ending:
+        for pair in islice(batches, steps):
+            x, y = stream_checks.arrays(number, pair)
+            kind = stream_checks.kind(number, x, y, kind)
             sizes = stream_checks.sizes(sizes, len(x))
             jax.block_until_ready(told[-_IN_FLIGHT : -_IN_FLIGHT + 1])
-            state, metrics = _updated(trainer, state, (x, y))
-            told.append(metrics)
-            objects += len(x)
-            if len(told) == every:
-                rows.append(_row(state, objects, told))
-                told = []
-                if not np.isfinite(rows[-1]["loss"]):
-                    break
-        if number == steps:
-            stopped = "steps"
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    if told:
-        rows.append(_row(state, objects, told))
-    if stopped == "end of stream":
+            with ending.held():
+                state, metrics = _updated(trainer, state, (x, y))
+                told, number, objects = [*told, metrics], number + 1, objects + len(x)
+                if len(told) == every:
+                    rows, told = [*rows, _row(first + number, objects, told)], []
+            if not told and not np.isfinite(rows[-1]["loss"]):
+                break
         stream_checks.some_batches(number)
-    if rows and not np.isfinite(rows[-1]["loss"]):
-        stopped = "diverged"
-    history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows) if rows else {}
-    return Learned(state, history, stopped)
+    return learned(ending.stopped or ("steps" if number == steps else "end of stream"))
 
 
 @compiled("trainer")
@@ -91,6 +91,12 @@ def _updated(trainer: Trainer, state: TrainState, batch: tuple[Any, Any]) -> tup
     return trainer.update(state, batch)
 
 
-def _row(state: TrainState, objects: int, told: list[dict[str, Any]]) -> dict[str, Any]:
-    means = jax.tree.map(lambda *metrics: np.mean(metrics, axis=0), *jax.device_get(told))
-    return {"step": int(state.step), "objects": objects} | means
+def _row(step: int, objects: int, told: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means of the metrics of some batches."""
+    return {"step": step, "objects": objects} | jax.tree.map(_mean, *jax.device_get(told))
+
+
+def _mean(*values: np.ndarray) -> np.ndarray:
+    """In float32 at least, summed in float64: NumPy would sum bfloat16 in bfloat16."""
+    stacked = np.stack(values)
+    return np.mean(stacked.astype(np.float64), axis=0).astype(np.promote_types(stacked.dtype, np.float32))
