@@ -23,7 +23,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 BUILDING = """
-types
+types  files
 checks.numbers
 checks.arrays  checks.structures
 checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
@@ -31,7 +31,7 @@ checks.streaming  checks.transfers  dtypes  decompositions
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers
-optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress
+optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress  formats
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
 compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining

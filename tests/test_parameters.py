@@ -182,7 +182,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setitem(module._FORMATS, ".npz", (broken, module._read_npz))
+    monkeypatch.setitem(module.FORMATS, ".npz", (broken, module.FORMATS[".npz"][1]))
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / "w.npz", {"w": jnp.zeros(2)})
     assert np.array_equal(load(tmp_path / "w.npz")["w"], np.ones(2))
