@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _DRAFT = re.compile(r"\.fnn-[0-9a-f]{16}\.draft")
-_STALE = 24 * 3600.0  # seconds without a change after which nobody is writing a draft any more
+_STALE = 24 * 3600.0  # seconds
 
 
 @contextmanager
@@ -81,13 +81,29 @@ def create(path: Path, content: bytes) -> bool:
         return True
 
 
+def try_to_write(folder: Path) -> None:
+    """Write some kilobytes into a folder, and remove them.
+
+    Raises:
+        OSError: it cannot be written, such as one that may only be read, or on a full disk.
+    """
+    with _draft(folder / "any", False) as draft:
+        draft.write_bytes(bytes(1 << 16))
+        _keep(draft, True)
+
+
 def remove_stale(folder: Path) -> None:
     """Remove the drafts in a folder that were left by who was killed: those a day without a change."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             with suppress(OSError):
-                if _DRAFT.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _STALE:
+                if _DRAFT.fullmatch(entry.name) and is_stale(Path(entry.path)):
                     os.unlink(entry.path)
+
+
+def is_stale(path: Path) -> bool:
+    """Whether nobody can still be at work on a file: it is a day without a change."""
+    return time.time() - path.stat().st_mtime > _STALE
 
 
 @contextmanager

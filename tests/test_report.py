@@ -151,6 +151,15 @@ def pages(run: Run) -> dict[str, str]:
     return {path.name: path.read_text() for path in (run.folder / "out").glob("*.html")}
 
 
+def pictures(folder: Path, name: str) -> dict[str, bytes]:
+    """The pictures that an experiment's JSON names, without the hashes in their names."""
+    stored = strict_json(folder / "results" / f"{name}.json")
+    named = [f["svg"] for f in stored["figures"]]
+    named += [animation[key] for animation in stored["animations"] for key in ("gif", "still")]
+    files = [folder / "pictures" / picture["file"] for picture in named]
+    return {re.sub(r"^\w+\.(\w+)\.[0-9a-f]{16}\.", r"\1.", file.name): file.read_bytes() for file in files}
+
+
 # The pages
 
 
@@ -216,7 +225,7 @@ def test_pictures_have_sizes_and_words(pages: dict[str, str]) -> None:
 
 
 def test_a_picture_takes_the_colours_of_the_page(run: Run, pages: dict[str, str]) -> None:
-    svg = (run.folder / "out" / "pictures" / "one.1.svg").read_text()
+    svg = pictures(run.folder / "out", "one")["1.svg"].decode("utf-8")
     assert svg.startswith("<svg viewBox=")
     assert "currentColor" in svg
     assert "#010203" not in svg
