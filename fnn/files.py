@@ -102,8 +102,11 @@ def remove_stale(folder: Path) -> None:
 
 
 def is_stale(path: Path) -> bool:
-    """Whether nobody can still be at work on a file: it is a day without a change."""
-    return time.time() - path.stat().st_mtime > _STALE
+    """Whether a file is there that nobody can still be at work on: it is a day without a change."""
+    try:
+        return time.time() - path.stat().st_mtime > _STALE
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

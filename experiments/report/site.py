@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from contextlib import suppress
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -52,8 +53,9 @@ def write(folder: Path) -> Path:
         storage.keep_numbers(folder, outcome)
     for name in storage.damaged(folder):
         page = folder / f"{name}.html"
-        if page.exists() and f'href="results/{name}.json"'.encode() in page.read_bytes():
-            page.unlink(missing_ok=True)  # it shows what counts as not there
+        with suppress(FileNotFoundError):
+            if f'href="results/{name}.json"'.encode() in page.read_bytes():
+                page.unlink()  # it shows what counts as not there
     storage.replace(folder / "claims.csv", storage.claims(outcomes))
     front = folder / "index.html"
     storage.replace(front, environment.get_template("front.html.j2").render(counted=_counted(outcomes)))

@@ -46,9 +46,7 @@ def undamaged(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one comes of a place before the beginning
             raise
-        why = (str(error).splitlines() or [""])[0]
-        if not why or "trust" in why:  # NumPy advises to unpickle what it cannot read, which would run its code
-            why = type(error).__name__
+        why = (str(error).splitlines() or [type(error).__name__])[0]  # more lines are advice, and not ours
         raise ValueError(
             f"load: {path} is damaged or no {path.suffix} file of arrays ({why}); take another copy of it, or save anew"
         ) from None
