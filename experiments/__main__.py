@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while all this is imported ends it without a traceback
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +23,7 @@ from rich.table import Table as RichTable
 import fnn
 from experiments import data, posed
 from experiments.report import Experiment, Outcome, Settings, runner, site, storage
+from fnn import files
 
 TAKING_NETWORKS = ("gradients", "backprop")
 """The experiments that look at a network, their own or a user's."""
@@ -32,9 +39,9 @@ class Options:
     """Run fnn's experiments and write a report, REPORT/index.html, that any browser opens.
 
     Without names all of them are run, except those that the report has already, made by the same code with the same
-    options. Ctrl-C leaves a report of what is finished, and the same command goes on from there. The exit status is 1
-    if an experiment fails, or if something does not hold of your own network, such as that its gradient by hand is
-    right, 2 for options that make no sense, and 130 after Ctrl-C.
+    options. Ctrl-C, or SIGTERM, leaves a report of what is finished, and the same command goes on from there. The exit
+    status is 1 if an experiment fails, or if something does not hold of your own network, such as that its gradient by
+    hand is right, 2 for options that make no sense and where the report cannot be written, and 130 after Ctrl-C.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -86,42 +93,46 @@ def main(options: Options, console: Console) -> int:
             for name in known:
                 console.print(f"[bold]{name}[/]  {escape(runner.title(name))}", soft_wrap=True)
             return 0
-        return run(options, known, console)
+        with runner.signals(runner.interrupt, signal.SIGTERM):
+            return run(options, known, console)
     except (Senseless, *runner.REFUSED) as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        console.print("[yellow]interrupted")
+        return 130
 
 
 def run(options: Options, known: dict[str, Experiment], console: Console) -> int:
     """Run the experiments, each into the report as soon as it is finished."""
     names, settings = chosen(options, known), settings_of(options)
     folder, table = folder_of(options), options.data and options.data.read_bytes()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Senseless(f"--out {folder} cannot be a folder: {error.strerror}") from None
+    try_to_write(folder)
     prints = {name: storage.fingerprint(name, settings.seeds, settings.quick, table) for name in names}
     finished = [] if options.again or options.network else [name for name in names if _is_stored(folder, name, prints)]
-    failed, disproved = [], False
+    for name, why in storage.damaged(folder).items():
+        console.print(f"[yellow]results/{escape(name)}.json counts as not there: {escape(why)}", soft_wrap=True)
     if finished:
         console.print(
             f"[dim]in the report already, and left out without --again: {', '.join(finished)}", soft_wrap=True
         )
-        site.write(folder)
+        written(folder)
     left = [name for name in names if name not in finished]
+    failed, disproved = [], False
     try:
         with console.status("") as status:
             for name, found in runner.each(known, left, settings, jobs_of(options), status.update):
-                if isinstance(found, runner.Failed):
-                    console.print(escape(found.traceback))
+                why = found.traceback if isinstance(found, runner.Failed) else None
+                if isinstance(found, Outcome):
+                    found.command = command(name, options, settings.seeds)
+                    why = written(folder, found, prints[name])
+                if why:
+                    console.print(escape(why))
                     failed.append(name)
-                    continue
-                found.command = command(name, options, settings.seeds)
-                storage.save(folder, found, prints[name])
-                site.write(folder)
-                finished.append(name)
-                disproved |= settings.posed is not None and not all(verdict.holds for verdict in found.verdicts)
-                show(console, found)
+                elif isinstance(found, Outcome):
+                    finished.append(name)
+                    disproved |= settings.posed is not None and not all(verdict.holds for verdict in found.verdicts)
+                    show(console, found)
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
         return 130
@@ -129,6 +140,31 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
     if failed:
         console.print(f"[red]failed: {', '.join(failed)}")
     return int(bool(failed) or disproved)
+
+
+def written(folder: Path, outcome: Outcome | None = None, fingerprint: str = "") -> str | None:
+    """Store an outcome, if there is one, and write the pages; what is wrong with the outcome, if something is."""
+    try:
+        if outcome is not None:
+            storage.save(folder, outcome, fingerprint)
+        site.write(folder)
+    except storage.Unfit as error:
+        return str(error)
+    except OSError as error:
+        raise Senseless(f"{folder} can no longer be written, and what is finished is kept: {error}") from None
+    return None
+
+
+def try_to_write(folder: Path) -> None:
+    """See that a report can be written, before hours are spent on what it is of."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Senseless(f"--out {folder} cannot be a folder: {error.strerror}") from None
+    try:
+        files.try_to_write(folder)
+    except OSError as error:
+        raise Senseless(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
 def jobs_of(options: Options) -> int:
@@ -232,9 +268,14 @@ def _where(folder: Path) -> str:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to end
     options = tyro.cli(Options, prog="python -m experiments")
     if options.quick:
         runner.compile_unoptimised()
     if not options.list:
         fnn.use_cores()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(options, Console(width=None if sys.stdout.isatty() else 150)))

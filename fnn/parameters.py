@@ -23,12 +23,10 @@ Example: the first two parts of a trained network become the start of another, a
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tempfile
-import zipfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,8 @@ from jax.tree_util import keystr
 
 from fnn import checks
 from fnn.checks import transfers
+from fnn.files import written_whole
+from fnn.formats import FORMATS
 from fnn.optimizers.transforms import Mask, chain, masked
 from fnn.types import Optimizer, Params, written
 
@@ -49,7 +49,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     """Write a pytree of arrays to a file, whole or not at all.
 
     Every value is kept to the bit, bfloat16 included. Typed keys (`jax.random.key`) are kept as their words together
-    with the name of their generator. Nothing is pickled.
+    with the name of their generator. Nothing is pickled. When it returns, the file is on the disk itself.
 
     Args:
         path: a name that ends in ``.npz``, which needs nothing but NumPy, or ``.safetensors``, which other frameworks
@@ -60,6 +60,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         ValueError: another suffix.
         TypeError: a leaf that is no array, is traced, or has a dtype that the format lacks.
         FileNotFoundError: no such folder.
+        OSError: it cannot be written, such as on a full disk; the file that was there is still there.
         ImportError: ``.safetensors`` without the library.
 
     Example:
@@ -70,7 +71,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         {'0.w': ((3, 2), 'bfloat16'), '1.gamma': ((2,), 'float32')}
     """
     path = Path(path)
-    write, _ = _FORMATS[transfers.file_format("save", path, _FORMATS)]
+    write, _ = FORMATS[transfers.file_format("save", path, FORMATS)]
+    transfers.folder(path)
     leaves = _named(tree)
     for name, leaf in leaves.items():
         transfers.saveable(name, leaf)
@@ -79,10 +81,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
         for name, leaf in leaves.items()
     }
-    with tempfile.TemporaryDirectory(dir=transfers.folder(path), prefix=f".{path.name}.") as beside:
-        unfinished = Path(beside) / path.name
-        write(unfinished, arrays, generators)
-        os.replace(unfinished, path)
+    with written_whole(path) as draft:
+        write(draft, arrays, generators)
 
 
 def load(path: str | os.PathLike[str], like: Any = None) -> Any:
@@ -99,8 +99,9 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
 
     Raises:
         ValueError: a file that does not fit `like`; the message lists every tensor that is missing, unexpected, or of
-            another shape or dtype. Nothing is dropped or converted in silence. Also another suffix.
-        ImportError: ``.safetensors`` without the library.
+            another shape or dtype. Nothing is dropped or converted in silence. No array is read before all fit.
+        ValueError: a file that is damaged or of another format, also one that holds Python objects; another suffix.
+        OSError: a file that is not there, or that the system does not give.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -115,21 +116,28 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
         10
     """
     path = Path(path)
-    _, read = _FORMATS[transfers.file_format("load", path, _FORMATS)]
-    arrays, generators = read(path)
-    found = {
-        name: jax.random.wrap_key_data(jnp.asarray(array), impl=generators[name]) if name in generators else array
-        for name, array in arrays.items()
-    }
-    if like is None:
+    _, opened = FORMATS[transfers.file_format("load", path, FORMATS)]
+    wanted = None if like is None else _named(like)
+    with open(path, "rb") as file:
+        with transfers.undamaged(path):
+            held = opened(file)
+            kinds = held.arrays | {
+                name: jax.eval_shape(partial(jax.random.wrap_key_data, impl=generator), held.arrays[name])
+                for name, generator in held.generators.items()
+            }
+        if wanted is not None:
+            transfers.none_of(
+                f"load: {path} is not as like",
+                transfers.differences(wanted, kinds, "like", "the file") or transfers.not_held(wanted),
+                "make like by the same network (and trainer) as was saved: jax.eval_shape(net.init, key, x)[0]; to "
+                "take over a part of a network, load all of it, like itself, and transplant",
+            )
+        with transfers.undamaged(path):
+            found: dict[str, Any] = {name: held.read(name) for name in held.arrays}
+            for name, generator in held.generators.items():
+                found[name] = jax.random.wrap_key_data(jnp.asarray(found[name]), impl=generator)
+    if wanted is None:
         return found
-    wanted = _named(like)
-    transfers.none_of(
-        f"load: {path} is not as like",
-        transfers.differences(wanted, found, "like", "the file") or transfers.not_held(wanted),
-        "make like by the same network (and trainer) as was saved: jax.eval_shape(net.init, key, x)[0]; to take over a "
-        "part of a network, load all of it, like itself, and transplant",
-    )
     leaves = [
         found[name] if isinstance(leaf, np.ndarray) else jnp.asarray(found[name]) for name, leaf in wanted.items()
     ]
@@ -269,51 +277,3 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-# Formats: each writes and reads arrays by name, and the generators of the keys among them
-
-
-def _write_npz(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, str]) -> None:
-    """As `numpy.savez`, but under names of any kind; dtypes that are not NumPy's own go as integers of their size."""
-    foreign = {name: array.dtype.name for name, array in arrays.items() if array.dtype.isbuiltin == 2}
-    plain = {name: array.view(f"u{array.itemsize}") if name in foreign else array for name, array in arrays.items()}
-    plain["__metadata__"] = np.array(json.dumps({"dtypes": foreign, "generators": generators}))
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in plain.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    metadata = json.loads(arrays.pop("__metadata__", np.array("{}")).item())
-    for name, dtype in metadata.get("dtypes", {}).items():
-        arrays[name] = arrays[name].view(jnp.dtype(dtype))
-    return arrays, metadata.get("generators", {})
-
-
-def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, str]) -> None:
-    library = _safetensors()
-    for name, array in arrays.items():
-        if array.itemsize > 8 or (array.dtype.isbuiltin == 2 and array.dtype.name != "bfloat16"):
-            raise TypeError(f"save: {name} has dtype {array.dtype}, which .safetensors cannot give back; save as .npz")
-    path.write_bytes(library.numpy.save(arrays, metadata={"generators": json.dumps(generators)}))
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    with _safetensors().safe_open(path, framework="np") as file:  # its numpy.load knows no bfloat16
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return arrays, json.loads((file.metadata() or {}).get("generators", "{}"))
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise ImportError(".safetensors files need the library: pip install safetensors, or use .npz") from None
-    return safetensors
-
-
-_FORMATS = {".npz": (_write_npz, _read_npz), ".safetensors": (_write_safetensors, _read_safetensors)}

@@ -1,7 +1,8 @@
 """Sweeps that take long: run in pieces, each kept on the disk as soon as it is finished, so that any can be resumed.
 
 In the folder lie ``sweep.json``, which tells whose sweep it is, and ``piece-0000.npz`` and so on, one for each finished
-piece. All files are written whole or not at all.
+piece, which tells its number and whose it is. All files are written whole or not at all. What is damaged all the same,
+by a disk or by hand, is named in a warning and made again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
+from jax.tree_util import keystr
 
-from fnn import checks
+from fnn import checks, files
 from fnn.checks import transfers
 from fnn.devices import Device
 from fnn.parameters import load, save
@@ -42,7 +45,9 @@ def resumable_sweep(
     """A `sweep` in pieces that are kept as they are finished: after Ctrl-C or a crash the same call goes on.
 
     Every piece runs the same compiled program. The call knows its sweep again by the keys, the values and the program
-    that JAX traces from the experiment, with all arrays in it; a folder of another sweep is refused.
+    that JAX traces from the experiment, with all arrays in it; a folder of another sweep is refused. A piece that is
+    damaged, or that is not the one its name says, is computed again, with a warning. Files whose names begin with a dot
+    or are ``desktop.ini`` or ``Thumbs.db`` do not count, wherever they come from.
 
     Args:
         folder: where the pieces are kept; made if it is not there.
@@ -59,7 +64,8 @@ def resumable_sweep(
 
     Raises:
         TypeError, ValueError: as `sweep`.
-        ValueError: a folder that holds another sweep.
+        ValueError: a folder that holds another sweep, or files of others.
+        OSError: the folder cannot be written, such as on a full disk; the same call goes on when there is room.
 
     Example:
         >>> import jax, tempfile
@@ -78,44 +84,125 @@ def resumable_sweep(
     rows = grid.rows(np.arange(length) % grid.size)
     traced, result = jax.make_jaxpr(grid.row, return_shape=True)(tuple(axis[0] for axis in rows))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), result)
-    folder = _claimed(Path(folder), {"sweep": _fingerprint(grid, traced), "rows": grid.size, "pieces": len(numbers)})
+    whose = _described(grid, traced, result) | {"rows": grid.size, "pieces": len(numbers)}
+    sweep = _Folder(Path(folder), whose)
+    sweep.claim()
 
     def piece(number: int) -> Any:
-        path = folder / f"piece-{number:04d}.npz"
-        if not path.exists():
+        found = sweep.piece(number, like)
+        if found is None:
             rows = grid.rows(np.minimum(numbers[number], grid.size - 1))  # the last piece is filled up
-            save(path, {"results": run_rows(grid, rows, devices, at_once)})
-        return path
+            found = run_rows(grid, rows, devices, at_once)
+            sweep.keep(number, found)
+        return found
 
     with progress_bar(grid.size, progress) as show:
         for number in range(len(numbers)):
             piece(number)
             show({}, min(grid.size, (number + 1) * length))
-    found = [load(piece(number), {"results": like})["results"] for number in range(len(numbers))]
+    found = [piece(number) for number in range(len(numbers))]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: grid.size], *found)
     return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), whole)
 
 
-def _claimed(folder: Path, whose: dict[str, Any]) -> Path:
-    """The folder, made if need be, after a look whether it is this sweep's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "sweep.json"
-    if note.exists():
-        transfers.same_sweep(folder, json.loads(note.read_text()), whose)
-    else:
-        transfers.nothing_there(folder)
-        draft = note.with_suffix(".draft")
-        draft.write_text(json.dumps(whose, indent=1) + "\n")
-        os.replace(draft, note)
-    return folder
+class _Folder:
+    """The folder of a sweep."""
+
+    def __init__(self, folder: Path, whose: dict[str, Any]) -> None:
+        self.folder, self.whose, self.note = folder, whose, json.dumps(whose, indent=1) + "\n"
+        self.mark = np.frombuffer(hashlib.sha256(self.note.encode()).digest(), np.uint8)
+
+    def claim(self) -> None:
+        """Make it this sweep's, if it is nobody's yet, after a look whether it is another's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.remove_stale(self.folder)
+        note = self.folder / "sweep.json"
+        if not note.exists():
+            transfers.nothing_there(self.folder, self._strange())
+            transfers.provable(self.folder, self._unproven())
+            files.create(note, self.note.encode())
+        text = note.read_bytes()
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if found == self.whose:
+            return
+        if isinstance(found, dict) and found.keys() == self.whose.keys() and (not self._pieces() or self._unproven()):
+            transfers.same_sweep(self.folder, found, self.whose)
+        if not (self._pieces() or self.note.encode().startswith(text)):
+            transfers.provable(self.folder, "there are no pieces, so that the file may be anybody's")
+        transfers.provable(self.folder, self._unproven())
+        warnings.warn(f"resumable_sweep: {note} is damaged and is written anew; the sweep is this one", stacklevel=3)
+        files.write(note, self.note.encode())
+
+    def piece(self, number: int, like: Any) -> Any:
+        """The results of a piece; None if it is not there or, with a warning, is none of this sweep in its place."""
+        path = self._path(number)
+        try:
+            found = load(path, {"results": like, "number": np.array(number), "sweep": self.mark})
+            transfers.is_piece(found, number, self.mark)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            why = str(error).splitlines()[0]
+            warnings.warn(f"resumable_sweep: {path} is computed again: {why}", stacklevel=4)
+            return None
+        return found["results"]
+
+    def keep(self, number: int, results: Any) -> None:
+        """Write a piece."""
+        save(self._path(number), {"results": results, "number": np.array(number), "sweep": self.mark})
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"piece-{number:04d}.npz"
+
+    def _pieces(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if _PIECE.fullmatch(path.name)]
+
+    def _strange(self) -> list[Path]:
+        """Files that neither a sweep nor the system puts there."""
+        return [path for path in self.folder.iterdir() if not (_PIECE.fullmatch(path.name) or _OTHERS.match(path.name))]
+
+    def _unproven(self) -> str:
+        """Why the pieces do not show that the folder is this sweep's; nothing if they do, or if there are none."""
+        pieces, proven = self._pieces(), False
+        for path in pieces:
+            try:
+                mark = load(path)["sweep"]
+            except (ValueError, KeyError):
+                continue
+            if not np.array_equal(mark, self.mark):
+                return f"{path.name} is of another sweep"
+            proven = True
+        return "" if proven or not pieces else "no piece can be read that tells whose it is"
 
 
-def _fingerprint(grid: Grid, traced: ClosedJaxpr) -> str:
-    """A hash of the keys, the values, and the program with all arrays in it; addresses in its text do not count."""
-    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)).encode())
-    digest.update(" ".join(grid.names).encode())
-    for array in (grid.keys, *grid.values, *traced.consts):
-        is_key = jnp.issubdtype(jnp.asarray(array).dtype, jax.dtypes.prng_key)
-        plain = np.asarray(jax.random.key_data(array) if is_key else array)
-        digest.update(f"{plain.dtype} {plain.shape}".encode() + plain.tobytes())
+_PIECE = re.compile(r"piece-\d{4,}\.npz")
+_OTHERS = re.compile(r"\.|(sweep\.json|sweep\.draft|desktop\.ini|thumbs\.db)$", re.IGNORECASE)
+
+
+def _described(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
+    """What makes it this sweep: in words, and hashes of the keys, the values, and the program with all arrays in it."""
+    program = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)).encode()  # addresses in its text do not count
+    leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(result)}
+    return {
+        "keys": _array(grid.keys),
+        "values": {name: _array(array) for name, array in zip(grid.names, grid.values, strict=True)},
+        "results": {name: f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in leaves.items()},
+        "experiment": {"hash": _hash(program, *(str(_array(array)).encode() for array in traced.consts))},
+    }
+
+
+def _array(array: Any) -> dict[str, str]:
+    is_key = jnp.issubdtype(jnp.asarray(array).dtype, jax.dtypes.prng_key)
+    plain = np.asarray(jax.random.key_data(array) if is_key else array)
+    dtype = str(array.dtype if is_key else plain.dtype)
+    return {"dtype": dtype, "shape": str(list(jnp.shape(array))), "hash": _hash(plain.tobytes())}
+
+
+def _hash(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8) + part)
     return digest.hexdigest()

@@ -124,7 +124,7 @@ def test_its_docstring_says_how_long_it_takes_and_what_to_expect(name: str) -> N
 
 @pytest.mark.parametrize("name", available())
 def test_its_pure_function_is_short(name: str) -> None:
-    tree = ast.parse(Path(str(sys.modules[f"experiments.{name}"].__file__)).read_text())
+    tree = ast.parse(Path(str(sys.modules[f"experiments.{name}"].__file__)).read_text(encoding="utf-8"))
     pure = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("experiment")]
     assert all(f.end_lineno - f.lineno < LONGEST for f in pure if f.end_lineno is not None)
 

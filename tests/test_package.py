@@ -23,7 +23,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 BUILDING = """
-types
+types  files
 checks.numbers
 checks.arrays  checks.structures  numerics
 checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
@@ -31,7 +31,7 @@ checks.streaming  checks.transfers  dtypes  decompositions
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared  signals
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers
-optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress
+optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress  formats
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
 compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
@@ -63,7 +63,7 @@ def imports(path: Path) -> list[tuple[str, ast.stmt]]:
     """The modules a file imports, with the statements; `from fnn import checks` imports fnn.checks."""
     found = []
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, node) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -105,7 +105,7 @@ def test_the_core_imports_its_dependencies_only(path):
     allowed = {"fnn", "jax", "numpy", *sys.stdlib_module_names}
     if module_of(path).startswith("fnn.checks"):
         allowed.add("chex")
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     late = [node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)]
     in_functions = {(node.lineno, node.col_offset) for node in late if isinstance(node, ast.Import | ast.ImportFrom)}
     for name, node in imports(path):
@@ -134,7 +134,7 @@ def test_importing_touches_no_backend():
 
 
 def test_all_is_every_public_name_sorted():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     imported = {
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
@@ -144,7 +144,7 @@ def test_all_is_every_public_name_sorted():
 
 @every_file
 def test_everything_public_has_a_docstring(path):
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), f"{path.name} says nothing of itself"
     bare = [
         node.name
@@ -157,7 +157,7 @@ def test_everything_public_has_a_docstring(path):
 
 
 def test_the_version_is_the_same_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == fnn.__version__
 
 
@@ -186,13 +186,13 @@ def test_examples_print_what_they_say(name):
 
 @every_file
 def test_a_file_is_read_in_one_sitting(path):
-    assert len(path.read_text().splitlines()) <= 320
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320
 
 
 def lengths(path: Path) -> dict[str, int]:
     """Lines of every function without its docstring; those of inner functions count in the outer one too."""
     found = {}
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             first = node.body[0]
             is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)

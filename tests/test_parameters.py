@@ -1,10 +1,17 @@
 """Parameters kept: to the bit, under readable names, with every misfit named; transplanted and frozen."""
 
+import errno
 import itertools
 import json
 import os
+import pickle
+import stat
+import struct
 import sys
+import tracemalloc
+import zipfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,7 +189,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setitem(module._FORMATS, ".npz", (broken, module._read_npz))
+    monkeypatch.setitem(module.FORMATS, ".npz", (broken, module.FORMATS[".npz"][1]))
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / "w.npz", {"w": jnp.zeros(2)})
     assert np.array_equal(load(tmp_path / "w.npz")["w"], np.ones(2))
@@ -200,6 +207,215 @@ def test_nothing_is_unpickled(tmp_path):
     np.savez(tmp_path / "evil.npz", w=np.array([{"an": "object"}], object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         load(tmp_path / "evil.npz")
+
+
+# Damaged files
+
+
+def archive(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+
+
+def npy(shape: str, dtype: str = "<f8", content: bytes = b"") -> bytes:
+    """A file .npy by the letter of its format."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+def tensors(header: Any, content: bytes = b"") -> bytes:
+    """A file .safetensors by the letter of its format."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content
+
+
+def metadata(content: Any) -> bytes:
+    text = json.dumps(content)
+    return npy("()", f"<U{len(text)}", text.encode("utf-32-le"))
+
+
+ONE = npy("(3,)", content=np.arange(3.0).tobytes())
+NPZ: dict[str, Any] = {
+    "empty": b"",
+    "one byte": b"x",
+    "no archive": b"hello " * 99,
+    "a pickle": pickle.dumps([1, 2]),
+    "an npy": ONE,
+    "no npy in it": {"w": b"abc"},
+    "an empty npy": {"w.npy": b""},
+    "no array in it": {"w.npy": b"abc" * 99},
+    "an array cut short": {"w.npy": ONE[:-8]},
+    "an array that goes on": {"w.npy": ONE + bytes(8)},
+    "373 GiB": {"w.npy": npy("(50000000000,)")},
+    "less than nothing": {"w.npy": npy("(-3,)")},
+    "a long header": {"w.npy": npy("(3,)" + " " * 20000, content=bytes(24))},
+    "objects": {"w.npy": npy("(1,)", "|O", pickle.dumps([1]))},
+    "a later version": {"w.npy": ONE[:6] + b"\x09" + ONE[7:]},
+    "metadata no JSON": {"w.npy": ONE, "__metadata__.npy": npy("()", "<U1", "{".encode("utf-32-le"))},
+    "metadata a list": {"w.npy": ONE, "__metadata__.npy": metadata([1])},
+    "a dtype unknown": {"w.npy": ONE, "__metadata__.npy": metadata({"dtypes": {"w": "float7"}})},
+    "a dtype of another size": {"w.npy": ONE, "__metadata__.npy": metadata({"dtypes": {"w": "bfloat16"}})},
+    "a dtype of nothing": {"w.npy": ONE, "__metadata__.npy": metadata({"dtypes": {"zz": "bfloat16"}})},
+    "a generator of nothing": {"w.npy": ONE, "__metadata__.npy": metadata({"generators": {"zz": "rbg"}})},
+    "a generator unknown": {"w.npy": ONE, "__metadata__.npy": metadata({"generators": {"w": "dice"}})},
+    "a generator of floats": {"w.npy": ONE, "__metadata__.npy": metadata({"generators": {"w": "rbg"}})},
+}
+W = {"dtype": "F64", "shape": [3], "data_offsets": [0, 24]}
+TENSORS = {
+    "empty": b"",
+    "one byte": b"x",
+    "cut in the header": tensors({"w": W})[:20],
+    "cut in the data": tensors({"w": W}, bytes(23)),
+    "too long": tensors({"w": W}, bytes(25)),
+    "a header longer than the file": (10**12).to_bytes(8, "little") + b"{}",
+    "no JSON": tensors(b"{nothing", bytes(24)),
+    "a list": tensors([1]),
+    "null": tensors(b"null"),
+    "not UTF-8": tensors(b'{"\xff": 1}'),
+    "a deep nest": tensors(b"[" * 10**5),
+    "no dtype": tensors({"w": {"shape": [3], "data_offsets": [0, 24]}}, bytes(24)),
+    "a dtype unknown": tensors({"w": W | {"dtype": "F7"}}, bytes(24)),
+    "373 GiB": tensors({"w": W | {"shape": [50000000000], "data_offsets": [0, 400000000000]}}, bytes(24)),
+    "another shape": tensors({"w": W | {"shape": [4]}}, bytes(24)),
+    "a shape of words": tensors({"w": W | {"shape": "ab"}}, bytes(24)),
+    "less than nothing": tensors({"w": W | {"shape": [-1, -3]}}, bytes(24)),
+    "one over the other": tensors({"w": W, "v": W | {"data_offsets": [8, 32]}}, bytes(32)),
+    "a gap": tensors({"w": W, "v": W | {"data_offsets": [32, 56]}}, bytes(56)),
+    "a name twice": tensors(b'{"w": %s, "w": %s}' % ((json.dumps(W).encode(),) * 2), bytes(24)),
+    "a generator of nothing": tensors({"w": W, "__metadata__": {"generators": '{"zz": "rbg"}'}}, bytes(24)),
+    "a generator no JSON": tensors({"w": W, "__metadata__": {"generators": "{"}}, bytes(24)),
+}
+DAMAGED = [(".npz", name, content) for name, content in NPZ.items()]
+DAMAGED += [(".safetensors", name, content) for name, content in TENSORS.items()]
+
+
+@pytest.mark.parametrize(("suffix", "content"), [pytest.param(s, c, id=f"{n}{s}") for s, n, c in DAMAGED])
+@pytest.mark.parametrize("like", [None, {"w": np.zeros(3)}], ids=["flat", "like"])
+def test_a_damaged_file_is_named_in_one_error(tmp_path, suffix, content, like):
+    path = tmp_path / f"some{suffix}"
+    archive(path, content) if isinstance(content, dict) else path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"load: .*(damaged|not as like)") as error:
+        load(path, like)
+    assert str(path) in str(error.value)
+    assert "allow_pickle=True" not in str(error.value)
+    assert "unsafely" not in str(error.value)
+    if like is None:
+        assert len(str(error.value).splitlines()) == 1
+        assert "is damaged or no" in str(error.value)
+
+
+@every_format
+def test_a_file_cut_anywhere_or_with_any_byte_flipped_is_named_or_as_it_was(tmp_path, suffix):
+    tree = {"w": np.arange(3.0), "key": jax.random.key(3), "half": jnp.ones(2, jnp.bfloat16)}
+    save(tmp_path / f"whole{suffix}", tree)
+    whole, path = (tmp_path / f"whole{suffix}").read_bytes(), tmp_path / f"some{suffix}"
+    spoilt = [whole[:length] for length in range(0, len(whole), 5)]
+    if suffix == ".npz":  # .safetensors has no check sum
+        spoilt += [whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :] for at in range(len(whole))]
+    for content in spoilt:
+        path.write_bytes(content)
+        try:
+            found = load(path, tree)
+        except ValueError as error:
+            told = str(error)
+        else:
+            told = str(path)
+            assert_same_bits(found, tree)
+        assert str(path) in told
+
+
+def test_what_a_file_says_of_its_size_is_looked_at_before_anything_is_made_of_it(tmp_path):
+    path, million = tmp_path / "bomb.npz", 10**6
+    zeros = npy(f"({5 * million},)", content=bytes(40 * million))
+    for content, like in ((ONE + bytes(40 * million), None), (zeros, {"w": np.zeros(3)})):
+        archive(path, {"w.npy": content}, zipfile.ZIP_DEFLATED)
+        assert path.stat().st_size < million
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"bomb\.npz"):
+            load(path, like)
+        assert tracemalloc.get_traced_memory()[1] < million
+        tracemalloc.stop()
+    archive(path, {"w.npy": npy("(100,)", content=bytes(800))}, zipfile.ZIP_DEFLATED)
+    assert np.array_equal(load(path)["w"], np.zeros(100))
+    header = npy("(50000000,)")  # and nothing after it, but the archive says that there is
+    archive(path, {"w.npy": header}, zipfile.ZIP_DEFLATED)
+    sizes = [(len(header) + more).to_bytes(4, "little") for more in (0, 8 * 50000000)]
+    assert path.read_bytes().count(sizes[0]) == 2
+    path.write_bytes(path.read_bytes().replace(*sizes))
+    with pytest.raises(ValueError, match=r"w\.npy has not the size of its shape \(50000000,\)"):
+        load(path)
+
+
+def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path):
+    for suffix in (".npz", ".safetensors"):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            load(tmp_path / f"nowhere{suffix}")
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(OSError, match="folder"):
+            load(tmp_path / f"folder{suffix}")
+
+
+def test_every_dtype_of_safetensors_is_read_without_the_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    bits = {  # 1 and −2 by the formats' own definitions: sign, exponent, mantissa
+        "F8_E4M3": (b"\x38\xc0", "float8_e4m3fn"),
+        "F8_E5M2": (b"\x3c\xc0", "float8_e5m2"),
+        "F8_E4M3FNUZ": (b"\x40\xc8", "float8_e4m3fnuz"),
+        "F8_E5M2FNUZ": (b"\x40\xc4", "float8_e5m2fnuz"),
+        "F16": (b"\x00\x3c\x00\xc0", "float16"),
+        "BF16": (b"\x80\x3f\x00\xc0", "bfloat16"),
+        "F32": (b"\x00\x00\x80\x3f\x00\x00\x00\xc0", "float32"),
+        "F64": (bytes(6) + b"\xf0\x3f" + bytes(7) + b"\xc0", "float64"),
+        "C64": (b"\x00\x00\x80\x3f" + bytes(6) + b"\x00\x00" + b"\x00\x00\x00\xc0" + bytes(4), "complex64"),
+        **{f"I{8 * n}": (b"\x01" + bytes(n - 1) + b"\xfe" + b"\xff" * (n - 1), f"int{8 * n}") for n in (1, 2, 4, 8)},
+    }
+    for name, (content, dtype) in bits.items():
+        content = content if name != "C64" else struct.pack("<4f", 1, 0, -2, 0)
+        of = {"dtype": name, "shape": [1, 2], "data_offsets": [0, len(content)]}
+        (tmp_path / "a.safetensors").write_bytes(tensors({"w": of}, content))
+        found = load(tmp_path / "a.safetensors")["w"]
+        assert (found.shape, str(found.dtype), found.flags.writeable) == ((1, 2), dtype, True)
+        assert found.astype(np.complex128).tolist() == [[1, -2]]
+    (tmp_path / "a.safetensors").write_bytes(
+        tensors({"w": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}, b"\x7f\x80")
+    )
+    assert load(tmp_path / "a.safetensors")["w"].astype(float).tolist() == [1, 2]
+    for name, content, wanted in (("BOOL", b"\x01\x00", [True, False]), ("U16", b"\x01\x00\xff\xff", [1, 65535])):
+        of = {"dtype": name, "shape": [2], "data_offsets": [0, len(content)]}
+        (tmp_path / "a.safetensors").write_bytes(tensors({"w": of}, content))
+        assert load(tmp_path / "a.safetensors")["w"].tolist() == wanted
+
+
+def test_several_may_write_the_same_file_at_once_and_no_draft_stays(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: save(tmp_path / "w.npz", {"w": np.full(1000, number)}), range(200)))
+    found = load(tmp_path / "w.npz")["w"]
+    assert np.all(found == found[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    told, fsync, replace = [], os.fsync, os.replace
+
+    def kept(handle: int) -> None:
+        told.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", kept)
+    monkeypatch.setattr("os.replace", lambda *names: (told.append("name"), replace(*names)))
+    save(tmp_path / "w.npz", {"w": np.ones(3)})
+    assert told == ["file", "name", "folder"]
+
+
+def test_a_file_system_without_fsync_does(tmp_path, monkeypatch):
+    def none(handle: int) -> None:
+        raise OSError(errno.EINVAL, "no fsync here")
+
+    monkeypatch.setattr("os.fsync", none)
+    save(tmp_path / "w.npz", {"w": np.ones(3)})
+    assert np.array_equal(load(tmp_path / "w.npz")["w"], np.ones(3))
 
 
 @pytest.fixture(scope="module")

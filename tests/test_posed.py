@@ -59,7 +59,8 @@ def my_module(tmp_path, monkeypatch):
         "strange = fnn.from_function(lambda key, x: fnn.zeros()(key, (3, 3), x.dtype), lambda a, x: x @ a)\n"
         "normed = fnn.serial(fnn.linear(2), fnn.batch_norm())\n"
         "single = fnn.from_function(lambda key, x: (), lambda a, x: x.astype('float32'), 'single')\n"
-        "three = 3\n"
+        "three = 3\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -80,7 +81,7 @@ def test_a_users_network_is_compared(my_module, network: str, verdict: str, plac
     printed, network = StringIO(), f"my_module:{network}"
     options = Options(("gradients",), quick=True, out=my_module / "out", network=network, features=4, objects=5)
     assert main(options, Console(file=printed, width=500)) == (1 if broken else 0)
-    stored = json.loads((my_module / "out" / "results" / "gradients.json").read_text())
+    stored = json.loads((my_module / "out" / "results" / "gradients.json").read_text(encoding="utf-8"))
     assert stored["numbers"]["verdict"].startswith(verdict)
     assert (stored["numbers"]["culprit"] or {}).get("place") == place
     assert f"--network {network} --loss squared --features 4 --objects 5" in stored["command"]

@@ -448,6 +448,12 @@ def stream():
     finally:
         print("closed", flush=True)
 
+if sys.argv[1] == "bare":  # Python may empty modules before it closes generators; this comes after what they register
+    import atexit, fnn.streams.ahead
+
+    for module in (atexit, fnn.streams.ahead, threading):
+        atexit.register(lambda names=vars(module): names.update(dict.fromkeys(names)))
+
 batches = read_ahead(stream(), ahead=50 if sys.argv[1] == "busy" else 2)
 next(batches)
 if sys.argv[1] == "hang":
@@ -458,7 +464,8 @@ if sys.argv[1] == "error":
 
 
 @pytest.mark.parametrize(
-    ("how", "says"), [("idle", "closed\n"), ("busy", "closed\n"), ("error", "closed\n"), ("hang", "")]
+    ("how", "says"),
+    [("idle", "closed\n"), ("busy", "closed\n"), ("error", "closed\n"), ("hang", ""), ("bare", "closed\n")],
 )
 def test_a_program_ends_with_batches_still_read_ahead(how: str, says: str) -> None:
     run = subprocess.run(

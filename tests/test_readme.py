@@ -14,7 +14,7 @@ README = Path(fnn.__file__).parents[1] / "README.md"
 
 def test_every_python_block_runs_and_prints_what_its_comments_say() -> None:
     fence = r"^(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)^```$"
-    blocks = re.findall(fence, README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(fence, README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 3
     code = "\n".join(f"exec({block!r}, {{}})" for needed, block in blocks if not needed or find_spec(needed))
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
@@ -24,7 +24,7 @@ def test_every_python_block_runs_and_prints_what_its_comments_say() -> None:
 
 
 def test_the_commands_that_ci_takes_from_the_readme_are_there() -> None:
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     for name in ("experiments", "tests"):
         command = re.search(rf"<!-- command: {name} -->\n```bash\n(.+)\n```", text)
         assert command
@@ -32,7 +32,7 @@ def test_the_commands_that_ci_takes_from_the_readme_are_there() -> None:
 
 
 def test_every_public_name_in_the_slide_table_exists() -> None:
-    table = README.read_text().split("## From slide to function")[1].split("\n## ")[0]
+    table = README.read_text(encoding="utf-8").split("## From slide to function")[1].split("\n## ")[0]
     for row in table.splitlines():
         module = fnn
         for name in re.findall(r"`([^`]+)`", row):

@@ -1,8 +1,6 @@
 """The report: what is stored, the pages, the command line, and how verdicts follow from intervals."""
 
-import base64
 import csv
-import json
 import math
 import os
 import re
@@ -16,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from reports import Run, found, one, other, pictures, strict_json
 from rich.console import Console
 from scipy import stats
 
@@ -23,16 +22,13 @@ import experiments
 from experiments import data
 from experiments.__main__ import Options, chosen, main
 from experiments.report import (
-    Animation,
     Interval,
     Outcome,
     Settings,
     Share,
-    Table,
     Verdict,
     at_least,
     at_most,
-    curves,
     estimate,
     exactly,
     interval,
@@ -48,11 +44,14 @@ from experiments.report.runner import available
 ROOT = Path(__file__).parent.parent
 
 
-def strict_json(path: Path) -> dict:
-    def refuse(constant: str):
-        raise ValueError(f"{path.name} holds {constant}, which JSON does not know")
+def interrupted(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """Cut short."""
+    raise KeyboardInterrupt
 
-    return json.loads(path.read_text(), parse_constant=refuse)
+
+def broken(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """Fails."""
+    raise ArithmeticError("no luck")
 
 
 class Elements(HTMLParser):
@@ -78,68 +77,6 @@ class Elements(HTMLParser):
         self.open.pop()
 
 
-# Experiments to report of
-
-GIF = base64.b64decode("R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw==")
-
-
-def found(slide: int, why: str = "") -> Outcome:
-    values = np.array([[1.0, 2.0], [1.001, 2.002]])
-    picture = curves([1, 2], {"a < b": values}, "What rises", "A line that rises.", xlabel="x", ylabel="y")
-    return Outcome(
-        slide=slide,
-        lead="Two values & their means.",
-        equation="a < b",
-        verdicts=[
-            at_least("a mean is 1", 1, values[:, 1]),
-            at_most("all are below 2", 2, {"first": values[:, 0], "second": values[:, 1]}, why="The second is not."),
-            at_most("a <em>loss</em> is below 0", 0, values[:, 0], why),
-        ],
-        tables=[Table("Some rows", ("name", "value"), [("one", "1"), ("two", "2")])],
-        figures=[picture],
-        animations=[Animation("It moves", "A point that moves.", GIF, GIF, 100, 50)],
-        numbers={"values": values, "lost": math.nan, "nested": {"mean": 1.5}},
-    )
-
-
-def one(settings: Settings, show: Callable[[str], None]) -> Outcome:
-    """One."""
-    show("going")
-    return found(7)
-
-
-def other(settings: Settings, show: Callable[[str], None]) -> Outcome:
-    """The other."""
-    return found(0)
-
-
-def interrupted(settings: Settings, show: Callable[[str], None]) -> Outcome:
-    """Cut short."""
-    raise KeyboardInterrupt
-
-
-def broken(settings: Settings, show: Callable[[str], None]) -> Outcome:
-    """Fails."""
-    raise ArithmeticError("no luck")
-
-
-class Run:
-    """The command line with experiments of ours."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.patch, self.folder = patch, folder
-        self.printed = ""
-        patch.setattr("experiments.report.runner.title", lambda name: f"The title of {name}")
-
-    def __call__(self, *names: str, known: dict[str, Any] | None = None, **options: Any) -> int:
-        self.patch.setattr("experiments.report.runner.available", lambda: known or {"one": one, "other": other})
-        with open(self.folder / "printed", "w+") as file:
-            status = main(Options(names, out=self.folder / "out", **options), Console(file=file, width=200))
-            file.seek(0)
-            self.printed = file.read()
-        return status
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     return Run(monkeypatch, tmp_path)
@@ -148,7 +85,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 @pytest.fixture
 def pages(run: Run) -> dict[str, str]:
     assert run() == 0
-    return {path.name: path.read_text() for path in (run.folder / "out").glob("*.html")}
+    return {path.name: path.read_text(encoding="utf-8") for path in (run.folder / "out").glob("*.html")}
 
 
 # The pages
@@ -175,7 +112,7 @@ def test_many_cases_are_folded_on_the_front_page_alone(run: Run) -> None:
         return outcome
 
     assert run("one", known={"one": many}) == 0
-    front, page = ((run.folder / "out" / name).read_text() for name in ("index.html", "one.html"))
+    front, page = ((run.folder / "out" / name).read_text(encoding="utf-8") for name in ("index.html", "one.html"))
     assert "<summary>6 more</summary>" in front
     assert "more</summary>" not in page
     assert all(f"case {i}: {i}" in text for i in range(9) for text in (front, page))
@@ -200,7 +137,7 @@ def test_the_site_needs_nothing_but_itself(run: Run, pages: dict[str, str]) -> N
                 assert target[1:] in ids
             elif not target.startswith("data:"):
                 assert (run.folder / "out" / target).is_file(), target
-    style = (run.folder / "out" / "style.css").read_text()
+    style = (run.folder / "out" / "style.css").read_text(encoding="utf-8")
     assert "@import" not in style
     assert "url(" not in style
 
@@ -216,7 +153,7 @@ def test_pictures_have_sizes_and_words(pages: dict[str, str]) -> None:
 
 
 def test_a_picture_takes_the_colours_of_the_page(run: Run, pages: dict[str, str]) -> None:
-    svg = (run.folder / "out" / "pictures" / "one.1.svg").read_text()
+    svg = pictures(run.folder / "out", "one")["1.svg"].decode("utf-8")
     assert svg.startswith("<svg viewBox=")
     assert "currentColor" in svg
     assert "#010203" not in svg
@@ -233,11 +170,11 @@ def test_the_numbers_are_stored_as_json_and_csv(run: Run) -> None:
     stored = strict_json(results / "one.json")
     assert stored["numbers"] == {"values": [[1.0, 2.0], [1.001, 2.002]], "lost": None, "nested": {"mean": 1.5}}
     assert [v["verdict"] for v in stored["verdicts"]] == ["holds", "holds partly", "does not hold"]
-    with open(results / "one.csv", newline="") as file:
+    with open(results / "one.csv", newline="", encoding="utf-8") as file:
         rows = {row["quantity"]: row["value"] for row in csv.DictReader(file)}
     assert rows["values.1.0"] == "1.001"
     assert rows["nested.mean"] == "1.5"
-    with open(run.folder / "out" / "claims.csv", newline="") as file:
+    with open(run.folder / "out" / "claims.csv", newline="", encoding="utf-8") as file:
         claims = list(csv.DictReader(file))
     assert [(c["experiment"], c["slide"], c["verdict"]) for c in claims[:2]] == [
         ("one", "7", "holds"),
@@ -258,7 +195,7 @@ def test_what_is_stored_is_what_was_found(run: Run) -> None:
 
 def test_a_damaged_result_is_run_again(run: Run) -> None:
     assert run("one") == 0
-    (run.folder / "out" / "results" / "one.json").write_text('{"lead": "cut sho')
+    (run.folder / "out" / "results" / "one.json").write_text('{"lead": "cut sho', encoding="utf-8")
     assert run("one") == 0
     assert "already" not in run.printed
     assert storage.load(run.folder / "out", "one") is not None
@@ -291,19 +228,19 @@ def test_what_is_finished_is_not_run_again(run: Run) -> None:
 
 def test_another_code_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
-    (tmp_path / "mine.py").write_text("from experiments import data\n")
+    (tmp_path / "mine.py").write_text("from experiments import data\n", encoding="utf-8")
     before = storage.fingerprint("mine", 2)
     assert before == storage.fingerprint("mine", 2)
     assert before != storage.fingerprint("mine", 3)
     assert {path.name for path in storage._files("mine")} >= {"mine.py", "data.py", "outcomes.py"}
-    (tmp_path / "mine.py").write_text("from experiments import data, posed\n")
+    (tmp_path / "mine.py").write_text("from experiments import data, posed\n", encoding="utf-8")
     assert before != storage.fingerprint("mine", 2)
 
 
 def test_ctrl_c_leaves_the_report_of_what_is_finished(run: Run) -> None:
     assert run(known={"one": one, "interrupted": interrupted, "other": other}) == 130
     assert "finished: one" in run.printed
-    text = (run.folder / "out" / "index.html").read_text()
+    text = (run.folder / "out" / "index.html").read_text(encoding="utf-8")
     assert "The title of one" in text
     assert text.rstrip().endswith("</html>")
     assert run(known={"one": one, "interrupted": other, "other": other}) == 0
@@ -365,13 +302,18 @@ def test_several_experiments_run_at_a_time(tmp_path: Path) -> None:
     shown = command_line("backprop", "neuron", "--quick", "--jobs", "2", "--out", str(tmp_path))
     assert shown.returncode == 0, shown.stderr
     assert {path.stem for path in (tmp_path / "results").glob("*.json")} == {"backprop", "neuron"}
-    assert all("This is a quick run" in (tmp_path / page).read_text() for page in ("index.html", "neuron.html"))
+    assert all(
+        "This is a quick run" in (tmp_path / page).read_text(encoding="utf-8") for page in ("index.html", "neuron.html")
+    )
 
 
 def test_only_a_quick_run_says_that_it_is_one(run: Run) -> None:
     assert run("one") == 0
     assert run("other", quick=True) == 0
-    told = {page: "quick run" in (run.folder / "out" / f"{page}.html").read_text() for page in ("one", "other")}
+    told = {
+        page: "quick run" in (run.folder / "out" / f"{page}.html").read_text(encoding="utf-8")
+        for page in ("one", "other")
+    }
     assert told == {"one": False, "other": True}
 
 
@@ -397,7 +339,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_a_folder_that_cannot_be_is_refused_before_anything_is_run(run: Run) -> None:
-    (run.folder / "out").write_text("a file")
+    (run.folder / "out").write_text("a file", encoding="utf-8")
     assert run() == 2
     assert "cannot be a folder" in run.printed
 
@@ -416,11 +358,13 @@ def test_a_rough_run_takes_the_place_of_no_other() -> None:
 
 
 def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     (sine,) = [block for block in blocks if "python -m experiments sine" in block]
-    (tmp_path / "sine.py").write_text(sine)
+    (tmp_path / "sine.py").write_text(sine, encoding="utf-8")
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         assert main(Options(("sine",), seeds=3, out=tmp_path / "out"), Console(file=nowhere, width=150)) == 0
     stored = strict_json(tmp_path / "out" / "results" / "sine.json")
     assert stored["title"] == "A hidden layer learns a sine"
@@ -432,11 +376,11 @@ def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_readme_has_the_claims_of_the_last_full_run() -> None:
-    with open(ROOT / "experiments" / "results" / "claims.csv", newline="") as file:
+    with open(ROOT / "experiments" / "results" / "claims.csv", newline="", encoding="utf-8") as file:
         claims = list(csv.DictReader(file))
     assert {claim["experiment"] for claim in claims} <= set(available())
     assert all(claim["why"] for claim in claims if claim["verdict"] == "does not hold")
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0] == f"{record.table(claims)}\n"
 
 
@@ -577,9 +521,11 @@ def test_a_sweep_is_the_same_each_time() -> None:
 
 def test_a_users_table_is_read(tmp_path: Path) -> None:
     rows = [f"{i},{i * i},{'odd' if i % 2 else 'even'}" for i in range(60)]
-    (tmp_path / "named.csv").write_text("a,b,kind\n" + "\n".join(rows))
-    (tmp_path / "bare.CSV").write_text("\n".join(rows))
-    (tmp_path / "years.csv").write_text("1990,2000,kind\n" + "\n".join(f"{i},{i * i},{i % 2}" for i in range(60)))
+    (tmp_path / "named.csv").write_text("a,b,kind\n" + "\n".join(rows), encoding="utf-8")
+    (tmp_path / "bare.CSV").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "years.csv").write_text(
+        "1990,2000,kind\n" + "\n".join(f"{i},{i * i},{i % 2}" for i in range(60)), encoding="utf-8"
+    )
     x = np.array([[i, i * i] for i in range(60)], np.float32)
     np.savez(tmp_path / "table.npz", x=x, y=np.arange(60) % 2)
     np.savez(tmp_path / "column.npz", x=x, y=np.arange(60)[:, None] % 2)
@@ -626,14 +572,14 @@ def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_pat
     ],
 )
 def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "table.csv").write_text(text)
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
     with pytest.raises(data.Unreadable, match=message):
         data.load(tmp_path / "table.csv")
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for name in ("table.txt", "table.npz"):
-        (tmp_path / name).write_text("1,2,a\n" * 60)
+        (tmp_path / name).write_text("1,2,a\n" * 60, encoding="utf-8")
     with pytest.raises(data.Unreadable, match=r"cannot be read as \.npz"):
         data.load(tmp_path / "table.npz")
     np.savez(tmp_path / "words.npz", x=np.full((60, 2), "word"), y=np.arange(60))

@@ -45,7 +45,7 @@ def memory(seeds: int) -> dict[str, float]:
 def peak_memory() -> int:
     """The most bytes that this process has held; on Linux without what the process had that started it."""
     try:
-        with open("/proc/self/status") as status:
+        with open("/proc/self/status", encoding="utf-8") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

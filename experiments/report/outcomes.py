@@ -9,6 +9,36 @@ from typing import Any, NamedTuple
 
 from experiments.posed import Posed
 
+SLIDES = (
+    "Beyond the lecture",
+    "Linear models",
+    "The McCulloch–Pitts neuron",
+    "Activation functions",
+    "AND, OR, NOT",
+    "XOR",
+    "Which functions a network can represent",
+    "Kolmogorov 1957",
+    "Cybenko 1989",
+    "Fully connected networks",
+    "Algorithm SG",
+    "Differentiating a superposition",
+    "BackProp",
+    "Momentum and NAG",
+    "RMSProp and AdaDelta",
+    "Adam and Nadam",
+    "Comparison of methods",
+    "Gradient explosion and clipping",
+    "Dropout",
+    "Interpretations of Dropout",
+    "Inverted Dropout and L2",
+    "ReLU and PReLU",
+    "Batch normalisation",
+    "Initialisation",
+    "Optimal Brain Damage",
+    "Summary",
+)
+"""The lecture's slides by their numbers."""
+
 
 class Settings(NamedTuple):
     """How large an experiment is to be."""

@@ -6,10 +6,13 @@ Command: ``python -m experiments.report.record FOLDER``, with the folder of the 
 from __future__ import annotations
 
 import csv
-import shutil
+import io
 import sys
 from collections import Counter
 from pathlib import Path
+
+from experiments.report import storage
+from fnn import files
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -41,20 +44,32 @@ def _shortened(measured: str) -> str:
 
 
 def record(folder: Path) -> None:
-    """Copy the numbers and three pictures, and write the README's table anew."""
-    shutil.rmtree(RESULTS, ignore_errors=True)
-    RESULTS.mkdir()
-    for path in (
-        folder / "claims.csv",
-        *(folder / "results").glob("*.csv"),
-        *(folder / "pictures" / p for p in PICTURES),
-    ):
-        shutil.copy(path, RESULTS / path.name)
-    with open(RESULTS / "claims.csv", newline="") as file:
-        claims = list(csv.DictReader(file))
+    """Keep the numbers and three pictures of a report, and write the README's table anew.
+
+    Raises:
+        SystemExit: a report that is damaged, or has not the pictures; nothing is changed then.
+    """
+    if wrong := storage.damaged(folder):
+        raise SystemExit(f"{folder} is damaged, run it again: " + "; ".join(f"{name}: {wrong[name]}" for name in wrong))
+    outcomes = storage.outcomes(folder)
+    kept = {"claims.csv": storage.claims(outcomes).encode("utf-8")}
+    for outcome in outcomes:
+        kept[f"{outcome.name}.csv"] = storage.numbers(outcome).encode("utf-8")
+        kept |= {f"{outcome.name}.{i}.svg": f.svg.encode("utf-8") for i, f in enumerate(outcome.figures, 1)}
+        kept |= {f"{outcome.name}.m{i}.gif": a.gif for i, a in enumerate(outcome.animations, 1)}
+    kept = {name: content for name, content in kept.items() if name.endswith(".csv") or name in PICTURES}
+    if missing := set(PICTURES) - kept.keys():
+        raise SystemExit(f"{folder} has no {', '.join(sorted(missing))}; run those experiments too")
+    claims = list(csv.DictReader(io.StringIO(kept["claims.csv"].decode("utf-8"), newline="")))
     readme, (begin, end) = ROOT / "README.md", ("<!-- claims -->\n", "<!-- /claims -->")
-    before, rest = readme.read_text().split(begin)
-    readme.write_text(f"{before}{begin}{table(claims)}\n{end}{rest.split(end)[1]}")
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    RESULTS.mkdir(exist_ok=True)
+    for name, content in kept.items():
+        files.write(RESULTS / name, content)
+    files.write(readme, f"{before}{begin}{table(claims)}\n{end}{rest.split(end)[1]}".encode())
+    for old in RESULTS.iterdir():
+        if old.name not in kept:
+            old.unlink()
 
 
 if __name__ == "__main__":

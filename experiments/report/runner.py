@@ -9,10 +9,13 @@ import pkgutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from multiprocessing.pool import Pool
+from typing import Any, NamedTuple
 
 import experiments
 import fnn
@@ -79,7 +82,7 @@ def each(
             show(name)
             yield name, _tried(name, known[name], settings, show)
         return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(names)), _prepare_process) as pool:
+    with _pool(min(jobs, len(names))) as pool:
         show(f"{len(names)} experiments, {jobs} at a time")
         for done, found in enumerate(pool.imap_unordered(_in_process, [(name, settings) for name in names]), 1):
             yield found
@@ -95,9 +98,41 @@ def _tried(name: str, experiment: Experiment, settings: Settings, show: Show) ->
         return Failed(traceback.format_exc())
 
 
+def _pool(size: int) -> Pool:
+    """Processes that end with this one, however it ends; Ctrl-C is for this one, which then ends them."""
+    with signals(signal.SIG_IGN, signal.SIGINT):  # they inherit it, so that it holds while they import, too
+        return multiprocessing.get_context("spawn").Pool(size, _prepare_process)
+
+
+@contextmanager
+def signals(handler: Any, *numbers: int) -> Iterator[None]:
+    """Have a handler for signals in the block; outside of the main thread, which alone can, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(number, signal.signal(number, handler)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, old in before:
+            signal.signal(number, old)
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Do on a signal what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 def _prepare_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which then ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     fnn.use_cores()
+
+
+def _end_with(process: Any) -> None:
+    """End this process when that one has ended, killed even, which can tell nobody."""
+    process.join()
+    os._exit(1)
 
 
 def _in_process(given: tuple[str, Settings]) -> tuple[str, Outcome | Failed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from contextlib import suppress
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -16,48 +17,18 @@ from markupsafe import Markup, escape
 
 import fnn
 from experiments.report import storage
-from experiments.report.outcomes import Outcome
+from experiments.report.outcomes import SLIDES, Outcome
 
-SLIDES = (
-    "Beyond the lecture",
-    "Linear models",
-    "The McCulloch–Pitts neuron",
-    "Activation functions",
-    "AND, OR, NOT",
-    "XOR",
-    "Which functions a network can represent",
-    "Kolmogorov 1957",
-    "Cybenko 1989",
-    "Fully connected networks",
-    "Algorithm SG",
-    "Differentiating a superposition",
-    "BackProp",
-    "Momentum and NAG",
-    "RMSProp and AdaDelta",
-    "Adam and Nadam",
-    "Comparison of methods",
-    "Gradient explosion and clipping",
-    "Dropout",
-    "Interpretations of Dropout",
-    "Inverted Dropout and L2",
-    "ReLU and PReLU",
-    "Batch normalisation",
-    "Initialisation",
-    "Optimal Brain Damage",
-    "Summary",
-)
-"""The lecture's slides by their numbers."""
 MARKS = {"holds": "✓", "holds partly": "◐", "does not hold": "✗"}
 
 
 def write(folder: Path) -> Path:
-    """Write the pages from all outcomes that are stored in the folder, in the order of the lecture.
+    """Write the pages from all outcomes that are stored whole in the folder, in the order of the lecture.
 
     Returns:
         The front page's path.
     """
-    stored = (storage.load(folder, name) for name in storage.names(folder))
-    outcomes = sorted((found[0] for found in stored if found), key=lambda o: (o.slide or len(SLIDES), o.name))
+    outcomes = storage.outcomes(folder)
     environment = Environment(
         loader=PackageLoader("experiments.report", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -67,6 +38,7 @@ def write(folder: Path) -> Path:
     )
     environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower()).strip("-")
     environment.filters["options"] = _options
+    environment.filters["picture"] = lambda content, name, part: f"pictures/{storage.file_name(name, part, content)}"
     environment.filters["by_slide"] = lambda outcomes: groupby(outcomes, key=lambda outcome: outcome.slide)
     environment.globals |= {"slides": SLIDES, "marks": MARKS, "outcomes": outcomes, "machine": _machine()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +50,12 @@ def write(folder: Path) -> Path:
         }
         page = environment.get_template("experiment.html.j2").render(outcome=outcome, **around)
         storage.replace(folder / f"{outcome.name}.html", page)
+        storage.keep_numbers(folder, outcome)
+    for name in storage.damaged(folder):
+        page = folder / f"{name}.html"
+        with suppress(FileNotFoundError):
+            if f'href="results/{name}.json"'.encode() in page.read_bytes():
+                page.unlink()  # it shows what counts as not there
     storage.replace(folder / "claims.csv", storage.claims(outcomes))
     front = folder / "index.html"
     storage.replace(front, environment.get_template("front.html.j2").render(counted=_counted(outcomes)))

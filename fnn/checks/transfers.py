@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,28 @@ def file_format(where: str, path: Path, known: Iterable[str]) -> str:
     return path.suffix
 
 
-def folder(path: Path) -> Path:
+def folder(path: Path) -> None:
     """The folder a file is to stand in, which must exist."""
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"save: there is no folder {path.parent}; make it by Path({str(path.parent)!r}).mkdir()"
         )
-    return path.parent
+
+
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """A file that can be read as what its suffix says; whatever is raised otherwise becomes one error that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one comes of a place before the beginning
+            raise
+        why = (str(error).splitlines() or [type(error).__name__])[0]  # more lines are advice, and not ours
+        raise ValueError(
+            f"load: {path} is damaged or no {path.suffix} file of arrays ({why}); take another copy of it, or save anew"
+        ) from None
 
 
 def distinct(names: Sequence[Any]) -> None:
@@ -172,16 +189,48 @@ def several(where: str, what: str, array: Any, least_rows: int) -> None:
 
 def same_sweep(folder: Any, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """A folder that an earlier call of the same sweep has made."""
-    if found != wanted:
-        differ = [name for name in wanted if found.get(name) != wanted[name]]
-        told = "; ".join(f"{name}: {found.get(name)!s:.12}, not {wanted[name]!s:.12}" for name in differ)
+    if differing := _unlike(found, wanted):
         raise ValueError(
-            f"{folder} holds another sweep, with other keys, values, number of pieces or another experiment ({told}); "
-            "take another folder, or empty this one"
+            f"{folder} holds another sweep: {'; '.join(differing)}; take another folder, or empty this one"
         )
 
 
-def nothing_there(folder: Any) -> None:
+def _unlike(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> list[str]:
+    """What differs, in words; of hashes nothing can be said but that they do."""
+    lines = []
+    for name in [*wanted, *(name for name in found if name not in wanted)]:
+        old, new, whole = found.get(name), wanted.get(name), f"{place} {name}".strip()
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += _unlike(old, new, whole)
+        elif name == "hash":
+            lines += [] if lines else [f"another {place}" if place == "experiment" else f"other {place}"]
+        else:
+            lines.append(f"{whole}: {'none' if old is None else old} there, {'none' if new is None else new} here")
+    return lines
+
+
+def nothing_there(folder: Path, strange: Sequence[Path]) -> None:
     """A folder without files of others."""
-    if any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no sweep; take another folder, or empty this one")
+    if strange:
+        raise ValueError(
+            f"{folder} is not empty and holds no sweep; take another folder, or empty this one; there is "
+            f"{', '.join(sorted(path.name for path in strange)[:3])}"
+        )
+
+
+def provable(folder: Path, why: str) -> None:
+    """A sweep without a note of what it is can be no other than this one; else `why` not."""
+    if why:
+        raise ValueError(
+            f"{folder}/sweep.json is not there or damaged, and {why}; take another folder, or empty this one"
+        )
+
+
+def is_piece(found: Mapping[str, Any], number: int, mark: np.ndarray) -> None:
+    """A piece of this sweep, in its place."""
+    if not np.array_equal(found["sweep"], mark):
+        raise ValueError("it is of another sweep")
+    if int(found["number"]) != number:
+        raise ValueError(f"it is piece {int(found['number'])}")

@@ -97,8 +97,9 @@ def _taken(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Ar
             room.put(None)
             yield batch
     finally:
-        close()
-        atexit.unregister(close)
+        if not closed.is_set():  # else Python is ending: it has called `close`, and may have emptied any module since
+            close()
+            atexit.unregister(close)
 
 
 def _read(
