@@ -307,7 +307,7 @@ WRONG = {
     "cybenko with a bias": (
         lambda: cybenko(2).apply((PARAMS[0], {**PARAMS[1], "b": jnp.ones(1)}), STATE, X),
         ValueError,
-        "weighted_sum takes params",
+        r"linear\(1, bias=False\) takes params",
     ),
     "w turned": (lambda: cybenko_params(jnp.ones(2), jnp.ones((2, 3)), jnp.ones(2)), ValueError, r"w \[d, H\].*2, 3"),
     "one w_0 for all": (lambda: untyped.cybenko_params(jnp.ones(2), jnp.ones((2, 2)), 0.5), ValueError, r"w_0 \[H\]"),

@@ -57,7 +57,7 @@ def polyhedra(where: str, pairs: Any) -> list[tuple[jax.Array, jax.Array]]:
 def threshold_network(where: str, net: Any, params: Any) -> None:
     """A network with params of dense layers, one after another."""
     is_layer(where, net)
-    dense = isinstance(params, tuple) and all(isinstance(p, dict) and set(p) == {"w", "b"} for p in params)
+    dense = isinstance(params, tuple) and all(isinstance(p, dict) and {"w"} <= set(p) <= {"w", "b"} for p in params)
     if not dense or not params:
         raise ValueError(
             f"{where} takes a network of threshold neurons in layers, with params ({{'w', 'b'}}, …), got {net} with "

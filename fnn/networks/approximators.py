@@ -38,7 +38,7 @@ from fnn.backprop import from_function
 from fnn.checks import geometry
 from fnn.combinators import parallel, serial
 from fnn.initializers import glorot_uniform
-from fnn.layers import dense
+from fnn.layers import dense, linear
 from fnn.losses import squared
 from fnn.optimizers import adam
 from fnn.training import run, trainer
@@ -91,15 +91,12 @@ def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float =
         p = jax.random.uniform(key_p, shape, x.dtype)
         return {"w": w, "b": -jnp.sum(p * w, axis=0)}, ()
 
-    def weighted_sum(params: Params, x: Array) -> Array:
-        checks.fits("weighted_sum", x, params, ("w",))
-        return x @ params["w"]
+    def alphas(key: Array, x: Any) -> tuple[Params, State]:
+        return {"w": glorot_uniform()(key, (x.shape[1], 1), x.dtype)}, ()
 
-    outer = from_function(
-        lambda key, x: {"w": glorot_uniform()(key, (x.shape[1], 1), x.dtype)}, weighted_sum, "weighted_sum"
-    )
+    weighted_sum = linear(1, bias=False)._replace(init=alphas)
     label = written("cybenko", hidden, activation, steepness=(steepness, 10.0))
-    return serial(neurons._replace(init=spread), outer)._replace(label=label)
+    return serial(neurons._replace(init=spread), weighted_sum)._replace(label=label)
 
 
 def cybenko_params(alpha: Array, w: Array, w_0: Array) -> Params:

@@ -175,7 +175,7 @@ def _thresholds(*params: Params) -> Built:
 
 
 def _layers(params: tuple[Params, ...], activation: Activation) -> Layer:
-    return serial(*(dense(p["b"].shape[0], activation) for p in params))
+    return serial(*(dense(p["w"].shape[1], activation, bias="b" in p) for p in params))
 
 
 def _all_of(sizes: list[int], dtype: jnp.dtype) -> Params:
