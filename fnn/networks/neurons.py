@@ -13,9 +13,9 @@ The lecture subtracts a threshold w_0, and later takes it for the weight of a co
 weights of a layer are one matrix (H_{l−1} + 1) × H_l. Layers here add a bias: b = −w_0. `neuron`, `to_lecture` and
 `from_lecture` go from one to the other.
 
-Erratum: the slides do not agree on w_0. "Linear models" has none (here ``bias=False``), "The McCulloch–Pitts neuron" has
-− w_0, "One-layer net" **+ w_0**, where w_0 is the bias b itself, and all later ones −w_0 again, by x_0 = −1. Here w_0 is
-the threshold, which is subtracted.
+Erratum: the slides do not agree on w_0. "Linear models" has none (here ``bias=False``), "The McCulloch–Pitts neuron"
+has − w_0, "One-layer net" **+ w_0**, where w_0 is the bias b itself, and all later ones −w_0 again, by x_0 = −1. Here
+w_0 is the threshold, which is subtracted.
 
 Example: the neuron of OR, and the lecture's matrix of it.
     >>> import jax.numpy as jnp
@@ -145,8 +145,8 @@ def mcculloch_pitts(activation: Activation = heaviside) -> Layer:
     """The neuron a(x) = σ(Σ_j w_j x_j − w_0) of McCulloch and Pitts 1943 (slide "The McCulloch–Pitts neuron").
 
     The slide after it, "One-layer net", has the same neuron with + w_0: its w_0 is the bias b, this one's is −b. That
-    slide asks of σ to be continuous, monotone and preferably differentiable. Of the next slide's six, `sigmoid`, `tanh`,
-    `logarithmic` and `identity` are all three; `heaviside` is not continuous, and `gaussian` not monotone.
+    slide asks of σ to be continuous, monotone and preferably differentiable. Of the next slide's six `sigmoid`,
+    `tanh`, `logarithmic` and `identity` are all three; `heaviside` is not continuous, and `gaussian` not monotone.
 
     Args:
         activation: σ; theirs is the threshold [S > 0], through which nothing learns.
