@@ -21,7 +21,16 @@ from fnn.compare import GradientComparison, compare_gradients
 from fnn.curvature import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
 from fnn.devices import use_cores
 from fnn.fitting import Fitted, fit
-from fnn.initializers import constant, glorot_uniform, he, orthogonal, uniform_fan_in, zeros
+from fnn.initializers import (
+    constant,
+    glorot_uniform,
+    he,
+    orthogonal,
+    uniform,
+    uniform_fan_in,
+    uniform_fan_out,
+    zeros,
+)
 from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
 from fnn.losses import (
     binary_cross_entropy,
@@ -161,7 +170,9 @@ __all__ = [
     "thinned_average",
     "trainer",
     "tree_norm",
+    "uniform",
     "uniform_fan_in",
+    "uniform_fan_out",
     "unit_gate_curvature",
     "unwatched",
     "use_cores",

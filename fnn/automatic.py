@@ -14,7 +14,7 @@ here                        what                                                
 `gate_curvature`            the diagonal of `jax.hessian` of Q by the gates               `gate_curvature`
 `unit_gate_curvature`       the same by gates on the outputs of all layers                `unit_gate_curvature`
 `ggn_diagonal`              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`           `ggn_diagonal`
-`kronecker_factors`         A from what each layer was given, G from the Jacobian by b    `kronecker_factors`
+`kronecker_factors`         A from what each layer was given, G from the Jacobian by S    `kronecker_factors`
 `hessian_product`           `jax.jvp` of `jax.grad` of Q                                  `hessian_product`
 `ggn_product`               Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose              `ggn_product`
 `hessian`, `ggn`            the whole matrix [dim W, dim W]; `jnp.trace` and              `trace`, `lanczos`
@@ -46,8 +46,9 @@ from jax.flatten_util import ravel_pytree
 from fnn.backprop import Gradient, objective
 from fnn.checks.probing import like_params
 from fnn.parts import each_part
-from fnn.readings import GradientNoise, Kronecker, gradient, per_object
+from fnn.readings import GradientNoise, Kronecker, contributions, gradient, is_outer, per_object
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.watching import unwatched
 
 Product = Callable[[Params, State, Batch, Array, Params], Params]
 Matrix = Callable[[Params, State, Batch, Array], Array]
@@ -164,30 +165,65 @@ def ggn_diagonal(net: Layer, loss: Loss) -> Gradient:
 
 
 def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
-    """A and G at every {"w", "b"}, of what the layer was given and of J_n = ∂a_n/∂b; `ggn_diagonal` at the others."""
+    """A and G at every layer of weights, of what it was given and of J_n = ∂a_n/∂S; `ggn_diagonal` at other params.
+
+    ∂a_n/∂S is the Jacobian by b, or without b by a shift of S, the weights of a constant feature 1 that starts at 0.
+    """
 
     def value_and_factors(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
-        output = lambda p: net.forward(p, state, batch[0], key)[0]  # noqa: E731
-        H = _loss_hessian(loss, output(params), batch[1])
+        kept = _kept(net, params, state, batch[0], key)
+        output = lambda p: each_part(_shifting, net).forward(p, state, batch[0], key)[0]  # noqa: E731
+        with_shifts = jax.tree.map(_with_shift, kept, params, is_leaf=_has_weights)
+        H = _loss_hessian(loss, output(with_shifts), batch[1])
         value_and_state, diagonal = ggn_diagonal(net, loss)(params, state, batch, key)
 
-        def of(node: Any, x: Any, J: Any, diagonal: Any) -> Any:
-            if not _has_weights(node):
+        def of(kept: Any, x: Any, J: Any, diagonal: Any) -> Any:
+            if not _has_weights(kept):
                 return diagonal
-            x, J, n = x["w"], J["b"], H.shape[0]
-            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+            x, n = x["w"], H.shape[0]
+            if "b" in kept:
+                x, J = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1), J["b"]
+            else:
+                J = J["shift"]
             G = jnp.einsum("nm...o,nmk,nk...p->...op", J, H, J)
             return Kronecker(jnp.einsum("...ni,...nj->...ij", x, x) / n, G / n)
 
         given = _given(net, params, state, batch[0], key)
-        trees = params, given, jax.jacrev(output)(params), diagonal
+        trees = kept, given, jax.jacrev(output)(with_shifts), diagonal
         return value_and_state, jax.tree.map(of, *trees, is_leaf=_has_weights)
 
     return value_and_factors
 
 
-def _has_weights(node: Any) -> bool:
-    return isinstance(node, dict) and node.keys() == {"w", "b"}
+def _kept(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
+    """The shapes of what a backward pass contributes at the params; an `Outer` is what tells a layer of weights."""
+
+    def contributed(params: Params) -> Any:
+        y, _, tape = net.forward(params, state, x, key)
+        return unwatched(net.backward(params, tape, y, contributions)[1])
+
+    return jax.eval_shape(contributed, params)
+
+
+def _has_weights(kept: Any) -> bool:
+    return isinstance(kept, dict) and is_outer(kept.get("w"))
+
+
+def _with_shift(kept: Any, node: Any) -> Any:
+    is_without = _has_weights(kept) and "b" not in kept
+    return node | {"shift": jnp.zeros_like(node["w"][..., 0, :])} if is_without else node
+
+
+def _shifting(part: Layer) -> Layer:
+    """The layer that takes a shift of S = x w beside w, as weights of one more feature, 1."""
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        if not (isinstance(params, dict) and "shift" in params):
+            return part.forward(params, state, x, key)
+        w = jnp.concatenate([params["w"], params["shift"][None, :]])
+        return part.forward({"w": w}, state, jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1), key)
+
+    return part._replace(forward=forward)
 
 
 def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:

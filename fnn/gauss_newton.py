@@ -80,8 +80,8 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> 
 
     Returns:
         A function ``(params, state, (x, y), key) -> ((value, state), factors)`` with a `Kronecker` in the place of
-        each {"w", "b"} and the Gauss–Newton diagonal in the place of other parameters. In `repeat` the
-        depth comes first.
+        each {"w", "b"}, or {"w"} of a layer without biases, whose A is (1/n) Σ x xᵀ, and the Gauss–Newton diagonal in
+        the place of other parameters. In `repeat` the depth comes first.
 
     Raises:
         ValueError: as in `ggn_diagonal`.

@@ -21,8 +21,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import takewhile
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +32,7 @@ from fnn.backprop import from_function
 from fnn.batches import permuted, shuffled
 from fnn.checks import transfers
 from fnn.combinators import serial
+from fnn.neuron_parts import activations, flat, has_neurons, hides_neurons, nested, own_sigma
 from fnn.stages import applied
 from fnn.training import compiled, run, trainer
 from fnn.types import Array, Batch, Layer, Loss, Params, State
@@ -80,9 +80,14 @@ def pretrain(
     end equal. Starts alone do little: a linear model with a convex loss has one minimum, and after enough steps all
     neurons are in it. With a random subsample a step gathers a batch for each neuron; otherwise one for all.
 
-    Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, alone or in a `serial` (nested or not); an
-    `activate` right after one is its σ. All else (`dropout`, `batch_norm`, `residual`, …) keeps its own first
-    params and is passed through in the application stage. Outside of `jit` each layer is compiled once and kept.
+    Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, alone or
+    in a `serial` (nested or not). An `activate` right after one is its σ, and `columns` of `activate` are the σ of its
+    neurons one by one. All else keeps its first params and is passed through in the application stage: `dropout`,
+    `batch_norm`, `prelu`, and the composites `residual`, `repeat`, `columns`, `parallel`, `remat`; neurons that stand
+    in one of these are not trained, and a warning names it. Outside of `jit` each layer is compiled once and kept.
+
+    The slide's three ways are alternatives, "either … or"; here each is one argument, they mix, and the defaults take
+    all three. The slide does not say what a hidden neuron learns; here it is the answer of the whole network.
 
     Args:
         key: a key.
@@ -106,6 +111,9 @@ def pretrain(
         ValueError: no layer of neurons, shares outside (0, 1], data that do not fit, a batch larger than a subsample,
             a loss of one's own that couples the outputs.
         TypeError: a part that is not what it should be; a share that is traced.
+
+    Warns:
+        UserWarning: neurons in composites that keep their first values.
     """
     checks.is_layer("pretrain", net)
     checks.is_loss(loss)
@@ -120,21 +128,24 @@ def pretrain(
     first, state = net.init(key_of_first, jax.ShapeDtypeStruct(x.shape, x.dtype))
     a = jax.eval_shape(net.apply, first, state, x)
     jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
-    parts = list(_flat(net, first, state))
-    neurons = [i for i, part in enumerate(parts) if _has_neurons(*part[:2])]
+    parts = list(flat(net, first, state))
+    neurons = [i for i, part in enumerate(parts) if has_neurons(*part[:2])]
     transfers.has_neurons("pretrain", net, neurons)
+    untrained = parts[: neurons[-1]] if head else parts
+    transfers.passed_over("pretrain", [layer for layer, p, _ in untrained if hides_neurons(layer, p)])
 
     trained, of_layers = [params for _, params, _ in parts], jax.random.split(key, len(neurons))
     for i, (layer, params, state) in enumerate(parts[: neurons[-1]]):
         if i in neurons:
-            model = () if loss in _CLASSIFIERS else (layer, *_activations(parts[i + 1 :]))
+            S = jax.eval_shape(layer.apply, params, state, x)
+            model = () if loss in _CLASSIFIERS else (layer, *activations(parts[i + 1 :], S))
             key = of_layers[neurons.index(i)]
             trained[i] = _neurons(model, loss, optimizer, plan, a.shape[1], params, x, y, key)
         x = layer.apply(trained[i], state, x)
     if head:
         layers, params, states = zip(*parts[neurons[-1] :], strict=True)
         trained[neurons[-1] :] = _head(layers, loss, optimizer, plan, params, states, x, y, of_layers[-1])
-    return _nested(net, iter(trained))
+    return nested(net, iter(trained))
 
 
 def _planned(x: Array, steps: int, batch_size: int, subsample: Any, inputs: Any, restart: bool) -> _Plan:
@@ -152,7 +163,7 @@ def _part_of(whole: int, share: float) -> int:
 
 @compiled("model", "loss", "optimizer", "plan", "outputs")
 def _neurons(
-    model: tuple[Layer, ...], loss: Loss, optimizer: Any, plan: _Plan, outputs: int,
+    model: tuple[Any, ...], loss: Loss, optimizer: Any, plan: _Plan, outputs: int,
     params: Params, x: Array, y: Array, key: Array,
 ) -> Params:  # fmt: skip
     """The params of a layer, each neuron (column) trained by itself; without a `model` on S = x w + b."""
@@ -160,35 +171,36 @@ def _neurons(
     visible = _part_of(i, plan.inputs)
     of_batches, of_objects, of_inputs, of_answers = jax.random.split(key, 4)
 
-    def one(h: Array, m: Array, w: Array, b: Array) -> Params:
+    def one(h: Array, m: Array, first: Params) -> Params:
         sees = jnp.ones(i, bool) if visible == i else permuted(of_inputs, h, jnp.arange(i), i) < visible
 
         def seeing(p: Params) -> Params:
-            return {"w": jnp.where(sees[:, None], p["w"], 0), "b": p["b"]}
+            return p | {"w": jnp.where(sees[:, None], p["w"], 0)}
 
         def value(p: Params, x: Array) -> Array:
             if not model:
-                return x @ seeing(p)["w"] + p["b"][None, :]
+                S = x @ seeing(p)["w"]
+                return S + p["b"][None, :] if "b" in p else S
             x = model[0].apply(seeing(p), (), x)
-            for sigma in model[1:]:
-                x = sigma.apply((), (), x)
+            for slices in model[1:]:
+                x = own_sigma(slices, h, x)
             return x
 
         def drawn(key: Array, step: Any, size: int, batch_size: int) -> Array:
             places = _places(key, step, plan.objects, batch_size)
             return places if plan.objects == size else permuted(of_objects, h, places, size)
 
-        neuron = from_function(lambda key, x: {"w": w[:, None], "b": b[None]}, value, "neuron")
+        neuron = from_function(lambda key, x: first, value, "neuron")
         learn = trainer(neuron, _of_one_answer(loss, m), optimizer, batch_size=plan.batch_size, draw=drawn)
         state, _ = run(learn, learn.init(of_batches, (x, y)), (x, y), plan.steps)
         return seeing(state.params)
 
     answers = jax.random.permutation(of_answers, jnp.arange(o) % outputs)
-    w, b = params["w"].T, params["b"]
+    columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], params)
     if not plan.restart:
-        w, b = jnp.broadcast_to(w[:1], w.shape), jnp.broadcast_to(b[:1], b.shape)
-    trained = jax.vmap(one)(jnp.arange(o), answers, w, b)
-    return {"w": trained["w"][:, :, 0].T, "b": trained["b"][:, 0]}
+        columns = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), columns)
+    trained = jax.vmap(one)(jnp.arange(o), answers, columns)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), trained)
 
 
 def _of_one_answer(loss: Loss, m: Array) -> Loss:
@@ -223,30 +235,6 @@ def _places(key: Array, step: Any, size: int, batch_size: int) -> Array:
     if batch_size == size:
         return jnp.arange(size, dtype=jnp.int32)
     return shuffled(key, step, size, batch_size)
-
-
-def _flat(net: Layer, params: Params, state: State) -> Iterator[tuple[Layer, Params, State]]:
-    """The parts of a `serial` and of those in it, in order."""
-    if net.rebuild is serial:
-        for part in zip(net.parts, params, state, strict=True):
-            yield from _flat(*part)
-    else:
-        yield net, params, state
-
-
-def _nested(net: Layer, params: Iterator[Params]) -> Params:
-    """The way back from `_flat`, for the params alone."""
-    return tuple(_nested(part, params) for part in net.parts) if net.rebuild is serial else next(params)
-
-
-def _has_neurons(layer: Layer, p: Params) -> bool:
-    """Whether column h of w and entry h of b make neuron h; the params of `residual` look alike."""
-    return isinstance(p, dict) and set(p) == {"w", "b"} and not layer.parts and p["b"].shape == p["w"].shape[1:]
-
-
-def _activations(parts: list[tuple[Layer, Params, State]]) -> tuple[Layer, ...]:
-    """The `activate` layers that come first: the σ of the `linear` layer before them."""
-    return tuple(layer for layer, *_ in takewhile(lambda part: part[0].label.startswith("activate("), parts))
 
 
 def diversity(outputs: Array) -> Array:

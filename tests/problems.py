@@ -91,7 +91,9 @@ LAYERS: dict[str, Case] = {
     "linear": Case(linear(3), 4),
     "linear, one output": Case(linear(1), 4),
     "linear, one input": Case(linear(3), 1),
+    "linear, no bias": Case(linear(3, bias=False), 4),
     "dense tanh": Case(dense(3, tanh), 4),
+    "dense tanh, no bias": Case(dense(3, tanh, bias=False), 4),
     "dense relu": Case(dense(5, relu), 2),
     "dense leaky_relu": Case(dense(3, leaky_relu(0.1)), 4),
     "dense sigmoid": Case(dense(4, sigmoid), 3),
@@ -176,6 +178,9 @@ NETWORKS: dict[str, Problem] = {
     ),
     "deep, little memory": Problem(
         serial(repeat(remat(serial(dense(6, tanh), linear(4))), 4), linear(2)), binary_cross_entropy, 4, 2
+    ),
+    "no bias": Problem(
+        serial(dense(3, tanh, bias=False), repeat(linear(3, bias=False), 2), linear(2, bias=False)), squared, 4, 2
     ),
     "from_function": Problem(serial(linear(3), scaled_sine(), dense(2, identity)), squared, 4, 2),
     "everything": Problem(COMBINATORS["everything"].layer, softmax_cross_entropy, 4, 3),

@@ -11,16 +11,21 @@ from checkers import TOLERANCE, check_backward, check_close, check_readings
 from problems import given
 
 from fnn import (
+    Activation,
     adam,
     compare_gradients,
     dense,
+    gaussian,
     gradient,
     heaviside,
+    identity,
     linear,
+    logarithmic,
     relu,
     serial,
     sgd,
     sigmoid,
+    softplus,
     squared,
     tanh,
 )
@@ -127,6 +132,63 @@ def test_smooth_steps_are_a_mean_of_values_at_knots_nearby(f, modulus, knots):
 def test_smooth_steps_come_as_close_as_one_likes():
     f, _ = FUNCTIONS["Hölder"]
     assert sup_error(f, cybenko(500), steps_at(f, jnp.linspace(0, 1, 500)), STATE, unit_grid(1, 2001)) < 0.05
+
+
+# Any one nonlinearity
+
+TWO_VARIABLES = lambda x: jnp.sin(3 * x[:, 0]) * x[:, 1]  # noqa: E731
+
+
+def closest(f: Any, activation: Any, H: int, d: int) -> float:
+    """The sup error of Σ_h α_h σ(…), its first layer as drawn and α by NumPy's least squares on a coarser grid."""
+    net, points = cybenko(H, activation), unit_grid(d, {1: 401, 2: 31}[d])
+    (hidden, _), state = net.init(jax.random.key(0), points)
+    outputs = np.asarray(activation.value(points @ hidden["w"] + hidden["b"][None]))
+    alpha = np.linalg.lstsq(outputs, np.asarray(f(points)), rcond=1e-10)[0]
+    return float(
+        sup_error(f, net, (hidden, {"w": jnp.asarray(alpha)[:, None]}), state, unit_grid(d, {1: 1001, 2: 71}[d]))
+    )
+
+
+@pytest.mark.parametrize("activation", [gaussian, logarithmic, relu, softplus, tanh], ids=str)
+def test_any_one_nonlinearity_serves(activation):
+    """64 neurons of any σ come within bounds that are three times what the worst of five σ and three keys reaches."""
+    wave, plane = FUNCTIONS["Lipschitz"][0], TWO_VARIABLES
+    assert closest(wave, activation, 64, 1) < 0.05 < 0.1 * closest(wave, activation, 2, 1)
+    assert closest(plane, activation, 64, 2) < 0.2 < closest(plane, activation, 4, 2)
+
+
+def test_no_linear_one_does():
+    """At π/4 sin 6x = −1 is 1.09 under its chord from π/12 to 1, and a line errs by half of that at least."""
+    assert closest(FUNCTIONS["Lipschitz"][0], identity, 64, 1) > 0.54
+
+
+def test_relus_are_a_polygon_through_the_values_at_knots():
+    """Between knots r apart a polygon errs by at most r² max|f''|/8; σ(0x + 1) is the constant."""
+    f, t, r = FUNCTIONS["Lipschitz"][0], np.linspace(0, 1, 33), 1 / 32
+    heights = np.sin(6 * t)
+    slopes = np.diff(heights) / r
+    alpha = [heights[0], *np.diff(slopes, prepend=0)]
+    params = cybenko_params(jnp.asarray(alpha), jnp.ones((1, 33)).at[0, 0].set(0), jnp.asarray([-1, *t[:-1]]))
+    error = float(sup_error(f, cybenko(33, relu), params, STATE, unit_grid(1, 4001)))
+    assert 0.5 * 36 * r**2 / 8 < error < 36 * r**2 / 8
+
+
+SQUARE = Activation("square", jnp.square, lambda S: 2 * S, lambda S: jnp.full_like(S, 2))
+
+
+def test_of_a_polynomial_two_layers_make_its_degree_and_three_make_more():
+    """No quadratic is nearer to x³ on [0, 1] than 1/32 (Chebyshev); x³ = ½((x² + x)² − x⁴ − x²) takes three layers."""
+    cube = lambda x: x[:, 0] ** 3  # noqa: E731
+    assert 1 / 32 <= closest(cube, SQUARE, 64, 1) < 1 / 8
+    layers = (  # x², (x + ½)²; then (x² + x)², (x² + ½)² = x⁴ + x² + ¼
+        (jnp.asarray([[1.0, 1.0]]), [0, 0.5]),
+        (jnp.asarray([[0.0, 1.0], [1.0, 0.0]]), [-0.25, 0.5]),
+        (jnp.asarray([[0.5], [-0.5]]), [0.125]),
+    )
+    params = tuple({"w": w, "b": jnp.asarray(b, w.dtype)} for w, b in layers)
+    net = serial(dense(2, SQUARE), dense(2, SQUARE), linear(1))
+    assert sup_error(cube, net, params, ((), (), ()), unit_grid(1, 1001)) < 1e-14
 
 
 # Grids and errors
@@ -307,7 +369,7 @@ WRONG = {
     "cybenko with a bias": (
         lambda: cybenko(2).apply((PARAMS[0], {**PARAMS[1], "b": jnp.ones(1)}), STATE, X),
         ValueError,
-        "weighted_sum takes params",
+        r"linear\(1, bias=False\) takes params",
     ),
     "w turned": (lambda: cybenko_params(jnp.ones(2), jnp.ones((2, 3)), jnp.ones(2)), ValueError, r"w \[d, H\].*2, 3"),
     "one w_0 for all": (lambda: untyped.cybenko_params(jnp.ones(2), jnp.ones((2, 2)), 0.5), ValueError, r"w_0 \[H\]"),

@@ -7,7 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import constant, dense, glorot_uniform, he, linear, orthogonal, tanh, uniform_fan_in, zeros
+from fnn import (
+    constant,
+    dense,
+    glorot_uniform,
+    he,
+    linear,
+    orthogonal,
+    serial,
+    tanh,
+    uniform,
+    uniform_fan_in,
+    uniform_fan_out,
+    zeros,
+)
 
 INPUTS, OUTPUTS = 1200, 800
 SIZE = INPUTS * OUTPUTS
@@ -21,13 +34,21 @@ def drawn(initializer, shape=(INPUTS, OUTPUTS), dtype=jnp.float64, seed=0) -> np
 
 UNIFORM = [
     (uniform_fan_in(), 1 / math.sqrt(INPUTS)),
+    (uniform_fan_in(gain=2.0), 2 / math.sqrt(INPUTS)),
+    (uniform_fan_out(), 1 / math.sqrt(OUTPUTS)),  # the slide's H_l, as printed
+    (uniform_fan_out(gain=0.5), 0.5 / math.sqrt(OUTPUTS)),
+    (uniform(0.3), 0.3),
     (glorot_uniform(), math.sqrt(6 / (INPUTS + OUTPUTS))),
     (glorot_uniform(gain=0.5), 0.5 * math.sqrt(6 / (INPUTS + OUTPUTS))),
     (glorot_uniform(gain=math.sqrt(6)), 6 / math.sqrt(INPUTS + OUTPUTS)),  # the slide's constant, as printed
 ]
 
 
-@pytest.mark.parametrize(("initializer", "bound"), UNIFORM, ids=["fan_in", "glorot", "gain 1/2", "slide's 6"])
+@pytest.mark.parametrize(
+    ("initializer", "bound"),
+    UNIFORM,
+    ids=["fan_in", "fan_in, gain 2", "slide's H_l", "fan_out, gain 1/2", "bound", "glorot", "gain 1/2", "slide's 6"],
+)
 def test_uniform_fills_its_bounds_and_no_more(initializer, bound):
     w = drawn(initializer)
     assert np.abs(w).max() <= bound
@@ -38,6 +59,9 @@ def test_uniform_fills_its_bounds_and_no_more(initializer, bound):
 
 VARIANCES = [
     (uniform_fan_in(), 1 / (3 * INPUTS)),
+    (uniform_fan_in(math.sqrt(3)), 1 / INPUTS),
+    (uniform_fan_out(math.sqrt(3)), 1 / OUTPUTS),
+    (uniform(0.3), 0.03),
     (glorot_uniform(), 2 / (INPUTS + OUTPUTS)),
     (glorot_uniform(2.0), 8 / (INPUTS + OUTPUTS)),
     (he(), 2 / INPUTS),
@@ -50,6 +74,35 @@ def test_mean_is_zero_and_variance_is_the_formula(initializer, variance):
     # five standard errors: of a mean √(var/N), of a normal sample's variance var·√(2/N), a uniform one's is less
     assert abs(w.mean()) < 5 * math.sqrt(variance / SIZE)
     assert abs(w.var() / variance - 1) < 5 * math.sqrt(2 / SIZE)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "forward", "back"),
+    [
+        (uniform_fan_in(), 1 / 3, 1 / 6),
+        (uniform_fan_in(math.sqrt(3)), 1, 1 / 2),
+        (uniform_fan_out(), 2 / 3, 1 / 3),
+        (uniform_fan_out(math.sqrt(3)), 2, 1),
+    ],
+    ids=lambda case: getattr(case, "__name__", ""),
+)
+def test_the_mean_square_changes_by_the_stated_factor_a_layer(initializer, forward, back):
+    """Forward gain²H_{l−1}/(3·fan), back gain²H_l/(3·fan), for layers that halve the width: 1200, 600, 300."""
+    x, ε = (np.random.default_rng(seed).standard_normal((200, width)) for seed, width in ((1, 1200), (2, 300)))
+    net = serial(linear(600, w=initializer), linear(300, w=initializer))
+    (first, second), _ = net.init(jax.random.key(3), x)
+    y = x @ np.asarray(first["w"]) @ np.asarray(second["w"])
+    through = ε @ np.asarray(second["w"]).T @ np.asarray(first["w"]).T
+    # a mean of 60,000 squares that share 300 and 600 columns of weights: about √(2/300) off, three times that allowed
+    assert abs(np.mean(y**2) / forward**2 - 1) < 3 * math.sqrt(2 / 300)
+    assert abs(np.mean(through**2) / back**2 - 1) < 3 * math.sqrt(2 / 300)
+
+
+def test_biases_are_drawn_by_the_slides_rule_with_a_bound_that_is_written_out():
+    layer = linear(40_000, w=zeros(), b=uniform(1 / math.sqrt(64)))
+    b = np.asarray(layer.init(jax.random.key(0), jnp.ones((1, 64)))[0]["b"])
+    assert 0.9999 / 8 < np.abs(b).max() <= 1 / 8
+    assert abs(b.var() * 3 * 64 - 1) < 5 * math.sqrt(2 / 40_000)
 
 
 def test_he_is_normal_and_looks_at_the_inputs_only():
@@ -80,7 +133,7 @@ def test_orthogonal_bases_are_uniform():
 @every_dtype
 @pytest.mark.parametrize(
     "initializer",
-    [uniform_fan_in(), glorot_uniform(), he(), orthogonal(), zeros(), constant(0.1)],
+    [uniform(0.3), uniform_fan_in(), uniform_fan_out(), glorot_uniform(), he(), orthogonal(), zeros(), constant(0.1)],
     ids=lambda i: i.__name__,
 )
 def test_dtype_and_shape_are_those_asked_for(initializer, dtype):
@@ -130,6 +183,10 @@ def test_layers_start_as_told_and_by_glorot_otherwise():
 @pytest.mark.parametrize(
     ("initializer", "written"),
     [
+        (uniform(0.5), "uniform(0.5)"),
+        (uniform_fan_in(), "uniform_fan_in()"),
+        (uniform_fan_in(2.0), "uniform_fan_in(gain=2.0)"),
+        (uniform_fan_out(2.0), "uniform_fan_out(gain=2.0)"),
         (glorot_uniform(), "glorot_uniform()"),
         (glorot_uniform(2.0), "glorot_uniform(gain=2.0)"),
         (orthogonal(), "orthogonal()"),

@@ -81,6 +81,23 @@ def test_linear_regression_is_least_squares():
     np.testing.assert_allclose(to_lecture(params)[:, 0], [w_0, *w], atol=1e-7)
 
 
+def test_linear_regression_as_printed_is_least_squares_through_the_origin():
+    """Q sums squares, the trainer has the mean of halves: the minimum is the same, without a constant column."""
+    x, y = objects(60, 3, seed=0) + 0.5, objects(60, 1, seed=1) + 3
+    params = fitted(linear_regression(bias=False), squared, sgd(0.4), x, y)
+    assert params.keys() == {"w"}
+    np.testing.assert_allclose(params["w"], np.linalg.lstsq(x, y)[0], atol=1e-7)
+    slope = 2 * x.T @ (x @ np.asarray(params["w"]) - y)
+    assert np.abs(slope).max() < 1e-5
+
+
+def test_the_linear_classifier_as_printed_has_a_boundary_through_the_origin():
+    net, params = linear_classifier(bias=False), {"w": jnp.asarray([[1.0], [-2.0]])}
+    x = jnp.asarray([[0.0, 0.0], [3.0, 1.0], [1.0, 1.0]])
+    assert classify(net, params, (), x).tolist() == [-1, 1, -1]
+    assert str(net) == "linear(1, w=zeros(), bias=False)"
+
+
 @pytest.mark.parametrize("C", [0.05, 2.0])
 def test_logistic_regression_is_scikit_learns(C):
     """scikit-learn has C Σ_n ln(1 + e^−M) + ½‖w‖²; the mean loss + λ/2‖w‖² is that over Cn where λ = 1/(Cn)."""
@@ -163,6 +180,8 @@ NETWORKS = {
     "layers without weights": serial(linear(4), activate(relu), residual(dense(4, tanh)), linear(1)),
     "repeated": serial(repeat(dense(3, tanh), 4), linear(2)),
     "other params": serial(linear(4), batch_norm(), prelu(), linear(2)),
+    "no bias": serial(dense(4, tanh, bias=False), linear(2), linear(1, bias=False)),
+    "its own σ for each neuron": serial(linear(4), columns((1, activate(tanh)), (3, activate(relu))), linear(2)),
 }
 
 every_network = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS.keys())
@@ -228,6 +247,29 @@ def test_what_has_no_matrix_stays_as_it_is():
     assert weights[1] is params[1]
     assert weights[2] is params[2]
     assert set(weights[2]) == {"alpha"}
+
+
+def test_a_layer_without_a_bias_has_no_row_of_thresholds():
+    params = drawn_params(NETWORKS["no bias"])
+    first, middle, last = to_lecture(params)
+    assert first is params[0]
+    assert last is params[2]
+    assert middle.shape == (5, 2)
+    assert parameter_count(params) == 3 * 4 + 5 * 2 + 2 * 1
+
+
+def test_the_slides_W_are_the_leaves():
+    params = drawn_params(NETWORKS["its own σ for each neuron"])
+    W, structure = jax.tree.flatten(to_lecture(params))
+    assert [W_l.shape for W_l in W] == [(4, 4), (5, 2)]
+    x = objects(6, 3, seed=10)
+    S = np.column_stack([-np.ones(6), x]) @ W[0]
+    y = np.column_stack([-np.ones(6), np.tanh(S[:, :1]), np.maximum(S[:, 1:], 0)]) @ W[1]
+    net = NETWORKS["its own σ for each neuron"]
+    state = net.init(KEY, jnp.asarray(x))[1]
+    back = from_lecture(jax.tree.unflatten(structure, W))
+    assert_same_bits(back, params)
+    np.testing.assert_allclose(apply(Built(net, back, state), jnp.asarray(x)), y, rtol=1e-12)
 
 
 def test_a_batch_of_params_is_converted_at_once():

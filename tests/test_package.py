@@ -33,7 +33,8 @@ layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watch
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers
 optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress  formats
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
-compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
+compare.quotients  compare.culprits  neuron_parts  curvature  noise  automatic  training  parameters  networks.neurons
+networks.arrangements  laws.trees
 compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
 laws.judges  laws.passes  laws.updates  resumable  streams  stopping
 networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings

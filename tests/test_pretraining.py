@@ -1,5 +1,6 @@
 """Layer-wise pre-training: each neuron is the linear model it should be, of what it should see and nothing else."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,17 @@ from fnn import (
     activate,
     batch_norm,
     binary_cross_entropy,
+    columns,
     constant,
     dense,
     dropout,
     identity,
     linear,
+    logistic_margin,
+    parallel,
+    relu,
+    remat,
+    repeat,
     residual,
     serial,
     sgd,
@@ -137,7 +144,7 @@ def test_a_layer_learns_from_the_one_before_it_in_application():
 
 def test_linear_and_activate_are_dense_and_nests_are_flat():
     options = {"optimizer": sgd(0.4), "steps": 20, "batch_size": OBJECTS, "inputs": 0.5, "head": False}
-    fixed = {"w": constant(0.3)}
+    fixed: Any = {"w": constant(0.3)}
     dense_net = serial(dense(5, tanh, **fixed), linear(1))
     split = serial(serial(linear(5, **fixed), activate(tanh)), serial(linear(1)))
     flat = pretrain(KEY, dense_net, DATA, squared, **options)
@@ -147,9 +154,105 @@ def test_linear_and_activate_are_dense_and_nests_are_flat():
     assert len(np.unique(np.asarray(flat[0]["w"]), axis=1).T) > 1
 
 
+def descended(x: np.ndarray, y: np.ndarray, w: np.ndarray, sigma: str, steps: int, bias: bool = True) -> np.ndarray:
+    """[w, b] after gradient steps of ½(σ(⟨w, x⟩ + b) − y)² in the mean, η = 0.4, from w and b = 0, by a NumPy loop."""
+    inputs = np.column_stack([x, np.ones(len(x)) if bias else np.zeros(len(x))])
+    u = np.append(w, 0.0)
+    for _ in range(steps):
+        S = inputs @ u
+        a, z = {"tanh": (np.tanh(S), 1 - np.tanh(S) ** 2), "identity": (S, 1), "relu": (np.maximum(S, 0), S > 0)}[sigma]
+        u = u - 0.4 * inputs.T @ ((a - y) * z) / len(x)
+    return u
+
+
+OWN = {
+    "columns": columns((1, activate(tanh)), (2, activate(identity)), (3, activate(relu))),
+    "nested": columns((3, columns((1, activate(tanh)), (2, activate(identity)))), (3, serial(activate(relu)))),
+}
+
+
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
+def test_a_neuron_that_has_its_own_sigma_learns_with_it(own):
+    net = serial(linear(6), own, linear(1))
+    options = {"optimizer": sgd(0.4), "steps": 30, "batch_size": OBJECTS, "head": False}
+    params = pretrain(KEY, net, DATA, squared, **options)
+    start = net.init(jax.random.split(KEY)[0], DATA[0])[0][0]["w"]
+    sigmas = ["tanh", *["identity"] * 2, *["relu"] * 3]
+    want = [descended(X, Y, np.asarray(w), sigma, 30) for w, sigma in zip(start.T, sigmas, strict=True)]
+    np.testing.assert_allclose(rows(params[0]).T, want, rtol=1e-9)
+
+
+def test_neurons_without_a_bias_are_models_through_the_origin():
+    net = serial(linear(5, bias=False), activate(tanh), dense(3, identity, bias=False), linear(1, bias=False))
+    params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=30, batch_size=OBJECTS, head=False)
+    start = net.init(jax.random.split(KEY)[0], DATA[0])[0]
+    first = [descended(X, Y, w, "tanh", 30, bias=False)[:-1] for w in np.asarray(start[0]["w"]).T]
+    np.testing.assert_allclose(params[0]["w"].T, first, rtol=1e-9)
+    below = np.tanh(X @ np.transpose(first))
+    second = [descended(below, Y, w, "identity", 30, bias=False)[:-1] for w in np.asarray(start[2]["w"]).T]
+    np.testing.assert_allclose(params[2]["w"].T, second, rtol=1e-9)
+    np.testing.assert_array_equal(params[3]["w"], start[3]["w"])
+    assert [set(layer) for layer in params if layer] == [{"w"}] * 3
+
+
+def test_classifiers_without_a_bias_too():
+    y = jnp.asarray(np.where(Y > 0.4, 1, -1))
+    net = serial(dense(4, tanh, bias=False), linear(1))
+    params = pretrain(
+        KEY, net, (DATA[0], y), logistic_margin, head=False, **FULL | {"optimizer": sgd(1.0), "steps": 3000}
+    )
+    M = np.asarray(y)[:, None] * (X @ np.asarray(params[0]["w"]))
+    assert np.abs(X.T @ (np.asarray(y)[:, None] / (1 + np.exp(M)))).max() / OBJECTS < 1e-6  # the slope of the mean loss
+
+
+def test_what_a_layer_is_does_not_hang_on_its_label():
+    options = {"optimizer": sgd(0.4), "steps": 10, "batch_size": OBJECTS, "head": False}
+    nets = [serial(linear(5), sigma, linear(1)) for sigma in (activate(tanh), activate(tanh)._replace(label="σ"))]
+    usual, renamed = (pretrain(KEY, net, DATA, squared, **options)[0] for net in nets)
+    jax.tree.map(np.testing.assert_array_equal, usual, renamed)
+    others = [residual(activate(tanh)), dropout(0.0)._replace(label="activate(dropout)")]
+    nets = [serial(linear(5), layer, linear(1)) for layer in (*others, serial())]
+    as_lines = [pretrain(KEY, net, DATA, squared, **options)[0] for net in nets]
+    for params in as_lines[:-1]:
+        jax.tree.map(np.testing.assert_array_equal, params, as_lines[-1])
+
+
+HIDING = {
+    "residual": residual(dense(4, tanh)),
+    "repeat": repeat(dense(4, tanh), 2),
+    "columns": columns((2, dense(2, tanh)), (2, activate(relu))),
+    "parallel": parallel(linear(2), 2),
+    "remat": remat(serial(dense(4, tanh), linear(4, bias=False))),
+    "within a serial": serial(serial(repeat(residual(linear(4)), 2))),
+}
+
+
+@pytest.mark.parametrize("layer", HIDING.values(), ids=HIDING.keys())
+def test_neurons_that_are_passed_over_are_named_and_keep_their_first_values(layer):
+    net = serial(layer, dense(3, tanh), linear(1))
+    named = re.escape(
+        str(layer).replace("serial(serial(repeat(residual(linear(4)), 2)))", "repeat(residual(linear(4)), 2)")
+    )
+    with pytest.warns(UserWarning, match=f"leaves those within {named} with .*put these neurons into a serial"):
+        params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=1, batch_size=OBJECTS)
+    start = net.init(jax.random.split(KEY)[0], DATA[0])[0]
+    jax.tree.map(np.testing.assert_array_equal, params[0], start[0])
+    assert (np.asarray(params[1]["w"]) != np.asarray(start[1]["w"])).all()
+
+
+def test_neurons_behind_the_head_are_named_where_the_head_is_not_trained():
+    net = serial(dense(3, tanh), linear(2), parallel(linear(1), 2))
+    options = {"optimizer": sgd(0.4), "steps": 1, "batch_size": OBJECTS}
+    data = DATA[0], jnp.stack([DATA[1]] * 2, axis=1)
+    pretrain(KEY, net, data, squared, **options)
+    with pytest.warns(UserWarning, match=r"within parallel\(linear\(1\), 2\) with"):
+        pretrain(KEY, net, data, squared, head=False, **options)
+
+
 def test_other_composites_keep_their_first_values():
     net = serial(residual(dense(4, tanh, w=constant(0.3), b=constant(0.1))), linear(1))
-    params = pretrain(KEY, net, DATA, squared, **FULL)
+    with pytest.warns(UserWarning, match="residual"):
+        params = pretrain(KEY, net, DATA, squared, **FULL)
     np.testing.assert_array_equal(params[0]["w"], np.full((4, 4), 0.3))
     outputs = X + np.tanh(X.sum(axis=1, keepdims=True) * 0.3 + 0.1)
     np.testing.assert_allclose(rows(params[1])[:, 0], least_squares(outputs, Y), rtol=1e-5)

@@ -279,14 +279,14 @@ def test_gates_within_repeat_have_the_depth_first() -> None:
 
 
 def blocks(problem: Problem, given: Any) -> list[Any]:
-    """The Gauss–Newton matrix's own block of each {"w", "b"}, weights row by row and then biases, by Jacobians."""
+    """The Gauss–Newton matrix's own block of each layer, weights row by row and then biases if any, by Jacobians."""
     net, loss, _, _ = problem
     params, state, (x, y), key = given
     output = lambda p: net.forward(p, state, x, key)[0]  # noqa: E731
     H = loss_hessian(loss, output(params), y)
     found = []
     for jacobian in jax.jacrev(output)(params):
-        J = jnp.concatenate([jacobian["w"], jacobian["b"][:, :, None, :]], axis=2)
+        J = jnp.concatenate([jacobian["w"], *(b[:, :, None, :] for name, b in jacobian.items() if name == "b")], axis=2)
         J = J.reshape(*J.shape[:2], -1)
         found.append(jnp.einsum("nmu,nmk,nkv->uv", J, H, J) / x.shape[0])
     return found
@@ -297,6 +297,8 @@ def blocks(problem: Problem, given: Any) -> list[Any]:
     [
         (Problem(serial(dense(3, tanh), linear(2)), softmax_cross_entropy, 4, 2), 1),
         (Problem(serial(linear(3), linear(2)), squared, 4, 2), 7),
+        (Problem(serial(dense(3, tanh, bias=False), linear(2)), softmax_cross_entropy, 4, 2), 1),
+        (Problem(serial(linear(3, bias=False), linear(2, bias=False)), squared, 4, 2), 7),
     ],
 )
 def test_kronecker_factors_are_the_block_for_one_object_and_without_activations(problem: Problem, n: int) -> None:

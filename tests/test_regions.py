@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import adam, dense, run, serial, squared, tanh, trainer
+from fnn import adam, dense, heaviside, run, serial, squared, tanh, trainer
 from fnn.networks import regions
 from fnn.networks.regions import Built, convex_polyhedron, half_space, smooth, union
 
@@ -166,6 +166,14 @@ def test_smooth_has_a_sigmoid_for_every_threshold():
     x = drawn(2)[:200]
     soft = smooth(build(UNIONS["two boxes apart"]), 3.0)
     np.testing.assert_allclose(indicator(soft, x), numpy_smooth(x, UNIONS["two boxes apart"], 3.0), rtol=1e-12)
+
+
+def test_smooth_takes_neurons_without_a_bias():
+    params = ({"w": jnp.asarray([[1.0, -1.0]])}, {"w": jnp.asarray([[2.0], [1.0]]), "b": jnp.asarray([-0.5])})
+    hard = Built(serial(dense(2, heaviside, bias=False), dense(1, heaviside)), params, ((), ()))
+    soft, x = smooth(hard, 4.0), drawn(1)[:100]
+    step = lambda S: 1 / (1 + np.exp(-4 * S))  # noqa: E731
+    np.testing.assert_allclose(indicator(soft, x), step(2 * step(x) + step(-x) - 0.5)[:, 0], rtol=1e-12)
 
 
 def test_smooth_tends_to_the_hard_network_away_from_the_faces():

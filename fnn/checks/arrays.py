@@ -101,7 +101,8 @@ def batch_of_several(where: str, x: Any) -> int:
 def weight_shape(where: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """The shape (inputs, outputs) of a weight matrix, neither of them empty."""
     if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"{where} fills weight matrices of shape (inputs, outputs), both >= 1, got {shape}")
+        hint = "; biases [o] tell no number of inputs: take b=uniform(bound), or zeros()" if len(shape) == 1 else ""
+        raise ValueError(f"{where} fills weight matrices of shape (inputs, outputs), both >= 1, got {shape}{hint}")
     return shape[0], shape[1]
 
 

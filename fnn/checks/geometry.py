@@ -39,6 +39,62 @@ def half_spaces(where: str, normals: Any, offsets: Any) -> tuple[jax.Array, jax.
     return normals, offsets
 
 
+def known_half_spaces(where: str, normals: Any, offsets: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Half-spaces whose numbers can be looked at, as float64, which holds those of every float exactly."""
+    checked = half_spaces(where, normals, offsets)
+    known = [concrete(array) for array in checked]
+    if known[0] is None or known[1] is None:
+        raise TypeError(
+            f"{where} looks at the numbers of the half-spaces, and these are traced; call it outside of jit"
+        )
+    return known[0].astype(np.float64), known[1].astype(np.float64)
+
+
+def told_cells(where: str, inside: Any, cells: np.ndarray) -> np.ndarray:
+    """Which cells [c, m] a region is made of, bools [c]."""
+    if not callable(inside):
+        raise TypeError(
+            f"{where} takes inside as a function of what the half-spaces say, bools [cells, m] to bools [cells], got "
+            f"{inside!r}; write lambda says: says[:, 0] | says[:, 1]"
+        )
+    told = np.asarray(inside(cells))
+    if told.shape != cells.shape[:1] or told.dtype != bool:
+        raise ValueError(
+            f"{where} takes inside from bools [cells, m] = {cells.shape} to bools [cells], got {told.dtype} of shape "
+            f"{told.shape}; join columns by &, | and ~, or rows by .all(axis=1)"
+        )
+    return told
+
+
+def told_apart(where: str, neuron: Any, shares: Any, cells: np.ndarray, inside: np.ndarray) -> Any:
+    """A neuron that tells the cells inside from those outside; without one, `shares` are the proof that none does."""
+    if neuron is not None:
+        return neuron
+    sums = [
+        " + ".join(
+            f"{2 * share} of {''.join(map(str, cell.astype(int)))}"
+            for share, cell, within in zip(shares, cells, inside, strict=True)
+            if share and within == side
+        )
+        for side in (True, False)
+    ]
+    raise ValueError(
+        f"{where}: no neuron tells the region's cells from the others, for what the half-spaces say in it, {sums[0]}, "
+        f"makes the same mean as outside of it, {sums[1]}; take three layers, by "
+        "union, or a first layer of other half-spaces"
+    )
+
+
+def exact_in(where: str, weights: Any, dtype: Any) -> None:
+    """Whole weights, the threshold in halves, whose sums a dtype holds without rounding."""
+    digits = jnp.finfo(dtype).nmant + 1
+    if 2 * sum(map(abs, weights)) >= 2**digits:
+        raise ValueError(
+            f"{where}: the neuron needs whole weights {weights}, whose sums {np.dtype(dtype)} with its {digits} bits "
+            "rounds; give normals and offsets as float64"
+        )
+
+
 def polyhedra(where: str, pairs: Any) -> list[tuple[jax.Array, jax.Array]]:
     """A sequence of pairs (normals [m_k, d], offsets [m_k]), at least one, of one d and dtype."""
     if not isinstance(pairs, Sequence) or not pairs or not all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
@@ -57,7 +113,7 @@ def polyhedra(where: str, pairs: Any) -> list[tuple[jax.Array, jax.Array]]:
 def threshold_network(where: str, net: Any, params: Any) -> None:
     """A network with params of dense layers, one after another."""
     is_layer(where, net)
-    dense = isinstance(params, tuple) and all(isinstance(p, dict) and set(p) == {"w", "b"} for p in params)
+    dense = isinstance(params, tuple) and all(isinstance(p, dict) and {"w"} <= set(p) <= {"w", "b"} for p in params)
     if not dense or not params:
         raise ValueError(
             f"{where} takes a network of threshold neurons in layers, with params ({{'w', 'b'}}, …), got {net} with "

@@ -75,6 +75,12 @@ def count(name: str, value: Any, least: int = 1) -> int:
     return whole
 
 
+def flag(name: str, value: Any) -> None:
+    """Yes or no, and no number that may look like it."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def divisor(name: str, value: Any, of: str, whole: int) -> int:
     """A count that divides another."""
     part = count(name, value)

@@ -131,6 +131,12 @@ def is_initializer(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an initializer (key, shape, dtype) -> array, got {value!r}; {hint}") from None
 
 
+def no_bias_to_draw(where: str, b: Any, bias: Any) -> None:
+    """First values for biases only where there are biases."""
+    if not bias and b is not None:
+        raise ValueError(f"{where} has no bias that b could draw, got b={b!r} with bias=False; leave out one of them")
+
+
 def parts(where: str, expected: int, **trees: Any) -> None:
     """The params and the state of a composite are plain tuples with one entry a part."""
     for name, tree in trees.items():

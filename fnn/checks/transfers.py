@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,17 @@ def has_neurons(where: str, net: Any, layers: Sequence[int]) -> None:
         raise ValueError(
             f'{where} trains layers with params {{"w": [i, o], "b": [o]}} (dense, linear), and {net} has none that '
             "stands in a serial; build the network of them"
+        )
+
+
+def passed_over(where: str, composites: Sequence[Any]) -> None:
+    """Neurons that are left as they are, told by the layers they stand in."""
+    if composites:
+        warnings.warn(
+            f"{where} trains layers of neurons that stand alone or in a serial, and leaves those within "
+            f"{', '.join(map(str, composites))} with their first values; put these neurons into a serial to have them "
+            "trained too",
+            stacklevel=3,
         )
 
 

@@ -11,6 +11,7 @@ from fnn.networks.approximators import (
     sup_error,
     unit_grid,
 )
+from fnn.networks.arrangements import arrangement_cells
 from fnn.networks.logic import (
     and_neuron,
     binary_inputs,
@@ -33,13 +34,14 @@ from fnn.networks.neurons import (
     parameter_count,
     to_lecture,
 )
-from fnn.networks.regions import convex_polyhedron, half_space, smooth, union
+from fnn.networks.regions import convex_polyhedron, half_space, smooth, two_layer_region, union
 from fnn.networks.separability import count_threshold_functions, is_linearly_separable, threshold_weights
 
 __all__ = [
     "Built",
     "and_neuron",
     "apply",
+    "arrangement_cells",
     "binary_inputs",
     "boolean_network",
     "classify",
@@ -65,6 +67,7 @@ __all__ = [
     "sup_error",
     "threshold_weights",
     "to_lecture",
+    "two_layer_region",
     "union",
     "unit_grid",
     "xor_by_layers",

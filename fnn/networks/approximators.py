@@ -1,15 +1,26 @@
-"""Networks that approximate any continuous function (slides "Kolmogorov" and "Two-layer nets as approximators").
+"""Networks that approximate any continuous function (slides "Which functions", "Kolmogorov", "Two-layer nets").
 
-Two theorems on continuous functions on the unit cube [0, 1]^d, as architectures that train:
+Three theorems on continuous functions on the unit cube [0, 1]^d, as architectures that train:
 
 - Cybenko 1989: `cybenko`, Σ_h α_h σ(⟨x, w_h⟩ − w_0h), comes as close as one likes, given enough neurons;
 - Kolmogorov 1957: `kolmogorov`, Σ_{i=1}^{2d+1} σ_i(Σ_j f_ij(x_j)), is exact, for functions σ_i, f_ij of which the
-  theorem tells no form; here each is a small network of one variable.
+  theorem tells no form; here each is a small network of one variable;
+- Gorban 1998: linear operations and **any one** continuous nonlinear σ, whatever it is, come as close as one likes:
+  a `serial` of ``dense(…, σ)`` and `linear` layers, enough of them. So σ need be neither monotone nor a sigmoid.
+
+How many layers Gorban's theorem takes depends on σ. Two suffice if and only if σ is no polynomial (Leshno, Lin, Pinkus
+and Schocken 1993): `cybenko` with `gaussian`, `logarithmic`, `relu`, …. Of a polynomial of degree k two layers make
+polynomials of degree k only, three make k², and so on: with σ(S) = S², no two layers come nearer to x³ on [0, 1] than
+1/32, and three are x³. The slide's conclusion, that two layers suffice, is Cybenko's.
 
 How close: `sup_error` on a dense grid, `unit_grid`. To find parameters: `fit_approximator` trains any network, and
 `steps_at` writes down those of a Cybenko sum in one dimension.
 
 Everywhere here f takes points [n, d] and gives values [n].
+
+Source: A. N. Gorban, *The generalized approximation theorem and computational capabilities of neural networks* (in
+Russian), Siberian J. Numerical Mathematics 1, 1998, where the algebra of all superpositions of σ and linear operations
+is shown to be dense in the continuous functions on a compact set.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -38,7 +49,7 @@ from fnn.backprop import from_function
 from fnn.checks import geometry
 from fnn.combinators import parallel, serial
 from fnn.initializers import glorot_uniform
-from fnn.layers import dense
+from fnn.layers import dense, linear
 from fnn.losses import squared
 from fnn.optimizers import adam
 from fnn.training import run, trainer
@@ -60,7 +71,8 @@ def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float =
 
     Args:
         hidden: H, the number of neurons.
-        activation: σ. The theorem takes any continuous sigmoid, σ(−∞) = 0 and σ(∞) = 1.
+        activation: σ. Cybenko's theorem takes any continuous sigmoid, σ(−∞) = 0 and σ(∞) = 1; any continuous σ that
+            is no polynomial serves (see above).
         steepness: k > 0, how steep the neurons rise at the start, over about 1/k of the cube's side.
 
     Returns:
@@ -91,15 +103,12 @@ def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float =
         p = jax.random.uniform(key_p, shape, x.dtype)
         return {"w": w, "b": -jnp.sum(p * w, axis=0)}, ()
 
-    def weighted_sum(params: Params, x: Array) -> Array:
-        checks.fits("weighted_sum", x, params, ("w",))
-        return x @ params["w"]
+    def alphas(key: Array, x: Any) -> tuple[Params, State]:
+        return {"w": glorot_uniform()(key, (x.shape[1], 1), x.dtype)}, ()
 
-    outer = from_function(
-        lambda key, x: {"w": glorot_uniform()(key, (x.shape[1], 1), x.dtype)}, weighted_sum, "weighted_sum"
-    )
+    weighted_sum = linear(1, bias=False)._replace(init=alphas)
     label = written("cybenko", hidden, activation, steepness=(steepness, 10.0))
-    return serial(neurons._replace(init=spread), outer)._replace(label=label)
+    return serial(neurons._replace(init=spread), weighted_sum)._replace(label=label)
 
 
 def cybenko_params(alpha: Array, w: Array, w_0: Array) -> Params:

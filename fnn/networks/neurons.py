@@ -1,4 +1,4 @@
-"""One neuron, its weights, and the lecture's way to write them (slides "Linear models", "The McCulloch–Pitts neuron").
+"""One neuron, its weights, and the lecture's way to write them (slides "Linear models" to "One-layer net").
 
 ======================= ============================== =====================================================
 model                   a(x)                           trained with
@@ -12,6 +12,10 @@ model                   a(x)                           trained with
 The lecture subtracts a threshold w_0, and later takes it for the weight of a constant feature x_0 = −1, so that all
 weights of a layer are one matrix (H_{l−1} + 1) × H_l. Layers here add a bias: b = −w_0. `neuron`, `to_lecture` and
 `from_lecture` go from one to the other.
+
+Erratum: the slides do not agree on w_0. "Linear models" has none (here ``bias=False``), "The McCulloch–Pitts neuron"
+has − w_0, "One-layer net" **+ w_0**, where w_0 is the bias b itself, and all later ones −w_0 again, by x_0 = −1. Here
+w_0 is the threshold, which is subtracted.
 
 Example: the neuron of OR, and the lecture's matrix of it.
     >>> import jax.numpy as jnp
@@ -61,13 +65,16 @@ def apply(built: Built, x: Array) -> Array:
     return built.net.apply(built.params, built.state, x)
 
 
-def linear_regression(w: Initializer | None = None) -> Layer:
+def linear_regression(w: Initializer | None = None, *, bias: bool = True) -> Layer:
     """The linear model of regression a(x) = ⟨w, x⟩ − w_0, to be trained with `squared` (slide "Linear models").
 
-    Erratum: the slide writes (σ(⟨w, x⟩ − y))²; it is (σ(⟨w, x⟩) − y)², here with σ(S) = S.
+    Errata: the slide writes (σ(⟨w, x⟩ − y))²; it is (σ(⟨w, x⟩) − y)², here with σ(S) = S. The slide's Q is the *sum* of
+    these squares over the objects; `squared` has a factor ½ and training takes the mean, Q/2ℓ, which has the same
+    minimum. The slide's model has no w_0, which is ``bias=False``.
 
     Args:
         w: initializer of the weights; `zeros()` if not given, for the loss of one linear neuron is convex.
+        bias: whether there is a w_0; a(x) = ⟨w, x⟩ without it, as printed.
 
     Returns:
         ``linear(1)``, from [n, d] to [n, 1].
@@ -82,22 +89,24 @@ def linear_regression(w: Initializer | None = None) -> Layer:
         >>> [round(float(part.sum()), 3) for part in (state.params["w"], state.params["b"])]
         [3.0, 1.0]
     """
-    return linear(1, w=w or zeros())
+    return linear(1, w=w or zeros(), bias=bias)
 
 
-def linear_classifier(w: Initializer | None = None) -> Layer:
+def linear_classifier(w: Initializer | None = None, *, bias: bool = True) -> Layer:
     """The score ⟨w, x⟩ − w_0 of the linear model of classification, whose sign is the class (slide "Linear models").
 
     To be trained with a loss of the margin M = score·y, y ∈ {−1, +1}: `logistic_margin`, `hinge_margin`,
-    `exponential_margin` or `sigmoid_margin`. All but the last are convex.
+    `exponential_margin` or `sigmoid_margin`. All but the last are convex. Erratum: the slide's model has no w_0, which
+    is ``bias=False``, and then M = ⟨w, x⟩y; its Q is the sum of the losses, and training takes their mean.
 
     Args:
         w: initializer of the weights; `zeros()` if not given.
+        bias: whether there is a w_0; the score is ⟨w, x⟩ without it, as printed.
 
     Returns:
         ``linear(1)``, from [n, d] to scores [n, 1]; `classify` tells the classes.
     """
-    return linear(1, w=w or zeros())
+    return linear(1, w=w or zeros(), bias=bias)
 
 
 def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
@@ -135,6 +144,10 @@ def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
 def mcculloch_pitts(activation: Activation = heaviside) -> Layer:
     """The neuron a(x) = σ(Σ_j w_j x_j − w_0) of McCulloch and Pitts 1943 (slide "The McCulloch–Pitts neuron").
 
+    The slide after it, "One-layer net", has the same neuron with + w_0: its w_0 is the bias b, this one's is −b. That
+    slide asks of σ to be continuous, monotone and preferably differentiable. Of the next slide's six `sigmoid`,
+    `tanh`, `logarithmic` and `identity` are all three; `heaviside` is not continuous, and `gaussian` not monotone.
+
     Args:
         activation: σ; theirs is the threshold [S > 0], through which nothing learns.
 
@@ -149,7 +162,8 @@ def neuron(w: Array, w_0: float | Array, activation: Activation = heaviside) -> 
 
     Args:
         w: weights [d] of floats.
-        w_0: the threshold, which the sum subtracts: a number, or an array [] of w's dtype.
+        w_0: the threshold, which the sum subtracts: a number, or an array [] of w's dtype. On the slide
+            "One-layer net", whose sum adds w_0, it is −w_0.
         activation: σ.
 
     Returns:
@@ -176,16 +190,32 @@ def to_lecture(params: Params) -> Any:
 
         S_h = Σ_{k=0}^{H_{l−1}} w_kh x_k,     x_0 = −1,     w_0h = −b_h
 
+    Erratum, slide "L layers": features x^0 run from j = 0 to d beside H_0 = n, and outputs a_m from m = 0 to M beside
+    H_L = M. Both start at 1: H_0 = d, M outputs, and W^l is (H_{l−1} + 1) × H_l by the constant x_0 = −1 alone.
+
     Args:
         params: tuples, however nested, of ``{"w": [i, o], "b": [o]}``. Leading axes are kept: the params of `repeat`,
-            of a vmapped init. Other dicts, such as ``{"alpha": …}`` of `prelu`, stay as they are.
+            of a vmapped init. Other dicts stay as they are: ``{"alpha": …}`` of `prelu`, and ``{"w": …}`` of a layer
+            without biases, for which the lecture has no matrix: a row of zeros would be a w_0 on the way back.
 
     Returns:
-        The same tuples with matrices [i + 1, o] in place of these dicts.
+        The same tuples with matrices [i + 1, o] in place of these dicts. Layers without params keep their empty tuples,
+        so that `from_lecture` finds the way back; `jax.tree.leaves` lists the slide's W = (W^1, …, W^L) alone.
 
     Raises:
         ValueError: shapes that do not fit together, or an array outside of a dict, which would look like a matrix.
         TypeError: w and b of two dtypes.
+
+    Example: a layer whose neurons differ in σ, and the way there and back by the slide's W.
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import activate, columns, linear, relu, serial, tanh
+        >>> net = serial(linear(3), columns((1, activate(tanh)), (2, activate(relu))), linear(2))
+        >>> params, _ = net.init(jax.random.key(0), jnp.ones((1, 4)))
+        >>> W, structure = jax.tree.flatten(to_lecture(params))
+        >>> [W_l.shape for W_l in W]
+        [(5, 3), (4, 2)]
+        >>> jax.tree.structure(from_lecture(jax.tree.unflatten(structure, W))) == jax.tree.structure(params)
+        True
     """
 
     def of_layer(leaf: Any) -> Any:
@@ -202,7 +232,8 @@ def from_lecture(weights: Any) -> Params:
     """The inverse of `to_lecture`, exact to the bit in both directions.
 
     Args:
-        weights: tuples, however nested, of matrices [i + 1, o] whose row 0 is w_0. Dicts stay as they are.
+        weights: tuples, however nested, of matrices [i + 1, o] whose row 0 is w_0. Dicts and empty tuples stay as they
+            are. The matrices of the slide "One-layer net", which adds w_0, have −w_0 there.
 
     Returns:
         The same tuples with ``{"w": [i, o], "b": [o]}`` in place of the matrices.
@@ -227,7 +258,7 @@ def from_lecture(weights: Any) -> Params:
 
 
 def parameter_count(params: Params) -> int:
-    """The number of trained parameters; for fully connected layers dim W = Σ_l (H_{l−1} + 1)·H_l.
+    """The number of trained parameters; for fully connected layers dim W = Σ_l (H_{l−1} + 1)·H_l, with H_0 = d inputs.
 
     Args:
         params: a pytree of arrays, or of `jax.ShapeDtypeStruct`.

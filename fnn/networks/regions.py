@@ -5,6 +5,7 @@ region                 layers   how
 ====================== ======== ============================================================================
 `half_space`           1        a threshold neuron [⟨x, normal⟩ > offset]
 `convex_polyhedron`    2        AND of half-spaces
+`two_layer_region`     2        any cells of half-spaces that one neuron tells from the other cells
 `union`                3        OR of ANDs of half-spaces
 ====================== ======== ============================================================================
 
@@ -13,7 +14,9 @@ AND of m neurons is [Σ x_k − (m − ½) > 0], OR is [Σ x_k − ½ > 0]: the 
 Erratum: the slide says that two layers reach polyhedral regions that are neither convex nor connected. Some they do:
 x < 0 or x > 1 is an OR of half-spaces. Others they do not, such as the two quadrants where x¹x² > 0: to cross the line
 x¹ = 0 changes the sum in the second layer by one and the same amount everywhere, but the answer would have to rise
-where x² > 0 and fall where x² < 0. Three layers reach every union of polyhedra.
+where x² > 0 and fall where x² < 0. `two_layer_region` finds the second layer for given half-spaces, or proves that
+there is none: an L and a square frame have two layers of their own edges, two squares on a diagonal have not. Three
+layers reach every union of polyhedra.
 
 The boundary. H(0) = 0, so every inequality is strict and every region open: a point on a face is outside, and so is one
 on the seam of two polyhedra that only touch; let them overlap to cover it. A closed half-space is the complement of an
@@ -38,16 +41,19 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnn import checks
 from fnn.activations import heaviside, sigmoid
 from fnn.checks import geometry
 from fnn.combinators import serial
 from fnn.layers import dense
+from fnn.networks.arrangements import arrangement_cells, telling_neuron
 from fnn.networks.neurons import Built
 from fnn.types import Activation, Array, Layer, Params
 
@@ -99,6 +105,56 @@ def convex_polyhedron(normals: Array, offsets: Array) -> Built:
     """
     normals, offsets = geometry.half_spaces("convex_polyhedron", normals, offsets)
     return _thresholds({"w": normals.T, "b": -offsets}, _all_of([len(offsets)], normals.dtype))
+
+
+def two_layer_region(normals: Array, offsets: Array, inside: Callable[[np.ndarray], Any]) -> Built:
+    """The region of some cells of m half-spaces by two layers, convex, connected or not, where two layers do.
+
+    Equations, with weights v and v_0 such that a = 1 in the region's cells and 0 in all others::
+
+        x_k  = [⟨x, normal_k⟩ − offset_k > 0]
+        a(x) = [Σ_k v_k x_k − v_0 > 0]
+
+    Found exactly, or shown not to exist, by `fnn.networks.arrangements`: only cells that are there count. The v_k are
+    whole, and all sums of them exact. A point on one border is outside of that half-space, so it goes with the cell
+    beyond; where several borders meet, what they say may be that of no cell, and the answer either.
+
+    Args:
+        normals: [m, d] floats, as of `convex_polyhedron`; not traced.
+        offsets: [m] of the same dtype.
+        inside: which cells belong to the region, a function from what the half-spaces say in each cell, bools
+            [cells, m], to bools [cells].
+
+    Returns:
+        A `Built` network ``serial(dense(m, heaviside), dense(1, heaviside))`` from x [n, d] to {0, 1} [n, 1].
+
+    Raises:
+        ValueError: no neuron tells the region's cells from the others, with cells that show it: `union` builds such
+            regions with three layers. Shapes or values as of `convex_polyhedron`; weights too large for the dtype.
+        TypeError: no arrays of floats of one dtype, or traced ones; no function.
+
+    Example: the outside of a strip is neither convex nor connected; two opposite quadrants no two layers reach.
+        >>> import jax.numpy as jnp
+        >>> normals = jnp.array([[1.0], [-1.0]])
+        >>> outside = two_layer_region(normals, jnp.array([1.0, 0.0]), lambda says: says[:, 0] | says[:, 1])
+        >>> outside.net
+        serial(dense(2, heaviside), dense(1, heaviside))
+        >>> outside.net.apply(outside.params, outside.state, jnp.array([[-1.0], [0.5], [2.0]]))[:, 0].tolist()
+        [1.0, 0.0, 1.0]
+        >>> try:
+        ...     two_layer_region(jnp.eye(2), jnp.zeros(2), lambda says: says[:, 0] == says[:, 1])
+        ... except ValueError as none:
+        ...     print(str(none)[:65])
+        two_layer_region: no neuron tells the region's cells from the oth
+    """
+    geometry.known_half_spaces("two_layer_region", normals, offsets)
+    cells = arrangement_cells(normals, offsets)
+    within = geometry.told_cells("two_layer_region", inside, cells)
+    found, shares = telling_neuron(cells, within)
+    v, v_0 = geometry.told_apart("two_layer_region", found, shares, cells, within)
+    geometry.exact_in("two_layer_region", [*v, v_0], normals.dtype)
+    second = {"w": jnp.asarray(v, normals.dtype)[:, None], "b": jnp.asarray([-v_0], normals.dtype)}
+    return _thresholds({"w": jnp.asarray(normals).T, "b": -jnp.asarray(offsets)}, second)
 
 
 def union(polyhedra: Sequence[tuple[Array, Array]]) -> Built:
@@ -175,7 +231,7 @@ def _thresholds(*params: Params) -> Built:
 
 
 def _layers(params: tuple[Params, ...], activation: Activation) -> Layer:
-    return serial(*(dense(p["b"].shape[0], activation) for p in params))
+    return serial(*(dense(p["w"].shape[1], activation, bias="b" in p) for p in params))
 
 
 def _all_of(sizes: list[int], dtype: jnp.dtype) -> Params:
