@@ -153,7 +153,7 @@ ln(1 + e^{(1 − 2y)a}), it does not cancel where ln(1 + e^a) − ya would."""
 
 
 def _relative_to_largest(a: Array) -> tuple[Array, Array, Array]:
-    """Which logit is the (first) largest, top [n, M]; E_m = e^{a_m − max a} of the others, 0 at the top; T = Σ E [n, 1].
+    """Which logit is the (first) largest, top [n, M]; E = e^{a − max a} of the others, 0 at the top; T = Σ E [n, 1].
 
     Then p_m = E_m/(1 + T) ≤ ½, and at the top p = 1/(1 + T), 1 − p = T/(1 + T): no p near 1 is taken from 1.
     """

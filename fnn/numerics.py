@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fnn.dtypes import wide
 from fnn.types import Array
 
 
@@ -95,3 +96,31 @@ def _logistic_density_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[
     (u,) = primals
     slope = logistic_density(u)
     return slope, -jnp.tanh(u / 2) * slope * tangents[0]
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """part/whole, where 0/0 is 0 and can be differentiated."""
+    return part / jnp.where((part == 0) & (whole == 0), 1, whole)
+
+
+def units(rows: Array) -> Array:
+    """A power of two near the largest entry of each row [n], which divides without rounding; 1 for a row of zeros."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide(rows)), axis=1, initial=0))
+    most = jnp.finfo(largest.dtype).maxexp - 3  # beyond it, 1/unit is flushed to 0
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.frexp(largest)[1], -most, most))
+
+
+def lengths(rows: Array) -> Array:
+    """‖row‖ [n] of each row [n, …] in float32 at least, its squares safe from overflow and underflow."""
+    rows = wide(rows.reshape(rows.shape[0], -1))
+    unit = units(rows)
+    return unit * safe_sqrt(jnp.sum(jnp.square(rows * (1 / unit)[:, None]), axis=1))
+
+
+def running_mean(mean: Array, new: Array, i: Array) -> Array:
+    """The mean of i + 1 numbers from that of the first i, in float32 at least: mean + (new − mean)/(i + 1).
+
+    A mean of equal numbers is that number, however many there are.
+    """
+    new = wide(new)
+    return mean + (new - mean) / (i + 1).astype(new.dtype)

@@ -36,6 +36,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fnn.dtypes import wide
+from fnn.numerics import ratio
 from fnn.types import Array, Params, Reading
 
 
@@ -98,11 +100,6 @@ def _objects_first(stacked: Array) -> Array:
 
 def _sum_of_layers(stacked: Array) -> Array:
     return jnp.sum(stacked, axis=0)
-
-
-def wide(rows: Array) -> Array:
-    """In float32 at least."""
-    return rows.astype(jnp.float32) if jnp.finfo(rows.dtype).bits < 32 else rows
 
 
 def _flat(rows: Array) -> Array:
@@ -197,7 +194,7 @@ variance = _of_moments("variance", lambda mean, var: var)
 difference of moments, (1/n) Σ g_n² − g²: what is at most n eps of the first is rounding and counts as 0, where n counts
 as 8 at least. At other parameters g is subtracted first, so that all but (n eps g)² is seen."""
 
-signal_to_noise = _of_moments("signal_to_noise", lambda g, var: jnp.where(g == 0, 0, jnp.square(g) / var))
+signal_to_noise = _of_moments("signal_to_noise", lambda g, var: ratio(jnp.square(g), var))
 """g²/variance of every parameter, with the variance's own threshold: infinite where the objects agree to rounding, as
 in a batch of one, and 0 where g is 0."""
 
