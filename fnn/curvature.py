@@ -37,7 +37,9 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.backprop import Gradient
+from fnn.dtypes import narrow, wide
 from fnn.layers.second_order import diagonal
+from fnn.numerics import running_mean
 from fnn.readings import gradient
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.watching import Pass, watch
@@ -200,20 +202,23 @@ def in_chunks(value_and_gradient: Gradient, size: int) -> Gradient:
         n = x.shape[0]
         whole = n // size
 
-        def of(state: State, part: Any) -> tuple[State, Any]:
+        def add(carry: tuple[State, Any], part: Any) -> tuple[tuple[State, Any], None]:
+            state, mean = carry
             rows, i = part
             (value, state), g = value_and_gradient(params, state, rows, jax.random.fold_in(key, i))
-            return state, jax.tree.map(lambda mean: mean * (rows[0].shape[0] / n), (value, g))
+            share = rows[0].shape[0] / jnp.minimum((i + 1) * size, n)  # of all objects so far
+            return (state, jax.tree.map(lambda old, new: running_mean(old, new, share), mean, (value, g))), None
 
-        total = []
+        (value, _), g = jax.eval_shape(value_and_gradient, params, state, (x[:size], y[:size]), key)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, g))
+        carry = state, wide(nothing)
         if whole:
             rows = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), (x, y))
-            state, sums = jax.lax.scan(of, state, (rows, jnp.arange(whole)))
-            total.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums))
+            carry, _ = jax.lax.scan(add, carry, (rows, jnp.arange(whole)))
         if n % size:
-            state, rest = of(state, ((x[whole * size :], y[whole * size :]), whole))
-            total.append(rest)
-        value, g = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *total)
+            carry, _ = add(carry, ((x[whole * size :], y[whole * size :]), jnp.asarray(whole)))
+        state, mean = carry
+        value, g = narrow(mean, nothing)
         return (value, state), g
 
     return chunked

@@ -56,7 +56,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         n = checks.batch(batch)[0].shape[0]
         several_objects("gradient_noise", n)
         (value, _), of_leaves = read(params, state, batch, key)
-        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), value.dtype)))
+        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
 
     return noise
 
@@ -97,8 +97,8 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
 
     Norms are found in float32 at least, from lengths in units of their largest entry and of errors in units of theirs,
     so that no square overflows and no exploding gradient is lost. The second pass is at unit size too, and what is left
-    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An object whose gradient is NaN makes g NaN, as in
-    `backprop`: which object to leave out is the user's to decide.
+    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An object whose
+    gradient is NaN makes g NaN, as in `backprop`: which object to leave out is the user's to decide.
 
     Args:
         threshold: θ > 0; may be traced.
@@ -151,8 +151,8 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
 def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Array]:
     """Errors [n, o] and a number whose products are at_unit ∘ share, so scaled that float16 holds what BackProp makes.
 
-    With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an object
-    without a gradient, which counts for no maximum, may have the larger share.
+    With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
+    object without a gradient, which counts for no maximum, may have the larger share.
     """
     most = jax.lax.stop_gradient(jnp.max(jnp.where(norm == 0, 0, share), initial=0))
     most = jnp.where(most == 0, 1, most)

@@ -117,10 +117,10 @@ def lengths(rows: Array) -> Array:
     return unit * safe_sqrt(jnp.sum(jnp.square(rows * (1 / unit)[:, None]), axis=1))
 
 
-def running_mean(mean: Array, new: Array, i: Array) -> Array:
-    """The mean of i + 1 numbers from that of the first i, in float32 at least: mean + (new − mean)/(i + 1).
+def running_mean(mean: Array, new: Array, share: Array) -> Array:
+    """The mean with a new number that is this share of all so far, in the mean's dtype: mean + (new − mean)·share.
 
-    A mean of equal numbers is that number, however many there are.
+    With shares 1, ½, ⅓, … a mean of equal numbers is that number, however many there are. An infinite mean stays so.
     """
-    new = wide(new)
-    return mean + (new - mean) / (i + 1).astype(new.dtype)
+    new, share = new.astype(mean.dtype), share.astype(mean.dtype)
+    return jnp.where(jnp.isinf(mean), mean + new, mean + (new - mean) * share)

@@ -120,7 +120,7 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
 
         def add(mean: Params, i: Array) -> tuple[Params, None]:
             found = one_probe(params, state, batch, key, jax.random.fold_in(probe_key(key), i))
-            return jax.tree.map(lambda mean, new: running_mean(mean, new, i), mean, found), None
+            return jax.tree.map(lambda mean, new: running_mean(mean, new, 1 / (i + 1)), mean, found), None
 
         nothing = wide(jax.tree.map(jnp.zeros_like, params))
         return value_and_state, narrow(jax.lax.scan(add, nothing, jnp.arange(probes))[0], params)
@@ -235,8 +235,8 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
 
     Returns:
         A `Spectrum`, values and errors in float32 at least. Every product is brought to unit size first, so that
-        matrices of any scale will do. The errors count the rounding of the products as 4 eps of the largest value, eps of the
-        params' dtype.
+        matrices of any scale will do. The errors count the rounding of the products as 4 eps of the largest value, eps
+        of the params' dtype.
 
     Raises:
         ValueError: more steps than parameters.

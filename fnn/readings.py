@@ -24,6 +24,9 @@ The squared norm and the Gram matrix of whole gradients are sums over leaves. Th
 *empirical Fisher matrix* (1/n) Σ g_n g_nᵀ, of the labels that were seen. Norms and Gram matrix rest on
 ⟨x εᵀ, x' ε'ᵀ⟩ = ⟨x, x'⟩⟨ε, ε'⟩, for norms in I. Goodfellow, *Efficient per-example gradient computations*, 2015.
 
+Squares and their sums are formed in float32 at least; norms and Gram matrix stay so, the others have the dtype of the
+parameters.
+
 `contributions` are all that any reading sees; `gathered` takes one from them later. A backward pass that is vmapped
 over several errors is read this way once, whatever their number (see `fnn.gauss_newton`).
 """
@@ -107,11 +110,12 @@ def _flat(rows: Array) -> Array:
 
 
 def _square_per_object(rows: Array) -> Array:
-    return jnp.sum(jnp.square(_flat(rows)), axis=1)
+    return jnp.sum(jnp.square(_flat(wide(rows))), axis=1)
 
 
 def _inner_products(rows: Array) -> Array:
-    return jnp.matmul(_flat(rows), _flat(rows).T, precision=FULL)
+    rows = _flat(wide(rows))
+    return jnp.matmul(rows, rows.T, precision=FULL)
 
 
 def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
@@ -181,8 +185,8 @@ gram = Reading(
 
 second_moment = Reading(
     label="second_moment",
-    outer=lambda x, error: jnp.square(x).T @ jnp.square(error),
-    rows=lambda rows: jnp.sum(jnp.square(rows), axis=0),
+    outer=lambda x, error: (jnp.square(wide(x)).T @ jnp.square(wide(error))).astype(error.dtype),
+    rows=lambda rows: jnp.sum(jnp.square(wide(rows)), axis=0).astype(rows.dtype),
     stack=_unchanged,
     scale=lambda n: 1 / math.sqrt(n),
     linear=False,

@@ -27,7 +27,9 @@ def features(where: str, x: Any, width: int | None = None) -> None:
         chex.assert_rank(x, 2)
     except AssertionError:
         hint = (
-            "a single object needs a batch axis: x[None, :]" if len(x.shape) < 2 else "flatten: x.reshape(len(x), -1)"
+            "give a single object a batch axis, x[None, :]"
+            if len(x.shape) < 2
+            else "give each object one row by x.reshape(len(x), -1), or map over stacked tasks by jax.vmap"
         )
         raise ValueError(f"{where} expects a batch [n, features], got shape {x.shape}; {hint}") from None
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -139,15 +141,11 @@ def classes(where: str, a: Any, y: Any) -> None:
     """Integer labels [n] in 0..M−1 beside logits [n, M]."""
     scores(where, a)
     n, m = jnp.shape(a)
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
-        raise TypeError(
-            f"{where} expects integer labels, got {jnp.result_type(y)}; convert by y.astype(int), "
-            "and one-hot rows by y.argmax(1)"
-        )
-    if jnp.shape(y) != (n,):
-        raise ValueError(
-            f"{where} expects one label per object, y of shape ({n},), got {jnp.shape(y)}; "
-            "turn one-hot rows into labels by y.argmax(1), a column by y[:, 0]"
+    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != (n,):
+        wrong_kind = TypeError if not jnp.issubdtype(jnp.result_type(y), jnp.integer) else ValueError
+        raise wrong_kind(
+            f"{where} expects integer labels, one per object, y of shape ({n},), got {jnp.result_type(y)} of shape "
+            f"{jnp.shape(y)}; {_towards_labels(y, (n, m))}"
         )
     known = concrete(y)
     if known is not None and known.size and (known.min() < 0 or known.max() >= m):
@@ -155,6 +153,21 @@ def classes(where: str, a: Any, y: Any) -> None:
             f"{where} expects labels 0..{m - 1} for {m} outputs, got {known.min()}..{known.max()}; "
             "number the classes from 0 or widen the last layer"
         )
+
+
+def _towards_labels(y: Any, rows: tuple[int, int]) -> str:
+    """How to make labels of y, if that loses nothing."""
+    if jnp.shape(y) != rows or rows[1] == 1:
+        return "convert by y.astype(int), a column by y[:, 0]"
+    known = concrete(y)
+    if known is None:
+        return "turn one-hot rows into labels by y.argmax(1), which for shares of classes would lose them"
+    if np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all():
+        return "turn one-hot rows into labels by y.argmax(1)"
+    return (
+        "rows of shares or of several classes have no one label: pass a Loss of your own for shares, whose slope is "
+        "softmax(a) − y, or binary_cross_entropy for yes or no in each class"
+    )
 
 
 def batch(pair: Any) -> tuple[Any, Any]:
