@@ -24,7 +24,7 @@ Example:
     >>> tanh
     tanh
     >>> print(tanh.value(S), tanh.slope(S))
-    [-0.7615942  0.         1.       ] [0.41997433 1.         0.        ]
+    [-0.7615942  0.         1.       ] [0.4199743 1.        0.       ]
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -134,7 +135,7 @@ def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Arr
         >>> f = as_function(net)
         >>> params, state = {"w": jnp.ones((1, 1)), "b": jnp.zeros(1)}, ()
         >>> jax.grad(lambda x: f(params, state, x, jax.random.key(0))[0].sum())(x)
-        Array([[0.41997433]], dtype=float32)
+        Array([[0.4199743]], dtype=float32)
     """
     checks.is_layer("as_function", net)
 
@@ -206,22 +207,9 @@ def from_function(
         return through, jax.tree.map(read.rows, jax.vmap(of_one)(tape.x, error))
 
     def curve(params: Params, tape: FunctionTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        # The Hessian of ε·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k ε_k ∇²f_k.
         _differentiable(name, params)
-        has_slope = jnp.issubdtype(tape.x.dtype, jnp.floating)  # whole numbers, as of an embedding, have none
-
-        def of_one(x: Array, e: Array, c: Array) -> tuple[Array, Params]:
-            y = f(params, x[None])[0]
-
-            def model(p: Params, x: Array) -> Array:
-                a = f(p, x[None])[0]
-                return e @ a + 0.5 * (a - y) @ c @ (a - y)
-
-            at_x = jax.hessian(model, argnums=1)(params, x) if has_slope else jnp.zeros((*x.shape, *x.shape), c.dtype)
-            return at_x, _second_derivatives(lambda p: model(p, x), params)
-
         matrices = c if is_exact(c) else jax.vmap(jnp.diag)(c)
-        below, at_params = jax.vmap(of_one)(tape.x, error, matrices)
+        below, at_params = jax.vmap(partial(_curvatures, f, params))(tape.x, error, matrices)
         return tape.pull(error)[1], below if is_exact(c) else diagonal(below), jax.tree.map(read.rows, at_params)
 
     name = label or f"from_function({getattr(f, '__name__', 'f')})"
@@ -235,6 +223,24 @@ def _differentiable(where: str, params: Params) -> None:
                 f"{where}.backward expects params of floats, got {jnp.result_type(leaf)} at "
                 f"params{jax.tree_util.keystr(path)}; let f close over numbers that are not to be trained"
             )
+
+
+def _curvatures(
+    f: Callable[[Params, Array], Array], params: Params, x: Array, e: Array, c: Array
+) -> tuple[Array, Params]:
+    """∂²L/∂x² [i, i] and ∂²L/∂p² of one object x [i] with the error e [o] and the curvature c [o, o] at f.
+
+    The Hessian of e·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k e_k ∇²f_k.
+    """
+    y = f(params, x[None])[0]
+
+    def model(p: Params, x: Array) -> Array:
+        a = f(p, x[None])[0]
+        return e @ a + 0.5 * (a - y) @ c @ (a - y)
+
+    has_slope = jnp.issubdtype(x.dtype, jnp.floating)  # whole numbers have none
+    at_x = jax.hessian(model, argnums=1)(params, x) if has_slope else jnp.zeros((*x.shape, *x.shape), c.dtype)
+    return at_x, _second_derivatives(lambda p: model(p, x), params)
 
 
 def _second_derivatives(f: Callable[[Params], Array], params: Params) -> Params:

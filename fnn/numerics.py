@@ -87,8 +87,7 @@ def logistic_density(u: Array) -> Array:
         [2.0611537e-09 2.5000000e-01 2.0611537e-09]
     """
     e = jnp.exp(-jnp.abs(u))
-    r = 1 / (1 + e)
-    return e * r * r
+    return e / jnp.square(1 + e)
 
 
 @logistic_density.defjvp

@@ -324,9 +324,9 @@ def test_whole_numbers_among_trained_params_are_named():
     [
         (np.eye(3)[[0, 2]], "argmax", "Loss of your own"),
         (np.eye(3, dtype=int)[[0, 2]], "argmax", "Loss of your own"),
-        (np.full((2, 3), 1 / 3), "Loss of your own", "argmax"),
-        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "Loss of your own", "argmax"),
-        (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "argmax"),
+        (np.full((2, 3), 1 / 3), "Loss of your own", "turn one-hot"),
+        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "Loss of your own", "turn one-hot"),
+        (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "turn one-hot"),
         (np.array([0.0, 2.0]), "astype(int)", "argmax"),
         (np.array([[0], [2]]), "y[:, 0]", "argmax"),
     ],

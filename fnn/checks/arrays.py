@@ -141,11 +141,14 @@ def classes(where: str, a: Any, y: Any) -> None:
     """Integer labels [n] in 0..M−1 beside logits [n, M]."""
     scores(where, a)
     n, m = jnp.shape(a)
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != (n,):
-        wrong_kind = TypeError if not jnp.issubdtype(jnp.result_type(y), jnp.integer) else ValueError
-        raise wrong_kind(
-            f"{where} expects integer labels, one per object, y of shape ({n},), got {jnp.result_type(y)} of shape "
-            f"{jnp.shape(y)}; {_towards_labels(y, (n, m))}"
+    if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
+        raise TypeError(
+            f"{where} expects integer labels, got {jnp.result_type(y)} of shape {jnp.shape(y)}; "
+            f"{_towards_labels(y, (n, m))}"
+        )
+    if jnp.shape(y) != (n,):
+        raise ValueError(
+            f"{where} expects one label per object, y of shape ({n},), got {jnp.shape(y)}; {_towards_labels(y, (n, m))}"
         )
     known = concrete(y)
     if known is not None and known.size and (known.min() < 0 or known.max() >= m):
@@ -161,12 +164,12 @@ def _towards_labels(y: Any, rows: tuple[int, int]) -> str:
         return "convert by y.astype(int), a column by y[:, 0]"
     known = concrete(y)
     if known is None:
-        return "turn one-hot rows into labels by y.argmax(1), which for shares of classes would lose them"
+        return "turn one-hot rows into labels by y.argmax(1), which would lose shares of classes"
     if np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all():
         return "turn one-hot rows into labels by y.argmax(1)"
     return (
-        "rows of shares or of several classes have no one label: pass a Loss of your own for shares, whose slope is "
-        "softmax(a) − y, or binary_cross_entropy for yes or no in each class"
+        "these rows are not one-hot, and y.argmax(1) would lose what they say: pass a Loss of your own for shares of "
+        "classes, whose slope is softmax(a) − y, or binary_cross_entropy for yes or no in each class"
     )
 
 
