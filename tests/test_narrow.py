@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 import fnn
+from experiments.data import accuracy
 from fnn import backprop, in_chunks, in_precision, linear, second_derivatives, squared
+from fnn.diagnostics import _gradient_ratio, _norm
 from fnn.gauss_newton import ggn_diagonal, kronecker_factors
 from fnn.noise import clip_per_object, gradient_noise, noise_of
 from fnn.numerics import lengths, ratio
+from fnn.pretraining import _of_one_answer
 from fnn.products import hutchinson, lanczos, trace
+from fnn.watching import Pass
 
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
 
@@ -143,9 +147,6 @@ def test_gradient_noise_can_be_differentiated_where_the_objects_agree():
 
 
 def test_metrics_of_a_layer_that_stands_still_can_be_differentiated():
-    from fnn.diagnostics import _gradient_ratio, _norm
-    from fnn.watching import Pass
-
     def of(t, w):
         seen = Pass(**{name: t[None] for name in Pass._fields})
         return _gradient_ratio({"w": w[None]}, seen)
@@ -348,3 +349,21 @@ def test_a_stack_of_tasks_is_told_of_vmap():
     params, state = linear(2).init(jax.random.key(0), x[0])
     with pytest.raises(ValueError, match=r"reshape.*jax\.vmap"):
         linear(2).apply(params, state, x)
+
+
+# Labels of more classes than their dtype counts, elsewhere
+
+
+def test_pretraining_tells_class_261_from_label_5():
+    loss = _of_one_answer(fnn.softmax_cross_entropy, jnp.asarray(261))
+    slope = loss.slope(jnp.zeros((2, 1)), jnp.asarray([5, 6], jnp.uint8))
+    np.testing.assert_array_equal(slope, [[0.5], [0.5]])  # s(0) − 0 for both
+    slope = _of_one_answer(fnn.softmax_cross_entropy, jnp.asarray(5)).slope(
+        jnp.zeros((2, 1)), jnp.asarray([5, 6], jnp.uint8)
+    )
+    np.testing.assert_array_equal(slope, [[-0.5], [0.5]])
+
+
+def test_accuracy_tells_class_261_from_label_5():
+    a = jnp.zeros((2, 300)).at[0, 261].set(1.0).at[1, 5].set(1.0)
+    assert float(accuracy(a, jnp.asarray([5, 5], jnp.uint8))) == 0.5
