@@ -127,7 +127,7 @@ def test_margin_losses_keep_their_digits(loss, y, dtype):
 @every_dtype
 @pytest.mark.parametrize("y", [0, 1])
 def test_binary_cross_entropy_keeps_its_digits(y, dtype):
-    loss = fnn.binary_cross_entropy
+    loss: Any = fnn.binary_cross_entropy
     a = jnp.asarray(BOTH_SIDES[np.abs(BOTH_SIDES) < (10 if dtype == jnp.float16 else 40)], dtype)[:, None]
     value, slope, curvature = (
         oracles.exactly(f, (2 * y - 1) * np.asarray(a[:, 0], float)) for f in OF_MARGIN["logistic_margin"]
@@ -179,7 +179,8 @@ def logits(dtype: Any) -> jax.Array:
 def test_cross_entropy_keeps_its_digits(label, dtype):
     a = logits(dtype)
     value, slope, hessian = exact_cross_entropy(np.asarray(a, np.float64), label)
-    y, loss = jnp.full(len(a), label), fnn.softmax_cross_entropy
+    y = jnp.full(len(a), label)
+    loss: Any = fnn.softmax_cross_entropy
     for wrapped in (lambda f: f, jax.jit):
         assert_digits(wrapped(loss.value)(a, y), value, dtype)
         assert_digits(wrapped(loss.slope)(a, y), slope, dtype)
@@ -213,7 +214,8 @@ def test_the_root_squared_is_the_hessian_of_a_confident_object():
 @pytest.mark.parametrize("gap", [10.0, 18.0, 30.0])
 def test_no_confident_object_makes_the_gauss_newton_matrix_indefinite(gap):
     """Two classes with a gap g between the logits: ∂²ℒ/∂a² = s(g)s(−g)·[[1, −1], [−1, 1]], eigenvalues 0 and 2."""
-    net, loss = fnn.linear(2), fnn.softmax_cross_entropy
+    net = fnn.linear(2)
+    loss: Any = fnn.softmax_cross_entropy
     a = jnp.asarray([[-gap / 2, gap / 2]], jnp.float32)
     curvature = float(1 / (1 + np.exp(-gap)) / (1 + np.exp(gap)))
     hessian = np.asarray(loss.hessian(a, jnp.array([1])), np.float64)[0] / curvature
@@ -230,7 +232,8 @@ def test_no_confident_object_makes_the_gauss_newton_matrix_indefinite(gap):
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_a_logit_of_minus_infinity_is_a_class_ruled_out(label):
     """As if the class were not there; where it is the label, the loss is infinite and its slope still 1 too much."""
-    a, y, loss = jnp.asarray([[0.5, -0.5, -jnp.inf]]), jnp.asarray([label]), fnn.softmax_cross_entropy
+    a, y = jnp.asarray([[0.5, -0.5, -jnp.inf]]), jnp.asarray([label])
+    loss: Any = fnn.softmax_cross_entropy
     p = np.append(np.exp([0.5, -0.5]) / np.exp([0.5, -0.5]).sum(), 0)
     one_hot = np.eye(3)[label]
     np.testing.assert_allclose(loss.value(a, y)[0], -np.log(p[label]) if p[label] else np.inf, rtol=1e-12)

@@ -147,7 +147,7 @@ def test_gradient_noise_can_be_differentiated_where_the_objects_agree():
 
 
 def test_metrics_of_a_layer_that_stands_still_can_be_differentiated():
-    def of(t, w):
+    def of(t: Any, w: Any) -> Any:
         seen = Pass(**{name: t[None] for name in Pass._fields})
         return _gradient_ratio({"w": w[None]}, seen)
 
