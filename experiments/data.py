@@ -14,6 +14,7 @@ import numpy as np
 from sklearn import datasets
 
 from experiments.report import Settings
+from fnn.dtypes import wide_integers
 
 SMALLEST = 50
 """objects of a table, of which some are held out"""
@@ -42,7 +43,8 @@ class Sample(NamedTuple):
 
 def accuracy(a: jax.Array, y: jax.Array) -> jax.Array:
     """The share of objects whose largest output [n, classes] is that of their class [n]."""
-    return jnp.mean((jnp.argmax(a, axis=1).astype(y.dtype) == y).astype(jnp.float32))
+    labels = wide_integers(y)
+    return jnp.mean((jnp.argmax(a, axis=1).astype(labels.dtype) == labels).astype(jnp.float32))
 
 
 def truth_tables(variables: int) -> np.ndarray:

@@ -1,7 +1,11 @@
 """Activation functions σ(S) with σ' and σ'' by hand (slides "Activation functions", "ReLU and PReLU").
 
 Every function is elementwise, keeps shape and dtype, and is finite with finite derivatives for every finite S: the
-slide's e^z and e^{2z} overflow as printed, so each is written in a form that does not.
+slide's e^z and e^{2z} overflow as printed, so each is written in a form that does not. Nor does any take a number from
+one that is nearly equal: 1 − s, 1 − t² and S² − 1 are found without the difference, so that they keep their digits.
+
+Of σ the slide "One-layer net" asks that it be continuous, monotone and preferably differentiable. H is not continuous
+and G is not monotone, though both are on the next slide; the others are all three, ReLU except at its kink.
 
 Where a derivative jumps, the choice is that of `jax.grad` of the function of the same name in `jax.nn`:
 
@@ -20,7 +24,7 @@ Example:
     >>> tanh
     tanh
     >>> print(tanh.value(S), tanh.slope(S))
-    [-0.7615942  0.         1.       ] [0.41997433 1.         0.        ]
+    [-0.7615942  0.         1.       ] [0.4199743 1.        0.       ]
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.dtypes import wide
+from fnn.numerics import logistic, logistic_density
 from fnn.types import Activation, Array, written
 
 
@@ -42,28 +48,21 @@ def _relu_slope(S: Array) -> Array:
     return jnp.maximum(jnp.sign(S), 0)
 
 
-def _sigmoid_slope(S: Array) -> Array:
-    s = jax.nn.sigmoid(S)
-    return s * (1 - s)
-
-
 def _sigmoid_curvature(S: Array) -> Array:
-    s = jax.nn.sigmoid(S)
-    return s * (1 - s) * (1 - 2 * s)
+    return -jnp.tanh(S / 2) * logistic_density(S)
 
 
 def _tanh_slope(S: Array) -> Array:
-    t = jnp.tanh(S)
-    return 1 - t * t
+    return 4 * logistic_density(2 * S)
 
 
 def _tanh_curvature(S: Array) -> Array:
-    t = jnp.tanh(S)
-    return -2 * t * (1 - t * t)
+    return -2 * jnp.tanh(S) * _tanh_slope(S)
 
 
 def _asinh_slope(S: Array) -> Array:
-    return jax.lax.rsqrt(S * S + 1)  # where S² overflows this is 0, and 1/√(S² + 1) below 1e-19
+    m = jax.lax.stop_gradient(jnp.maximum(jnp.abs(S), 1))  # the slope is the same for every m; at m = 1, S² overflows
+    return jax.lax.rsqrt(jnp.square(S / m) + jnp.square(1 / m)) / m
 
 
 def _asinh_curvature(S: Array) -> Array:
@@ -72,7 +71,8 @@ def _asinh_curvature(S: Array) -> Array:
 
 
 def _gaussian(S: Array) -> Array:
-    return jnp.exp(-S * S / 2)
+    wider = wide(S)  # S² rounded to few digits would be a factor of e^{±S²·eps}
+    return jnp.exp(-wider * wider / 2).astype(S.dtype)
 
 
 def _gaussian_slope(S: Array) -> Array:
@@ -80,18 +80,17 @@ def _gaussian_slope(S: Array) -> Array:
 
 
 def _gaussian_curvature(S: Array) -> Array:
-    g = _gaussian(S)
-    return S * (S * g) - g  # (S² − 1)g would be ∞·0 far out
+    return (S - 1) * _gaussian(S) * (S + 1)  # S² − 1 would cancel at 1, and (S² − 1)·G be ∞·0 far out
 
 
 heaviside = Activation("heaviside", _heaviside, jnp.zeros_like, jnp.zeros_like)
 """H(S) = [S > 0], the threshold of the McCulloch–Pitts neuron. H' = 0: nothing learns through it."""
 
-sigmoid = Activation("sigmoid", jax.nn.sigmoid, _sigmoid_slope, _sigmoid_curvature)
-"""s = 1/(1 + e^−S);  s' = s(1 − s);  s'' = s(1 − s)(1 − 2s)."""
+sigmoid = Activation("sigmoid", jax.nn.sigmoid, logistic_density, _sigmoid_curvature)
+"""s = 1/(1 + e^−S);  s' = s(1 − s) = s(S)s(−S);  s'' = s(1 − s)(1 − 2s) = −tanh(S/2) s'."""
 
 tanh = Activation("tanh", jnp.tanh, _tanh_slope, _tanh_curvature)
-"""t = tanh S;  t' = 1 − t²;  t'' = −2t(1 − t²)."""
+"""t = tanh S;  t' = 1 − t² = 4s'(2S) with s' of the sigmoid;  t'' = −2t(1 − t²)."""
 
 logarithmic = Activation("logarithmic", jnp.arcsinh, _asinh_slope, _asinh_curvature)
 """L = ln(S + √(S² + 1)) = asinh S;  L' = 1/√(S² + 1);  L'' = −S/(S² + 1)^{3/2}. Unbounded: it has no asymptote to
@@ -106,7 +105,7 @@ identity = Activation("identity", lambda S: S, jnp.ones_like, jnp.zeros_like)
 relu = Activation("relu", jax.nn.relu, _relu_slope, jnp.zeros_like)
 """max(0, S);  slope [S > 0], so 0 at the kink;  curvature 0."""
 
-softplus = Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, _sigmoid_slope)
+softplus = Activation("softplus", jax.nn.softplus, logistic, logistic_density)
 """ln(1 + e^S), the smooth ReLU;  slope s = 1/(1 + e^−S);  curvature s(1 − s)."""
 
 

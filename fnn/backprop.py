@@ -7,6 +7,10 @@ error at its output into the error at its input and reads its parameters' share 
 
 which costs O(dim W), where differencing every weight costs O(dim² W).
 
+Errata: the slide of this recursion prints ε^l for ε^L = a − y, lets the sum over h start at 0, where no neuron is, and
+has a stray Σℒ(M_i); "Differentiating a superposition" writes x^l = σ^l(W^l x^{l−1}), which with W^l of H_{l−1} + 1
+rows needs Wᵀ.
+
 `custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective`
 differentiates it without ever seeing a hand-written backward, and is an independent judge of it.
 
@@ -26,6 +30,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -130,7 +135,7 @@ def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Arr
         >>> f = as_function(net)
         >>> params, state = {"w": jnp.ones((1, 1)), "b": jnp.zeros(1)}, ()
         >>> jax.grad(lambda x: f(params, state, x, jax.random.key(0))[0].sum())(x)
-        Array([[0.41997433]], dtype=float32)
+        Array([[0.4199743]], dtype=float32)
     """
     checks.is_layer("as_function", net)
 
@@ -159,14 +164,19 @@ def from_function(
     """Any JAX function as a layer, its backward by `jax.vjp`: the door for what nobody has derived.
 
     Args:
-        init: ``(key, x) -> params``, x [n, i] an array or `jax.ShapeDtypeStruct`; params any pytree of arrays.
+        init: ``(key, x) -> params``, x [n, i] an array or `jax.ShapeDtypeStruct`; params any pytree of arrays, of
+            floats if it is to be trained.
         f: ``(params, x [n, i]) -> y [n, o]``, which must treat each object by itself for readings other than
-            `gradient` to be right: those run f again on one object at a time.
+            `gradient` to be right: those run f again on one object at a time. Whole numbers x, as of an embedding,
+            have no derivative: the error and the curvature that go on to them are none.
         label: how the layer prints; by default after f's name.
 
     Returns:
         A layer without state, whose forward and application stages are both f. Its second derivatives are automatic
         too, at the price of one gradient for each parameter of f.
+
+    Raises:
+        TypeError: when differentiated, params that are not floats.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -186,6 +196,7 @@ def from_function(
         return y, state, FunctionTape(x, pull)
 
     def backward(params: Params, tape: FunctionTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        _differentiable(name, params)
         summed, through = tape.pull(error)
         if read.linear:
             return through, jax.tree.map(lambda total: read.rows(total[None]), summed)
@@ -196,22 +207,40 @@ def from_function(
         return through, jax.tree.map(read.rows, jax.vmap(of_one)(tape.x, error))
 
     def curve(params: Params, tape: FunctionTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        # The Hessian of ε·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k ε_k ∇²f_k.
-        def of_one(x: Array, e: Array, c: Array) -> tuple[Array, Params]:
-            y = f(params, x[None])[0]
-
-            def model(p: Params, x: Array) -> Array:
-                a = f(p, x[None])[0]
-                return e @ a + 0.5 * (a - y) @ c @ (a - y)
-
-            return jax.hessian(model, argnums=1)(params, x), _second_derivatives(lambda p: model(p, x), params)
-
+        _differentiable(name, params)
         matrices = c if is_exact(c) else jax.vmap(jnp.diag)(c)
-        below, at_params = jax.vmap(of_one)(tape.x, error, matrices)
+        below, at_params = jax.vmap(partial(_curvatures, f, params))(tape.x, error, matrices)
         return tape.pull(error)[1], below if is_exact(c) else diagonal(below), jax.tree.map(read.rows, at_params)
 
     name = label or f"from_function({getattr(f, '__name__', 'f')})"
     return Layer(name, lambda key, x: (init(key, x), ()), apply, forward, backward, curve)
+
+
+def _differentiable(where: str, params: Params) -> None:
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"{where}.backward expects params of floats, got {jnp.result_type(leaf)} at "
+                f"params{jax.tree_util.keystr(path)}; let f close over numbers that are not to be trained"
+            )
+
+
+def _curvatures(
+    f: Callable[[Params, Array], Array], params: Params, x: Array, e: Array, c: Array
+) -> tuple[Array, Params]:
+    """∂²L/∂x² [i, i] and ∂²L/∂p² of one object x [i] with the error e [o] and the curvature c [o, o] at f.
+
+    The Hessian of e·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k e_k ∇²f_k.
+    """
+    y = f(params, x[None])[0]
+
+    def model(p: Params, x: Array) -> Array:
+        a = f(p, x[None])[0]
+        return e @ a + 0.5 * (a - y) @ c @ (a - y)
+
+    has_slope = jnp.issubdtype(x.dtype, jnp.floating)  # whole numbers have none
+    at_x = jax.hessian(model, argnums=1)(params, x) if has_slope else jnp.zeros((*x.shape, *x.shape), c.dtype)
+    return at_x, _second_derivatives(lambda p: model(p, x), params)
 
 
 def _second_derivatives(f: Callable[[Params], Array], params: Params) -> Params:

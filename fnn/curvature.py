@@ -37,7 +37,9 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.backprop import Gradient
+from fnn.dtypes import narrow, wide
 from fnn.layers.second_order import diagonal
+from fnn.numerics import Sum, mean, no_sum, plus
 from fnn.readings import gradient
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.watching import Pass, watch
@@ -200,20 +202,21 @@ def in_chunks(value_and_gradient: Gradient, size: int) -> Gradient:
         n = x.shape[0]
         whole = n // size
 
-        def of(state: State, part: Any) -> tuple[State, Any]:
+        def add(carry: tuple[State, Sum], part: Any) -> tuple[tuple[State, Sum], None]:
+            state, sum = carry
             rows, i = part
             (value, state), g = value_and_gradient(params, state, rows, jax.random.fold_in(key, i))
-            return state, jax.tree.map(lambda mean: mean * (rows[0].shape[0] / n), (value, g))
+            return (state, plus(sum, jax.tree.map(lambda mean: rows[0].shape[0] * mean, wide((value, g))))), None
 
-        total = []
+        (value, _), g = jax.eval_shape(value_and_gradient, params, state, (x[:size], y[:size]), key)
+        carry = state, no_sum((value, g))
         if whole:
             rows = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), (x, y))
-            state, sums = jax.lax.scan(of, state, (rows, jnp.arange(whole)))
-            total.append(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums))
+            carry, _ = jax.lax.scan(add, carry, (rows, jnp.arange(whole)))
         if n % size:
-            state, rest = of(state, ((x[whole * size :], y[whole * size :]), whole))
-            total.append(rest)
-        value, g = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *total)
+            carry, _ = add(carry, ((x[whole * size :], y[whole * size :]), jnp.asarray(whole)))
+        state, sum = carry
+        value, g = narrow(mean(sum, n), (value, g))
         return (value, state), g
 
     return chunked

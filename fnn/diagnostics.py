@@ -45,6 +45,7 @@ from fnn.backprop import backprop
 from fnn.compare.tables import aligned
 from fnn.dtypes import wide
 from fnn.metrics import Metric, measured, parted
+from fnn.numerics import ratio, safe_sqrt
 from fnn.types import Array, Batch, Layer, Loss, Params, State
 from fnn.watching import Pass
 
@@ -92,7 +93,7 @@ def _share(name: str, below: float, of: Callable[[Array], Array]) -> Metric:
 
 def _norm(tree: Any) -> Array:
     """√Σg², its squares unscaled: a third of the cost of `tree_norm`."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(wide(tree))))
+    return safe_sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(wide(tree))))
 
 
 def _gradient_norm(params: Params, seen: Pass) -> Array | None:
@@ -102,8 +103,7 @@ def _gradient_norm(params: Params, seen: Pass) -> Array | None:
 def _gradient_ratio(params: Params, seen: Pass) -> Array | None:
     if not jax.tree.leaves(params):
         return None
-    g, w = _norm(seen.readings), _norm(params)
-    return jnp.where(g == 0, g, g / w)
+    return ratio(_norm(seen.readings), _norm(params))
 
 
 gradient_norm = Metric("gradient_norm", of_layer=_gradient_norm)

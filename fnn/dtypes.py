@@ -1,4 +1,4 @@
-"""Floats made wider for sums and averages, and narrow again."""
+"""Numbers made wider for sums, averages and comparisons, and narrow again."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def wide(tree: Any) -> Any:
 def narrow(tree: Any, like: Any) -> Any:
     """Every leaf in the dtype of the leaf beside it."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
+def wide_integers(labels: Array) -> Array:
+    """Integers in int32 at least, so that a comparison with the number of classes cannot wrap around."""
+    return labels.astype(jnp.int32) if jnp.iinfo(labels.dtype).bits < 32 else labels

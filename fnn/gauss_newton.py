@@ -32,6 +32,7 @@ from fnn import checks
 from fnn.backprop import Gradient
 from fnn.checks.probing import has_root, like_params
 from fnn.curvature import loss_hessian, probe_key
+from fnn.dtypes import wide
 from fnn.readings import Kronecker, Outer, contributions, gathered, gradient, is_outer
 from fnn.types import Array, Batch, Layer, Loss, Params, State
 from fnn.watching import unwatched
@@ -163,12 +164,14 @@ def _read_from_columns(
 def _diagonal(kept: Any, n: int) -> Params:
     """(1/n) Σ_n x_n² (Σ_c s_nc²)ᵀ at weights, (1/n) Σ_n Σ_c r_nc² at others, of kept [C, n, …]."""
 
-    def squares(node: Any) -> Any:
+    def diagonal(node: Any) -> Array:
         if is_outer(node):
-            return Outer(jnp.square(node.x[0]), jnp.sum(jnp.square(node.error), axis=0))
-        return jnp.sum(jnp.square(node), axis=0)
+            x, error = wide(node.x[0]), wide(node.error)
+            squares = Outer(jnp.square(x), jnp.sum(jnp.square(error), axis=0))
+            return (gathered(gradient, squares) / n).astype(node.error.dtype)
+        return (gathered(gradient, jnp.sum(jnp.square(wide(node)), axis=0)) / n).astype(node.dtype)
 
-    return jax.tree.map(lambda total: total / n, gathered(gradient, jax.tree.map(squares, kept, is_leaf=is_outer)))
+    return jax.tree.map(diagonal, kept, is_leaf=is_outer)
 
 
 def _factors(kept: Any, n: int) -> Any:
@@ -178,9 +181,10 @@ def _factors(kept: Any, n: int) -> Any:
     def of(node: Any) -> Any:
         if not has_weights(node):
             return _diagonal(node, n)
-        x, s = node["w"].x[0], node["w"].error
+        x, s = wide((node["w"].x[0], node["w"].error))
         if "b" in node:
             x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-        return Kronecker(jnp.einsum("n...i,n...j->...ij", x, x) / n, jnp.einsum("cn...o,cn...p->...op", s, s) / n)
+        A, G = jnp.einsum("n...i,n...j->...ij", x, x) / n, jnp.einsum("cn...o,cn...p->...op", s, s) / n
+        return Kronecker(A.astype(node["w"].x.dtype), G.astype(node["w"].error.dtype))
 
     return jax.tree.map(of, kept, is_leaf=lambda node: has_weights(node) or is_outer(node))

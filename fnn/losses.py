@@ -1,4 +1,4 @@
-"""Losses ℒ(a, y) with ∂ℒ/∂a and ∂²ℒ/∂a² by hand (slides "Linear models", "Algorithm SG").
+"""Losses ℒ(a, y) with ∂ℒ/∂a and ∂²ℒ/∂a² by hand (slides "Linear models", "Differentiating a superposition").
 
 A loss judges each object apart: from the network's output a [n, M] and the answers y it gives ``value`` [n],
 ``slope`` [n, M] and ``curvature`` [n, M], the diagonal of each object's Hessian. `objective` takes the mean.
@@ -21,8 +21,9 @@ overflows to infinity, as e^−M itself does in float32 below M = −88.
 Shapes and dtypes are checked when a loss is traced, labels wherever they are concrete. A label which arrives traced and
 is none of those allowed makes its object's loss and slope NaN, so that it cannot pass for a good one.
 
-Errata: the slide loses the minus sign of ½(a − y)², and prints the sigmoid loss as 1/(1 + e^−M), which
-grows with the margin; a margin loss must not.
+Errata: the slide "Differentiating a superposition" loses the minus sign of ½(a − y)², and "Linear models" prints the
+sigmoid loss as 1/(1 + e^−M), which grows with the margin; a margin loss must not. There Q is the sum of (σ − y)²
+without ½ and without a mean; `squared` has the ½, and training takes the mean over the objects.
 
 Example:
     >>> import jax.numpy as jnp
@@ -40,9 +41,11 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.dtypes import wide_integers
+from fnn.numerics import logistic, logistic_density, safe_sqrt
 from fnn.types import Array, Loss
 
-_sigmoid, _softplus = jax.nn.sigmoid, jax.nn.softplus
+_softplus = jax.nn.softplus
 
 
 def _elementwise(
@@ -59,11 +62,12 @@ def _elementwise(
     def checked(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def of(a: Array, y: Array) -> Array:
             checks.answers(label, a, y, labels)
-            y = jnp.reshape(jnp.asarray(y), a.shape).astype(a.dtype)
+            y = jnp.reshape(jnp.asarray(y), a.shape)
             if labels is None:
                 return part(a, y)
-            known = jnp.isin(y, jnp.asarray(labels, a.dtype))
-            return jnp.where(known, part(a, y), jnp.nan)
+            exact = y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(a.dtype)
+            known = jnp.isin(exact, jnp.asarray(labels, exact.dtype))
+            return jnp.where(known, part(a, y.astype(a.dtype)), jnp.nan)
 
         return of
 
@@ -73,7 +77,7 @@ def _elementwise(
         value=lambda a, y: jnp.sum(of_outputs(a, y), axis=1),
         slope=checked(slope),
         curvature=checked(curvature),
-        root=checked(lambda a, y: jnp.sqrt(curvature(a, y))) if convex else None,
+        root=checked(lambda a, y: safe_sqrt(curvature(a, y))) if convex else None,
     )
 
 
@@ -107,8 +111,8 @@ squared = _elementwise(
 logistic_margin = _margin(
     "logistic_margin",
     value=lambda M: _softplus(-M),
-    slope=lambda M: -_sigmoid(-M),
-    curvature=lambda M: _sigmoid(M) * _sigmoid(-M),
+    slope=lambda M: -logistic(-M),
+    curvature=logistic_density,
 )
 """ln(1 + e^−M), logistic regression."""
 
@@ -130,9 +134,9 @@ exponential_margin = _margin(
 
 sigmoid_margin = _margin(
     "sigmoid_margin",
-    value=lambda M: _sigmoid(-M),
-    slope=lambda M: -_sigmoid(M) * _sigmoid(-M),
-    curvature=lambda M: _sigmoid(M) * _sigmoid(-M) * (_sigmoid(M) - _sigmoid(-M)),
+    value=lambda M: logistic(-M),
+    slope=lambda M: -logistic_density(M),
+    curvature=lambda M: jnp.tanh(M / 2) * logistic_density(M),
     convex=False,
 )
 """1/(1 + e^M), bounded: one outlier costs at most 1. Not convex."""
@@ -140,47 +144,71 @@ sigmoid_margin = _margin(
 binary_cross_entropy = _elementwise(
     "binary_cross_entropy",
     value=lambda a, y: _softplus((1 - 2 * y) * a),
-    slope=lambda a, y: (1 - 2 * y) * _sigmoid((1 - 2 * y) * a),
-    curvature=lambda a, y: _sigmoid(a) * _sigmoid(-a),
+    slope=lambda a, y: (1 - 2 * y) * logistic((1 - 2 * y) * a),
+    curvature=lambda a, y: logistic_density(a),
     labels=(0, 1),
 )
 """−ln s(a) for y = 1 and −ln s(−a) for y = 0, on logits: several outputs are several yes–no questions. Written as
 ln(1 + e^{(1 − 2y)a}), it does not cancel where ln(1 + e^a) − ya would."""
 
 
-def _cross_entropy(a: Array, y: Array) -> Array:
+def _relative_to_largest(a: Array) -> tuple[Array, Array, Array]:
+    """Which logit is the (first) largest, top [n, M]; E = e^{a − max a} of the others, 0 at the top; T = Σ E [n, 1].
+
+    Then p_m = E_m/(1 + T) ≤ ½, and at the top p = 1/(1 + T), 1 − p = T/(1 + T): no p near 1 is taken from 1.
+    """
+    top = jax.nn.one_hot(jnp.argmax(a, axis=1), a.shape[1], dtype=jnp.bool_)
+    largest = jnp.sum(jnp.where(top, a, 0), axis=1, keepdims=True)
+    E = jnp.where(top, 0, jnp.exp(a - largest))
+    return top, E, jnp.sum(E, axis=1, keepdims=True)
+
+
+def _probabilities(a: Array) -> tuple[Array, Array]:
+    """p = softmax(a) and 1 − p, both [n, M] and to all digits."""
+    top, E, T = _relative_to_largest(a)
+    p = jnp.where(top, 1, E) / (1 + T)
+    return p, jnp.where(top, T / (1 + T), 1 - p)
+
+
+def _of_label(a: Array, y: Array) -> tuple[Array, Array]:
+    """[m = y_n] [n, M], and which labels name a class [n]."""
     checks.classes("softmax_cross_entropy", a, y)
-    y = jnp.asarray(y)
-    known = (y >= 0) & (y < a.shape[1])
-    of_label = jnp.take_along_axis(a, jnp.where(known, y, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(known, jax.nn.logsumexp(a, axis=1) - of_label, jnp.nan)
+    is_label = jax.nn.one_hot(wide_integers(jnp.asarray(y)), a.shape[1], dtype=jnp.bool_)
+    return is_label, jnp.any(is_label, axis=1)
+
+
+def _cross_entropy(a: Array, y: Array) -> Array:
+    is_label, known = _of_label(a, y)
+    top, _, T = _relative_to_largest(a)
+    largest = jnp.sum(jnp.where(top & ~is_label, a, 0), axis=1)  # both are 0 where the label is at the top
+    of_label = jnp.sum(jnp.where(is_label & ~top, a, 0), axis=1)
+    return jnp.where(known, largest - of_label + jnp.log1p(T[:, 0]), jnp.nan)
 
 
 def _cross_entropy_slope(a: Array, y: Array) -> Array:
-    checks.classes("softmax_cross_entropy", a, y)
-    y = jnp.asarray(y)[:, None]
-    known = (y >= 0) & (y < a.shape[1])
-    is_label = (y == jnp.arange(a.shape[1], dtype=y.dtype)[None, :]).astype(a.dtype)
-    return jnp.where(known, jax.nn.softmax(a, axis=1) - is_label, jnp.nan)
+    is_label, known = _of_label(a, y)
+    p, others = _probabilities(a)
+    return jnp.where(known[:, None], jnp.where(is_label, -others, p), jnp.nan)
 
 
 def _cross_entropy_curvature(a: Array, y: Array) -> Array:
     checks.classes("softmax_cross_entropy", a, y)
-    p = jax.nn.softmax(a, axis=1)
-    return p * (1 - p)
+    p, others = _probabilities(a)
+    return p * others
 
 
 def _cross_entropy_hessian(a: Array, y: Array) -> Array:
     checks.classes("softmax_cross_entropy", a, y)
-    p = jax.nn.softmax(a, axis=1)
-    return jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None, :]
+    p, others = _probabilities(a)
+    on_diagonal = jnp.eye(a.shape[1], dtype=jnp.bool_)[None]
+    return jnp.where(on_diagonal, (p * others)[:, :, None], -p[:, :, None] * p[:, None, :])
 
 
 def _cross_entropy_root(a: Array, y: Array) -> Array:
     checks.classes("softmax_cross_entropy", a, y)
-    p = jax.nn.softmax(a, axis=1)
-    eye = jnp.eye(a.shape[1], dtype=a.dtype)
-    return (eye[None] - p[:, :, None]) * jnp.sqrt(p)[:, None, :]
+    p, others = _probabilities(a)
+    on_diagonal = jnp.eye(a.shape[1], dtype=jnp.bool_)[None]
+    return jnp.where(on_diagonal, others[:, :, None], -p[:, :, None]) * safe_sqrt(p)[:, None, :]
 
 
 softmax_cross_entropy = Loss(

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from fnn import checks
 from fnn.backprop import Gradient, backprop
 from fnn.checks.probing import several_objects
-from fnn.readings import GradientNoise, beyond_rounding, gradient, gram, wide
+from fnn.dtypes import narrow, wide
+from fnn.numerics import lengths, ratio, safe_sqrt, units
+from fnn.readings import GradientNoise, beyond_rounding, gradient, gram
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.watching import unwatched
 
@@ -54,7 +56,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         n = checks.batch(batch)[0].shape[0]
         several_objects("gradient_noise", n)
         (value, _), of_leaves = read(params, state, batch, key)
-        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), value.dtype)))
+        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
 
     return noise
 
@@ -69,22 +71,17 @@ def noise_of(G: Array) -> GradientNoise:
     along, total = jnp.mean(G, axis=1), jnp.trace(G)
     norm2 = jnp.maximum(jnp.mean(along), 0)
     variance = beyond_rounding(total - n * norm2, total, n) / (n - 1)
-    along_g = _over(jnp.where(norm2 > 0, jnp.sum(jnp.square(along)), 0), norm2)
+    along_g = ratio(jnp.where(norm2 > 0, jnp.sum(jnp.square(along)), 0), norm2)
     across = beyond_rounding(total - along_g, total, n)
     spread = jnp.where(variance == 0, 0, jnp.var(along, ddof=1))
     return GradientNoise(
         squared_norm=norm2,
         variance=variance,
-        noise_scale=_over(variance, jnp.maximum(norm2 - variance / n, 0)),
-        norm_test=jnp.sqrt(_over(variance, n * norm2)),
-        inner_product_test=_over(jnp.sqrt(spread / n), norm2),
-        orthogonality_test=jnp.sqrt(_over(across / (n - 1), n * norm2)),
+        noise_scale=ratio(variance, jnp.maximum(norm2 - variance / n, 0)),
+        norm_test=safe_sqrt(ratio(variance, n * norm2)),
+        inner_product_test=ratio(safe_sqrt(spread / n), norm2),
+        orthogonality_test=safe_sqrt(ratio(across / (n - 1), n * norm2)),
     )
-
-
-def _over(part: Array, whole: Array) -> Array:
-    """part/whole, where 0/0 is 0."""
-    return part / jnp.where(part == 0, 1, whole)
 
 
 def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
@@ -99,8 +96,9 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
     DP-SGD adds noise to is n g, and the noise is the user's to add.
 
     Norms are found in float32 at least, from lengths in units of their largest entry and of errors in units of theirs,
-    so that no square overflows and no exploding gradient is lost. An object whose gradient is NaN makes g NaN, as in
-    `backprop`: which object to leave out is the user's to decide.
+    so that no square overflows and no exploding gradient is lost. The second pass is at unit size too, and what is left
+    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An object whose
+    gradient is NaN makes g NaN, as in `backprop`: which object to leave out is the user's to decide.
 
     Args:
         threshold: θ > 0; may be traced.
@@ -134,40 +132,42 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
             x, y = checks.batch(batch)
             a, state, tape = net.forward(params, state, x, key)
             error = loss.slope(a, y)
-            unit = _units(error)
+            unit = units(error)
             at_unit = wide(error) * (1 / unit)[:, None]
             _, of_leaves = net.backward(params, tape, at_unit.astype(error.dtype), _NORM)
-            norm = _lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(unwatched(of_leaves))], axis=1))
+            norm = lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(unwatched(of_leaves))], axis=1))
             theta = jnp.asarray(threshold, norm.dtype)
             share = jnp.minimum(unit, theta / jnp.where(norm == 0, theta / unit, norm))
-            shortened = at_unit * (share / x.shape[0])[:, None]
-            _, g = net.backward(params, tape, shortened.astype(error.dtype), gradient)
-            return (jnp.mean(loss.value(a, y)), state), g
+            at_unit, rest = _at_unit_size(at_unit, share, norm)
+            _, g = net.backward(params, tape, at_unit.astype(error.dtype), gradient)
+            shortened = jax.tree.map(lambda total: total * (rest / x.shape[0]).astype(total.dtype), wide(g))
+            return (jnp.mean(loss.value(a, y)), state), narrow(shortened, g)
 
         return clipped
 
     return clipping
 
 
-def _units(rows: Array) -> Array:
-    """A power of two near the largest entry of each row [n], which divides without rounding; 1 for a row of zeros."""
-    largest = jnp.max(jnp.abs(wide(rows)), axis=1, initial=0)
-    most = jnp.finfo(largest.dtype).maxexp - 3  # beyond it, 1/unit is flushed to 0
-    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.frexp(largest)[1], -most, most))
+def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Array]:
+    """Errors [n, o] and a number whose products are at_unit ∘ share, so scaled that float16 holds what BackProp makes.
 
-
-def _lengths(rows: Array) -> Array:
-    """‖row‖ [n] of each row [n, …], its squares safe from overflow."""
-    rows = wide(rows.reshape(rows.shape[0], -1))
-    unit = _units(rows)
-    return unit * jnp.sqrt(jnp.sum(jnp.square(rows * (1 / unit)[:, None]), axis=1))
+    With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
+    object without a gradient, which counts for no maximum, may have the larger share.
+    """
+    most = jax.lax.stop_gradient(jnp.max(jnp.where(norm == 0, 0, share), initial=0))
+    most = jnp.where(most == 0, 1, most)
+    longest = jax.lax.stop_gradient(jnp.max(jnp.abs(at_unit), axis=1))
+    r = jnp.minimum(share / most, 1 / longest)
+    total = jax.lax.stop_gradient(jnp.sum(jnp.where(r == 0, 0, r * norm)))
+    scale = 2.0**14 / jnp.maximum(total, 2.0**14)
+    return at_unit * (r * scale)[:, None], most / scale
 
 
 _NORM = Reading(
     label="norm",
-    outer=lambda x, error: _lengths(x) * _lengths(error),
-    rows=_lengths,
-    stack=lambda stacked: _lengths(stacked.T),
+    outer=lambda x, error: lengths(x) * lengths(error),
+    rows=lengths,
+    stack=lambda stacked: lengths(stacked.T),
     scale=lambda n: 1.0,
     linear=False,
 )

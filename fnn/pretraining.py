@@ -32,6 +32,7 @@ from fnn.backprop import from_function
 from fnn.batches import permuted, shuffled
 from fnn.checks import transfers
 from fnn.combinators import serial
+from fnn.dtypes import wide_integers
 from fnn.neuron_parts import activations, flat, has_neurons, hides_neurons, nested, own_sigma
 from fnn.stages import applied
 from fnn.training import compiled, run, trainer
@@ -211,7 +212,8 @@ def _of_one_answer(loss: Loss, m: Array) -> Loss:
     def with_answer(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def of(a: Array, y: Array) -> Array:
             if of_classes:
-                return part(a, (y == m.astype(y.dtype)).astype(a.dtype))
+                labels = wide_integers(y)
+                return part(a, (labels == m.astype(labels.dtype)).astype(a.dtype))
             return part(a, y if y.ndim == 1 else jnp.take(y, m, axis=1))
 
         return of

@@ -40,6 +40,8 @@ from fnn.backprop import Gradient, backprop
 from fnn.checks import probing
 from fnn.curvature import probe_key
 from fnn.decompositions import eigh
+from fnn.dtypes import narrow, wide
+from fnn.numerics import Sum, mean, no_sum, plus, units
 from fnn.parts import parts_of
 from fnn.readings import Outer, contributions, gathered, gradient, is_outer
 from fnn.types import Array, Batch, Layer, Loss, Params, State
@@ -116,11 +118,11 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
     def value_and_estimate(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         value_and_state, _ = backprop(net, loss)(params, state, batch, key)
 
-        def add(total: Params, i: Array) -> tuple[Params, None]:
-            found = one_probe(params, state, batch, key, jax.random.fold_in(probe_key(key), i))
-            return jax.tree.map(lambda t, new: t + new / probes, total, found), None
+        def add(sum: Sum, i: Array) -> tuple[Sum, None]:
+            return plus(sum, one_probe(params, state, batch, key, jax.random.fold_in(probe_key(key), i))), None
 
-        return value_and_state, jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), jnp.arange(probes))[0]
+        sum, _ = jax.lax.scan(add, no_sum(params), jnp.arange(probes))
+        return value_and_state, narrow(mean(sum, probes), params)
 
     return value_and_estimate
 
@@ -191,7 +193,7 @@ def trace(product: Product, like: Params, key: Array, probes: int = 32) -> Estim
         probes: how many products to take.
 
     Returns:
-        An `Estimate`.
+        An `Estimate`, in float32 at least.
     """
     checks.is_function("trace: product", product)
     probes = checks.count("probes", probes)
@@ -199,7 +201,7 @@ def trace(product: Product, like: Params, key: Array, probes: int = 32) -> Estim
 
     def probe(i: Array) -> Array:
         v = jax.random.rademacher(jax.random.fold_in(key, i), flat.shape, flat.dtype)
-        return v @ ravel_pytree(product(unravel(v)))[0]
+        return wide(v) @ wide(ravel_pytree(product(unravel(v)))[0])
 
     found = jax.lax.map(probe, jnp.arange(probes))
     spread = jnp.std(found, ddof=1) if probes > 1 else jnp.full((), jnp.nan, found.dtype)
@@ -231,7 +233,9 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
         steps: products to take, at most dim W; keeps as many vectors.
 
     Returns:
-        A `Spectrum`.
+        A `Spectrum`, values and errors in float32 at least. Every product is brought to unit size first, so that
+        matrices of any scale will do. The errors count the rounding of the products as 4 eps of the largest value, eps
+        of the params' dtype.
 
     Raises:
         ValueError: more steps than parameters.
@@ -248,22 +252,30 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
         return v
 
     def drawn(i: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, i), flat.shape, flat.dtype)
+        return wide(jax.random.normal(jax.random.fold_in(key, i), flat.shape, flat.dtype))
 
-    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
         basis, q = carry
         basis = basis.at[i].set(q)
-        image = ravel_pytree(product(unravel(q)))[0]
+        image = wide(ravel_pytree(product(unravel(q.astype(flat.dtype))))[0])
+        unit = units(image[None])[0]
+        image = image * (1 / unit)
         rest = orthogonal(image, basis)
         beta = jnp.linalg.norm(rest)
-        is_new = beta > jnp.finfo(flat.dtype).eps * jnp.linalg.norm(image) * 10
+        is_new = beta > jnp.finfo(q.dtype).eps * jnp.linalg.norm(image) * 10
         other = orthogonal(drawn(i + 1), basis)
         following = jnp.where(is_new, rest / jnp.where(is_new, beta, 1), other / jnp.linalg.norm(other))
-        return (basis, following), (image @ q, jnp.where(is_new, beta, 0))
+        return (basis, following), (image @ q, jnp.where(is_new, beta, 0), unit)
 
     first = drawn(jnp.zeros((), jnp.int32))
-    start = jnp.zeros((steps, flat.size), flat.dtype), first / jnp.linalg.norm(first)
-    (basis, _), (alpha, beta) = jax.lax.scan(step, start, jnp.arange(steps))
+    start = jnp.zeros((steps, flat.size), first.dtype), first / jnp.linalg.norm(first)
+    (basis, _), (alpha, beta, unit) = jax.lax.scan(step, start, jnp.arange(steps))
+    largest = jnp.max(unit)
+    share = unit * (1 / largest)  # a power of two, as the units are: the tridiagonal matrix is found at unit size
+    alpha, beta = alpha * share, beta * share
     beside = jnp.diag(beta[:-1], 1)
     values, within = eigh(jnp.diag(alpha) + beside + beside.T)
-    return Spectrum(values[::-1], jnp.abs(beta[-1] * within[-1, ::-1]), within[:, ::-1].T @ basis)
+    rounding = 4 * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
+    errors = jnp.abs(beta[-1] * within[-1]) + rounding
+    found = largest * values[::-1], largest * errors[::-1], within[:, ::-1].T @ basis
+    return Spectrum(found[0], found[1], found[2].astype(flat.dtype))

@@ -24,6 +24,9 @@ The squared norm and the Gram matrix of whole gradients are sums over leaves. Th
 *empirical Fisher matrix* (1/n) Σ g_n g_nᵀ, of the labels that were seen. Norms and Gram matrix rest on
 ⟨x εᵀ, x' ε'ᵀ⟩ = ⟨x, x'⟩⟨ε, ε'⟩, for norms in I. Goodfellow, *Efficient per-example gradient computations*, 2015.
 
+Squares and their sums are formed in float32 at least; norms and Gram matrix stay so, the others have the dtype of the
+parameters.
+
 `contributions` are all that any reading sees; `gathered` takes one from them later. A backward pass that is vmapped
 over several errors is read this way once, whatever their number (see `fnn.gauss_newton`).
 """
@@ -36,6 +39,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fnn.dtypes import wide
+from fnn.numerics import ratio
 from fnn.types import Array, Params, Reading
 
 
@@ -100,21 +105,17 @@ def _sum_of_layers(stacked: Array) -> Array:
     return jnp.sum(stacked, axis=0)
 
 
-def wide(rows: Array) -> Array:
-    """In float32 at least."""
-    return rows.astype(jnp.float32) if jnp.finfo(rows.dtype).bits < 32 else rows
-
-
 def _flat(rows: Array) -> Array:
     return rows.reshape(rows.shape[0], -1)
 
 
 def _square_per_object(rows: Array) -> Array:
-    return jnp.sum(jnp.square(_flat(rows)), axis=1)
+    return jnp.sum(jnp.square(_flat(wide(rows))), axis=1)
 
 
 def _inner_products(rows: Array) -> Array:
-    return jnp.matmul(_flat(rows), _flat(rows).T, precision=FULL)
+    rows = _flat(wide(rows))
+    return jnp.matmul(rows, rows.T, precision=FULL)
 
 
 def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
@@ -184,8 +185,8 @@ gram = Reading(
 
 second_moment = Reading(
     label="second_moment",
-    outer=lambda x, error: jnp.square(x).T @ jnp.square(error),
-    rows=lambda rows: jnp.sum(jnp.square(rows), axis=0),
+    outer=lambda x, error: (jnp.square(wide(x)).T @ jnp.square(wide(error))).astype(error.dtype),
+    rows=lambda rows: jnp.sum(jnp.square(wide(rows)), axis=0).astype(rows.dtype),
     stack=_unchanged,
     scale=lambda n: 1 / math.sqrt(n),
     linear=False,
@@ -197,7 +198,7 @@ variance = _of_moments("variance", lambda mean, var: var)
 difference of moments, (1/n) Σ g_n² − g²: what is at most n eps of the first is rounding and counts as 0, where n counts
 as 8 at least. At other parameters g is subtracted first, so that all but (n eps g)² is seen."""
 
-signal_to_noise = _of_moments("signal_to_noise", lambda g, var: jnp.where(g == 0, 0, jnp.square(g) / var))
+signal_to_noise = _of_moments("signal_to_noise", lambda g, var: ratio(jnp.square(g), var))
 """g²/variance of every parameter, with the variance's own threshold: infinite where the objects agree to rounding, as
 in a batch of one, and 0 where g is 0."""
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
+from fnn.dtypes import wide
 from fnn.layers.dropouts import DropoutTape
 from fnn.parts import each_part, parts_of
 from fnn.types import Array, Layer, Params, Stages, State
@@ -98,8 +99,9 @@ def thinned_average(
 ) -> Array:
     """The mean over all 2^N thinned networks, Σ_ξ P(ξ) of(a(x; ξ)), every mask ξ in {0, 1}^N enumerated.
 
-    A mask is common to the objects, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in their application
-    stage. With ``of=jax.nn.log_softmax`` a softmax of the result is the normalised geometric mean of the networks.
+    The slide "Interpretations of Dropout" counts 2^N networks of N weights: what a mask drops are N *neurons*. A mask
+    is common to the objects, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in their application stage.
+    With ``of=jax.nn.log_softmax`` a softmax of the result is the normalised geometric mean of the networks.
 
     Args:
         net: a network with dropout layers, N ≤ 16 neurons under them in all.
@@ -131,14 +133,15 @@ def thinned_average(
             f"thinned_average enumerates 2^N masks for 1 to {MOST_NEURONS} dropped neurons, {net} has N = {N}; "
             "sample them by monte_carlo instead"
         )
-    keep = jnp.concatenate([jnp.full(width, p, x.dtype) for p, width in zip(keeps, widths, strict=True)])
+    dtype = wide(x).dtype
+    keep = jnp.concatenate([jnp.full(width, p, dtype) for p, width in zip(keeps, widths, strict=True)])
 
     def weighted(code: Array) -> Array:
         mask = (code >> jnp.arange(N) & 1).astype(x.dtype)
         probability = jnp.prod(jnp.where(mask == 1, keep, 1 - keep))
         masks = iter(jnp.split(mask, [sum(widths[: i + 1]) for i in range(len(widths) - 1)]))
         a, _, _ = _thinned(net, masks).forward(params, state, x, jax.random.key(0))
-        return probability * of(a)
+        return probability * wide(of(a))
 
     block = 2 ** min(N, checks.count("batch_size", batch_size).bit_length() - 1)
     codes = jnp.arange(2**N).reshape(-1, block)
@@ -147,7 +150,7 @@ def thinned_average(
         return total + jnp.sum(jax.vmap(weighted)(codes), axis=0), None
 
     like = jax.eval_shape(weighted, codes[0, 0])
-    return jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), codes)[0]
+    return jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), codes)[0].astype(x.dtype)
 
 
 def _dropping(net: Layer) -> Layer:

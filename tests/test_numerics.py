@@ -60,7 +60,7 @@ def test_what_is_no_square_stays_visible():
 
 
 def test_forward_costs_one_root():
-    compiled = jax.jit(safe_sqrt).lower(jnp.ones(7)).compile().as_text()
+    compiled = jax.jit(safe_sqrt).lower(jnp.ones(7)).compile().as_text() or ""
     assert "sqrt" in compiled
     assert not {"select", "compare"} & set(re.split(r"\W+", compiled))
 

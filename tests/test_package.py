@@ -25,9 +25,9 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.re
 BUILDING = """
 types  files
 checks.numbers
-checks.arrays  checks.structures  numerics
-checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
-checks.streaming  checks.transfers  dtypes  decompositions
+checks.arrays  checks.structures  dtypes
+checks  numerics  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing
+checks.pruned  checks.streaming  checks.transfers  decompositions
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
 layers.neurons  layers.elementwise  layers.dropouts  layers.normalization  watching  combinators.shared  signals
 compare.tables  compare.costs  combinators.compositions  combinators.copies  combinators.precision  combinators.wrappers

@@ -27,7 +27,9 @@ def features(where: str, x: Any, width: int | None = None) -> None:
         chex.assert_rank(x, 2)
     except AssertionError:
         hint = (
-            "a single object needs a batch axis: x[None, :]" if len(x.shape) < 2 else "flatten: x.reshape(len(x), -1)"
+            "give a single object a batch axis, x[None, :]"
+            if len(x.shape) < 2
+            else "give each object one row by x.reshape(len(x), -1), or map over stacked tasks by jax.vmap"
         )
         raise ValueError(f"{where} expects a batch [n, features], got shape {x.shape}; {hint}") from None
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -142,13 +144,12 @@ def classes(where: str, a: Any, y: Any) -> None:
     n, m = jnp.shape(a)
     if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
         raise TypeError(
-            f"{where} expects integer labels, got {jnp.result_type(y)}; convert by y.astype(int), "
-            "and one-hot rows by y.argmax(1)"
+            f"{where} expects integer labels, got {jnp.result_type(y)} of shape {jnp.shape(y)}; "
+            f"{_towards_labels(y, (n, m))}"
         )
     if jnp.shape(y) != (n,):
         raise ValueError(
-            f"{where} expects one label per object, y of shape ({n},), got {jnp.shape(y)}; "
-            "turn one-hot rows into labels by y.argmax(1), a column by y[:, 0]"
+            f"{where} expects one label per object, y of shape ({n},), got {jnp.shape(y)}; {_towards_labels(y, (n, m))}"
         )
     known = concrete(y)
     if known is not None and known.size and (known.min() < 0 or known.max() >= m):
@@ -156,6 +157,21 @@ def classes(where: str, a: Any, y: Any) -> None:
             f"{where} expects labels 0..{m - 1} for {m} outputs, got {known.min()}..{known.max()}; "
             "number the classes from 0 or widen the last layer"
         )
+
+
+def _towards_labels(y: Any, rows: tuple[int, int]) -> str:
+    """How to make labels of y, if that loses nothing."""
+    if jnp.shape(y) != rows or rows[1] == 1:
+        return "convert by y.astype(int), a column by y[:, 0]"
+    known = concrete(y)
+    if known is None:
+        return "turn one-hot rows into labels by y.argmax(1), which would lose shares of classes"
+    if np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all():
+        return "turn one-hot rows into labels by y.argmax(1)"
+    return (
+        "these rows are not one-hot, and y.argmax(1) would lose what they say: pass a Loss of your own for shares of "
+        "classes, whose slope is softmax(a) − y, or binary_cross_entropy for yes or no in each class"
+    )
 
 
 def batch(pair: Any) -> tuple[Any, Any]:
