@@ -25,7 +25,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.re
 BUILDING = """
 types
 checks.numbers
-checks.arrays  checks.structures
+checks.arrays  checks.structures  numerics
 checks  checks.boolean  checks.comparisons  checks.geometry  checks.laws  checks.matrices  checks.probing  checks.pruned
 checks.streaming  checks.transfers  dtypes  decompositions
 activations  losses  initializers  readings  batches  parts  optimizers.arithmetic  layers.shared  layers.second_order
