@@ -58,8 +58,10 @@ from fnn.checks.structures import (
     needs_params,
     parts,
     per_object_readable,
+    role,
     same_structure,
     slices,
+    takes_gradients_first,
 )
 
 __all__ = [
@@ -105,12 +107,14 @@ __all__ = [
     "per_object_readable",
     "positive",
     "rate",
+    "role",
     "same_structure",
     "scalar",
     "scores",
     "seeds",
     "slices",
     "some_devices",
+    "takes_gradients_first",
     "values",
     "weight_shape",
 ]

@@ -138,7 +138,7 @@ def sparse(optimizer: Any) -> Optimizer:
         kept_or_back = lambda left, u, w: jnp.where(left, u, -w.astype(u.dtype))  # noqa: E731
         return jax.tree.map(kept_or_back, state.links, updates, params), SparseState(state.links, inner)
 
-    return Optimizer(init, update, written("sparse", optimizer))
+    return Optimizer(init, update, written("sparse", optimizer), *checks.role(optimizer))
 
 
 def remove_links(state: TrainState, links: Links) -> TrainState:
