@@ -68,7 +68,7 @@ def takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:
         earlier = made.get("all", made.get("some") if takes == "all" else None)
         if takes and earlier is not None:
             raise ValueError(
-                f"{where} expects gradients to reach {optimizer}, got the steps of {earlier}, which have the minus sign "
+                f"{where} expects gradients to reach {optimizer}, got the steps of {earlier}, whose minus sign is "
                 f"inside; {'leave out one of the two' if steps else f'put {optimizer} before {earlier}'}"
             )
         if steps:

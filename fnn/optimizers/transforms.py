@@ -88,7 +88,7 @@ def clip_by_norm(theta: float) -> Optimizer:
     """Gradient clipping: if ‖g‖ > θ then g := gθ/‖g‖, over the whole vector of parameters (slide "Gradient explosion").
 
     The norm is found relative to a power of two, so that the squares of an exploding gradient do not overflow before
-    it can be clipped. One NaN makes the norm NaN, and with it all of g: no leaf moves on, unclipped, without the others.
+    it can be clipped. One NaN makes the norm NaN, and with it all of g: no other leaf moves on unclipped.
 
     Args:
         theta: θ > 0.
