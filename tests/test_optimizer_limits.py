@@ -1,4 +1,4 @@
-"""Optimizers where numbers end: decays next to 1, gradients of 0, ε next to 0, counters at 2³¹; and chains out of order.
+"""Optimizers where numbers end: decays next to 1, gradients of 0, ε next to 0, counters at 2³¹; chains out of order.
 
 Right values are float64 loops in NumPy, difference quotients of them, and closed forms.
 """
@@ -92,13 +92,11 @@ def test_an_average_that_overflowed_stays_infinite(name, decay):
 @pytest.mark.parametrize("epsilon", [1e-39, 1e-45, 1e-300])
 def test_a_zero_gradient_makes_a_zero_step_under_the_smallest_epsilon(make, epsilon):
     for mode in (lambda f: f, jax.jit):
-        updates = mode(lambda g, make=make: updates_of_one(make(eta=0.1, epsilon=epsilon), g))(
-            jnp.zeros(3, jnp.float32)
-        )
+        updates = mode(lambda g: first_updates(make(eta=0.1, epsilon=epsilon), g))(jnp.zeros(3, jnp.float32))
         np.testing.assert_array_equal(updates, 0)
 
 
-def updates_of_one(optimizer: Any, g: Any) -> Any:
+def first_updates(optimizer: Any, g: Any) -> Any:
     return optimizer.update(g, optimizer.init(g), g)[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn.checks.numbers import concrete, number
@@ -18,9 +19,10 @@ def amount(value: Any) -> None:
     known = concrete(value)
     if known is None:
         return
-    if known.dtype.kind not in "iuf":
+    is_share = jnp.issubdtype(known.dtype, jnp.floating)
+    if not (is_share or jnp.issubdtype(known.dtype, jnp.integer)):
         raise TypeError(f"amount must be {expected}, got {value!r}")
-    if not (0 <= known < 1 if known.dtype.kind == "f" else known >= 0):
+    if not (0 <= known < 1 if is_share else known >= 0):
         raise ValueError(f"amount must be {expected}, got {value!r}")
 
 
@@ -36,6 +38,21 @@ def amounts(amount_of_round: Any, where_from: Any, tolerance: Any) -> None:
         amount(amount_of_round)
     scope(where_from)
     number("tolerance", tolerance, lambda t: t >= 0, "a number >= 0")
+
+
+def no_nan(where: str, saliency: Any, links: Any, flags: Any) -> None:
+    """No saliency of a link that is left and may go is NaN, where that can be seen."""
+    masks, chosen = jax.tree.leaves(links), jax.tree.leaves(flags)
+    for (path, leaf), mask, flag in zip(jax.tree.leaves_with_path(saliency), masks, chosen, strict=True):
+        worth, left = concrete(leaf), concrete(mask)
+        if not flag or worth is None or left is None:
+            continue
+        strange = int(np.sum(np.isnan(worth.astype(np.float64)) & left))
+        if strange:
+            raise ValueError(
+                f"{where} expects saliencies that can be ranked, got {strange} NaN of {worth.size} at "
+                f"saliency{jax.tree_util.keystr(path)}; look for where they arise in the params, the data or the score"
+            )
 
 
 def some_prunable(flags: Any) -> None:

@@ -85,7 +85,7 @@ def average(decay: Any, old: Any, new: Any) -> Any:
     return jax.tree.map(at_leaf, old, new)
 
 
-def _halves(decay: float, dtype: Any) -> tuple[np.generic, np.generic]:
+def _halves(decay: float, dtype: Any) -> tuple[Any, Any]:
     """A decay as a sum of two numbers of the dtype, both ≥ 0, so that an infinite average stays infinite."""
     kind = np.dtype(dtype).type
     held = kind(decay)
