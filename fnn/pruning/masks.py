@@ -43,7 +43,7 @@ def share_left(links: Links, prunable: Mask = weights_only) -> Array:
         links: masks.
         prunable: a pytree of bools, or a function from params to one; weights but not biases by default.
     """
-    chosen = _chosen(links, links, prunable)
+    chosen = chosen_leaves(links, links, prunable)
     return jnp.mean(jnp.concatenate([leaf.ravel() for leaf in chosen]))
 
 
@@ -79,7 +79,7 @@ def remove_least(
     checks.same_structure("remove_least", "saliency", saliency, "links", links)
     more_checks.amount(amount)
     more_checks.scope(scope)
-    flags = _flags(links, prunable)
+    flags = flags_of(links, prunable)
     more_checks.no_nan("remove_least", saliency, links, flags)
     worth, leaves = jax.tree.leaves(saliency), jax.tree.leaves(links)
     new = list(leaves)
@@ -93,9 +93,10 @@ def remove_least(
 
 
 def _groups(links: Links, flags: list[bool], scope: str) -> dict[tuple[int, Any], list[int]]:
-    """The numbers of the chosen leaves that are ranked together, by (copies, layer); a dict holds the leaves of a layer.
+    """The numbers of the chosen leaves that are ranked together, by (copies, layer).
 
-    In a `repeat` w is [copies, i, o] and b [copies, o], so that the axes before the last two of w tell the copies.
+    A dict holds the leaves of a layer, {"w": …, "b": …}. In a `repeat` w is [copies, i, o] and b
+    [copies, o], so that the axes before the last two of w tell the copies.
     """
     if scope == "global":
         return {(1, None): [k for k, flag in enumerate(flags) if flag]}
@@ -142,15 +143,17 @@ def weights_and_biases(params: Params) -> Mask:
     return jax.tree.map_with_path(named, params)
 
 
-def _flags(links: Links, prunable: Mask) -> Any:
+def flags_of(links: Links, prunable: Mask) -> Any:
+    """The mask of leaves that a pytree of bools or a function from params gives, with one True at least."""
     flags = prunable(links) if callable(prunable) else prunable
     checks.is_mask("prunable", flags, links)
     more_checks.some_prunable(flags)
     return flags
 
 
-def _chosen(tree: Any, links: Links, prunable: Mask) -> list[Array]:
-    flags = jax.tree.leaves(_flags(links, prunable))
+def chosen_leaves(tree: Any, links: Links, prunable: Mask) -> list[Array]:
+    """The leaves of a tree beside which that mask is True."""
+    flags = jax.tree.leaves(flags_of(links, prunable))
     return [leaf for leaf, flag in zip(jax.tree.leaves(tree), flags, strict=True) if flag]
 
 
@@ -187,7 +190,8 @@ def remove_links(state: TrainState, links: Links) -> TrainState:
     """A run that goes on without the links whose mask is False.
 
     They are set to 0, and so is what the optimizer remembers of them, such as their velocity, also where `masked` or a
-    mask of optax's has it remember some of the leaves only; its `sparse` keeps them there. Given the state of a fresh run, it trains the pruned network from the start.
+    mask of optax's has it remember some of the leaves only. Its `sparse` keeps them there. Given the state of a fresh
+    run, it trains the pruned network from the start.
 
     Args:
         state: of a run whose trainer has ``optimizer=sparse(…)``.
