@@ -196,6 +196,43 @@ def test_a_nan_anywhere_makes_all_of_a_clipped_gradient_nan():
         assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(updates))
 
 
+ROOTS = ("rmsprop", "adadelta", "adam", "nadam")
+
+
+@pytest.mark.parametrize(("optimizer", "name"), [(of, name) for of in ROOTS for name in (*LOOPS[of][2], "epsilon")])
+def test_a_dead_unit_leaves_the_other_hyper_gradients_right(optimizer, name):
+    """By a decay, at 0 too, and by ε, against one-sided or central difference quotients of the float64 loop."""
+    make, loop, _ = LOOPS[optimizer]
+
+    def last(value: Any) -> Any:
+        pair, w = make(eta=0.1, **{name: value}), jnp.asarray([1.0, 0.5])
+        state = pair.init(w)
+        for _ in range(3):
+            updates, state = pair.update(slopes(w, jnp), state, w)
+            w = apply_updates(w, updates)
+        return w[0]
+
+    def ends(value: float) -> float:
+        return loop(np.array([1.0, 0.5]), lambda w, k: slopes(w, np), 3, eta=0.1, **{name: value})[-1, 0]
+
+    h = 1e-6
+    for value in (0.1, 0.6) if name == "epsilon" else (0.0, 0.3, 0.9):
+        if value:
+            right = (ends(value + h) - ends(value - h)) / (2 * h)
+        else:
+            right = (4 * ends(h) - ends(2 * h) - 3 * ends(0.0)) / (2 * h)
+        for derivative in (jax.grad(last), jax.jacfwd(last)):
+            np.testing.assert_allclose(derivative(value), right, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sgd", *LOOPS])
+def test_zero_gradients_raise_no_false_alarm(name):
+    optimizer, w = (fnn.sgd if name == "sgd" else LOOPS[name][0])(eta=0.1), jnp.zeros(3)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        optimizer.update(w, optimizer.init(w), w)
+        jax.grad(lambda eta: jnp.sum(chain(clip_by_norm(1.0), sgd(eta)).update(w, ((), sgd(0.1).init(w)), w)[0]))(0.1)
+
+
 # Counters at 2³¹
 
 

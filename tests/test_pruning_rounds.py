@@ -364,6 +364,14 @@ def test_features_in_slices_are_the_rows_one_after_the_other() -> None:
     assert first_weights(params) == ({"w": True, "b": False}, {"w": False}, {"w": False})
 
 
+def test_a_feature_is_left_while_one_of_its_links_is_and_counts_by_those() -> None:
+    links = {"w": jnp.asarray([[True, False], [False, False], [True, True]])}
+    np.testing.assert_array_equal(features_left(links), [True, False, True])
+    saliency = {"w": jnp.asarray([[2.0, 9.0], [0.0, 0.0], [2.0, 1.0]])}  # S_j = 2, gone, 3
+    after = remove_features(saliency, links, 1)
+    np.testing.assert_array_equal(after["w"], [[False, False], [False, False], [True, True]])
+
+
 # Refusals
 
 
