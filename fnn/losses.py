@@ -134,7 +134,7 @@ exponential_margin = _margin(
 
 sigmoid_margin = _margin(
     "sigmoid_margin",
-    value=lambda M: logistic(-M),
+    value=lambda M: jax.nn.sigmoid(-M),
     slope=lambda M: -logistic_density(M),
     curvature=lambda M: jnp.tanh(M / 2) * logistic_density(M),
     convex=False,

@@ -252,8 +252,9 @@ def freeze(optimizer: Any, mask: Mask) -> Optimizer:
     def others(params: Params) -> Mask:
         return jax.tree.map(lambda frozen: not frozen, mask(params) if callable(mask) else mask)
 
-    init, update, _ = chain(masked(_STILL, mask), masked(optimizer, others))
-    return Optimizer(init, update, written("freeze", optimizer, mask if callable(mask) else "mask"))
+    init, update, *_ = chain(masked(_STILL, mask), masked(optimizer, others))
+    label = written("freeze", optimizer, mask if callable(mask) else "mask")
+    return Optimizer(init, update, label, *checks.role(optimizer))
 
 
 _STILL = Optimizer(lambda params: (), lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), state), "still")

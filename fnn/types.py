@@ -168,6 +168,10 @@ class Optimizer(NamedTuple):
     init: Callable[[Params], Any]
     update: Callable[..., tuple[Any, Any]]
     label: str = "optimizer"
+    takes: str | None = None
+    """where the update takes gradients: at "all" leaves, at "some" (`masked`), or None, where nobody has said"""
+    steps: str | None = None
+    """where its updates are steps, the minus sign inside; None: nowhere, as of `l2`, or nobody has said"""
 
     def __repr__(self) -> str:
         return self.label

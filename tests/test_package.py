@@ -40,6 +40,7 @@ laws.judges  laws.passes  laws.updates  resumable  streams  stopping
 networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
 compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers
 compare  pruning.rounds
+pruning.features
 networks  pruning  laws
 """
 """The modules of fnn, a line a floor, the lowest first; fnn itself stands on all of them."""

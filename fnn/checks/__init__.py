@@ -65,8 +65,10 @@ from fnn.checks.structures import (
     no_bias_to_draw,
     parts,
     per_object_readable,
+    role,
     same_structure,
     slices,
+    takes_gradients_first,
 )
 
 __all__ = [
@@ -117,6 +119,7 @@ __all__ = [
     "per_object_readable",
     "positive",
     "rate",
+    "role",
     "same_structure",
     "sample_size",
     "scalar",
@@ -125,6 +128,7 @@ __all__ = [
     "slices",
     "some_devices",
     "stopping_rule",
+    "takes_gradients_first",
     "values",
     "weight_shape",
 ]

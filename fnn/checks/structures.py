@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fnn.checks.numbers import count
-from fnn.types import Activation, Layer, Loss, Reading, Trainer
+from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Trainer
 
 
 def is_layer(where: str, value: Any) -> None:
@@ -62,6 +62,26 @@ def is_optimizer(where: str, value: Any) -> None:
             f"{where} takes optimizers, pairs with .init and .update, got {value!r}; "
             "call the factory first: adam(1e-3), not adam"
         )
+
+
+def role(optimizer: Any) -> tuple[str | None, str | None]:
+    """At which leaves an optimizer takes gradients and makes steps of them; None, None of pairs that are not fnn's."""
+    return (optimizer.takes, optimizer.steps) if isinstance(optimizer, Optimizer) else (None, None)
+
+
+def takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:
+    """None that takes gradients stands behind one that has made steps of them, at any leaf for certain."""
+    made: dict[str | None, Any] = {}
+    for optimizer in optimizers:
+        takes, steps = role(optimizer)
+        earlier = made.get("all", made.get("some") if takes == "all" else None)
+        if takes and earlier is not None:
+            raise ValueError(
+                f"{where} expects gradients to reach {optimizer}, got the steps of {earlier}, whose minus sign is "
+                f"inside; {'leave out one of the two' if steps else f'put {optimizer} before {earlier}'}"
+            )
+        if steps:
+            made.setdefault(steps, optimizer)
 
 
 def is_activation(where: str, value: Any) -> None:

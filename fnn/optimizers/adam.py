@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from fnn import checks
-from fnn.optimizers.arithmetic import average, calibrated, each, from_equations, rate_at, squares
+from fnn.optimizers.arithmetic import (
+    average,
+    calibrated,
+    each,
+    from_equations,
+    next_step,
+    rate_at,
+    root_plus,
+    squares,
+)
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 
@@ -39,15 +46,14 @@ def _adaptive_momentum(
     checks.positive("epsilon", epsilon)
 
     def equations(g: Params, state: AdamState) -> tuple[Params, AdamState]:
-        k = state.k + 1
+        k = next_step(state.k)
         v = average(gamma, state.v, g)
         G = average(alpha, state.G, squares(g))
         step = each(
-            lambda d, G_hat, eta, epsilon: -eta * d / (jnp.sqrt(G_hat) + epsilon),
+            lambda d, G_hat, eta: -eta * d / root_plus(G_hat, epsilon),
             direction(gamma, v, g, k),
             calibrated(alpha, G, k),
             eta=rate_at(eta, state.k),
-            epsilon=epsilon,
         )
         return step, AdamState(k, v, G)
 
@@ -68,7 +74,7 @@ def adam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1
         eta: learning rate η ≥ 0.
         gamma: γ in [0, 1).
         alpha: α in [0, 1).
-        epsilon: ε > 0.
+        epsilon: ε > 0; in float32 1.2e-38 at least counts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,7 +103,7 @@ def nadam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 
         eta: learning rate η ≥ 0.
         gamma: γ in [0, 1).
         alpha: α in [0, 1).
-        epsilon: ε > 0.
+        epsilon: ε > 0; in float32 1.2e-38 at least counts.
     """
 
     def direction(gamma: Any, v: Any, g: Any, k: Array) -> Any:

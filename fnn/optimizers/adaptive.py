@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
 from fnn import checks
-from fnn.optimizers.arithmetic import average, each, from_equations, rate_at, squares
+from fnn.optimizers.arithmetic import average, each, from_equations, next_step, rate_at, root_plus, squares
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 
@@ -41,7 +39,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     Args:
         eta: learning rate η ≥ 0.
         alpha: α in [0, 1).
-        epsilon: ε > 0.
+        epsilon: ε > 0; in float32 1.2e-38 at least counts.
     """
     checks.rate("eta", eta)
     checks.fraction("alpha", alpha)
@@ -49,14 +47,8 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
 
     def equations(g: Params, state: RMSPropState) -> tuple[Params, RMSPropState]:
         G = average(alpha, state.G, squares(g))
-        step = each(
-            lambda g, G, eta, epsilon: -eta * g / (jnp.sqrt(G) + epsilon),
-            g,
-            G,
-            eta=rate_at(eta, state.k),
-            epsilon=epsilon,
-        )
-        return step, RMSPropState(state.k + 1, G)
+        step = each(lambda g, G, eta: -eta * g / root_plus(G, epsilon), g, G, eta=rate_at(eta, state.k))
+        return step, RMSPropState(next_step(state.k), G)
 
     label = written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8))
     return from_equations(label, RMSPropState, equations)
@@ -78,7 +70,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
     Args:
         eta: learning rate η ≥ 0.
         alpha: α in [0, 1).
-        epsilon: ε > 0.
+        epsilon: ε > 0; in float32 1.2e-38 at least counts.
     """
     checks.rate("eta", eta)
     checks.fraction("alpha", alpha)
@@ -87,15 +79,14 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
     def equations(g: Params, state: AdaDeltaState) -> tuple[Params, AdaDeltaState]:
         G = average(alpha, state.G, squares(g))
         delta = each(
-            lambda g, G, Delta, epsilon: g * (jnp.sqrt(Delta) + epsilon) / (jnp.sqrt(G) + epsilon),
+            lambda g, G, Delta: g * root_plus(Delta, epsilon) / root_plus(G, epsilon),
             g,
             G,
             state.Delta,
-            epsilon=epsilon,
         )
         Delta = average(alpha, state.Delta, squares(delta))
         step = each(lambda delta, eta: -eta * delta, delta, eta=rate_at(eta, state.k))
-        return step, AdaDeltaState(state.k + 1, G, Delta)
+        return step, AdaDeltaState(next_step(state.k), G, Delta)
 
     label = written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-3))
     return from_equations(label, AdaDeltaState, equations)

@@ -1,19 +1,25 @@
 """What the optimizers' equations share: leaf-by-leaf arithmetic, averages, and rates.
 
 Averages and equations are computed in float32 at least: in bfloat16, 0.999 is 1 and an average with α = 0.999 would
-never forget. Updates come back in the gradient's dtype, so parameters keep theirs.
+never forget. Updates come back in the gradient's dtype, so parameters keep theirs. In float32 itself 1 − 1e-8 is 1, so
+a decay that is a number (and no tracer) enters by parts that float32 can hold.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from fnn import checks
 from fnn.dtypes import narrow, wide
+from fnn.numerics import safe_sqrt
 from fnn.types import Array, Optimizer, Params, Rate
 
 
@@ -45,7 +51,7 @@ def from_equations(
         step, state = equations(wide(gradient), state)
         return narrow(step, gradient), state
 
-    return Optimizer(start, update, label)
+    return Optimizer(start, update, label, takes="all", steps="all")
 
 
 def each(equation: Callable[..., Array], *trees: Any, **scalars: Any) -> Any:
@@ -63,13 +69,39 @@ def zeros(params: Params) -> Any:
 
 
 def average(decay: Any, old: Any, new: Any) -> Any:
-    """The exponential moving average, decay·old + (1 − decay)·new, over about 1/(1 − decay) steps."""
-    return each(lambda m, g, decay: decay * m + (1 - decay) * g, old, new, decay=decay)
+    """The exponential moving average, decay·old + (1 − decay)·new, over about 1/(1 − decay) steps.
+
+    A decay that is a number counts in double precision: 1 − decay is rounded once, and what decay loses when it is
+    rounded down to the dtype of the leaves is a term of its own.
+    """
+    if isinstance(decay, Tracer):
+        return each(lambda m, g, decay: decay * m + (1 - decay) * g, old, new, decay=decay)
+
+    def at_leaf(m: Array, g: Array) -> Array:
+        held, lost = _halves(float(decay), m.dtype)
+        fresh = jnp.asarray(1 - float(decay), m.dtype) * g
+        return held * m + (fresh + lost * m if lost else fresh)
+
+    return jax.tree.map(at_leaf, old, new)
+
+
+def _halves(decay: float, dtype: Any) -> tuple[Any, Any]:
+    """A decay as a sum of two numbers of the dtype, both ≥ 0, so that an infinite average stays infinite."""
+    kind = np.dtype(dtype).type
+    held = kind(decay)
+    held = held if float(held) <= decay else np.nextafter(held, kind(0))
+    return held, kind(decay - float(held))
 
 
 def calibrated(decay: Any, mean: Any, k: Array) -> Any:
-    """mean/(1 − decay^k), an average that started at 0 brought to scale after its k-th value; it divides only once."""
-    return each(lambda m, decay: m * (1 / (1 - decay ** k.astype(m.dtype))), mean, decay=decay)
+    """mean/(1 − decay^k), an average that started at 0 brought to scale after its k-th value; it divides only once.
+
+    Of a decay that is a number, 1 − decay^k = −expm1(k·log decay), which does not cancel where decay is close to 1.
+    """
+    if isinstance(decay, Tracer):
+        return each(lambda m, decay: m * (1 / (1 - decay ** k.astype(m.dtype))), mean, decay=decay)
+    log = math.log(max(float(decay), sys.float_info.min))  # at decay = 0 the power underflows to 0 all the same
+    return each(lambda m, log: m * (-1 / jnp.expm1(log * k.astype(m.dtype))), mean, log=log)
 
 
 def squares(tree: Any) -> Any:
@@ -77,9 +109,29 @@ def squares(tree: Any) -> Any:
     return jax.tree.map(jnp.square, tree)
 
 
+def root_plus(G: Array, epsilon: Any) -> Array:
+    """√G + ε, the root with slope 0 at G = 0, where the gradient was 0 and moves nothing.
+
+    An ε that is a number counts as the smallest normal one of the dtype at least: a smaller one is flushed to 0.
+    """
+    least = epsilon if isinstance(epsilon, Tracer) else max(float(epsilon), float(jnp.finfo(G.dtype).tiny))
+    return safe_sqrt(G) + jnp.asarray(least, G.dtype)
+
+
 def counter() -> Array:
     """The step counter before the first step."""
     return jnp.zeros((), jnp.int32)
+
+
+def next_step(k: Array) -> Array:
+    """The step counter one step on: k + 1, and the largest integer of its dtype from there on, for it must not wrap.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(next_step(jnp.int32(4)), next_step(jnp.int32(2**31 - 1)))
+        5 2147483647
+    """
+    return jnp.minimum(k, jnp.iinfo(k.dtype).max - 1) + 1
 
 
 def rate_at(eta: Rate, k: Array) -> Any:

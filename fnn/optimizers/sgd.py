@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.dtypes import narrow, wide
-from fnn.optimizers.arithmetic import average, counter, each, from_equations, rate_at, zeros
+from fnn.optimizers.arithmetic import average, counter, each, from_equations, next_step, rate_at, zeros
 from fnn.types import Array, Optimizer, Params, Rate, written
 
 
@@ -54,7 +54,7 @@ def sgd(eta: Rate) -> Optimizer:
     checks.rate("eta", eta)
 
     def equations(g: Params, state: SGDState) -> tuple[Params, SGDState]:
-        return each(lambda g, eta: -eta * g, g, eta=rate_at(eta, state.k)), SGDState(state.k + 1)
+        return each(lambda g, eta: -eta * g, g, eta=rate_at(eta, state.k)), SGDState(next_step(state.k))
 
     return from_equations(written("sgd", eta), SGDState, equations)
 
@@ -80,7 +80,7 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
     def equations(g: Params, state: MomentumState) -> tuple[Params, MomentumState]:
         v = average(gamma, state.v, g)
         step = each(lambda v, eta: -eta * v, v, eta=rate_at(eta, state.k))
-        return step, MomentumState(state.k + 1, v)
+        return step, MomentumState(next_step(state.k), v)
 
     return from_equations(written("momentum", eta, gamma=(gamma, 0.9)), MomentumState, equations)
 
@@ -117,7 +117,8 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
 
     def equations(g: Params, state: NAGState) -> tuple[Params, NAGState]:
         v = average(gamma, state.v, g)
-        reach = reach_at(state.k + 1)
+        k = next_step(state.k)
+        reach = reach_at(k)
         step = each(
             lambda v, v_new, eta, reach, reach_new: reach * v - (eta + reach_new) * v_new,
             state.v,
@@ -126,7 +127,7 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
             reach=state.reach,
             reach_new=reach,
         )
-        return step, NAGState(state.k + 1, v, reach)
+        return step, NAGState(k, v, reach)
 
     return from_equations(written("nag", eta, gamma=(gamma, 0.9)), NAGState, equations, init)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from fnn import checks
 from fnn.dtypes import narrow, wide
+from fnn.numerics import safe_sqrt
 from fnn.optimizers.arithmetic import each
 from fnn.types import Array, Optimizer, Params, written
 
@@ -48,9 +49,13 @@ def chain(*optimizers: Any) -> Optimizer:
 
     Raises:
         TypeError: an argument that is no such pair.
+        ValueError: one of fnn's that takes gradients behind one that has made steps of them: the minus sign is inside a
+            step, so that after ``adam(η)`` an ``l2(λ)`` would make the weights grow. Two that are `masked` may be for
+            different leaves and pass; so do pairs that are not fnn's.
     """
     for optimizer in optimizers:
         checks.is_optimizer("chain", optimizer)
+    checks.takes_gradients_first("chain", optimizers)
 
     def init(params: Params) -> tuple:
         return tuple(optimizer.init(params) for optimizer in optimizers)
@@ -63,21 +68,27 @@ def chain(*optimizers: Any) -> Optimizer:
             states.append(part)
         return gradient, tuple(states)
 
-    return Optimizer(init, update, written("chain", *optimizers))
+    takes, steps = (_most(leaves) for leaves in zip((None, None), *map(checks.role, optimizers), strict=True))
+    return Optimizer(init, update, written("chain", *optimizers), takes, steps)
+
+
+def _most(leaves: tuple[str | None, ...]) -> str | None:
+    """At "all" leaves, if one part is; else at "some", if one is."""
+    return max(leaves, key=(None, "some", "all").index)
 
 
 def _stateless(label: str, transform: Callable[[Params, Params], Params]) -> Optimizer:
     def update(gradient: Params, state: tuple, params: Params = None) -> tuple[Any, tuple]:
         return narrow(transform(wide(gradient), params), gradient), state
 
-    return Optimizer(lambda params: (), update, label)
+    return Optimizer(lambda params: (), update, label, takes="all")
 
 
 def clip_by_norm(theta: float) -> Optimizer:
     """Gradient clipping: if ‖g‖ > θ then g := gθ/‖g‖, over the whole vector of parameters (slide "Gradient explosion").
 
     The norm is found relative to a power of two, so that the squares of an exploding gradient do not overflow before
-    it can be clipped.
+    it can be clipped. One NaN makes the norm NaN, and with it all of g: no other leaf moves on unclipped.
 
     Args:
         theta: θ > 0.
@@ -88,7 +99,9 @@ def clip_by_norm(theta: float) -> Optimizer:
         unit, norm = _norm_in_units(g)
 
         def clipped(g: Array, theta: Array, unit: Array, norm: Array) -> Array:
-            return jnp.where(unit * norm > theta, (g / unit) * (theta / norm), g)
+            is_long = ~(unit * norm <= theta)
+            shorter = jnp.where(is_long, theta, 1) / jnp.where(is_long, norm, 1)
+            return jnp.where(is_long, (g / unit) * shorter, g)
 
         return each(clipped, g, theta=theta, unit=unit, norm=norm)
 
@@ -96,7 +109,10 @@ def clip_by_norm(theta: float) -> Optimizer:
 
 
 def tree_norm(tree: Any) -> Array:
-    """The Euclidean norm ‖g‖ of all leaves together, its squares safe from overflow, a scalar in float32 at least."""
+    """The Euclidean norm ‖g‖ of all leaves together, its squares safe from overflow, a scalar in float32 at least.
+
+    Its slope at g = 0 is 0.
+    """
     unit, norm = _norm_in_units(tree)
     return unit * norm
 
@@ -110,7 +126,7 @@ def _norm_in_units(tree: Any) -> tuple[Array, Array]:
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves]))
     bound = 3 * jnp.finfo(dtype).maxexp // 4  # 1/unit must not be denormal: those are flushed to 0
     unit = jnp.ldexp(jnp.ones((), dtype), jnp.clip(jnp.frexp(largest)[1], -bound, bound))
-    return unit, jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
+    return unit, safe_sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
 
 
 def l2(strength: float) -> Optimizer:
@@ -175,4 +191,5 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
         )
         return merged, state
 
-    return Optimizer(init, update, written("masked", optimizer, mask if callable(mask) else "mask"))
+    takes, steps = ("some" if leaves else None for leaves in checks.role(optimizer))
+    return Optimizer(init, update, written("masked", optimizer, mask if callable(mask) else "mask"), takes, steps)

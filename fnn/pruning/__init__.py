@@ -1,7 +1,8 @@
 """Optimal Brain Damage: networks with fewer links (slide "Optimal Brain Damage").
 
 Links are valued by a score, the least salient of each layer removed, the rest retrained, and so on as long as Q does
-not worsen. Masks are pytrees of bools; under `sparse(optimizer)` a removed link stays exactly 0.
+not worsen; `feature_pruner` removes features likewise. Masks are pytrees of bools; under `sparse(optimizer)` a removed
+link stays exactly 0.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -22,7 +23,17 @@ Example:
 
 from __future__ import annotations
 
-from fnn.pruning.masks import Links, SparseState, all_links, remove_least, remove_links, share_left, sparse
+from fnn.pruning.features import feature_pruner, features_left, first_weights, remove_features
+from fnn.pruning.masks import (
+    Links,
+    SparseState,
+    all_links,
+    remove_least,
+    remove_links,
+    share_left,
+    sparse,
+    weights_and_biases,
+)
 from fnn.pruning.rounds import Pruner, Pruning, prune, pruner
 from fnn.pruning.scores import (
     Score,
@@ -43,16 +54,21 @@ __all__ = [
     "SparseState",
     "all_links",
     "at_random",
+    "feature_pruner",
     "feature_saliency",
+    "features_left",
+    "first_weights",
     "gate_saliency",
     "magnitude",
     "obd",
     "prune",
     "pruner",
+    "remove_features",
     "remove_least",
     "remove_links",
     "schedule",
     "share_left",
     "sparse",
     "taylor",
+    "weights_and_biases",
 ]

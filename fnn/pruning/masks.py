@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import DictKey
 
 from fnn import checks
 from fnn.checks import pruned as more_checks
+from fnn.dtypes import wide
 from fnn.optimizers import weights_only
 from fnn.optimizers.transforms import Mask
 from fnn.types import Array, Optimizer, Params, TrainState, written
@@ -38,7 +43,7 @@ def share_left(links: Links, prunable: Mask = weights_only) -> Array:
         links: masks.
         prunable: a pytree of bools, or a function from params to one; weights but not biases by default.
     """
-    chosen = _chosen(links, links, prunable)
+    chosen = chosen_leaves(links, links, prunable)
     return jnp.mean(jnp.concatenate([leaf.ravel() for leaf in chosen]))
 
 
@@ -51,12 +56,17 @@ def remove_least(
         saliency: values in the shapes of the params; of links that are gone they do not count.
         links: the masks so far.
         amount: how many to remove: a whole number, or a fraction in [0, 1) of those left, rounded. May be traced.
-        scope: "layer" takes the amount from every weight matrix (of a `repeat`, from every copy's); "global"
-            takes it from all of them together.
-        prunable: a pytree of bools, or a function from params to one; weights but not biases by default.
+        scope: "layer" takes the amount from every layer (of a `repeat`, from every copy), whose prunable leaves are
+            ranked together; "global" takes it from all of them together.
+        prunable: a pytree of bools, or a function from params to one. By default weights but not biases, a departure
+            from the slide: there w_0h is a link of its layer as the others are, which `weights_and_biases` makes it.
 
     Returns:
-        New masks; where fewer are left than the amount, none.
+        New masks, less exactly the amount; where fewer are left than that, none. An infinite saliency goes last, and
+        one that is NaN after it.
+
+    Raises:
+        ValueError: saliencies that are NaN where a link is left, unless they are traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,46 +79,81 @@ def remove_least(
     checks.same_structure("remove_least", "saliency", saliency, "links", links)
     more_checks.amount(amount)
     more_checks.scope(scope)
-    flags = _flags(links, prunable)
-    if scope == "layer":
-        return jax.tree.map(lambda s, left, flag: _of_matrix(s, left, amount) if flag else left, saliency, links, flags)
-    chosen = _chosen(links, links, prunable)
-    flat = _remaining(
-        jnp.concatenate([s.ravel() for s in _chosen(saliency, links, prunable)]),
-        jnp.concatenate([left.ravel() for left in chosen]),
-        amount,
-    )
-    ends = [sum(leaf.size for leaf in chosen[: i + 1]) for i in range(len(chosen) - 1)]
-    parts = iter(jnp.split(flat, ends))
-    return jax.tree.map(lambda left, flag: next(parts).reshape(left.shape) if flag else left, links, flags)
+    flags = flags_of(links, prunable)
+    more_checks.no_nan("remove_least", saliency, links, flags)
+    worth, leaves = jax.tree.leaves(saliency), jax.tree.leaves(links)
+    new = list(leaves)
+    for (copies, _), members in _groups(links, jax.tree.leaves(flags), scope).items():
+        s, left = (jnp.concatenate([of[i].reshape(copies, -1) for i in members], axis=1) for of in (worth, leaves))
+        after = jax.vmap(lambda s, left: without_least(s, left, amount))(s, left)
+        ends = np.cumsum([leaves[i].size // copies for i in members])[:-1].tolist()
+        for i, part in zip(members, jnp.split(after, ends, axis=1), strict=True):
+            new[i] = part.reshape(leaves[i].shape)
+    return jax.tree.unflatten(jax.tree.structure(links), new)
 
 
-def _of_matrix(saliency: Array, left: Array, amount: Any) -> Array:
-    """What is left of one leaf: matrices [i, o] each by itself, a vector as a whole."""
-    matrices = (-1, saliency.shape[-2] * saliency.shape[-1]) if saliency.ndim > 2 else (1, -1)
-    new = jax.vmap(lambda s, left: _remaining(s, left, amount))(saliency.reshape(matrices), left.reshape(matrices))
-    return new.reshape(left.shape)
+def _groups(links: Links, flags: list[bool], scope: str) -> dict[tuple[int, Any], list[int]]:
+    """The numbers of the chosen leaves that are ranked together, by (copies, layer).
+
+    A dict holds the leaves of a layer, {"w": …, "b": …}. In a `repeat` w is [copies, i, o] and b
+    [copies, o], so that the axes before the last two of w tell the copies.
+    """
+    if scope == "global":
+        return {(1, None): [k for k, flag in enumerate(flags) if flag]}
+    of_layer: dict[Any, list[tuple[int, Any, tuple]]] = {}
+    for k, (path, leaf) in enumerate(jax.tree.leaves_with_path(links)):
+        layer = path[:-1] if path and isinstance(path[-1], DictKey) else path
+        of_layer.setdefault(layer, []).append((k, path, leaf.shape))
+    groups: dict[tuple[int, Any], list[int]] = {}
+    for layer, members in of_layer.items():
+        stacked = max((shape[:-2] for _, _, shape in members), key=len)
+        for k, path, shape in members:
+            alike = shape[: len(stacked)] == stacked
+            if flags[k]:
+                name = (math.prod(stacked), layer) if alike else (math.prod(shape[:-2]), path)
+                groups.setdefault(name, []).append(k)
+    return groups
 
 
-def _remaining(saliency: Array, left: Array, amount: Any) -> Array:
-    """Rank a vector of links, those that are gone last, and remove the first."""
+def without_least(saliency: Array, left: Array, amount: Any) -> Array:
+    """A vector of links without the least salient; those that are gone are ranked behind all that are left."""
     number = jnp.asarray(amount)
     if jnp.issubdtype(number.dtype, jnp.floating):
-        number = jnp.round(number * jnp.sum(left).astype(number.dtype)).astype(int)
-    order = jnp.argsort(jnp.where(left, saliency, jnp.inf))
+        share = wide(number)
+        number = jnp.round(share * jnp.sum(left).astype(share.dtype))
+    order = jnp.lexsort((saliency, ~left))
     rank = jnp.zeros(left.shape, int).at[order].set(jnp.arange(left.size))
-    return left & (rank >= number)
+    return left & (rank >= number.astype(int))
 
 
-def _flags(links: Links, prunable: Mask) -> Any:
+def weights_and_biases(params: Params) -> Mask:
+    """The mask that is true for the leaves named "w" and "b" and false for all else, to prune by.
+
+    The slide's links are w_kh with k = 0 … H, so that w_0h = −b_h is one of its layer and is ranked with it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn.pruning import all_links, remove_least, weights_and_biases
+        >>> saliency = {"w": jnp.array([[3.0, 1.0], [2.0, 4.0]]), "b": jnp.array([0.5, 2.5])}
+        >>> links = remove_least(saliency, all_links(saliency), 2, prunable=weights_and_biases)
+        >>> print(links["b"], links["w"][0])
+        [False  True] [ True False]
+    """
+    named = lambda path, leaf: bool(path) and getattr(path[-1], "key", None) in ("w", "b")  # noqa: E731
+    return jax.tree.map_with_path(named, params)
+
+
+def flags_of(links: Links, prunable: Mask) -> Any:
+    """The mask of leaves that a pytree of bools or a function from params gives, with one True at least."""
     flags = prunable(links) if callable(prunable) else prunable
     checks.is_mask("prunable", flags, links)
     more_checks.some_prunable(flags)
     return flags
 
 
-def _chosen(tree: Any, links: Links, prunable: Mask) -> list[Array]:
-    flags = jax.tree.leaves(_flags(links, prunable))
+def chosen_leaves(tree: Any, links: Links, prunable: Mask) -> list[Array]:
+    """The leaves of a tree beside which that mask is True."""
+    flags = jax.tree.leaves(flags_of(links, prunable))
     return [leaf for leaf, flag in zip(jax.tree.leaves(tree), flags, strict=True) if flag]
 
 
@@ -138,14 +183,15 @@ def sparse(optimizer: Any) -> Optimizer:
         kept_or_back = lambda left, u, w: jnp.where(left, u, -w.astype(u.dtype))  # noqa: E731
         return jax.tree.map(kept_or_back, state.links, updates, params), SparseState(state.links, inner)
 
-    return Optimizer(init, update, written("sparse", optimizer))
+    return Optimizer(init, update, written("sparse", optimizer), *checks.role(optimizer))
 
 
 def remove_links(state: TrainState, links: Links) -> TrainState:
     """A run that goes on without the links whose mask is False.
 
-    They are set to 0, and so is what the optimizer remembers of them, such as their velocity; its `sparse` keeps
-    them there. Given the state of a fresh run, it trains the pruned network from the start.
+    They are set to 0, and so is what the optimizer remembers of them, such as their velocity, also where `masked` or a
+    mask of optax's has it remember some of the leaves only. Its `sparse` keeps them there. Given the state of a fresh
+    run, it trains the pruned network from the start.
 
     Args:
         state: of a run whose trainer has ``optimizer=sparse(…)``.
@@ -155,23 +201,45 @@ def remove_links(state: TrainState, links: Links) -> TrainState:
         ValueError: an optimizer without `sparse`; masks of other shapes than the params'.
     """
     checks.same_structure("remove_links", "links", links, "params", state.params)
-    shapes = jax.tree.map(jnp.shape, state.params)
+    params, layout = jax.tree.flatten(state.params, is_leaf=_is_empty)
+    masks = jax.tree.leaves(links, is_leaf=_is_empty)
 
     def like_params(node: Any) -> bool:
-        return jax.tree.structure(node) == jax.tree.structure(state.params) and jax.tree.map(jnp.shape, node) == shapes
+        """A tree of floats in the structure of the params, though some of its leaves may be left out."""
+        leaves, structure = jax.tree.flatten(node, is_leaf=_is_empty)
+        return structure == layout and not all(map(_is_empty, leaves)) and all(map(_is_beside, leaves, params))
+
+    def at_leaves(change: Callable[[Array, Any], Any], node: Any) -> Any:
+        leaves, structure = jax.tree.flatten(node, is_leaf=_is_empty)
+        new = [leaf if _is_empty(leaf) else change(left, leaf) for left, leaf in zip(masks, leaves, strict=True)]
+        return jax.tree.unflatten(structure, new)
 
     def without(node: Any) -> Any:
-        return _where(links, node) if like_params(node) else node
+        return at_leaves(_where, node) if like_params(node) else node
 
-    def masked(node: Any) -> Any:
+    def pruned(node: Any) -> Any:
         if not isinstance(node, SparseState):
             return node
-        return SparseState(links, jax.tree.map(without, node.inner, is_leaf=like_params))
+        left = at_leaves(lambda left, _: left, node.links)
+        return SparseState(left, jax.tree.map(without, node.inner, is_leaf=like_params))
 
     is_sparse = lambda node: isinstance(node, SparseState)  # noqa: E731
     more_checks.has_sparse(any(map(is_sparse, jax.tree.leaves(state.optimizer_state, is_leaf=is_sparse))))
-    optimizer_state = jax.tree.map(masked, state.optimizer_state, is_leaf=is_sparse)
+    optimizer_state = jax.tree.map(pruned, state.optimizer_state, is_leaf=is_sparse)
     return state._replace(params=_where(links, state.params), optimizer_state=optimizer_state)
+
+
+def _is_empty(node: Any) -> bool:
+    """A node without children: `()`, or what stands for a leaf left out, as None under `masked`."""
+    structure = jax.tree.structure(node)
+    return structure.num_leaves == 0 and structure.num_nodes == 1
+
+
+def _is_beside(leaf: Any, param: Any) -> bool:
+    """A leaf that was left out, or floats in the shape of the param."""
+    if _is_empty(leaf):
+        return True
+    return not _is_empty(param) and jnp.shape(leaf) == jnp.shape(param) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _where(links: Links, tree: Any) -> Any:

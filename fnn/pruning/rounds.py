@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,9 +26,9 @@ class Pruning(NamedTuple):
     links: Links
     """which are left"""
     quality: Array
-    """Q of that network"""
+    """Q of that network; [m] where m are evaluated"""
     allowed: Array
-    """the Q above which a round is rolled back: that of the whole network, plus the tolerance"""
+    """the Q above which a round is rolled back: that of the whole network, plus the tolerance; [m] likewise"""
     round: Array
     """rounds tried"""
     stopped: Array
@@ -50,14 +50,20 @@ class Pruner(NamedTuple):
         return self.label
 
 
+Quality = Callable[[Params, State], Array]
+"""(params, state) -> Q as one number, lower is better"""
+Retraining = Callable[[TrainState, Batch], TrainState]
+"""(state, data) -> state, as trained until a stopping rule holds"""
+
+
 def pruner(
     trainer: Trainer,
     score: Score,
-    evaluate: Callable[[Params, State], Array],
+    evaluate: Quality | Sequence[Quality],
     *,
     amount: Any,
-    retrain: int,
-    tolerance: float = float("inf"),
+    retrain: int | Retraining,
+    tolerance: Any = float("inf"),
     scope: str = "layer",
     prunable: Mask = weights_only,
 ) -> Pruner:
@@ -67,65 +73,109 @@ def pruner(
 
         S         := score of every link that is left
         links     := links without the `amount` least salient of every layer
-        W         := `retrain` steps from W, removed links held at 0
+        W         := W retrained, removed links held at 0
         Q         := evaluate(W); where Q > Q of the whole network + tolerance, W and links are as before, and stop
 
     Source: slide "Optimal Brain Damage"; the recipe of LeCun, Denker, Solla 1989. Small amounts and many rounds are the
     method's point: a saliency foretells what one link is worth, not what many are worth together.
 
+    Readings. "If the minimisation of Q has come to a minimum" is a stopping rule, so `retrain` may be one; a number of
+    steps is what many take instead. "If Q(W, X^ℓ) or Q(W, X^k) has worsened notably" names two qualities, of the
+    training sample and of a held-out one: `evaluate` may be both, each with its tolerance, and either rolls back.
+
     Args:
         trainer: with ``optimizer=sparse(…)``.
         score: how links are valued: `obd`, `magnitude`, `taylor`, `at_random`, or your own.
-        evaluate: ``(params, state) -> Q``, lower is better: a held-out loss.
+        evaluate: ``(params, state) -> Q``, lower is better: a held-out loss; or a sequence of such functions.
         amount: links to remove in a round, a number or a fraction of those left, or a function from the round
             0, 1, … to one, such as `schedule`.
-        retrain: training steps after each removal, ≥ 0.
-        tolerance: by how much Q may rise above that of the network before pruning; infinite never rolls back.
+        retrain: training steps after each removal, ≥ 0; or a function ``(state, data) -> state`` that trains until a
+            stopping rule holds, such as ``lambda s, d: run_until_stable(trainer, s, d, …)[0]``.
+        tolerance: by how much Q may rise above that of the network before pruning, ≥ 0; of several Q a number for each,
+            or one for all. The default is infinite: no rise, and no NaN but one of the whole network's, is then too
+            much, so that all rounds are gone through, a departure from the slide.
         scope: "layer" or "global", as in `remove_least`.
-        prunable: what may be removed; weights but not biases by default.
+        prunable: what may be removed; weights but not biases by default; `weights_and_biases` ranks w_0 too.
 
     Returns:
-        A `Pruner`. Its report holds ``"quality"``, the Q of the network tried; ``"at_once"``, its Q before retraining;
-        ``"left"``, the share of links it has left; ``"kept"``, whether it was kept.
+        A `Pruner`. Its report holds ``"quality"``, the Q of the network tried; ``"at_once"``, its Q before retraining,
+        both [m] for a sequence of m; ``"left"``, the share of links it has left; ``"kept"``, whether it was kept.
     """
-    more_checks.is_score(score)
-    checks.is_function("evaluate", evaluate)
-    more_checks.amounts(amount, scope, tolerance)
-    retrain = checks.count("retrain", retrain, least=0)
+    more_checks.amounts(amount, scope)
 
-    def quality(state: TrainState) -> Array:
-        return more_checks.quality(evaluate(state.params, state.state))
+    def fewer(saliency: Any, links: Links, number: Any) -> Links:
+        return remove_least(saliency, links, number, scope=scope, prunable=prunable)
+
+    options = {"amount": (amount, None), "retrain": (retrain, None), "scope": (scope, "layer")}
+    label = written("pruner", trainer, score, **options)
+    share = lambda links: share_left(links, prunable)  # noqa: E731
+    return in_rounds(label, trainer, score, evaluate, fewer, share, amount, retrain, tolerance)
+
+
+def in_rounds(
+    label: str,
+    trainer: Trainer,
+    score: Score,
+    evaluate: Quality | Sequence[Quality],
+    fewer: Callable[[Any, Links, Any], Links],
+    share: Callable[[Links], Array],
+    amount: Any,
+    retrain: int | Retraining,
+    tolerance: Any,
+) -> Pruner:
+    """A pruner that removes by ``fewer(saliency, links, amount)``, of whose links ``share(links)`` are left."""
+    more_checks.is_score(score)
+    quality, above = _qualities(evaluate, tolerance)
+    again = _retraining(trainer, retrain)
 
     def init(state: TrainState) -> Pruning:
         links, Q = all_links(state.params), quality(state)
-        allowed = Q + jnp.asarray(tolerance, Q.dtype)
-        return Pruning(remove_links(state, links), links, Q, allowed, jnp.zeros((), int), jnp.zeros((), bool))
+        return Pruning(remove_links(state, links), links, Q, above(Q), jnp.zeros((), int), jnp.zeros((), bool))
 
     def tried(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.fold_in(now.state.key, 2**32 - 2), now.round)
         saliency = score.saliency(now.state.params, now.state.state, data, key)
-        of_round = amount(now.round) if callable(amount) else amount
-        links = remove_least(saliency, now.links, of_round, scope=scope, prunable=prunable)
-        state = remove_links(now.state, links)
-        at_once = quality(state)
-        if retrain:
-            state, _ = run(trainer, state, data, retrain)
+        links = fewer(saliency, now.links, amount(now.round) if callable(amount) else amount)
+        removed = remove_links(now.state, links)
+        state = again(removed, data)
         Q = quality(state)
-        kept = now.allowed >= Q
+        kept = jnp.all(now.allowed >= Q)
         new = Pruning(state, links, Q, now.allowed, now.round + 1, ~kept)
         back = now._replace(round=now.round + 1, stopped=~kept)
         after = jax.tree.map(lambda a, b: jax.lax.select(jnp.broadcast_to(kept, jnp.shape(a)), a, b), new, back)
-        return after, _report(Q, at_once, share_left(links, prunable), kept)
+        return after, _report(Q, quality(removed), share(links), kept)
 
     def idle(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
-        return now, _report(now.quality, now.quality, share_left(now.links, prunable), jnp.zeros((), bool))
+        return now, _report(now.quality, now.quality, share(now.links), jnp.zeros((), bool))
 
-    label = written("pruner", trainer, score, amount=(amount, None), retrain=(retrain, None), scope=(scope, "layer"))
     return Pruner(init, lambda now, data: jax.lax.cond(now.stopped, idle, tried, now, data), label)
 
 
 def _report(quality: Array, at_once: Array, left: Array, kept: Array) -> dict[str, Array]:
     return {"quality": quality, "at_once": at_once, "left": left, "kept": kept}
+
+
+def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Array], Callable[[Array], Array]]:
+    """Q of a state, one number or [m]; and the Q that is still allowed, tolerance above it."""
+    functions, tolerances = more_checks.qualities(evaluate, tolerance)
+
+    def joined(values: list[Any]) -> Array:
+        return values[0] if callable(evaluate) else jnp.stack(values)
+
+    def quality(state: TrainState) -> Array:
+        found = [more_checks.quality(f(state.params, state.state)) for f in functions]
+        dtype = jnp.result_type(*found) if len(found) > 1 else jnp.asarray(found[0]).dtype
+        return joined([jnp.asarray(Q, dtype) for Q in found])
+
+    return quality, lambda Q: Q + joined([jnp.asarray(t, Q.dtype) for t in tolerances])
+
+
+def _retraining(trainer: Trainer, retrain: int | Retraining) -> Retraining:
+    """So many steps, or a function of the user's."""
+    if callable(retrain):
+        return lambda state, data: more_checks.retrained(retrain(state, data))
+    steps = checks.count("retrain", retrain, least=0)
+    return lambda state, data: run(trainer, state, data, steps)[0] if steps else state
 
 
 @compiled("pruner", "rounds")
@@ -139,7 +189,7 @@ def prune(pruner: Pruner, state: TrainState, data: Batch, rounds: int) -> tuple[
         rounds: at most so many; none is tried any more after one was rolled back.
 
     Returns:
-        The `Pruning` at the end, and the reports, leaves [rounds].
+        The `Pruning` at the end, and the reports, leaves [rounds, …].
     """
     rounds = checks.count("rounds", rounds)
     return jax.lax.scan(lambda now, _: pruner.round(now, data), pruner.init(state), length=rounds)
