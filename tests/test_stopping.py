@@ -42,7 +42,7 @@ def test_linear_regression_stabilises_at_the_least_squares_solution() -> None:
     "tolerances",
     [{"quality_tolerance": 0.05}, {"weights_tolerance": 0.01}, {"quality_tolerance": 0.05, "weights_tolerance": 0.01}],
 )
-def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, float]) -> None:
+def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, Any]) -> None:
     data, every = problem(), 20
     state = start = LEARN.init(jax.random.key(0), data)
     steps = 0
@@ -86,9 +86,12 @@ def written(params: Any, script: Any) -> jax.Array:
     return script[params // EVERY - 1]
 
 
+NOTHING: Any = ()
+
+
 def by_script(script: jax.Array, patience: int) -> tuple[TrainState, fnn.EarlyStop]:
-    options = {"max_steps": EVERY * LOOKS, "every": EVERY, "validate": written, "patience": patience}
-    return run_early_stopping(COUNT, init(script, ()), (), **options)
+    options: dict[str, Any] = {"max_steps": EVERY * LOOKS, "every": EVERY, "validate": written, "patience": patience}
+    return run_early_stopping(COUNT, init(script, ()), NOTHING, **options)
 
 
 def literal_loop(script: np.ndarray, patience: int) -> tuple[int, int, float, bool]:
@@ -226,19 +229,20 @@ def scripted(losses: Any, params: Any) -> tuple[Trainer, TrainState]:
 @pytest.mark.parametrize("every", [1, 2])
 def test_q_and_w_that_are_0_and_stay_so_are_stable(every: int) -> None:
     learn, start = scripted([0.0] * 8, [0.0] * 9)
-    for options, at in (({"quality_tolerance": 0.1}, 2), ({"weights_tolerance": 0.1}, 1)):
-        _, end = run_until_stable(learn, start, None, max_steps=8, every=every, **options)
-        assert (int(end.steps), bool(end.stable)) == (at * every, True)
-    assert float(end.weights_change) == 0
+    cases: list[tuple[dict[str, Any], int]] = [({"quality_tolerance": 0.1}, 2), ({"weights_tolerance": 0.1}, 1)]
+    for options, at in cases:
+        _, end = run_until_stable(learn, start, NOTHING, max_steps=8, every=every, **options)
+        assert (int(end.steps), bool(end.stable), float(end.weights_change)) == (at * every, True, 0.0)
 
 
 def test_what_leaves_0_is_not_stable() -> None:
     learn, start = scripted([0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
-    for options, at in (({"quality_tolerance": 0.0}, 2), ({"weights_tolerance": 0.0}, 1)):
-        _, end = run_until_stable(learn, start, None, max_steps=4, every=1, **options)
+    cases: list[tuple[dict[str, Any], int]] = [({"quality_tolerance": 0.0}, 2), ({"weights_tolerance": 0.0}, 1)]
+    for options, at in cases:
+        _, end = run_until_stable(learn, start, NOTHING, max_steps=4, every=1, **options)
         assert (int(end.steps), bool(end.stable)) == (at, True)
     moves, start = scripted([0.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0, 2.0])
-    _, end = run_until_stable(moves, start, None, max_steps=2, every=1, quality_tolerance=10.0)
+    _, end = run_until_stable(moves, start, NOTHING, max_steps=2, every=1, quality_tolerance=10.0)
     assert not bool(end.stable)
     assert float(end.quality_change) == np.inf
 
@@ -259,7 +263,7 @@ Q_THEN_W = ([8.0, 4.0, 4.0, 4.0, 4.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0])
 )
 def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
     learn, start = scripted(*Q_THEN_W)
-    _, end = run_until_stable(learn, start, None, max_steps=6, every=1, **options)
+    _, end = run_until_stable(learn, start, NOTHING, max_steps=6, every=1, **options)
     assert (int(end.steps), bool(end.stable)) == (at, True)
 
 
@@ -275,7 +279,7 @@ def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
 def test_rules_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
     learn, start = scripted(*Q_THEN_W)
     with pytest.raises(ValueError, match=told):
-        run_until_stable(learn, start, None, max_steps=6, every=1, **options)
+        run_until_stable(learn, start, NOTHING, max_steps=6, every=1, **options)
 
 
 def test_a_loss_that_reaches_0_ends_the_loop() -> None:

@@ -180,7 +180,7 @@ def test_a_sweep_under_another_configuration_is_another_program() -> None:
             seen: list[Any] = []
 
             def told(key: jax.Array, seen: list[Any] = seen) -> jax.Array:
-                seen.append(jax.config.jax_default_matmul_precision)
+                seen.append(jax.config.values["jax_default_matmul_precision"])
                 return jnp.zeros(())
 
             sweep(told, KEYS)

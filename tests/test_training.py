@@ -425,7 +425,7 @@ def test_data_of_two_lengths_are_refused_wherever_they_come_in(wrong: tuple[int,
     x, y = problem()
     start = LEARN.init(jax.random.key(0), (x, y))
     data = x[: wrong[0]], y[: wrong[1]]
-    options = {"max_steps": 10, "every": 5}
+    options: dict[str, Any] = {"max_steps": 10, "every": 5}
     ways = {
         "init": lambda: LEARN.init(jax.random.key(0), data),
         "step": lambda: LEARN.step(start, data),
@@ -546,7 +546,8 @@ def constant(value: float, dtype: Any) -> Trainer:
 )
 def test_a_mean_over_many_steps_loses_nothing(dtype: Any, value: float, steps: int) -> None:
     start = LEARN.init(jax.random.key(0), problem())
-    found = run(constant(value, dtype), start, (), steps)[1]["loss"]
+    nothing: Any = ()
+    found = run(constant(value, dtype), start, nothing, steps)[1]["loss"]
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, np.float32(value), rtol=1.2e-7)
 
@@ -554,10 +555,10 @@ def test_a_mean_over_many_steps_loses_nothing(dtype: Any, value: float, steps: i
 def test_no_tracer_is_kept_when_only_the_rate_is_traced() -> None:
     data = problem()
 
-    def final(eta: jax.Array) -> jax.Array:
+    def final(eta: Any) -> jax.Array:
         learn = trainer(NET, squared, fnn.adam(eta), batch_size=8)
         state = learn.init(jax.random.key(0), data)
-        options = {"max_steps": 4, "every": 2}
+        options: dict[str, Any] = {"max_steps": 4, "every": 2}
         _, end = fnn.run_until_stable(learn, state, data, weights_tolerance=0.0, **options)
         _, early = fnn.run_early_stopping(learn, state, data, validate=size_of_weights, patience=9, **options)
         return run(learn, state, data, steps=5)[1]["loss"] + 0 * (end.weights_change + early.validation)
@@ -675,7 +676,7 @@ def test_arguments_in_another_order_are_told_in_a_line() -> None:
     data = problem()
     start: Any = LEARN.init(jax.random.key(0), data)
     swapped: Any = LEARN
-    options = {"max_steps": 4, "every": 2}
+    options: dict[str, Any] = {"max_steps": 4, "every": 2}
     for call in (
         lambda: run(start, swapped, data, 10),
         lambda: fit(start, swapped, data, 10),
