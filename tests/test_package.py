@@ -34,7 +34,7 @@ compare.tables  compare.costs  combinators.compositions  combinators.copies  com
 optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  laws.report  devices  progress
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
-compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
+compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
 laws.judges  laws.passes  laws.updates  resumable  streams  stopping
 networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
 compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers

@@ -180,6 +180,7 @@ def _descended(
     top = np.where(is_given, given, 2.0 ** np.floor(np.log2(0.25 * np.maximum(1, np.abs(w)))))
     least = np.where(is_given, 0, 2 * np.spacing(np.abs(w)))[:, None]
     h, Q = np.zeros((len(w), 0)), np.zeros((len(w), 2, 0))
+    found: tuple[np.ndarray, ...] = ()
     for i in range(MOST_LADDERS):
         rungs = top[:, None] * 0.25 ** np.arange(i * LADDER, (i + 1) * LADDER)[None, :]
         values = np.where((rungs < least)[:, None, :], np.nan, Q_at(rungs))
