@@ -35,11 +35,12 @@ optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  law
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  curvature  noise  automatic  training  parameters  networks.neurons  laws.trees
 compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
-laws.judges  laws.passes  laws.updates  resumable  streams  stopping
-networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
-compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers
-compare  pruning.rounds
-networks  pruning  laws
+laws.judges  laws.passes  laws.updates  resumable  streams  stopping  compare.report
+networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings  laws.lowered
+laws.memory  laws.kinks  compare.objects  compare.rounding
+compare.kinks  pruning.masks  pruning.scores  laws.layers  laws.optimizers
+compare.gradients  pruning.rounds
+compare  networks  pruning  laws
 """
 """The modules of fnn, a line a floor, the lowest first; fnn itself stands on all of them."""
 
