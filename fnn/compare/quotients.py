@@ -42,8 +42,6 @@ LADDER = 10
 """Steps from a quarter down to 1e-6, in units of max(1, |w|), and as many again where these are too large."""
 MOST_LADDERS = 4
 _EPS = float(np.finfo(np.float64).eps)
-_HIDDEN = 1e3
-"""So many roundings of Q hide a jump."""
 
 
 class Quotients(NamedTuple):
@@ -188,7 +186,7 @@ def _descended(
         found = _extrapolated(Q, Q0, h, is_given, rounding)
         value, error, _, kink, *_ = found
         with np.errstate(invalid="ignore"):
-            visible = np.abs(Q[:, 0, -1] - 2 * Q0 + Q[:, 1, -1]) > _HIDDEN * rounding
+            visible = np.abs(Q[:, 0, -1] - 2 * Q0 + Q[:, 1, -1]) > _hidden(Q0, rounding)
             settled = is_given | ~visible | (~kink & (error <= 1e-3 * np.abs(value)))
         if settled.all():
             break
@@ -209,13 +207,18 @@ def _extrapolated(
         F = np.stack([(Q0 - below) / h, (above - Q0) / h])
         beside = (4 * F[:, :, 1:] - F[:, :, :-1]) / 3
         beside_error = 2 * np.abs(beside[:, :, :-1] - beside[:, :, 1:]) + 8 * rounding / h[None, :, 2:]
-        kink = _jumps(jump, _HIDDEN * rounding / h)
+        kink = _jumps(jump, _hidden(Q0, rounding) / h)
     E = _consistent(R[:, :-1], np.where(np.isnan(E), np.inf, E))
     beside_error = np.where(np.isnan(beside_error), np.inf, beside_error)
     best, rows = np.where(is_given, 0, np.argmin(E, axis=1)), np.arange(len(h))
     least = np.argmin(beside_error, axis=2)[:, :, None]
     of_sides = (np.take_along_axis(each, least, axis=2)[:, :, 0] for each in (beside, beside_error))
     return R[rows, best], E[rows, best], h[rows, best], kink, *of_sides
+
+
+def _hidden(Q0: float, rounding: float) -> float:
+    """So much of Q no jump is told from: a thousand times the spacing of Q, or some of the rounding that is measured."""
+    return max(1e3 * _EPS * abs(Q0), 30 * rounding)
 
 
 def _consistent(R: np.ndarray, E: np.ndarray) -> np.ndarray:

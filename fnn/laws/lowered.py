@@ -69,30 +69,36 @@ def close_to_float64(dtype: str, change: float) -> Judge:
             return NOT_ASKED, f"x or params are beyond the range of {dtype}"
         worst, where = 0.0, "all"
         for name, got in found["got"].items():
-            exact = found["exact"][name]
-            rows, by_jax = list(_floats(exact)), dict(_floats(found["by jax"].get(name, ())))
+            rows, by_jax = _floats(found["exact"][name]), dict(_floats(found["by jax"].get(name, ())))
             least = max(1e-3, 16 * eps) * np.sqrt(sum(np.sum(np.square(leaf[0])) for _, leaf in rows))
             for (keys, u), (_, leaf) in zip(_floats(got), rows, strict=True):
+                at, twin = named(name, keys), by_jax.get(keys)
                 if not np.isfinite(leaf).all() or np.max(np.abs(leaf), initial=0) > most / 2:
                     continue
-                at = named(name, keys)
                 if strange := int(np.sum(~np.isfinite(u))):
                     return BROKEN, f"{strange} of {u.size} numbers are NaN or infinite at {at}: {_OVERFLOW}"
-                if found["draws"] and not by_jax:
+                if found["draws"] and twin is None:
                     continue
-                v, scale = leaf[0], max(np.linalg.norm(leaf[0]), least)
-                loses = max((np.linalg.norm(each - v) for each in leaf[1:]), default=0) * eps / change
-                off, bound = np.linalg.norm(u - v), SLACK * (UNITS * eps * scale + loses)
-                if (twin := by_jax.get(keys)) is not None and np.isfinite(twin).all():
-                    lost = np.linalg.norm(twin - v)
-                    off, bound = min(off, np.linalg.norm(u - twin)), bound + (0 if found["draws"] else 3 * lost)
+                off, bound = _off(u, leaf, twin, eps, max(np.linalg.norm(leaf[0]), least), change, bool(found["draws"]))
                 if not off <= bound:
-                    return BROKEN, f"off by {off / scale if scale else np.inf:.1e} at {at}: {_LOST}"
-                if scale and off / scale > worst:
-                    worst, where = off / scale, at
+                    return BROKEN, f"off by {off:.1e} at {at}: {_LOST}"
+                worst, where = max((worst, where), (off, at))
         return HOLDS, f"off float64 by {worst:.1e} at {where}"
 
     return judge
+
+
+def _off(
+    u: np.ndarray, leaf: np.ndarray, twin: np.ndarray | None, eps: float, scale: float, change: float, draws: bool
+) -> tuple[float, float]:
+    """How far u is off leaf[0] relative to the scale, and how far it may be; the rest of leaf is where all is changed."""
+    scale, v = scale or 1.0, leaf[0]
+    loses = max((np.linalg.norm(each - v) for each in leaf[1:]), default=0) * eps / change
+    off, bound = np.linalg.norm(u - v), SLACK * (UNITS * eps * scale + loses)
+    if twin is not None and np.isfinite(twin).all():
+        off = min(off, np.linalg.norm(u - twin))
+        bound += 0 if draws else 3 * np.linalg.norm(twin - v)
+    return float(off / scale), float(bound / scale)
 
 
 def _floats(tree: Any) -> list[tuple[Any, np.ndarray]]:
