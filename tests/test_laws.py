@@ -43,6 +43,7 @@ from fnn import (
     weights_only,
 )
 from fnn.laws import Law, Laws, check_layer, check_optimizer
+from fnn.types import Stages
 
 X = np.random.default_rng(0).standard_normal((3, 2))
 PARAMS = {"w": np.arange(4.0).reshape(2, 2), "b": np.array([1.0, -2.0])}
@@ -516,7 +517,7 @@ def test_a_planted_fault_breaks_the_law_of_its_name(fault):
 def test_constants_in_a_state_and_the_application_stage_need_not_learn():
     for right in (constant(linear(3)), fnn.applied(batch_norm())):
         check_layer(right, X).raise_if_failed()
-    staged = noisy()._replace(stages=fnn.types.Stages(activate(fnn.identity)))
+    staged = noisy()._replace(stages=Stages(activate(fnn.identity)))
     assert check_layer(staged, X).law("draws in training only").verdict == "holds"
 
 

@@ -14,7 +14,7 @@ from fnn.backprop import Gradient, Objective, autodiff, backprop, objective
 from fnn.checks import comparisons
 from fnn.compare import rounding, verdicts
 from fnn.compare.costs import Compared, cast, dtypes_of, in_signature, measured, precisely, tried
-from fnn.compare.culprits import culprit, follow_dtype
+from fnn.compare.culprits import Culprit, culprit, follow_dtype
 from fnn.compare.kinks import beside
 from fnn.compare.objects import alone
 from fnn.compare.quotients import Point, Quotients, quotients_of
@@ -126,16 +126,21 @@ def compare_gradients(
     verdict = report.verdict
     if verdict.kind in (Kind.AGREE, Kind.RETURNED_DIFFER):
         return report
-    whose = ("manual", "automatic")[verdict.whose] if is_backprop and verdict.whose is not None else ""
-    whose = whose if verdict.kind is Kind.WRONG else ""
+    is_known = is_backprop and verdict.kind is Kind.WRONG
+    whose = ("manual", "automatic")[verdict.whose or 0] if is_known else ""
+    return report._replace(culprit=_arises(net, loss, given, precise, tolerance, verdict, whose))
+
+
+def _arises(
+    net: Layer, loss: Loss, given: Given, precise: Given, tolerance: float, verdict: Verdict, whose: str
+) -> Culprit | None:
+    """The layer at fault, in the dtype in which the fault is."""
     not_finite = not verdict.kind.is_finite
     if verdict.dtype:
-        lost = float(32 * jnp.finfo(verdict.dtype).eps)
-        found = culprit(net, loss, given, max(tolerance, lost), whose, not_finite=not_finite)
-    else:
-        with jax.enable_x64(True):
-            found = culprit(net, loss, precise, tolerance, whose, not_finite=not_finite)
-    return report._replace(culprit=found)
+        tolerance = max(tolerance, float(32 * jnp.finfo(verdict.dtype).eps))
+        return culprit(net, loss, given, tolerance, whose, not_finite=not_finite)
+    with jax.enable_x64(True):
+        return culprit(net, loss, precise, tolerance, whose, not_finite=not_finite)
 
 
 def _to_objects(net: Layer) -> Layer:
@@ -239,18 +244,30 @@ def compare(
     pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
     differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]
     between = relative_to_whole(zip(paths, (d["–".join(names)] for d in differences), strict=True))
-    found = [
-        verdicts.of_leaf(names, relative, tolerance, [e[i] for e in exact], quotients[i])
-        for i, relative in enumerate(between)
-    ]
     of = Compared(names, functions, precise, mean_loss, paths, tolerance, entries, steps)
     with jax.enable_x64(True):
-        found = beside(found, exact, quotients, of)
-        found = rounding.in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
+        found = _judged(between, exact, own, quotients, given, of)
         returned, apart = rounding.of_returned(sides, None if is_own else results, of)
     leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, strict=True))
     verdict = verdicts.of_all([*found, *apart], between)
     return GradientComparison(label, names, verdict, None, leaves, singles, lower, costs, time_ratio, returned)
+
+
+def _judged(
+    between: list[float],
+    exact: list[list[np.ndarray]],
+    own: list[Any],
+    quotients: list[Quotients | None],
+    given: Given,
+    of: Compared,
+) -> list[Verdict]:
+    """The verdict on each leaf: by quotients, beside its kinks, and in its own dtype."""
+    found = [
+        verdicts.of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
+        for i, relative in enumerate(between)
+    ]
+    found = beside(found, exact, quotients, of)
+    return rounding.in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
 
 
 def _leaf(kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None) -> LeafComparison:

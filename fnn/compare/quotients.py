@@ -217,7 +217,7 @@ def _extrapolated(
 
 
 def _hidden(Q0: float, rounding: float) -> float:
-    """So much of Q no jump is told from: a thousand times the spacing of Q, or some of the rounding that is measured."""
+    """So much of Q hides a jump: a thousand times the spacing of Q, or some of the rounding that is measured."""
     return max(1e3 * _EPS * abs(Q0), 30 * rounding)
 
 

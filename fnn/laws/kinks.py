@@ -43,7 +43,7 @@ def found(layer: Layer, given: tuple[Any, Any, Any, Any]) -> Beside | None:
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
 
     def passes(at: Any) -> Any:
-        s = Subject(layer, at[0], state, at[1], key)
+        s = Subject(layer=layer, params=at[0], state=state, x=at[1], key=key)
         return s.by_hand, s.by_jax
 
     try:

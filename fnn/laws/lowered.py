@@ -91,7 +91,7 @@ def close_to_float64(dtype: str, change: float) -> Judge:
 def _off(
     u: np.ndarray, leaf: np.ndarray, twin: np.ndarray | None, eps: float, scale: float, change: float, draws: bool
 ) -> tuple[float, float]:
-    """How far u is off leaf[0] relative to the scale, and how far it may be; the rest of leaf is where all is changed."""
+    """How far u is off leaf[0] relative to the scale, and how far it may be by what changes in the rest of leaf."""
     scale, v = scale or 1.0, leaf[0]
     loses = max((np.linalg.norm(each - v) for each in leaf[1:]), default=0) * eps / change
     off, bound = np.linalg.norm(u - v), SLACK * (UNITS * eps * scale + loses)

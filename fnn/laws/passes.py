@@ -146,7 +146,7 @@ class Subject:
         given, error = (self.params, self.state, self.x), self.error
         points = [given, *(changed(given, CHANGE, seed) for seed in (8, 9))]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
-        return jax.lax.map(lambda at: Subject(self.layer, *at, self.key).passes(error), stacked)
+        return jax.lax.map(lambda at: self.at(params=at[0], state=at[1], x=at[2]).passes(error), stacked)
 
 
 def of_pass(got: tuple[Array, Params], wanted: tuple[Array, Params]) -> Measured:
