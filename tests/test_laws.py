@@ -476,7 +476,7 @@ FAULTS: dict[str, Fault] = {
         "6 of 6 numbers are NaN or infinite at error",
     ),
     "overflows in float32": Fault(
-        elementwise(lambda x: jnp.log(1 + jnp.exp(100 * x)) / 100, lambda x: jax.nn.sigmoid(100 * x)),
+        elementwise(lambda x: jnp.log(1 + jnp.exp(600 * x)) / 600, lambda x: jax.nn.sigmoid(600 * x)),
         "right in float32",
         "NaN or infinite at y",
     ),
@@ -525,7 +525,7 @@ KINKS = {
     "maximum": (lambda x: jnp.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
     "clip": (lambda x: jnp.clip(x, -1, 1), lambda x: (jnp.abs(x) < 1).astype(x.dtype)),
     "relu6": (lambda x: jnp.clip(x, 0, 6), lambda x: ((x > 0) & (x < 6)).astype(x.dtype)),
-    "abs": (jnp.abs, lambda x: jnp.where(x >= 0, 1, -1).astype(x.dtype)),
+    "abs": (jnp.abs, jnp.sign),
     "where": (lambda x: jnp.where(x > 0, x, 0.1 * x), lambda x: jnp.where(x >= 0, 1, 0.1).astype(x.dtype)),
 }
 

@@ -56,7 +56,7 @@ def found(layer: Layer, given: tuple[Any, Any, Any, Any]) -> Beside | None:
     if not any(jumps):
         return None
     between = all(_between(leaf[0], leaf[1:]) for leaf in jax.tree.leaves(by_hand))
-    return Beside(*points[1], between)
+    return Beside(points[1][0], points[1][1], between)
 
 
 def _moved(tree: Any, seed: int, sign: int) -> Any:
