@@ -46,6 +46,17 @@ def equal(look_at: str) -> Judge:
     return judge
 
 
+def repeated(tolerance: float, look_at: str) -> Judge:
+    """The same again: equal but for what a compiler makes of one equation in two places, which may round otherwise."""
+    to_the_bit, nearly = equal(look_at), close(tolerance, look_at)
+
+    def judge(found: Measured) -> tuple[str, str]:
+        verdict, finding = to_the_bit(found)
+        return (verdict, finding) if verdict == HOLDS else nearly(found)
+
+    return judge
+
+
 def finite(look_at: str) -> Judge:
     """No NaN and no infinity in what was got."""
 
