@@ -82,6 +82,14 @@ def _without_transpose(layer: Layer) -> Layer:
     return layer._replace(label=f"faulty {layer}", backward=backward)
 
 
+def _in_float32(layer: Layer) -> Layer:
+    def backward(params: Any, tape: Any, error: jax.Array, read: Any) -> Any:
+        through, g = layer.backward(params, tape, error, read)
+        return through * (2 if error.dtype == jnp.float32 else 1), g
+
+    return layer._replace(label=f"faulty {layer}", backward=backward)
+
+
 @jax.custom_jvp
 def _tanh(S: jax.Array) -> jax.Array:
     return jnp.tanh(S)
@@ -112,5 +120,10 @@ def faults() -> dict[str, tuple[Layer, str]]:
             serial(first, faulty(hidden, lambda error, g: (error * jnp.nan, g)), out),
             "manual wrong, not finite",
         ),
+        "a thousandfold gradient, excused by no kink": (
+            serial(dense(8, fnn.relu, w=fnn.zeros()), faulty(dense(8, fnn.relu), times(1000)), out),
+            "manual wrong",
+        ),
+        "the error twice, in float32 alone": (serial(first, _in_float32(hidden), out), "manual wrong in float32"),
         "NaN in the forward pass": (serial(linear(8), root, out), "both not finite"),
     }

@@ -1,6 +1,7 @@
 """compare_gradients: it finds what is wrong, agrees with what is right, and can be printed and stored."""
 
 import json
+import pickle
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 import fnn
 from fnn import Layer, automatic, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
 from fnn.compare import Culprit, GradientComparison, Objects, compare
+from fnn.compare.verdicts import Kind
 from fnn.gauss_newton import ggn_product
 from fnn.noise import gradient_noise
 from fnn.products import hessian_product
@@ -563,3 +565,166 @@ def test_quotients_do_not_judge_what_is_no_gradient() -> None:
     norms = backprop(net, softmax_cross_entropy, fnn.squared_norm)
     with pytest.raises(ValueError, match="shapes of the params"):
         compare(norms, norms, given, mean_loss=fnn.objective(net, softmax_cross_entropy), objects=False)
+
+
+# At kinks, and on the scale of the numbers
+
+
+def padded() -> tuple[Any, Any]:
+    """One row of zeros, whose S is exactly 0 at the start."""
+    return X.at[5].set(0), jax.random.normal(jax.random.key(1), (6, 1))
+
+
+def of_padded(layer: Layer) -> GradientComparison:
+    net, batch = serial(layer, linear(1)), padded()
+    options = {"rounds": 0, "objects": False, "dtypes": ()}
+    return compare_gradients(net, fnn.squared, *net.init(KEY, batch[0]), batch, KEY, **options)
+
+
+@pytest.mark.parametrize("factor", [1000.0, -1.0, 1.5])
+def test_a_wrong_gradient_is_not_excused_by_a_kink(factor: float) -> None:
+    """The ×factor holds of the rows off the kink as well."""
+    report = of_padded(faulty(dense(5, fnn.relu), lambda e, g: (e, g | {"b": factor * g["b"]})))
+    assert report.verdict == "manual wrong"
+    assert (found(report).place, "['b']" in found(report).finding) == ("[0] faulty", True)
+
+
+@pytest.mark.parametrize(
+    ("slope", "verdict"), [(0.5, "differ at a kink"), (1.0, "differ at a kink"), (50.0, "manual wrong")]
+)
+def test_a_slope_at_a_kink_lies_between_those_beside_it(slope: float, verdict: str) -> None:
+    relu = fnn.relu._replace(slope=lambda S: jnp.where(S == 0, slope, jnp.where(S > 0, 1.0, 0.0)))
+    assert of_padded(dense(5, relu)).verdict == verdict
+
+
+def test_a_right_gradient_at_a_kink_is_no_false_alarm() -> None:
+    assert of_padded(dense(5, fnn.relu)).verdict.startswith("agree to 1")
+
+
+SCALES = {"metres": (5e-7, 1e-7), "farads": (1e-12, 1e-13), "unix seconds": (1.7e9, 60.0)}
+
+
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_quotients_follow_the_scale_of_the_numbers(name: str, factor: float) -> None:
+    """A smooth network of x = mean ± spread, whose first layer normalises them: nothing has a kink."""
+    (mean, spread), z = SCALES[name], jax.random.normal(KEY, (6, 3))
+    x, y = mean + spread * z, jax.random.normal(jax.random.key(1), (6, 1))
+    net = serial(faulty(dense(5, tanh), error_times(factor)), linear(1))
+    (first, last), state = net.init(KEY, z)
+    w = first["w"] / spread
+    params = {"w": w, "b": -mean * jnp.sum(w, axis=0)}, last
+    report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, objects=False, dtypes=())
+    assert sum(leaf.kinks for leaf in report.leaves) == 0
+    if factor == 1:
+        assert report.verdict.kind is Kind.AGREE
+    else:
+        assert report.verdict == "manual wrong"
+
+
+def test_where_all_is_kinks_the_report_names_a_way_out() -> None:
+    report = compared(serial(dense(5, fnn.relu, w=fnn.zeros()), linear(3)))
+    assert "no quotient tells of [0]['w']" in str(report)
+    assert "steps={\"[0]['w']\": 1e-6}" in str(report)
+    assert "steps=" not in str(compared(serial(dense(5, fnn.relu), linear(3))))
+
+
+# In the dtype one trains in
+
+
+def narrowly(layer: Layer, dtype: str, change) -> Layer:
+    """The layer with what it gives back changed in one dtype only."""
+
+    def backward(params, tape, error, read):
+        through, readings = layer.backward(params, tape, error, read)
+        return change(through, readings) if error.dtype == dtype else (through, readings)
+
+    return layer._replace(backward=backward, label="narrowly")
+
+
+def trained_in(net: Layer, dtype: str, **options) -> GradientComparison:
+    params, state = net.init(KEY, X.astype(dtype))
+    options = {"rounds": 0, "objects": False, "dtypes": ()} | options
+    return compare_gradients(net, softmax_cross_entropy, params, state, (X.astype(dtype), Y), KEY, **options)
+
+
+LOW = ("float32", "bfloat16", "float16")
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_a_fault_in_the_dtype_one_trains_in_is_judged_and_found(dtype: str) -> None:
+    twice, bare = (lambda e, g: (2 * e, g)), (lambda e, g: (e, g | {"b": 0 * g["b"]}))
+    nan = lambda e, g: (e / 0, g)  # noqa: E731
+    for change, end in ((twice, ""), (bare, ""), (nan, ", not finite")):
+        report = trained_in(serial(dense(5, tanh), narrowly(dense(5, tanh), dtype, change), linear(3)), dtype)
+        assert report.verdict == f"manual wrong in {dtype}{end}"
+        assert found(report).place == "[1] narrowly"
+        assert report.worst < 1e-12
+    right = serial(dense(5, tanh), narrowly(dense(5, tanh), "float64", lambda e, g: (e, g)), linear(3))
+    assert trained_in(right, dtype).verdict.kind is Kind.AGREE
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_right_networks_are_not_accused_in_low_precision(dtype: str) -> None:
+    for net in (NET, serial(dense(16, fnn.relu), fnn.repeat(dense(16, fnn.relu), 4), linear(3))):
+        assert trained_in(net, dtype).verdict.kind is Kind.AGREE
+    # tanh of differences of 1e-3 in numbers of 1e3: float32 has no digit left of the slopes
+    far = fnn.from_function(lambda key, x: jnp.ones((), x.dtype), lambda a, x: 1e3 * a + 1e-3 * x, "far")
+    near = fnn.from_function(lambda key, x: jnp.ones((), x.dtype), lambda a, x: 1e3 * (x - 1e3 * a), "near")
+    assert trained_in(serial(far, near, dense(5, tanh), linear(3)), dtype).verdict.kind is Kind.AGREE
+
+
+def test_a_forward_pass_that_overflows_in_low_precision_is_told() -> None:
+    huge = fnn.from_function(
+        lambda key, x: jnp.ones((), x.dtype), lambda a, x: jnp.log(1 + jnp.exp(100 * a * jnp.abs(x))), "huge"
+    )
+    report = trained_in(serial(huge, linear(3)), "float32")
+    assert report.verdict == "both not finite in float32"
+    assert (found(report).place, found(report).stage) == ("[0] huge", "forward")
+
+
+# What is returned beside the gradient
+
+
+def test_a_wrong_value_and_a_wrong_state_are_told() -> None:
+    net = serial(dense(5, tanh), fnn.batch_norm(), linear(3))
+    right = lambda net, loss: backprop(net, loss)  # noqa: E731
+
+    def returning(change):
+        def mine(net, loss):
+            return lambda *given: (change(*right(net, loss)(*given)[0]), right(net, loss)(*given)[1])
+
+        return compared(net, manual=mine)
+
+    moved = lambda state: jax.tree.map(lambda leaf: leaf - 1, state)  # noqa: E731
+    assert returning(lambda value, state: (17 * value, state)).verdict == "values differ"
+    assert returning(lambda value, state: (value, moved(state))).verdict == "states differ"
+    report = returning(lambda value, state: (17 * value, moved(state)))
+    assert report.verdict == "values and states differ"
+    assert "returned beside the gradient: value off by 1.6e+01, state[1].mean off by" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["returned"][0]["name"] == "value"
+    low = lambda value, state: (value * (1 + 1.0 * (value.dtype == jnp.float32)), state)  # noqa: E731
+    mine = lambda net, loss: lambda *at: (low(*backprop(net, loss)(*at)[0]), backprop(net, loss)(*at)[1])  # noqa: E731
+    assert trained_in(net, "float32", manual=mine).verdict == "values differ in float32"
+    assert returning(lambda value, state: (value * (1 + 1e-15), state)).verdict.kind is Kind.AGREE
+
+
+def test_rounding_in_a_value_next_to_zero_is_no_difference() -> None:
+    """A loss that is 1e-32, the square of what rounding leaves, is right to no digit."""
+    net, x = linear(1), X
+    params = {"w": jnp.ones((4, 1)), "b": jnp.zeros(1)}
+    y = x @ params["w"] * (1 + 1e-16) + 1e-16
+    off = lambda net, loss: lambda *at: ((3 * backprop(net, loss)(*at)[0][0], ()), backprop(net, loss)(*at)[1])  # noqa: E731
+    report = compare_gradients(
+        net, fnn.squared, params, (), (x, y), KEY, manual=off, rounds=0, objects=False, dtypes=()
+    )
+    assert float(backprop(net, fnn.squared)(params, (), (x, y), KEY)[0][0]) < 1e-30
+    assert "values" not in report.verdict
+
+
+def test_verdicts_can_be_copied() -> None:
+    verdict = trained_in(
+        serial(narrowly(dense(5, tanh), "float32", lambda e, g: (2 * e, g)), linear(3)), "float32"
+    ).verdict
+    again = pickle.loads(pickle.dumps(verdict))
+    assert (again, again.kind, again.whose, again.dtype) == ("manual wrong in float32", Kind.WRONG, 0, "float32")

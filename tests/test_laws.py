@@ -43,6 +43,7 @@ from fnn import (
     weights_only,
 )
 from fnn.laws import Law, Laws, check_layer, check_optimizer
+from fnn.types import Stages
 
 X = np.random.default_rng(0).standard_normal((3, 2))
 PARAMS = {"w": np.arange(4.0).reshape(2, 2), "b": np.array([1.0, -2.0])}
@@ -324,6 +325,69 @@ def fixed_mask() -> Layer:
     return Layer("masked", init, lambda params, state, x: right.apply(own(params), (), x), forward, backward)
 
 
+def frozen(*names: str) -> Layer:
+    """Batch norm whose running estimates of these names stay as they are."""
+
+    def forward(y, state, tape, before):
+        return y, state._replace(**{name: getattr(before, name) for name in names}), tape
+
+    right = batch_norm()
+    return right._replace(forward=lambda p, s, x, key: forward(*right.forward(p, s, x, key), s))
+
+
+def noisy() -> Layer:
+    """Noise in proportion to x, and no word of another stage; its apply is without."""
+
+    def forward(params, state, x, key):
+        noise = 1 + 0.1 * jax.random.normal(key, x.shape, x.dtype)
+        return noise * x, state, noise
+
+    backward = lambda params, noise, error, read: (error * noise, ())  # noqa: E731
+    return Layer("noisy()", lambda key, x: ((), ()), lambda params, state, x: x, forward, backward)
+
+
+def constant(params_of: Layer) -> Layer:
+    """A linear layer times a pretrained constant that it keeps in the state."""
+
+    def forward(params, state, x, key):
+        y, _, tape = params_of.forward(params, (), x, key)
+        return y * state[None, :], state, (tape, state)
+
+    return Layer(
+        "constant",
+        lambda key, x: (params_of.init(key, x)[0], jnp.full(3, 2.0, x.dtype)),
+        lambda params, state, x: params_of.apply(params, (), x) * state[None, :],
+        forward,
+        lambda params, tape, error, read: params_of.backward(params, tape[0], error * tape[1][None, :], read),
+    )
+
+
+def elementwise(f: Any, slope: Any) -> Layer:
+    """A layer of a function and its slope."""
+    forward = lambda params, state, x, key: (f(x), state, x)  # noqa: E731
+    backward = lambda params, x, error, read: (error * slope(x), ())  # noqa: E731
+    return Layer("elementwise", lambda key, x: ((), ()), lambda params, state, x: f(x), forward, backward)
+
+
+def in_dtype_only(dtype: str, change: Any) -> Layer:
+    """A dense layer whose (error, readings) are changed in one dtype."""
+    return with_backward(lambda e, r, p, t, error, read: change(e, r) if error.dtype == dtype else (e, r))
+
+
+def with_matrix_curve(change: Any) -> Layer:
+    """An activation whose matrices ∂²L/∂x² are changed, and its diagonals not."""
+    right: Any = activate(tanh)
+
+    def curve(params, tape, error, c, read):
+        through, below, readings = right.curve(params, tape, error, c, read)
+        return through, change(below) if c.ndim == 3 else below, readings
+
+    return right._replace(curve=curve)
+
+
+UPPER = jnp.triu(jnp.ones((2, 2)))[None]
+
+
 class Fault(NamedTuple):
     """A faulty layer, the law it breaks, and a word of the finding."""
 
@@ -395,6 +459,42 @@ FAULTS: dict[str, Fault] = {
         "curve at the params equals jax.hessian",
         "reading",
     ),
+    "drops the bias in float32": Fault(
+        in_dtype_only("float32", lambda e, r: (e, r | {"b": 0 * r["b"]})),
+        "right in float32",
+        "off by 1.0e+00 at gradient['b']",
+    ),
+    "drops the bias in bfloat16": Fault(
+        in_dtype_only("bfloat16", lambda e, r: (e, r | {"b": 0 * r["b"]})), "right in bfloat16", "gradient['b']"
+    ),
+    "twice in float16": Fault(
+        in_dtype_only("float16", lambda e, r: (2 * e, r)), "right in float16", "1.0e+00 at error"
+    ),
+    "NaN in float32": Fault(
+        in_dtype_only("float32", lambda e, r: (e / 0 * 0, r)),
+        "right in float32",
+        "6 of 6 numbers are NaN or infinite at error",
+    ),
+    "overflows in float32": Fault(
+        elementwise(lambda x: jnp.log(1 + jnp.exp(600 * x)) / 600, lambda x: jax.nn.sigmoid(600 * x)),
+        "right in float32",
+        "NaN or infinite at y",
+    ),
+    "curve twice in bfloat16": Fault(
+        with_curve(lambda c, r, mode, read: (c * (1 + (c.dtype == jnp.bfloat16)), r)), "right in bfloat16", "∂²L/∂x²"
+    ),
+    "off-diagonals of c as they were": Fault(
+        with_matrix_curve(lambda c: c * (0.5 + 0.5 * jnp.eye(2))[None]), "curve at x equals jax.hessian", "∂²L/∂x²"
+    ),
+    "c unsymmetric": Fault(with_matrix_curve(lambda c: c * UPPER), "curve at x equals jax.hessian", "∂²L/∂x²"),
+    "c a diagonal": Fault(
+        with_matrix_curve(lambda c: c * jnp.eye(2)[None]), "curve at x equals jax.hessian", "∂²L/∂x²"
+    ),
+    "frozen statistics": Fault(
+        frozen("mean", "variance", "weight"), "the state is learned", "state.mean, state.variance"
+    ),
+    "frozen variance": Fault(frozen("variance"), "the state is learned", "state.variance stays as it is"),
+    "noise without a second stage": Fault(noisy(), "draws in training only", "stages=Stages(applied="),
     "couples to the first": Fault(by_first(), "objects are independent", "object[2]: coupled, so backward must"),
     "params of integers": Fault(fixed_mask(), "init gives arrays", "params must be floats, and params['m'] is int32"),
     "couples in silence": Fault(centred(), "objects are independent", "must raise ValueError"),
@@ -412,6 +512,48 @@ def test_a_planted_fault_breaks_the_law_of_its_name(fault):
     assert fault.word in laws.law(fault.law).finding
     holds = {law.name for law in laws.rows if law.verdict == "holds"}
     assert "forward keeps the state" in holds | {fault.law} or fault.law == "init gives arrays"
+
+
+def test_rounding_of_one_equation_in_two_places_is_not_impure():
+    """Compiled with x off 0 the two forward passes of batch_norm differ by 1e-16."""
+    x = 50 + np.random.default_rng(0).standard_normal((19, 12, 5))[18]
+    check_layer(batch_norm(), x).raise_if_failed()
+
+
+def test_constants_in_a_state_and_the_application_stage_need_not_learn():
+    for right in (constant(linear(3)), fnn.applied(batch_norm())):
+        check_layer(right, X).raise_if_failed()
+    staged = noisy()._replace(stages=Stages(activate(fnn.identity)))
+    assert check_layer(staged, X).law("draws in training only").verdict == "holds"
+
+
+KINKS = {
+    "maximum": (lambda x: jnp.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
+    "clip": (lambda x: jnp.clip(x, -1, 1), lambda x: (jnp.abs(x) < 1).astype(x.dtype)),
+    "relu6": (lambda x: jnp.clip(x, 0, 6), lambda x: ((x > 0) & (x < 6)).astype(x.dtype)),
+    "abs": (jnp.abs, jnp.sign),
+    "where": (lambda x: jnp.where(x > 0, x, 0.1 * x), lambda x: jnp.where(x >= 0, 1, 0.1).astype(x.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_a_right_layer_passes_on_its_kinks(name):
+    laws = check_layer(elementwise(*KINKS[name]), jnp.eye(3))
+    laws.raise_if_failed()
+    if name != "where":
+        assert "beside x, which lies on a kink of forward" in laws.law("error equals jax.vjp").finding
+
+
+@pytest.mark.parametrize(
+    ("slope", "word"),
+    [
+        (lambda x: 2 * (x > 0).astype(x.dtype), "off by 1.0e+00"),
+        (lambda x: jnp.where(x == 0, 7, (x > 0).astype(x.dtype)), "x lies on a kink of forward, and not between"),
+    ],
+)
+def test_a_wrong_slope_is_found_on_kinks_too(slope, word):
+    law = check_layer(elementwise(KINKS["maximum"][0], slope), jnp.eye(3)).law("error equals jax.vjp")
+    assert (law.verdict, word in law.finding) == ("broken", True)
 
 
 def test_params_of_integers_are_said_once():

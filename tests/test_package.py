@@ -35,13 +35,14 @@ optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  law
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  neuron_parts  curvature  noise  automatic  training  parameters  networks.neurons
 networks.arrangements  laws.trees
-compare.report  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
-laws.judges  laws.passes  laws.updates  resumable  streams  stopping
-networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings
-compare.gradients  pruning.masks  pruning.scores  laws.layers  laws.optimizers
-compare  pruning.rounds
+compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
+laws.judges  laws.passes  laws.updates  resumable  streams  stopping  compare.report
+networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings  laws.lowered
+laws.memory  laws.kinks  compare.objects  compare.rounding
+compare.kinks  pruning.masks  pruning.scores  laws.layers  laws.optimizers
+compare.gradients  pruning.rounds
 pruning.features
-networks  pruning  laws
+compare  networks  pruning  laws
 """
 """The modules of fnn, a line a floor, the lowest first; fnn itself stands on all of them."""
 

@@ -26,6 +26,21 @@ class Cost(NamedTuple):
     """median of the timed runs"""
 
 
+class Compared(NamedTuple):
+    """Two functions, what they are called with in float64, and how they are judged."""
+
+    names: tuple[str, str]
+    functions: tuple[Callable[..., Any], Callable[..., Any]]
+    """each in the signature of `in_signature`"""
+    given: tuple[Any, ...]
+    mean_loss: Callable[..., Any] | None
+    paths: list[str]
+    """of the leaves of the trees"""
+    tolerance: float
+    entries: int
+    steps: Any
+
+
 def in_signature(f: Any, name: str, bare: bool = False) -> Callable[..., tuple[Any, Any]]:
     """A function to ((value, state), tree), or of a tree alone to (None, tree); what `watch` saw is left out."""
     checks.is_function(name, f)
@@ -45,13 +60,13 @@ def tried(where: str, functions: Any, given: tuple[Any, ...]) -> None:
 
 
 def precisely(f: Callable[..., tuple[Any, Any]], name: str, precise: tuple[Any, ...]) -> Any:
-    """The tree of a function in `in_signature`, in float64.
+    """What a function in `in_signature` returns in float64.
 
     Raises:
         TypeError: it took the arrays as they were given, and not in float64.
     """
     try:
-        return jax.jit(f)(*precise)[1]
+        return jax.jit(f)(*precise)
     except TypeError as error:
         raise TypeError(
             f"{name} takes the arrays as given and not in float64, in which the two are compared: {error}; let it "

@@ -173,14 +173,15 @@ def _in_words(worst: Culprit, whose: str) -> Culprit:
     return worst._replace(stage=f"manual or automatic {worst.stage}", finding=finding)
 
 
-def _norms(leaf: Array, lead: int) -> np.ndarray:
+def _norms(leaf: Array | np.ndarray, lead: int) -> np.ndarray:
     """The norm of what stands behind the leading axes that `repeat` and `parallel` add."""
-    return np.linalg.norm(np.asarray(leaf).reshape(*leaf.shape[:lead], -1), axis=-1)
+    return np.linalg.norm(np.asarray(leaf).astype(np.float64).reshape(*leaf.shape[:lead], -1), axis=-1)
 
 
 def _relative(got: Array, want: Array, lead: int = 0, least: float = 0.0) -> float:
     """The largest ‖got − want‖/max(‖want‖, least) over the leading axes; 0 where both are 0."""
-    apart, size = _norms(got - want, lead), np.maximum(_norms(want, lead), least)
+    u, v = (np.asarray(leaf).astype(np.float64) for leaf in (got, want))
+    apart, size = _norms(u - v, lead), np.maximum(_norms(want, lead), least)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.max(np.where(apart == 0, 0, apart / size), initial=0))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,21 +11,16 @@ import numpy as np
 
 from fnn import checks
 from fnn.backprop import Gradient, Objective, autodiff, backprop, objective
-from fnn.checks import comparisons, probing
-from fnn.compare import verdicts
-from fnn.compare.costs import cast, dtypes_of, in_signature, measured, precisely, tried
-from fnn.compare.culprits import culprit, follow_dtype
+from fnn.checks import comparisons
+from fnn.compare import rounding, verdicts
+from fnn.compare.costs import Compared, cast, dtypes_of, in_signature, measured, precisely, tried
+from fnn.compare.culprits import Culprit, culprit, follow_dtype
+from fnn.compare.kinks import beside
+from fnn.compare.objects import alone
 from fnn.compare.quotients import Point, Quotients, quotients_of
-from fnn.compare.report import (
-    GradientComparison,
-    LeafComparison,
-    Objects,
-    Precision,
-    compared,
-    difference,
-    relative_to_whole,
-)
-from fnn.optimizers.transforms import tree_norm
+from fnn.compare.report import GradientComparison, LeafComparison, compared, relative_to_whole
+from fnn.compare.rounding import flat_leaves
+from fnn.compare.verdicts import Kind, Verdict
 from fnn.types import Array, Batch, Layer, Loss, Params, Reading, State
 
 Given = tuple[Any, ...]
@@ -62,9 +56,11 @@ def compare_gradients(
     "manual wrong"                   they are not, and the quotients are with the automatic one
     "automatic wrong"                the other way round
     "both wrong"                     the quotients are with neither
-    "differ at a kink"               they do, but only where the slope of Q jumps: any slope between is as good
+    "differ at a kink"               they do, but only where the slope of Q jumps, and each lies between the slopes
     "difference quotient unreliable" they differ by less than the quotients' own error: nobody can tell
     … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
+    … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
+    "values differ", "states differ" the gradients may agree, and what is returned beside them does not
     ================================ ====================================================================
 
     The printed table has a row for each leaf: largest difference, relative norm, cosine and units in the last place of
@@ -127,13 +123,24 @@ def compare_gradients(
         report = report._replace(costs=costs, time_ratio=time_ratio)
     else:
         report = compare(*plain, given, rounds=rounds, **options)
-    if report.verdict.startswith("agree") and "not" not in report.verdict:
+    verdict = report.verdict
+    if verdict.kind in (Kind.AGREE, Kind.RETURNED_DIFFER):
         return report
-    wrong = {f"{name} wrong": whose for name, whose in zip(names, ("manual", "automatic"), strict=True)}
-    whose = wrong.get(report.verdict, "") if is_backprop else ""
+    is_known = is_backprop and verdict.kind is Kind.WRONG
+    whose = ("manual", "automatic")[verdict.whose or 0] if is_known else ""
+    return report._replace(culprit=_arises(net, loss, given, precise, tolerance, verdict, whose))
+
+
+def _arises(
+    net: Layer, loss: Loss, given: Given, precise: Given, tolerance: float, verdict: Verdict, whose: str
+) -> Culprit | None:
+    """The layer at fault, in the dtype in which the fault is."""
+    not_finite = not verdict.kind.is_finite
+    if verdict.dtype:
+        tolerance = max(tolerance, float(32 * jnp.finfo(verdict.dtype).eps))
+        return culprit(net, loss, given, tolerance, whose, not_finite=not_finite)
     with jax.enable_x64(True):
-        found = culprit(net, loss, precise, tolerance, whose, not_finite="finite" in report.verdict)
-    return report._replace(culprit=found)
+        return culprit(net, loss, precise, tolerance, whose, not_finite=not_finite)
 
 
 def _to_objects(net: Layer) -> Layer:
@@ -229,76 +236,42 @@ def compare(
     with jax.enable_x64(True):
         precise = cast(given, jnp.float64)
         is_own = dtypes_of(precise) == dtypes_of(given)
-        trees = own if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
-        exact = [_flat_leaves(tree) for tree in trees]
+        sides = results if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
+        exact = [flat_leaves(tree) for _, tree in sides]
         quotients = quotients_of(mean_loss, own[1], precise, exact, entries, steps)
-        alone = _alone(functions, precise) if objects else None
-        lower = tuple(_in_dtype(name, functions, given, exact, paths) for name in dtypes)
-    pairs = zip(zip(*exact, strict=True), zip(*map(_flat_leaves, own), strict=True), strict=True)
+        singles = alone(functions, precise) if objects else None
+        lower = tuple(rounding.in_dtype(name, functions, given, exact, paths) for name in dtypes)
+    pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
     differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]
     between = relative_to_whole(zip(paths, (d["–".join(names)] for d in differences), strict=True))
+    of = Compared(names, functions, precise, mean_loss, paths, tolerance, entries, steps)
+    with jax.enable_x64(True):
+        found = _judged(between, exact, own, quotients, given, of)
+        returned, apart = rounding.of_returned(sides, None if is_own else results, of)
+    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, strict=True))
+    verdict = verdicts.of_all([*found, *apart], between)
+    return GradientComparison(label, names, verdict, None, leaves, singles, lower, costs, time_ratio, returned)
+
+
+def _judged(
+    between: list[float],
+    exact: list[list[np.ndarray]],
+    own: list[Any],
+    quotients: list[Quotients | None],
+    given: Given,
+    of: Compared,
+) -> list[Verdict]:
+    """The verdict on each leaf: by quotients, beside its kinks, and in its own dtype."""
     found = [
-        verdicts.of_leaf(names, relative, tolerance, [e[i] for e in exact], quotients[i])
+        verdicts.of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
         for i, relative in enumerate(between)
     ]
-    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, strict=True))
-    return GradientComparison(
-        label, names, verdicts.of_all(names, found, between), None, leaves, alone, lower, costs, time_ratio
-    )
+    found = beside(found, exact, quotients, of)
+    return rounding.in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
 
 
-def _flat_leaves(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
-
-
-def _leaf(kind: tuple[str, Any], differences: Any, verdict: str, found: Quotients | None) -> LeafComparison:
+def _leaf(kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None) -> LeafComparison:
     if found is None or not found.at.size:
         return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0)
     step, error = float(np.median(found.step)), float(np.median(found.error))
-    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()))
-
-
-def _alone(functions: Any, given: Given) -> Objects:
-    """Both gradients of every object as a batch of one."""
-    params, state, (x, y), *others = given
-
-    def relative(u: Any, v: Any) -> Array:
-        apart = tree_norm(jax.tree.map(jnp.subtract, u, v))
-        return jnp.where(apart == 0, 0.0, apart / tree_norm(v))
-
-    def of_one(xy: Batch) -> Array:
-        one = jax.tree.map(lambda a: a[None], xy)
-        u, v = (f(params, state, one, *others)[1] for f in functions)
-        if isinstance(v, Point):
-            return jnp.maximum(relative(u.params, v.params), relative(u.x, v.x))
-        return relative(u, v)
-
-    try:
-        errors = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
-    except ValueError as error:
-        if not _asks_for_more(error):
-            error.add_note("raised for one object as a batch of its own; objects=False leaves that out")
-            raise
-        return Objects(np.zeros(0), str(error).splitlines()[0])
-    return Objects(np.asarray(errors), "")
-
-
-def _asks_for_more(error: Exception) -> bool:
-    """Whether it is fnn that needs a batch of more than one, as for batch norm; other errors are bugs of somebody's."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_code in (checks.batch_of_several.__code__, probing.several_objects.__code__)
-
-
-def _in_dtype(name: str, functions: Any, given: Given, exact: list[list[np.ndarray]], paths: list[str]) -> Precision:
-    """The two gradients in a lower precision against their own float64."""
-    lower = cast(given, jnp.dtype(name))
-
-    def off(f: Callable[..., tuple[Any, Any]], want: list[np.ndarray]) -> float:
-        try:
-            got = [g.astype(np.float64) for g in _flat_leaves(jax.jit(f)(*lower)[1])]
-        except TypeError:
-            return np.nan
-        differences = [difference(u, v) for u, v in zip(got, want, strict=True)]
-        return float(np.max(relative_to_whole(zip(paths, differences, strict=True)), initial=0))
-
-    return Precision(name, *(off(f, want) for f, want in zip(functions, exact, strict=True)))
+    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size)

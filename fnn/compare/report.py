@@ -12,6 +12,7 @@ from fnn.compare.costs import Cost
 from fnn.compare.culprits import Culprit
 from fnn.compare.quotients import OBJECTS, Quotients
 from fnn.compare.tables import aligned
+from fnn.compare.verdicts import Kind, Verdict
 
 
 class Difference(NamedTuple):
@@ -38,13 +39,15 @@ class LeafComparison(NamedTuple):
     differences: dict[str, Difference]
     """for "manual–automatic", "manual–differences", "automatic–differences" in float64, and for "manual–automatic" in
     the parameters' own dtype where that is another; those with differences over the sampled entries without a kink"""
-    verdict: str
+    verdict: Verdict
     step: float
     """median step of the difference quotients; NaN without any"""
     error: float
     """median of the quotients' own estimates of their error"""
     kinks: int
     """sampled entries where the slope of Q jumps; no quotient counts there"""
+    sampled: int = 0
+    """entries at which quotients were taken"""
 
 
 class Objects(NamedTuple):
@@ -66,6 +69,22 @@ class Objects(NamedTuple):
         return f"object by object: worst is object {self.worst}, off by {self.errors[self.worst]:.1e}"
 
 
+class Returned(NamedTuple):
+    """What the two return beside the tree: the value, or a leaf of the state."""
+
+    name: str
+    """"value", "state['mean']", …"""
+    dtype: str
+    """empty for float64"""
+    relative: float
+    """‖u − v‖/‖v‖"""
+    agree: bool
+    """whether that is no more than the tolerance, or than rounding explains"""
+
+    def __str__(self) -> str:
+        return f"{self.name} off by {self.relative:.1e}{self.dtype and f' in {self.dtype}'}"
+
+
 class Precision(NamedTuple):
     """How far the two gradients are off their own float64 values, each computed in a lower precision."""
 
@@ -79,7 +98,7 @@ class GradientComparison(NamedTuple):
 
     label: str
     names: tuple[str, str]
-    verdict: str
+    verdict: Verdict
     """"agree to k digits", "manual wrong", …"""
     culprit: Culprit | None
     """where the fault arises, if there is one in a layer or in the loss"""
@@ -89,6 +108,8 @@ class GradientComparison(NamedTuple):
     costs: tuple[Cost, Cost]
     time_ratio: float
     """first over second run time: the median of the ratios of interleaved runs"""
+    returned: tuple[Returned, ...] = ()
+    """the value and the leaves of the state, in float64 and in their own dtype; empty for functions of a tree alone"""
 
     @property
     def manual(self) -> Cost:
@@ -132,6 +153,7 @@ class GradientComparison(NamedTuple):
                 for leaf in self.leaves
             },
             "objects": None if self.objects is None else {"errors": self.objects.errors.tolist()},
+            "returned": [each._asdict() for each in self.returned],
             "precisions": [precision._asdict() for precision in self.precisions],
             "cost": {name: cost._asdict() for name, cost in zip(self.names, self.costs, strict=True)},
             "time_ratio": self.time_ratio,
@@ -143,12 +165,24 @@ class GradientComparison(NamedTuple):
             found.append(f"arises in {self.culprit}")
         if kinks := sum(leaf.kinks for leaf in self.leaves):
             found.append(f"kinks: {kinks} of the sampled entries, where quotients do not count")
+        found += self._of_steps()
+        if apart := [str(each) for each in self.returned if not each.agree]:
+            found.append(f"returned beside the gradient: {', '.join(apart)}")
         if self.objects is not None:
             found.append(str(self.objects))
         parts = ["\n".join(found), self._of_leaves()]
         if self.precisions:
             parts.append(self._of_precisions())
         return "\n\n".join([*parts, self._of_costs()])
+
+    def _of_steps(self) -> list[str]:
+        """A way out where quotients tell nothing of a leaf."""
+        dumb = [
+            leaf.path for leaf in self.leaves if leaf.verdict.kind is Kind.UNRELIABLE or 0 < leaf.sampled == leaf.kinks
+        ]
+        return (
+            [f"no quotient tells of {', '.join(dumb)}: try steps={{{dumb[0]!r}: 1e-6}} or another step"] if dumb else []
+        )
 
     def _of_leaves(self) -> str:
         pairs = [pair for leaf in self.leaves[:1] for pair in leaf.differences if pair != self.pair]
@@ -217,6 +251,11 @@ def difference(u: np.ndarray, v: np.ndarray) -> Difference:
             cosine=float(u @ v / (norm_u * norm_v)) if norm_u and norm_v else float(norm_u == norm_v),
             ulps=float(np.max(apart / spacing, initial=0)),
         )
+
+
+def relative_between(paths: list[str], both: list[list[np.ndarray]]) -> list[float]:
+    """`relative_to_whole` of two gradients' flat leaves."""
+    return relative_to_whole(zip(paths, map(difference, *both), strict=True))
 
 
 def relative_to_whole(leaves: Iterable[tuple[str, Difference]]) -> list[float]:

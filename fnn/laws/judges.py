@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fnn.checks.probing import is_key
@@ -37,10 +38,21 @@ def equal(look_at: str) -> Judge:
 
     def judge(found: Measured) -> tuple[str, str]:
         for where, got, wanted in leaves(found):
-            if not np.array_equal(got, wanted, equal_nan=got.dtype.kind == "f"):
+            if not np.array_equal(got, wanted, equal_nan=jnp.issubdtype(got.dtype, jnp.inexact)):
                 off = np.max(np.abs(got.astype(np.float64) - wanted.astype(np.float64)))
                 return BROKEN, f"off by {off:.1e} at {where}: {look_at}"
         return HOLDS, "to the last bit"
+
+    return judge
+
+
+def repeated(tolerance: float, look_at: str) -> Judge:
+    """The same again: equal but for what a compiler makes of one equation in two places, which may round otherwise."""
+    to_the_bit, nearly = equal(look_at), close(tolerance, look_at)
+
+    def judge(found: Measured) -> tuple[str, str]:
+        verdict, finding = to_the_bit(found)
+        return (verdict, finding) if verdict == HOLDS else nearly(found)
 
     return judge
 
@@ -69,7 +81,7 @@ def leaves(found: Measured) -> list[tuple[str, np.ndarray, np.ndarray]]:
 def _wide(leaf: Any) -> np.ndarray:
     """Floats in float64, others as they are; of the keys of `jax.random.key` their numbers."""
     leaf = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-    return leaf if leaf.dtype.kind in "biu" else leaf.astype(np.float64)
+    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def relative_errors(found: Measured) -> dict[str, float]:

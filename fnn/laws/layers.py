@@ -8,11 +8,12 @@ from typing import Any
 import jax
 
 from fnn.checks import laws as checks
-from fnn.laws import passes, surroundings
+from fnn.laws import lowered, memory, passes, surroundings
 from fnn.laws.asking import Judge, Measured, Question, ask
-from fnn.laws.judges import by_shape, close, equal, finite
+from fnn.laws.judges import by_shape, close, equal, finite, repeated
+from fnn.laws.kinks import asked_beside
 from fnn.laws.passes import Start, Subject
-from fnn.laws.report import BROKEN, HOLDS, Laws
+from fnn.laws.report import BROKEN, HOLDS, Law, Laws
 from fnn.laws.trees import are_floats, precise, shaken
 from fnn.readings import contributions, gram, per_object, second_moment, squared_norm, variance
 from fnn.types import Layer, Params, State
@@ -36,8 +37,8 @@ def check_layer(
 
     Returns:
         `Laws`, which prints as a table; ``check_layer(…).raise_if_failed()`` is a whole test. Everything is computed
-        in float64 on compiled programs; dtypes are also checked in bfloat16 and float32. The automatic judges are
-        `jax.vjp` and `jax.hessian` of the layer's own forward pass.
+        in float64 on compiled programs, and again in float32, bfloat16 and float16, beside float64. The automatic
+        judges are `jax.vjp` and `jax.hessian` of the layer's own forward pass.
 
     Raises:
         TypeError: no layer, or an x that is not floats.
@@ -63,8 +64,26 @@ def check_layer(
         made = made or (params, state)
         params = shaken(made[0], 1) if params is None else precise(params)
         state = made[1] if state is None else precise(state)
-        laws += ask(_questions(tolerance), partial(Subject, layer), params, state, start.x, start.key, unmet=unmet)
+        given = params, state, start.x, start.key
+        laws += ask(_questions(tolerance), partial(Subject, layer), *given, unmet=unmet)
+        laws = _with_care(laws, layer, given)
+        laws = asked_beside(laws, [q for q in _questions(tolerance) if q.name in _by_jax()], layer, given)
         return Laws(str(layer), tuple(laws))
+
+
+def _with_care(laws: list[Law], layer: Layer, given: tuple[Any, ...]) -> list[Law]:
+    """The laws, those of low precision that are broken asked once more, and closer."""
+    broken = {law.name for law in laws if law.verdict == BROKEN}
+    doubtful = [Question(*question) for question in _of_dtypes(careful=True) if question[0] in broken]
+    again = {law.name: law for law in ask(doubtful, partial(Subject, layer), *given)} if doubtful else {}
+    return [again.get(law.name, law) for law in laws]
+
+
+def _by_jax() -> set[str]:
+    """The laws that compare with JAX's derivatives."""
+    curves = {"curve at the params equals jax.hessian", "curve at x equals jax.hessian", "takes a batch of one"}
+    inside = {"error equals jax.vjp", "gradient equals jax.vjp", "runs inside serial", "runs inside repeat"}
+    return curves | inside | {f"reading {read}" for read in READINGS}
 
 
 def _made(start: Start) -> tuple[Params, State] | None:
@@ -88,11 +107,13 @@ def _questions(tolerance: float) -> list[Question]:
     same = partial(close, tolerance)
     of_forward = [
         ("forward keeps the state", passes.forward_keeps_state, by_shape),
-        ("forward is pure", passes.forward_is_pure, equal(_IMPURE)),
+        ("forward is pure", passes.forward_is_pure, repeated(tolerance, _IMPURE)),
         ("forward is finite", passes.forward_is_finite, finite(_NAN)),
-        ("apply is pure", passes.apply_is_pure, equal(_IMPURE)),
+        ("apply is pure", passes.apply_is_pure, repeated(tolerance, _IMPURE)),
         ("apply is finite", passes.apply_is_finite, finite(_NAN)),
         ("apply is forward", passes.apply_is_forward, _of_stages(tolerance)),
+        ("the state is learned", memory.state_learns, memory.learns),
+        ("draws in training only", passes.draws_in_training_only, by_shape),
     ]
     of_backward = [
         ("error has the shape of x", passes.error_has_shape, by_shape),
@@ -101,8 +122,9 @@ def _questions(tolerance: float) -> list[Question]:
         ("gradient equals jax.vjp", passes.gradient_is_automatic, same(_WRONG_GRADIENT)),
         ("backward is linear in the error", passes.backward_is_linear, same(_NOT_LINEAR)),
         ("a zero error gives zeros", passes.zero_gives_zeros, equal(_NOT_ZERO)),
-        ("backward is pure", passes.backward_is_pure, equal(_IMPURE)),
+        ("backward is pure", passes.backward_is_pure, repeated(tolerance, _IMPURE)),
         ("keeps the dtype", surroundings.keeps_dtypes, by_shape),
+        *_of_dtypes(careful=False),
         ("runs under vmap", surroundings.runs_under_vmap, same(_VMAP)),
         ("runs inside serial", surroundings.in_serial, same(_INSIDE)),
         ("runs inside repeat", surroundings.in_repeat, same(_INSIDE)),
@@ -120,6 +142,12 @@ def _questions(tolerance: float) -> list[Question]:
         Question(BACKWARD, passes.backward_runs, by_shape, FORWARD),
         *(Question(name, measure, judge, BACKWARD) for name, measure, judge in of_backward),
     ]
+
+
+def _of_dtypes(careful: bool) -> list[tuple[str, Any, Judge]]:
+    """The layer by its numbers in each of the dtypes one trains in."""
+    judged = [(d, lowered.close_to_float64(d, passes.CHANGE)) for d in lowered.DTYPES]
+    return [(f"right in {d}", partial(lowered.in_dtype, dtype=d, careful=careful), judge) for d, judge in judged]
 
 
 _IMPURE_INIT = "init may use the key and the shape and dtype of x only: no counter, no other random numbers, no values"

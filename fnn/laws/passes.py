@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from fnn import automatic
+from fnn.checks import curve_of
 from fnn.checks.probing import uses_key
 from fnn.combinators import serial
-from fnn.laws.asking import Broken, Measured
-from fnn.laws.trees import alike, are_arrays, are_floats, array_type, normal, paired, size, struct
+from fnn.laws.asking import Broken, Measured, is_refusal
+from fnn.laws.trees import alike, are_arrays, are_floats, array_type, changed, coarse, normal, paired, size, struct
 from fnn.layers import linear
 from fnn.losses import squared
 from fnn.parts import parts_of
@@ -21,6 +22,9 @@ from fnn.readings import gradient, per_object
 from fnn.stages import applied
 from fnn.types import Array, Batch, Layer, Params, Reading, State
 from fnn.watching import unwatched
+
+CHANGE = 2.0**-20
+"""By so much all that is given is changed, relatively, to see how far rounding goes."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Subject:
 
     @cached_property
     def error(self) -> Array:
-        """A random ∂L/∂y; equal numbers would hide a missing factor or sum."""
-        return self.random_error(2)
+        """A random ∂L/∂y of few digits; equal numbers would hide a missing factor or sum."""
+        return coarse(self.random_error(2))
 
     def random_error(self, seed: int) -> Array:
         """Another one."""
@@ -104,6 +108,45 @@ class Subject:
     def second_derivatives(self) -> Params:
         """The automatic ∂²L_n/∂w² of all objects in that network, with the object as the first axis."""
         return automatic.hessian_diagonal(self.net, squared, per_object)(*self.posed)[1]
+
+    # In low precision
+
+    @cached_property
+    def coarse(self) -> Subject:
+        """The layer where all numbers have eight binary digits, which every dtype holds."""
+        return self.at(params=coarse(self.params), state=coarse(self.state), x=coarse(self.x))
+
+    def passes(self, error: Array) -> dict[str, Any]:
+        """What both stages and the backward pass compute."""
+        y, state, _ = self.forward
+        through, readings = self.pulled(error)
+        applied = self.layer.apply(self.params, self.state, self.x)
+        found = {"y": y, "state": state, "y of apply": applied, "error": through, "gradient": readings}
+        return found | self.curved(self.forward[2], error)
+
+    def curved(self, tape: Any, error: Array) -> dict[str, Any]:
+        """The second derivatives for a matrix at y as random as the error; nothing where they are refused."""
+        try:
+            c = error[:, :, None] * error[:, None, :]
+            _, below, readings = curve_of(self.layer)(self.params, tape, error, c, gradient)
+        except Exception as refusal:
+            if is_refusal(refusal):
+                return {}
+            raise
+        return {"∂²L/∂x²": below, "∂²L/∂w²": unwatched(readings)}
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether forward depends on the key."""
+        return uses_key(self.layer, *self.given)
+
+    @cached_property
+    def changed(self) -> dict[str, Any]:
+        """The same here and where all that is given is changed by `CHANGE`, one after another by one body."""
+        given, error = (self.params, self.state, self.x), self.error
+        points = [given, *(changed(given, CHANGE, seed) for seed in (8, 9))]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
+        return jax.lax.map(lambda at: self.at(params=at[0], state=at[1], x=at[2]).passes(error), stacked)
 
 
 def of_pass(got: tuple[Array, Params], wanted: tuple[Array, Params]) -> Measured:
@@ -193,6 +236,18 @@ def apply_is_forward(s: Subject) -> Measured:
     may_differ = uses_key(net, *s.given) or (bool(jax.tree.leaves(s.state)) and not is_told)
     pair = s.layer.apply(*s.given[:3]), net.forward(*s.given)[0]
     return paired(*pair, "y of apply") | {"may differ": may_differ}
+
+
+def draws_in_training_only(s: Subject) -> str:
+    """A layer that draws from the key has another stage to be applied by, in which it does not."""
+    if not s.draws:
+        return "draws nothing from the key"
+    if uses_key(applied(s.layer), *s.given):
+        raise Broken(
+            "forward draws from the key, and applied(layer) does so too; name the layer's application stage by "
+            "stages=Stages(applied=…), or leave the parts of a composite open by `parts` and `rebuild`"
+        )
+    return "draws in training, and not in application"
 
 
 # Backward

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnn import automatic
 from fnn.backprop import backprop
 from fnn.checks import curve_of
 from fnn.combinators import repeat
-from fnn.curvature import gate_curvature, second_derivatives
+from fnn.curvature import second_derivatives
 from fnn.laws.asking import Broken, Measured, NotAsked, is_refusal, or_refused
 from fnn.laws.passes import Subject, of_pass
-from fnn.laws.trees import DTYPES, alike, is_float, named, paired, shaken, size, struct
+from fnn.laws.trees import DTYPES, alike, is_float, named, normal, paired, shaken, size, struct
 from fnn.layers.second_order import diagonal
 from fnn.losses import squared
 from fnn.readings import contributions, gathered, gradient, gram, per_object, second_moment, squared_norm
@@ -145,6 +144,23 @@ def curve_at_params(s: Subject) -> Measured:
 
 
 def curve_at_x(s: Subject) -> Measured:
-    """The diagonal ∂²Q/∂g² for gates on the features of x, against that of `jax.hessian`."""
-    got = or_refused(lambda: gate_curvature(s.net, squared)(*s.posed))
-    return paired(got, automatic.gate_curvature(s.net, squared)(*s.posed), "∂²Q/∂g²")
+    """∂²L_n/∂x² [n, i, i] for a random error and a full c at y, against `jax.hessian`.
+
+    All of it counts, for the layer below mixes its rows and columns into the diagonal.
+    """
+    (n, i), (y, _, tape) = s.x.shape, s.forward
+    if i > MOST_PARAMETERS:
+        raise NotAsked(f"{i} × {i} numbers an object are too many; check a narrower layer of the kind")
+    half = normal(jax.ShapeDtypeStruct((n, y.shape[1], y.shape[1]), y.dtype), 8)
+    c = half + jnp.swapaxes(half, 1, 2)
+    _, got, _ = or_refused(lambda: curve_of(s.layer)(s.params, tape, s.error, c, gradient))
+
+    def L(x: Array) -> Array:
+        a = s.layer.forward(s.params, s.state, x, s.key)[0]
+        return jnp.sum(s.error * a) + 0.5 * jnp.einsum("no,nop,np->", a - y, c, a - y)
+
+    columns = jax.lax.map(
+        lambda unit: jax.jvp(jax.grad(L), (s.x,), (jnp.broadcast_to(unit[None, :], s.x.shape),))[1],
+        jnp.eye(i, dtype=s.x.dtype),
+    )
+    return paired(got, jnp.transpose(columns, (1, 2, 0)), "∂²L/∂x²")

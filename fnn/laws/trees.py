@@ -107,3 +107,27 @@ def normal(like: Any, seed: int, scale: float = 1.0) -> Any:
 def shaken(tree: Any, seed: int, scale: float = 0.1) -> Any:
     """A tree of arrays with noise on its floats."""
     return jax.tree.map(lambda u, noise: u + noise if is_float(u) else u, tree, normal(tree, seed, scale))
+
+
+def changed(tree: Any, scale: float, seed: int) -> Any:
+    """A tree of arrays with every float changed by its part of `scale`, up or down at random."""
+    rng = np.random.default_rng(seed)
+
+    def change(leaf: Any) -> Any:
+        signs = jnp.asarray(rng.choice((-1.0, 1.0), leaf.shape), leaf.dtype) if is_float(leaf) else None
+        return leaf if signs is None else leaf * (1 + scale * signs)
+
+    return jax.tree.map(change, tree)
+
+
+def coarse(tree: Any) -> Any:
+    """A tree of arrays with its floats rounded to eight binary digits, in the range of float16 where that is wide."""
+
+    def rounded(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        short = leaf.astype(jnp.bfloat16).astype(leaf.dtype)
+        shorter = short.astype(jnp.float16).astype(leaf.dtype)
+        return jnp.where(jnp.isfinite(shorter), shorter, short)
+
+    return jax.tree.map(rounded, tree)
