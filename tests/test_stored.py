@@ -272,7 +272,7 @@ def unfit(**parts: Any) -> Callable[[Settings, Any], Outcome]:
         {"animations": [Animation("a", "b", GIF, GIF, 1.5, 2)]},  # pyright: ignore[reportArgumentType]
         {"lead": "\ud800"},
     ],
-    ids=repr,
+    ids=["slide", "no words", "a number measured", "no number", "seconds a frame", "no letter"],
 )
 def test_an_outcome_that_pages_cannot_be_made_of_fails_by_itself(run: Run, parts: dict[str, Any]) -> None:
     assert run("one", "other", known={"one": unfit(**parts), "other": other}) == 1
