@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fnn.dtypes import wide
 from fnn.types import Array
@@ -100,6 +101,11 @@ def _logistic_density_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[
 def ratio(part: Array, whole: Array) -> Array:
     """part/whole, where 0/0 is 0 and can be differentiated."""
     return part / jnp.where((part == 0) & (whole == 0), 1, whole)
+
+
+def not_flushed(epsilon: Any, dtype: Any) -> Any:
+    """An ε that keeps a divisor from 0: the smallest normal number of the dtype at least, for less is flushed to 0."""
+    return epsilon if isinstance(epsilon, Tracer) else max(float(epsilon), float(jnp.finfo(dtype).tiny))
 
 
 def units(rows: Array) -> Array:

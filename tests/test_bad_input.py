@@ -613,3 +613,26 @@ def test_the_rows_have_names_of_their_own():
 
 if __name__ == "__main__":
     print(table())
+
+
+def test_a_whole_state_in_the_wrong_place_does_not_bury_the_message() -> None:
+    net = fnn.serial(fnn.dense(64, fnn.tanh), fnn.linear(64))
+    learn = fnn.trainer(net, fnn.squared, fnn.adam(1e-3), batch_size=2)
+    state: Any = learn.init(jax.random.key(0), (jnp.zeros((4, 8)), jnp.zeros((4, 64))))
+    for call in (
+        lambda: fnn.serial(state),
+        lambda: fnn.backprop(net, state),
+        lambda: fnn.backprop(net, fnn.squared, state),
+        lambda: fnn.trainer(net, fnn.squared, state),
+        lambda: fnn.trainer(net, fnn.squared, fnn.sgd(0.1), metrics=state),
+        lambda: fnn.trainer(net, fnn.squared, fnn.sgd(0.1), metrics=[state]),
+        lambda: fnn.dense(3, state),
+        lambda: fnn.dense(state, fnn.tanh),
+        lambda: fnn.linear(3, w=state),
+        lambda: fnn.sgd(state),
+        lambda: fnn.fit(learn, state, (jnp.zeros((4, 8)), jnp.zeros((4, 64))), state),
+        lambda: fnn.sweep(state, jax.random.split(jax.random.key(0), 2)),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"TrainState|whole number") as caught:
+            call()
+        assert len(str(caught.value)) < 300, caught.value

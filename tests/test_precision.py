@@ -290,3 +290,13 @@ def test_training_in_bfloat16_gets_where_float32_gets() -> None:
         losses.append(np.asarray(metrics["loss"]))
     assert losses[0][-1] < losses[0][0] / 5
     np.testing.assert_allclose(losses[1][-1], losses[0][-1], rtol=0.25)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_a_constant_neuron_is_0_however_small_epsilon_is(dtype: Any) -> None:
+    net, x = fnn.batch_norm(epsilon=1e-320), jnp.full((4, 2), 3.0, dtype)
+    params, state = net.init(jax.random.key(0), x)
+    y, state, tape = net.forward(params, state, x, jax.random.key(1))
+    assert not np.any(y)
+    assert np.isfinite(net.backward(params, tape, jnp.zeros_like(x), fnn.gradient)[0].astype(float)).all()
+    assert np.isfinite(net.apply(params, state, x).astype(float)).all()

@@ -17,12 +17,18 @@ def concrete(value: Any) -> np.ndarray | None:
     return None if isinstance(value, Tracer) else np.asarray(value)
 
 
+def shown(value: Any) -> str:
+    """The value as it prints, or its type where that would bury the message."""
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
+
+
 def number(name: str, value: Any, allowed: Callable[[Any], Any], expected: str) -> None:
     """A hyper-parameter is a scalar in its range; tracers are taken on trust, schedules are not."""
     if callable(value):
         raise TypeError(f"{name} must be {expected}, got a function; only a learning rate may be one")
     if isinstance(value, str) or hasattr(value, "_fields"):
-        raise TypeError(f"{name} must be a number, {expected}, got {value!r}")
+        raise TypeError(f"{name} must be a number, {expected}, got {shown(value)}")
     if np.ndim(value) != 0:
         raise ValueError(
             f"{name} must be one number, {expected}, got an array of shape {np.shape(value)}; "
@@ -33,9 +39,9 @@ def number(name: str, value: Any, allowed: Callable[[Any], Any], expected: str) 
     if known is None:
         return
     if known.dtype == bool or not (np.issubdtype(known.dtype, np.number) or known.dtype.kind == "V"):
-        raise TypeError(f"{name} must be a number, {expected}, got {value!r}")
+        raise TypeError(f"{name} must be a number, {expected}, got {shown(value)}")
     if not allowed(float(known)):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
 
 
 def fraction(name: str, value: Any) -> None:
@@ -69,16 +75,16 @@ def count(name: str, value: Any, least: int = 1) -> int:
     try:
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
     if isinstance(value, bool) or whole < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number >= {least}, got {shown(value)}")
     return whole
 
 
 def flag(name: str, value: Any) -> None:
     """Yes or no, and no number that may look like it."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def divisor(name: str, value: Any, of: str, whole: int) -> int:
@@ -126,7 +132,9 @@ def values(name: str, sequence: Any) -> Any:
     try:
         array = jnp.asarray(sequence)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numbers to sweep over, got {sequence!r}; sweep over arrays only") from None
+        raise TypeError(
+            f"{name} must be numbers to sweep over, got {shown(sequence)}; sweep over arrays only"
+        ) from None
     if array.ndim == 0:
         raise ValueError(
             f"{name} must be a sequence of values to sweep over, got {sequence!r}; write {name}=[{sequence!r}], or fix "

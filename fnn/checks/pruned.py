@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.checks.numbers import concrete, number
+from fnn.checks.numbers import concrete, number, shown
 from fnn.checks.structures import is_function
 from fnn.types import TrainState
 
@@ -17,21 +17,21 @@ def amount(value: Any) -> None:
     """A whole number of links, or a fraction of them; a tracer is taken on trust."""
     expected = "a whole number of links >= 0, or a fraction in [0, 1) of those left"
     if np.ndim(value) != 0 or isinstance(value, bool):
-        raise TypeError(f"amount must be {expected}, got {value!r}")
+        raise TypeError(f"amount must be {expected}, got {shown(value)}")
     known = concrete(value)
     if known is None:
         return
     is_share = jnp.issubdtype(known.dtype, jnp.floating)
     if not (is_share or jnp.issubdtype(known.dtype, jnp.integer)):
-        raise TypeError(f"amount must be {expected}, got {value!r}")
+        raise TypeError(f"amount must be {expected}, got {shown(value)}")
     if not (0 <= known < 1 if is_share else known >= 0):
-        raise ValueError(f"amount must be {expected}, got {value!r}")
+        raise ValueError(f"amount must be {expected}, got {shown(value)}")
 
 
 def scope(value: Any) -> None:
     """Where an amount is taken from."""
     if value not in ("layer", "global"):
-        raise ValueError(f'scope must be "layer" or "global", got {value!r}')
+        raise ValueError(f'scope must be "layer" or "global", got {shown(value)}')
 
 
 def amounts(amount_of_round: Any, where_from: Any = "layer") -> None:
@@ -120,7 +120,9 @@ def is_score(value: Any) -> None:
     """A rule that values links."""
     if not (hasattr(value, "saliency") and callable(value.saliency)):
         hint = "call the factory: magnitude(), not magnitude" if callable(value) else "take one such as magnitude()"
-        raise TypeError(f"score must be a Score, got {value!r}; {hint}, or wrap a function: Score(label, function)")
+        raise TypeError(
+            f"score must be a Score, got {shown(value)}; {hint}, or wrap a function: Score(label, function)"
+        )
 
 
 def quality(value: Any) -> jax.Array:

@@ -10,19 +10,20 @@ import jax
 import numpy as np
 
 from fnn.checks.arrays import batch, is_array
-from fnn.checks.numbers import count
+from fnn.checks.numbers import count, shown
 from fnn.checks.structures import floats, is_function
 
 
 def metrics(given: Any, sees_layers: bool) -> None:
     """Metrics with names of their own, each of layers or of steps; those of layers where BackProp shows them."""
     if not isinstance(given, Sequence) or isinstance(given, str) or hasattr(given, "_fields"):
-        raise TypeError(f"metrics must be a sequence of them, got {given!r}; for one alone write metrics=[{given!r}]")
+        alone = f"for one alone write metrics=[{shown(given)}]"
+        raise TypeError(f"metrics must be a sequence of them, got {shown(given)}; {alone}")
     names = ["loss", "quality"]
     for metric in given:
         if not all(hasattr(metric, field) for field in ("name", "of_layer", "of_step")):
             hint = "call the factory: saturated(), not saturated" if callable(metric) else "make one: Metric(name, …)"
-            raise TypeError(f"metrics must hold Metrics such as gradient_norm, got {metric!r}; {hint}")
+            raise TypeError(f"metrics must hold Metrics such as gradient_norm, got {shown(metric)}; {hint}")
         if (metric.of_layer is None) == (metric.of_step is None):
             raise ValueError(f"the metric {metric!r} must have one of of_layer and of_step; make two metrics for both")
         is_function(f"the metric {metric!r}", metric.of_layer or metric.of_step)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from fnn.checks.numbers import count
+from fnn.checks.numbers import count, shown
 from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Trainer
 
 
@@ -28,7 +28,7 @@ def is_layer(where: str, value: Any) -> None:
         hint = "a loss is no part of the network: give it to trainer, objective or backprop"
     elif isinstance(value, list | tuple):
         hint = f"unpack a sequence of layers: {where}(*layers)"
-    raise TypeError(f"{where} takes layers, got {value!r}; {hint}")
+    raise TypeError(f"{where} takes layers, got {shown(value)}; {hint}")
 
 
 def is_trainer(where: str, value: Any) -> None:
@@ -50,7 +50,7 @@ def is_loss(value: Any) -> None:
     """A loss, with a hint for a plain function."""
     if not isinstance(value, Loss):
         raise TypeError(
-            f"loss must be an fnn Loss such as fnn.softmax_cross_entropy, got {value!r}; "
+            f"loss must be an fnn Loss such as fnn.softmax_cross_entropy, got {shown(value)}; "
             "make your own by Loss(label, value, slope, curvature)"
         )
 
@@ -59,7 +59,7 @@ def is_optimizer(where: str, value: Any) -> None:
     """Anything with init and update: fnn's own pairs and optax's."""
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
         raise TypeError(
-            f"{where} takes optimizers, pairs with .init and .update, got {value!r}; "
+            f"{where} takes optimizers, pairs with .init and .update, got {shown(value)}; "
             "call the factory first: adam(1e-3), not adam"
         )
 
@@ -88,7 +88,7 @@ def is_activation(where: str, value: Any) -> None:
     """An activation with its derivatives."""
     if not isinstance(value, Activation):
         raise TypeError(
-            f"{where} takes an fnn Activation such as fnn.tanh, got {value!r}; a function of your own needs "
+            f"{where} takes an fnn Activation such as fnn.tanh, got {shown(value)}; a function of your own needs "
             "its derivatives: Activation(label, value, slope, curvature)"
         )
 
@@ -96,7 +96,7 @@ def is_activation(where: str, value: Any) -> None:
 def is_function(name: str, value: Any) -> None:
     """A function of the user's."""
     if not callable(value):
-        raise TypeError(f"{name} must be a function, got {value!r}")
+        raise TypeError(f"{name} must be a function, got {shown(value)}")
 
 
 def is_state(where: str, state: Any, kind: type) -> None:
@@ -138,7 +138,7 @@ def curve_of(layer: Layer) -> Callable[..., Any]:
 def is_reading(value: Any) -> None:
     """A reading, with a hint for its name."""
     if not isinstance(value, Reading):
-        raise TypeError(f"read must be a Reading such as fnn.gradient or fnn.per_object, got {value!r}")
+        raise TypeError(f"read must be a Reading such as fnn.gradient or fnn.per_object, got {shown(value)}")
 
 
 def is_initializer(name: str, value: Any) -> None:
@@ -148,7 +148,8 @@ def is_initializer(name: str, value: Any) -> None:
     except TypeError:
         called = getattr(value, "__name__", None)
         hint = f"call the factory: {name}={called}()" if callable(value) else "take one such as fnn.he()"
-        raise TypeError(f"{name} must be an initializer (key, shape, dtype) -> array, got {value!r}; {hint}") from None
+        expected = "an initializer (key, shape, dtype) -> array"
+        raise TypeError(f"{name} must be {expected}, got {shown(value)}; {hint}") from None
 
 
 def no_bias_to_draw(where: str, b: Any, bias: Any) -> None:
@@ -183,7 +184,7 @@ def slices(where: str, pairs: Sequence[Any]) -> None:
         raise ValueError(f"{where} needs at least one pair (number of features, layer), got none")
     for pair in pairs:
         if not isinstance(pair, tuple) or isinstance(pair, Layer) or len(pair) != 2:
-            raise TypeError(f"{where} takes pairs (number of features, layer), got {pair!r}")
+            raise TypeError(f"{where} takes pairs (number of features, layer), got {shown(pair)}")
         count(f"{where}: number of features", pair[0])
         is_layer(where, pair[1])
 
@@ -227,7 +228,7 @@ def float_dtype(where: str, dtype: Any) -> np.dtype:
     except TypeError:
         known = None
     if known is None or not jnp.issubdtype(known, jnp.floating):
-        raise TypeError(f"{where} needs a dtype of floats, such as jnp.bfloat16 or jnp.float32, got {dtype!r}")
+        raise TypeError(f"{where} needs a dtype of floats, such as jnp.bfloat16 or jnp.float32, got {shown(dtype)}")
     return known
 
 

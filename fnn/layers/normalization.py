@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fnn import checks
 from fnn.dtypes import narrow, wide
 from fnn.layers.second_order import diagonal, scaled
+from fnn.numerics import not_flushed
 from fnn.types import Array, Layer, Params, Reading, Stages, State, written
 
 
@@ -77,7 +78,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         mean = jnp.mean(values, axis=0)
         centred = values - mean[None, :]
         variance = jnp.mean(jnp.square(centred), axis=0)
-        deviation = jnp.sqrt(variance + epsilon)
+        deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
         tape = narrow(BatchNormTape(centred / deviation[None, :], deviation), BatchNormTape(x, x))
         r = jnp.asarray(rate, state.mean.dtype)
         newest = narrow(BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), mean.dtype)), state)
@@ -115,7 +116,8 @@ def _applied(name: str, init: Any, epsilon: float) -> Layer:
         weight = jnp.where(trained, state.weight, 1)
         mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
         values = wide(x)
-        mean, deviation = narrow((mean, jnp.sqrt(variance + epsilon)), (values, values))
+        deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
+        mean, deviation = narrow((mean, deviation), (values, values))
         tape = BatchNormTape((values - mean[None, :]) / deviation[None, :], deviation)
         return narrow(tape, BatchNormTape(x, x))
 

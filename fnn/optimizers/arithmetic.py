@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from fnn import checks
 from fnn.dtypes import narrow, wide
-from fnn.numerics import safe_sqrt
+from fnn.numerics import not_flushed, safe_sqrt
 from fnn.types import Array, Optimizer, Params, Rate
 
 
@@ -110,12 +110,8 @@ def squares(tree: Any) -> Any:
 
 
 def root_plus(G: Array, epsilon: Any) -> Array:
-    """√G + ε, the root with slope 0 at G = 0, where the gradient was 0 and moves nothing.
-
-    An ε that is a number counts as the smallest normal one of the dtype at least: a smaller one is flushed to 0.
-    """
-    least = epsilon if isinstance(epsilon, Tracer) else max(float(epsilon), float(jnp.finfo(G.dtype).tiny))
-    return safe_sqrt(G) + jnp.asarray(least, G.dtype)
+    """√G + ε, the root with slope 0 at G = 0, where the gradient was 0 and moves nothing."""
+    return safe_sqrt(G) + jnp.asarray(not_flushed(epsilon, G.dtype), G.dtype)
 
 
 def counter() -> Array:
