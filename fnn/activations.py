@@ -52,6 +52,17 @@ def _sigmoid_curvature(S: Array) -> Array:
     return -jnp.tanh(S / 2) * logistic_density(S)
 
 
+@jax.custom_jvp
+def _tanh(S: Array) -> Array:
+    return jnp.tanh(S)
+
+
+@_tanh.defjvp
+def _tanh_jvp(S: tuple[Array], tangent: tuple[Array]) -> tuple[Array, Array]:
+    s = jax.nn.sigmoid
+    return _tanh(*S), 4 * s(2 * S[0]) * s(-2 * S[0]) * tangent[0]  # JAX would take 1 − t² from 1, and lose it at ±9
+
+
 def _tanh_slope(S: Array) -> Array:
     return 4 * logistic_density(2 * S)
 
@@ -86,10 +97,10 @@ def _gaussian_curvature(S: Array) -> Array:
 heaviside = Activation("heaviside", _heaviside, jnp.zeros_like, jnp.zeros_like)
 """H(S) = [S > 0], the threshold of the McCulloch–Pitts neuron. H' = 0: nothing learns through it."""
 
-sigmoid = Activation("sigmoid", jax.nn.sigmoid, logistic_density, _sigmoid_curvature)
+sigmoid = Activation("sigmoid", logistic, logistic_density, _sigmoid_curvature)
 """s = 1/(1 + e^−S);  s' = s(1 − s) = s(S)s(−S);  s'' = s(1 − s)(1 − 2s) = −tanh(S/2) s'."""
 
-tanh = Activation("tanh", jnp.tanh, _tanh_slope, _tanh_curvature)
+tanh = Activation("tanh", _tanh, _tanh_slope, _tanh_curvature)
 """t = tanh S;  t' = 1 − t² = 4s'(2S) with s' of the sigmoid;  t'' = −2t(1 − t²)."""
 
 logarithmic = Activation("logarithmic", jnp.arcsinh, _asinh_slope, _asinh_curvature)

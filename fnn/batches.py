@@ -114,7 +114,7 @@ def permuted(key: Array, epoch: Any, positions: Array, size: int) -> Array:
         return jnp.where(p < size, p, through(p))
 
     # Where ab = size the loop ends before it begins. It stands there all the same: without it XLA would work the rounds
-    # into whatever takes the image, once for each use and each round of it, and compile for hours.
+    # into whatever takes the image, once for each use and each round of it, and compile without end.
     image = through(jnp.asarray(positions).astype(jnp.uint32))
     return jax.lax.while_loop(lambda p: jnp.any(p >= size), walk, image).astype(jnp.int32)
 

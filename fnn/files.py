@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,8 @@ def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """A draft beside a file, which takes the file's place when the block ends without an error.
 
     Every draft has a name of its own, so that several may write the same file at a time: the last one's stays. Until
-    then, and after an error, the old file is there as it was.
+    then, and after an error, the old file is there as it was. The new one has its permissions, and stands where a link
+    of that name leads.
 
     Args:
         path: the file.
@@ -40,8 +42,11 @@ def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
         False
         'all of it'
     """
+    path = Path(os.path.realpath(path))
     with _draft(path, durable) as draft:
         yield draft
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, draft)
         _keep(draft, durable)
         os.replace(draft, path)
 

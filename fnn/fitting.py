@@ -13,7 +13,7 @@ import numpy as np
 from fnn import checks
 from fnn.progress import progress_bar
 from fnn.signals import keeping
-from fnn.training import run
+from fnn.training import is_finite, run
 from fnn.types import Array, Batch, Params, State, Trainer, TrainState
 
 
@@ -28,7 +28,8 @@ class Fitted(NamedTuple):
     """"steps", "early stop", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or "preempted"
     (SIGTERM)"""
     best: TrainState
-    """the state with the lowest validation value; without validation, the last whose weights are finite"""
+    """the state with the lowest validation value, that given to `fit` where all were NaN; without validation, the last
+    whose loss and weights are finite"""
 
 
 def fit(
@@ -77,9 +78,12 @@ def fit(
         ('steps', array([ 40,  80, 100]))
     """
     checks.is_trainer("fit", trainer)
-    checks.outside_a_trace("fit", "run or run_early_stopping")
-    steps, chunk = checks.count("steps", steps), checks.count("chunk", chunk)
+    steps, chunk = checks.count("steps", steps), checks.steps("chunk", chunk)
     checks.patience(patience, validate)
+    checks.outside_a_trace("fit", "run or run_early_stopping")
+    checks.tells_loss("fit", jax.eval_shape(trainer.step, state, data)[1])
+    if validate is not None:
+        checks.scalar("validate", jax.eval_shape(validate, state.params, state.state))
     measure = jax.jit(validate) if validate is not None else None
     history: list[dict[str, Any]] = []
     best, lowest, waited, done, first = state, np.inf, 0, 0, int(state.step)
@@ -98,7 +102,7 @@ def fit(
                 if measure is not None:
                     row["validation"] = np.asarray(measure(state.params, state.state))
                 history.append(row)
-                finite, waited = np.isfinite(row["loss"]) and bool(_is_finite(state.params)), waited + 1
+                finite, waited = np.isfinite(row["loss"]) and bool(is_finite(state.params)), waited + 1
                 if finite and (measure is None or row["validation"] < lowest):
                     best, lowest, waited = _copied(state), row.get("validation"), 0
             show(row, done)
@@ -113,13 +117,6 @@ def fit(
 def _chunk(trainer: Trainer, state: TrainState, data: Batch, steps: int) -> tuple[TrainState, Any]:
     """A `run` that takes over the buffers of its state: params and averages are never in memory twice."""
     return run(trainer, state, data, steps)
-
-
-@jax.jit
-def _is_finite(params: Params) -> Array:
-    """Whether there is no NaN and no infinity among the weights."""
-    floats = (leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact))
-    return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.all(jnp.isfinite(leaf)) for leaf in floats)]))
 
 
 def _is_gone(state: TrainState) -> bool:

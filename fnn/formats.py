@@ -6,6 +6,7 @@ and agrees with its size, before any array is read. Nothing is pickled, and noth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,8 @@ import numpy as np
 
 _LONGEST = 100_000_000  # bytes of a header, the format's own bound for .safetensors
 _DENSEST = 1032  # bytes that a byte can stand for in a ZIP archive: 258 for every two bits
+
+_COUNT = b"%d arrays"  # the comment of an .npz file that `save` wrote
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -47,6 +50,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, s
     plain = {name: array.view(f"u{array.itemsize}") if name in foreign else array for name, array in arrays.items()}
     plain["__metadata__"] = np.array(json.dumps({"dtypes": foreign, "generators": generators}))
     with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = _COUNT % len(plain)  # a damaged directory may end early, and nothing else would tell
         for name, array in plain.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -59,6 +63,8 @@ def open_npz(file: BinaryIO) -> Held:
         Exception: of any kind, where the file is damaged or of another format.
     """
     archive, members = zipfile.ZipFile(file), dict[str, zipfile.ZipInfo]()
+    if archive.comment.endswith(_COUNT[2:]) and archive.comment != _COUNT % len(archive.infolist()):
+        raise ValueError(f"of its {archive.comment.decode(errors='replace')}, {len(archive.infolist())} can be found")
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name == member.filename or name in members:
@@ -110,11 +116,20 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], generators: dic
     for name, array in arrays.items():
         if array.itemsize > 8 or (array.dtype.isbuiltin == 2 and array.dtype.name != "bfloat16"):
             raise TypeError(f"save: {name} has dtype {array.dtype}, which .safetensors cannot give back; save as .npz")
-    path.write_bytes(safetensors.numpy.save(arrays, metadata={"generators": json.dumps(generators)}))
+    hashes = {name: _hash(array) for name, array in arrays.items()}
+    metadata = {"generators": json.dumps(generators), "sha256": json.dumps(hashes)}
+    path.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
+
+
+def _hash(array: np.ndarray) -> str:
+    """Of an array with its shape and dtype: the format has no checksum of its own."""
+    return hashlib.sha256(f"{array.dtype.name} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
 def open_safetensors(file: BinaryIO) -> Held:
     """What a ``.safetensors`` file holds: the length of a header, the header in JSON, and the arrays, end to end.
+
+    Files that `save` wrote hold a hash of every array, by which damage is found; those of others need none.
 
     Raises:
         Exception: of any kind, where the file is damaged or of another format.
@@ -136,9 +151,16 @@ def open_safetensors(file: BinaryIO) -> Held:
     if end != size:
         raise ValueError(f"it has {size} bytes where its arrays need {end}")
 
+    hashes = json.loads(metadata["sha256"]) if "sha256" in metadata else None
+    if hashes is not None and hashes.keys() != arrays.keys():
+        raise ValueError("the arrays in it are not those that it has hashes of")
+
     def read(name: str) -> np.ndarray:
         file.seek(begins[name])
-        return np.fromfile(file, np.uint8, _bytes(arrays[name])).view(arrays[name].dtype).reshape(arrays[name].shape)
+        found = np.fromfile(file, np.uint8, _bytes(arrays[name])).view(arrays[name].dtype).reshape(arrays[name].shape)
+        if hashes is not None and _hash(found) != hashes[name]:
+            raise ValueError(f"{name} has not the hash that it was saved with")
+        return found
 
     return Held(arrays, json.loads(metadata.get("generators", "{}")), read)
 

@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn import checks
-from fnn.dtypes import wide_integers
+from fnn.dtypes import narrow, wide, wide_integers
 from fnn.numerics import logistic, logistic_density, safe_sqrt
 from fnn.types import Array, Loss
 
@@ -134,7 +134,7 @@ exponential_margin = _margin(
 
 sigmoid_margin = _margin(
     "sigmoid_margin",
-    value=lambda M: jax.nn.sigmoid(-M),
+    value=lambda M: logistic(-M),
     slope=lambda M: -logistic_density(M),
     curvature=lambda M: jnp.tanh(M / 2) * logistic_density(M),
     convex=False,
@@ -155,8 +155,10 @@ ln(1 + e^{(1 − 2y)a}), it does not cancel where ln(1 + e^a) − ya would."""
 def _relative_to_largest(a: Array) -> tuple[Array, Array, Array]:
     """Which logit is the (first) largest, top [n, M]; E = e^{a − max a} of the others, 0 at the top; T = Σ E [n, 1].
 
-    Then p_m = E_m/(1 + T) ≤ ½, and at the top p = 1/(1 + T), 1 − p = T/(1 + T): no p near 1 is taken from 1.
+    Then p_m = E_m/(1 + T) ≤ ½, and at the top p = 1/(1 + T), 1 − p = T/(1 + T): no p near 1 is taken from 1. All in
+    float32 at least: a − max a, rounded to few digits, would be a factor of p.
     """
+    a = wide(a)
     top = jax.nn.one_hot(jnp.argmax(a, axis=1), a.shape[1], dtype=jnp.bool_)
     largest = jnp.sum(jnp.where(top, a, 0), axis=1, keepdims=True)
     E = jnp.where(top, 0, jnp.exp(a - largest))
@@ -167,7 +169,7 @@ def _probabilities(a: Array) -> tuple[Array, Array]:
     """p = softmax(a) and 1 − p, both [n, M] and to all digits."""
     top, E, T = _relative_to_largest(a)
     p = jnp.where(top, 1, E) / (1 + T)
-    return p, jnp.where(top, T / (1 + T), 1 - p)
+    return narrow((p, jnp.where(top, T / (1 + T), 1 - p)), (a, a))
 
 
 def _of_label(a: Array, y: Array) -> tuple[Array, Array]:
@@ -180,9 +182,10 @@ def _of_label(a: Array, y: Array) -> tuple[Array, Array]:
 def _cross_entropy(a: Array, y: Array) -> Array:
     is_label, known = _of_label(a, y)
     top, _, T = _relative_to_largest(a)
-    largest = jnp.sum(jnp.where(top & ~is_label, a, 0), axis=1)  # both are 0 where the label is at the top
-    of_label = jnp.sum(jnp.where(is_label & ~top, a, 0), axis=1)
-    return jnp.where(known, largest - of_label + jnp.log1p(T[:, 0]), jnp.nan)
+    wider = wide(a)
+    largest = jnp.sum(jnp.where(top & ~is_label, wider, 0), axis=1)  # both are 0 where the label is at the top
+    of_label = jnp.sum(jnp.where(is_label & ~top, wider, 0), axis=1)
+    return jnp.where(known, largest - of_label + jnp.log1p(T[:, 0]), jnp.nan).astype(a.dtype)
 
 
 def _cross_entropy_slope(a: Array, y: Array) -> Array:

@@ -45,7 +45,7 @@ def _safe_sqrt_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, 
 
 @jax.custom_jvp
 def logistic(u: Array) -> Array:
-    """s(u) = 1/(1 + e^−u) as `jax.nn.sigmoid`, but differentiated by `logistic_density` instead of s(1 − s).
+    """s(u) = 1/(1 + e^−u) as `jax.nn.sigmoid`, but its automatic slope is s(u)s(−u), which JAX has as s(1 − s).
 
     Args:
         u: floats of any shape.
@@ -65,7 +65,7 @@ def logistic(u: Array) -> Array:
 @logistic.defjvp
 def _logistic_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, Array]:
     (u,) = primals
-    return logistic(u), logistic_density(u) * tangents[0]
+    return logistic(u), jax.nn.sigmoid(u) * jax.nn.sigmoid(-u) * tangents[0]
 
 
 @jax.custom_jvp
@@ -143,7 +143,7 @@ def no_sum(like: Any) -> Sum:
 
 
 def plus(sum: Sum, terms: Any) -> Sum:
-    """The sum with one more term, of which no digit is lost that the total has no room for.
+    """The sum with one more term; what rounding takes from it is kept, and goes in with the next term.
 
     Equations, for every number, with t the total and v the term::
 

@@ -36,9 +36,9 @@ def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
     Args:
         done: from why the block ended to what was done, the error's attribute `done`.
     """
-    ending = Ending()
+    ending, came = Ending(), list[tuple[int, FrameType | None]]()
     try:
-        with _stop_signals() as ending.held:
+        with _stop_signals(came) as ending.held:
             yield ending
     except KeyboardInterrupt:
         ending.stopped = "interrupted"
@@ -47,14 +47,17 @@ def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
     except Exception as error:
         error.done = done("error")  # type: ignore[attr-defined]
         error.add_note("What was done before this error is in its attribute `done`.")
+        for number, _ in came:
+            error.add_note(f"{signal.Signals(number).name} came meanwhile.")
         raise
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Held]:
+def _stop_signals(came: list[tuple[int, FrameType | None]]) -> Iterator[Held]:
     """Within the block Ctrl-C raises KeyboardInterrupt as ever, and SIGTERM `Preempted` instead of ending the process.
 
-    A signal that comes within ``with held():`` is heard when that block is left. A handler of the user's own is called
+    A signal that comes within ``with held():`` is heard when that block is left, and stays among those that came if an
+    error leaves it. A handler of the user's own is called
     at the same places. Off the main thread, where Python handles no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -64,7 +67,6 @@ def _stop_signals() -> Iterator[Held]:
     taken = {number: old for number, old in usual.items() if callable(old)}
     if usual[signal.SIGTERM] is signal.SIG_DFL:
         taken[signal.SIGTERM] = _preempt
-    came: list[tuple[int, FrameType | None]] = []
     holding = False
 
     def hear(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from fnn import checks
 from fnn.dtypes import wide
 from fnn.optimizers import tree_norm
-from fnn.training import compiled, run
+from fnn.training import begun, compiled, run
 from fnn.types import Array, Batch, Params, State, Trainer, TrainState
 
 
@@ -27,7 +27,7 @@ class Stability(NamedTuple):
     stable: Array
     """whether what was asked to stabilise did so within max_steps"""
     quality_change: Array
-    """|Q − Q'|/|Q'| over the last `every` steps; 0 where Q = Q' = 0"""
+    """|Q − Q'|/|Q'| over the last `every` steps; 0 where Q = Q' = 0, infinite where there was no Q' yet"""
     weights_change: Array
     """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
 
@@ -83,10 +83,10 @@ def run_until_stable(
         (True, [1.0, 2.0])
     """
     checks.is_trainer("run_until_stable", trainer)
-    checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
+    checks.divisor("every", every, "max_steps", checks.steps("max_steps", max_steps))
     checks.stopping_rule(quality_tolerance, weights_tolerance, quality_floor, either)
     rule = _Rule(quality_tolerance, weights_tolerance, quality_floor)
-    return _until_stable(trainer, state, data, max_steps, every, rule, either)
+    return _until_stable(trainer, state, data, max_steps, every, rule, bool(either))
 
 
 class _Rule(NamedTuple):
@@ -127,6 +127,7 @@ def _until_stable(
         changes = moved(new, old)
         return new, Stability(so_far.steps + every, settled(new, *changes), *changes)
 
+    state = begun(trainer, state, data)
     changes = jax.tree.map(lambda c: jnp.full(c.shape, jnp.inf, c.dtype), jax.eval_shape(moved, state, state))
     none_yet = Stability(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *changes)
     return jax.lax.while_loop(unfinished, more, (state, none_yet))
@@ -202,7 +203,7 @@ def run_early_stopping(
     not go below its lowest, whether it rose from strip to strip or not.
     """
     checks.is_trainer("run_early_stopping", trainer)
-    checks.divisor("every", every, "max_steps", checks.count("max_steps", max_steps))
+    checks.divisor("every", every, "max_steps", checks.steps("max_steps", max_steps))
     checks.is_function("validate", validate)
     checks.count("patience", patience)
     return _early_stopping(trainer, state, data, max_steps, every, validate, patience)
@@ -235,7 +236,7 @@ def _early_stopping(
         )
         return now, best, told, waited
 
-    zero = jnp.zeros((), jnp.int32)
+    state, zero = begun(trainer, state, data), jnp.zeros((), jnp.int32)
     start = EarlyStop(zero, zero, jnp.full((), jnp.inf, kind.dtype), jnp.zeros((), bool))
     _, best, told, _ = jax.lax.while_loop(unfinished, more, (state, state, start, zero))
     return best, told

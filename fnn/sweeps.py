@@ -39,8 +39,8 @@ def sweep(
     """The experiment for every key and every combination of hyper-parameters, in one compiled call.
 
     Inside the experiment the hyper-parameters are tracers: build the optimizer, or a layer with a rate, there. New
-    keys and values of the same number do not compile again, as long as `experiment` is the same function. Inside `jit`
-    or `vmap` the sweep joins their program, on the device of that.
+    keys and values of the same number do not compile again, as long as `experiment` is the same function. Where keys or
+    values are traced, inside `jit` or `vmap`, the sweep joins their program, on the device of that.
 
     Args:
         experiment: a pure function ``(key, **hyper) -> pytree of arrays``.
@@ -51,7 +51,8 @@ def sweep(
             take more than half of the memory. A run that ends early, as in `run_until_stable`, waits for the others of
             its chunk only. Keys of another kind than JAX's usual threefry ("rbg") draw other numbers under `jax.vmap`
             than alone: an experiment that meets such keys runs one row at a time, whatever is asked for.
-        **hyper: for each hyper-parameter its values, a sequence or array whose first axis is swept.
+        **hyper: for each hyper-parameter its values, a sequence or array whose first axis is swept. They are as exact
+            as their dtype: of a decay next to 1, float32 keeps few digits of 1 − γ, and `jax.enable_x64` all.
 
     Returns:
         The experiment's results with axes [keys, values of the first hyper-parameter, …of the second, …] in front, on

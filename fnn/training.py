@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnn import checks
 from fnn.backprop import Gradient, backprop
@@ -86,6 +87,7 @@ def trainer(
     checks.is_layer("trainer", net)
     checks.is_loss(loss)
     checks.is_optimizer("trainer", optimizer)
+    checks.makes_steps("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
     checks.number("quality_rate", quality_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
     metric_checks.metrics(metrics, sees_layers=gradient is backprop)
@@ -122,15 +124,15 @@ def trainer(
 def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
     """Q before the first step, when there is no estimate yet: infinite, in the dtype of the losses."""
     of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
-    return wide(jnp.full((), jnp.inf, of_answers.dtype))
+    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_answers.dtype)).dtype))
 
 
 def _qualities(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
     """The batch's loss L, and the running loss Q := (1 − λ)Q + λL, where there was none yet Q := L."""
-    L = value.astype(state.quality.dtype)
-    is_first = (state.step == 0) & jnp.isposinf(state.quality)
-    Q = jnp.where(is_first, 0, state.quality)
-    return L, jnp.where(is_first, L, Q + jnp.asarray(rate, L.dtype) * (L - Q))
+    L = wide(value)
+    Q, kept = jnp.asarray(state.quality, L.dtype), jnp.asarray(1 - rate, L.dtype)
+    is_first = (state.step == 0) & jnp.isposinf(Q)
+    return L, jnp.where(is_first, L, kept * Q + jnp.asarray(rate, L.dtype) * L)
 
 
 def _next(step: Array) -> Array:
@@ -215,7 +217,7 @@ def run(
         ValueError: numbers below 1, or `every` does not divide `steps`.
     """
     checks.is_trainer("run", trainer)
-    steps = checks.count("steps", steps)
+    steps = checks.steps("steps", steps)
     block = checks.divisor("every", every, "steps", steps) if every is not None else steps
     return _run(trainer, state, data, None if every is None else steps // block, block, validate)
 
@@ -225,6 +227,7 @@ def _run(
     trainer: Trainer, state: TrainState, data: Batch, blocks: int | None, block: int, validate: Any
 ) -> tuple[TrainState, Any]:
     """So many blocks of so many steps, or one block alone, as one program."""
+    state = begun(trainer, state, data)
     metrics = jax.eval_shape(trainer.step, state, data)[1]
 
     def summed(carry: tuple[TrainState, Sum], _: None) -> tuple[tuple[TrainState, Sum], None]:
@@ -237,3 +240,16 @@ def _run(
         return state, means if validate is None else means | {"validation": validate(state.params, state.state)}
 
     return averaged(state) if blocks is None else jax.lax.scan(averaged, state, length=blocks)
+
+
+def begun(trainer: Trainer, state: TrainState, data: Batch) -> TrainState:
+    """The state with Q in the dtype that steps give it: an estimate of the user's may be any number."""
+    dtype = jax.eval_shape(trainer.step, state, data)[0].quality.dtype
+    return state._replace(quality=jnp.asarray(state.quality, dtype))
+
+
+@jax.jit
+def is_finite(params: Params) -> Array:
+    """Whether there is no NaN and no infinity among the weights."""
+    floats = (leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.all(jnp.isfinite(leaf)) for leaf in floats)]))

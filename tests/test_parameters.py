@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -611,3 +612,42 @@ def test_what_cannot_freeze_says_why():
     with pytest.raises(TypeError, match="takes a mask of bools"):
         freeze(adam(0.1), jax.tree.map(lambda w: 1.0, params))
     assert repr(freeze(adam(0.1), mask_of_parts(params, [0]))) == "freeze(adam(0.1), mask)"
+
+
+def test_a_flipped_byte_is_found_in_both_formats(tmp_path: Path) -> None:
+    tree = {
+        "w": jnp.arange(6.0, dtype=jnp.float32).reshape(2, 3),
+        "n": jnp.arange(3),
+        "half": jnp.ones(3, jnp.bfloat16),
+    }
+    for suffix in (".npz", ".safetensors"):
+        path = tmp_path / f"net{suffix}"
+        save(path, tree)
+        whole, right, refusals = path.read_bytes(), load(path), []
+        for place in range(len(whole)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+            try:
+                found = load(path)
+            except ValueError as error:
+                refusals.append(str(error))
+            else:  # a byte that tells nothing, as of a date
+                chex.assert_trees_all_equal(found, right)
+        assert len(refusals) > len(whole) / 2
+        assert all(str(path) in refusal for refusal in refusals)
+
+
+def test_the_safetensors_of_others_need_no_hashes(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("safetensors.numpy")
+    numpy.save_file({"w": np.ones(3, np.float32)}, tmp_path / "theirs.safetensors")
+    assert load(tmp_path / "theirs.safetensors")["w"].tolist() == [1, 1, 1]
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_end(tmp_path: Path) -> None:
+    path, link = tmp_path / "net.npz", tmp_path / "latest.npz"
+    save(path, {"w": jnp.ones(2)})
+    path.chmod(0o600)
+    link.symlink_to(path)
+    save(link, {"w": jnp.zeros(2)})
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load(path)["w"].tolist() == [0, 0]

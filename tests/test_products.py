@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from problems import NETWORKS, Problem, normal, posed
 
 from fnn import (
+    Activation,
     Layer,
     activate,
     applied,
@@ -376,3 +377,21 @@ def test_estimates_come_in_the_signature_of_backprop() -> None:
         (want, same), g = backprop(NET.net, NET.loss)(*GIVEN)
         check_close((value, state), (want, same))
         assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, g)
+
+
+@pytest.mark.parametrize(("sigma", "S"), [(tanh, 9.5), (tanh, -17.0), (sigmoid, 17.0), (sigmoid, -17.0)])
+def test_products_keep_the_digits_of_saturated_neurons(sigma: Activation, S: float) -> None:
+    """With x = 1, y = 0 and output weight v, ∂²ℒ/∂w² has the Gauss–Newton part (vσ')², and ∂²ℒ/∂w∂v = 2vσσ'."""
+    with jax.enable_x64(False):
+        net, x, y = serial(dense(1, sigma), linear(1)), jnp.ones((1, 1)), jnp.zeros((1, 1))
+        v, zero = 1e6, jnp.zeros(1)
+        params = {"w": jnp.full((1, 1), S), "b": zero}, {"w": jnp.full((1, 1), v), "b": zero}
+        along = {"w": jnp.ones((1, 1)), "b": zero}, {"w": jnp.zeros((1, 1)), "b": zero}
+        given = params, ((), ()), (x, y), jax.random.key(0)
+        G = ggn_product(net, squared)(*given, along)[0]["w"]
+        H = [hessian_product(net, squared, reverse=reverse)(*given, along)[1]["w"] for reverse in (False, True)]
+    e = np.exp(-abs(2 * S if sigma is tanh else S))
+    slope = (4 if sigma is tanh else 1) * e / (1 + e) ** 2
+    value = np.tanh(S) if sigma is tanh else 1 / (1 + np.exp(-S))
+    np.testing.assert_allclose(G, (v * slope) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(H, np.full((2, 1, 1), 2 * v * value * slope), rtol=1e-5)

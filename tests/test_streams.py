@@ -192,6 +192,28 @@ def test_sigterm_keeps_what_is_done() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_one_batch_of_nan_loses_what_was_learned_before_it_to_no_one() -> None:
+    def spoiled() -> Iterator[Any]:
+        for number, (x, y) in enumerate(stream([4] * 20)):
+            yield (x * np.nan if number == 9 else x), y
+
+    batches = spoiled()
+    done = learn_online(LEARN, start(), batches, every=100)
+    assert done.stopped == "diverged"
+    assert not np.isfinite(done.state.params[1]["w"]).all()
+    assert len(list(batches)) >= 20 - 9 - 3, "it goes on learning from NaN"
+    chex.assert_trees_all_equal(done.best, learn_online(LEARN, start(), stream([4] * 8)).state)
+
+
+def test_the_best_is_the_last_unless_training_diverged() -> None:
+    done = learn_online(LEARN, start(), stream([4] * 5))
+    chex.assert_trees_all_equal(done.best, done.state)
+    late = trainer(NET, squared, sgd(lambda k: jnp.where(k == 4, jnp.inf, 0.1)), batch_size=4)
+    done = learn_online(late, start(late), stream([4] * 5))
+    assert (done.stopped, int(done.best.step)) == ("diverged", 4)
+    assert np.isfinite(done.history["loss"]).all()
+
+
 @pytest.mark.parametrize(("dtype", "value"), [(jnp.bfloat16, 1.0), (jnp.float16, 100.0), (jnp.float32, 0.1)])
 def test_means_of_half_precision_lose_nothing(dtype: Any, value: float) -> None:
     def update(state: Any, batch: Any) -> Any:

@@ -236,3 +236,10 @@ def test_a_nan_is_told_with_what_gave_it() -> None:
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="encountered in log"):
         sweep(bad, KEYS, a=[1.0, -1.0])
     assert np.isnan(sweep(bad, KEYS, a=[1.0, -1.0])[0]).tolist() == [False, True]
+
+
+def test_a_value_that_its_dtype_takes_for_1_is_refused() -> None:
+    with jax.enable_x64(False):
+        with pytest.raises(ValueError, match="values that float32 can tell from 1"):
+            sweep(lambda key, alpha: 1 - alpha, KEYS, alpha=[0.9, 1 - 1e-8])
+        assert sweep(lambda key, p: 1 - p, KEYS, p=[0.5, 1.0])[0].tolist() == [0.5, 0.0]

@@ -697,3 +697,82 @@ def test_fit_within_a_trace_is_told_what_to_take() -> None:
 
     with pytest.raises(TypeError, match="outside of jit, vmap and grad; take run or run_early_stopping"):
         jax.vmap(final)(jnp.array([0.1, 0.2]))
+
+
+@pytest.mark.parametrize("given", [2, 2.0, np.float64(2), jnp.asarray(2, jnp.int32), jnp.asarray(2, jnp.bfloat16)])
+def test_an_estimate_of_the_running_loss_is_any_number(given: Any) -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    right = LEARN.step(start._replace(quality=jnp.asarray(2.0)), data)
+    chex.assert_trees_all_equal(LEARN.step(start._replace(quality=given), data), right)
+    after, metrics = run(LEARN, start._replace(quality=given), data, 10, every=1)
+    chex.assert_trees_all_close((metrics["loss"][0], metrics["quality"][0]), (right[1]["loss"], right[1]["quality"]))
+    assert after.quality.dtype == metrics["loss"].dtype == jnp.float64
+    options: dict[str, Any] = {"max_steps": 10, "every": 5}
+    stable, _ = fnn.run_until_stable(LEARN, start._replace(quality=given), data, quality_tolerance=0.0, **options)
+    chex.assert_trees_all_close(stable.quality, after.quality, rtol=1e-12)
+    options |= {"validate": lambda params, state: -fnn.tree_norm(params), "patience": 9}
+    early, end = fnn.run_early_stopping(LEARN, start._replace(quality=given), data, **options)
+    chex.assert_trees_all_equal(early, run(LEARN, start._replace(quality=given), data, int(end.best_step))[0])
+
+
+def test_the_running_loss_forgets_all_at_a_rate_of_1() -> None:
+    data = problem()
+    learn = trainer(NET, squared, sgd(0.1), batch_size=8, quality_rate=1.0)
+    start = learn.init(jax.random.key(0), data)._replace(quality=jnp.asarray(1e20))
+    _, metrics = run(learn, start, data, 3, every=1)
+    np.testing.assert_array_equal(metrics["quality"], metrics["loss"])
+
+
+@pytest.mark.parametrize("transform", [fnn.clip_by_norm(1.0), fnn.chain(fnn.clip_by_norm(1.0), fnn.l2(0.01))])
+def test_a_transform_alone_would_climb_and_is_refused(transform: Any) -> None:
+    with pytest.raises(ValueError, match=r"expects an optimizer that makes steps, got .*clip_by_norm"):
+        trainer(NET, squared, transform)
+    trainer(NET, squared, fnn.chain(transform, sgd(0.1)))
+    trainer(NET, squared, HeavyBall(0.1))
+
+
+@pytest.mark.parametrize("steps", [2**31, 3 * 10**9])
+def test_more_steps_than_int32_counts_are_refused_in_one_call(steps: int) -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    for call in (
+        lambda: run(LEARN, start, data, steps),
+        lambda: fit(LEARN, start, data, steps, chunk=steps),
+        lambda: fnn.run_until_stable(LEARN, start, data, max_steps=steps, every=steps, weights_tolerance=0.1),
+        lambda: fnn.run_early_stopping(
+            LEARN, start, data, max_steps=steps, every=steps, validate=size_of_weights, patience=1
+        ),
+    ):
+        with pytest.raises(ValueError, match="must be below 2³¹"):
+            call()
+
+
+def test_a_signal_that_an_error_overtakes_is_told_with_it() -> None:
+    data = problem()
+    looks = []
+
+    def failing(size: np.ndarray) -> np.ndarray:
+        looks.append(size)
+        if len(looks) == 2:
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("the disk is full")
+        return np.asarray(size)
+
+    def validate(params: Any, state: Any) -> Any:
+        size = size_of_weights(params, state)
+        return jax.pure_callback(failing, jax.ShapeDtypeStruct((), size.dtype), size)
+
+    with pytest.raises(Exception, match="the disk is full") as caught:
+        fit(LEARN, LEARN.init(jax.random.key(0), data), data, 100, chunk=10, validate=validate, progress=False)
+    assert "SIGTERM came meanwhile." in caught.value.__notes__
+
+
+def test_what_fit_cannot_judge_is_told_before_it_begins() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    with pytest.raises(ValueError, match="validate must give a scalar float"):
+        fit(LEARN, start, data, 10, validate=lambda params, state: jnp.zeros(2))
+    silent = LEARN._replace(step=lambda state, data: (state, {"error": jnp.zeros(())}))
+    with pytest.raises(ValueError, match='metrics are a dict with the "loss" of a step'):
+        fit(silent, start, data, 10)

@@ -40,7 +40,9 @@ from fnn.checks.numbers import (
     sample_size,
     scalar,
     some_devices,
+    steps,
     stopping_rule,
+    tells_loss,
     values,
 )
 from fnn.checks.structures import (
@@ -61,6 +63,7 @@ from fnn.checks.structures import (
     is_state,
     is_trainer,
     keeps_shape,
+    makes_steps,
     needs_params,
     no_bias_to_draw,
     parts,
@@ -109,6 +112,7 @@ __all__ = [
     "is_state",
     "is_trainer",
     "keeps_shape",
+    "makes_steps",
     "needs_params",
     "no_bias_to_draw",
     "not_negative",
@@ -127,8 +131,10 @@ __all__ = [
     "seeds",
     "slices",
     "some_devices",
+    "steps",
     "stopping_rule",
     "takes_gradients_first",
+    "tells_loss",
     "values",
     "weight_shape",
 ]

@@ -81,6 +81,14 @@ def count(name: str, value: Any, least: int = 1) -> int:
     return whole
 
 
+def steps(name: str, value: Any) -> int:
+    """A number of steps that one program counts in int32."""
+    whole = count(name, value)
+    if whole >= 2**31:
+        raise ValueError(f"{name} must be below 2³¹ = {2**31} in one call, got {value!r}; go on in another call")
+    return whole
+
+
 def flag(name: str, value: Any) -> None:
     """Yes or no, and no number that may look like it."""
     if not isinstance(value, bool | np.bool_):
@@ -105,6 +113,7 @@ def stopping_rule(quality_tolerance: Any, weights_tolerance: Any, quality_floor:
     for name, value in (*given.items(), ("quality_floor", quality_floor)):
         if value is not None:
             not_negative(name, value)
+    flag("either", either)
     if either and None in given.values():
         raise ValueError(f"either=True expects {' and '.join(given)}, got one of them; give both, or leave it out")
     floor = concrete(quality_floor)
@@ -124,7 +133,17 @@ def patience(chunks: Any, validate: Any) -> None:
 def scalar(name: str, result: Any) -> None:
     """A function's result that is a single float, as `jax.eval_shape` tells."""
     if getattr(result, "shape", None) != () or not jnp.issubdtype(result.dtype, jnp.floating):
-        raise ValueError(f"{name} must give a scalar float, got {result}; take its mean")
+        raise ValueError(f"{name} must give a scalar float, got {result}; give one number, such as a mean, as a float")
+
+
+def tells_loss(where: str, metrics: Any) -> None:
+    """The metrics of a step, with a loss that tells whether training diverged."""
+    loss = metrics.get("loss") if isinstance(metrics, dict) else None
+    if getattr(loss, "shape", None) != ():
+        raise ValueError(
+            f'{where} expects a trainer whose metrics are a dict with the "loss" of a step, one number, got '
+            f'{shown(metrics)}; let its step and update give {{"loss": …}}'
+        )
 
 
 def values(name: str, sequence: Any) -> Any:
@@ -142,6 +161,16 @@ def values(name: str, sequence: Any) -> Any:
         )
     if array.shape[0] == 0:
         raise ValueError(f"{name} is empty: a sweep needs at least one value")
+    exact = concrete(sequence) if concrete(array) is not None else None
+    if (
+        exact is not None
+        and np.issubdtype(exact.dtype, np.floating)
+        and np.any((exact != 1) & (np.asarray(array) == 1))
+    ):
+        raise ValueError(
+            f"{name} expects values that {array.dtype} can tell from 1, got {shown(sequence)}; sweep them under "
+            "jax.enable_x64(True)"
+        )
     return array
 
 

@@ -84,6 +84,16 @@ def takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:
             made.setdefault(steps, optimizer)
 
 
+def makes_steps(where: str, optimizer: Any) -> None:
+    """No transform alone, whose updates are gradients still: added to the weights, they climb."""
+    takes, steps = role(optimizer)
+    if takes and not steps:
+        raise ValueError(
+            f"{where} expects an optimizer that makes steps, got {optimizer}, whose updates are gradients still and "
+            f"would climb; put one behind it: chain({optimizer}, sgd(0.1))"
+        )
+
+
 def is_activation(where: str, value: Any) -> None:
     """An activation with its derivatives."""
     if not isinstance(value, Activation):

@@ -74,7 +74,7 @@ def adam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1
         eta: learning rate η ≥ 0.
         gamma: γ in [0, 1).
         alpha: α in [0, 1).
-        epsilon: ε > 0; in float32 1.2e-38 at least counts.
+        epsilon: ε > 0; one below the smallest normal number is raised to it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,7 +103,7 @@ def nadam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 
         eta: learning rate η ≥ 0.
         gamma: γ in [0, 1).
         alpha: α in [0, 1).
-        epsilon: ε > 0; in float32 1.2e-38 at least counts.
+        epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
 
     def direction(gamma: Any, v: Any, g: Any, k: Array) -> Any:

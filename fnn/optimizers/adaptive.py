@@ -39,7 +39,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     Args:
         eta: learning rate η ≥ 0.
         alpha: α in [0, 1).
-        epsilon: ε > 0; in float32 1.2e-38 at least counts.
+        epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
     checks.rate("eta", eta)
     checks.fraction("alpha", alpha)
@@ -70,7 +70,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
     Args:
         eta: learning rate η ≥ 0.
         alpha: α in [0, 1).
-        epsilon: ε > 0; in float32 1.2e-38 at least counts.
+        epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
     checks.rate("eta", eta)
     checks.fraction("alpha", alpha)

@@ -92,8 +92,8 @@ def pruner(
         retrain: training steps after each removal, ≥ 0; or a function ``(state, data) -> state`` that trains until a
             stopping rule holds, such as ``lambda s, d: run_until_stable(trainer, s, d, …)[0]``.
         tolerance: by how much Q may rise above that of the network before pruning, ≥ 0; of several Q a number for each,
-            or one for all. The default is infinite: no rise, and no NaN but one of the whole network's, is then too
-            much, so that all rounds are gone through, a departure from the slide.
+            or one for all. The default is infinite, a departure from the slide: Q may rise as it likes, and only a NaN
+            rolls back.
         scope: "layer" or "global", as in `remove_least`.
         prunable: what may be removed; weights but not biases by default; `weights_and_biases` ranks w_0 too.
 

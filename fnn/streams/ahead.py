@@ -73,12 +73,13 @@ def _taken(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Ar
     read, room, closed, config = SimpleQueue[Any](), SimpleQueue[None](), Event(), cast(Any, jax.config)
     context = config.jax_enable_x64, config.jax_default_device  # they hold for this thread; the other one takes them on
     thread = Thread(target=_read, args=(batches, device, context, read, room, closed), name="read_ahead", daemon=True)
+    here, patience, unregister = current_thread, _PATIENCE, atexit.unregister  # modules may be emptied before this ends
 
     def close() -> None:
         closed.set()
         room.put(None)
-        if thread.is_alive() and thread is not current_thread():
-            thread.join(_PATIENCE)
+        if thread.is_alive() and thread is not here():
+            thread.join(patience)
 
     for _ in range(ahead):
         room.put(None)
@@ -99,7 +100,7 @@ def _taken(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Ar
     finally:
         if not closed.is_set():  # else Python is ending: it has called `close`, and may have emptied any module since
             close()
-            atexit.unregister(close)
+            unregister(close)
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from fnn import checks
 from fnn.checks import streaming as stream_checks
 from fnn.signals import keeping
-from fnn.training import compiled
+from fnn.training import compiled, is_finite
 from fnn.types import Trainer, TrainState
 
 _IN_FLIGHT = 2  # steps given to the device and not yet finished: a fast stream must not pile up in memory
@@ -27,8 +28,10 @@ class Learned(NamedTuple):
     """for each `every` batches, and for those left over at the end: the "step" and the number of "objects" learned from
     when they end, and the means of the metrics"""
     stopped: str
-    """"end of stream", "steps", "diverged" (a loss that is not finite), "interrupted" (Ctrl-C) or "preempted"
-    (SIGTERM)"""
+    """"end of stream", "steps", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or
+    "preempted" (SIGTERM)"""
+    best: TrainState
+    """the state; or where training diverged, the last before whose loss on its batch was finite"""
 
 
 def learn_online(
@@ -63,25 +66,35 @@ def learn_online(
     rows: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
     kind, sizes, number, objects, first = None, set(), 0, 0, int(state.step)
+    best, in_flight = state, deque[tuple[TrainState, Any]]()
+
+    def finished(left: int) -> bool:
+        """Wait until at most so many steps are under way; whether the losses of those that ended are finite."""
+        nonlocal best
+        while len(in_flight) > left and np.isfinite(in_flight[0][1]):
+            best = in_flight.popleft()[0]
+        return len(in_flight) <= left
 
     def learned(stopped: str) -> Learned:
+        went_well = finished(0) and bool(is_finite(state.params))
         left = [_row(first + number, objects, told)] if told else []
         history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows, *left) if rows or left else {}
-        return Learned(state, history, "diverged" if history and not np.isfinite(history["loss"][-1]) else stopped)
+        return Learned(state, history, stopped, state) if went_well else Learned(state, history, "diverged", best)
 
     with keeping(learned) as ending:
         for pair in islice(batches, steps):
             x, y = stream_checks.arrays(number, pair)
             kind = stream_checks.kind(number, x, y, kind)
             sizes = stream_checks.sizes(sizes, len(x))
-            jax.block_until_ready(told[-_IN_FLIGHT : -_IN_FLIGHT + 1])
+            if not finished(_IN_FLIGHT - 1):
+                break
             with ending.held():
-                state, metrics = _updated(trainer, state, (x, y))
-                told, number, objects = [*told, metrics], number + 1, objects + len(x)
+                after, metrics = _updated(trainer, state, (x, y))
+                checks.tells_loss("learn_online", metrics)
+                in_flight.append((state, metrics["loss"]))
+                state, told, number, objects = after, [*told, metrics], number + 1, objects + len(x)
                 if len(told) == every:
                     rows, told = [*rows, _row(first + number, objects, told)], []
-            if not told and not np.isfinite(rows[-1]["loss"]):
-                break
         stream_checks.some_batches(number)
     return learned(ending.stopped or ("steps" if number == steps else "end of stream"))
 
