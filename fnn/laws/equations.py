@@ -1,4 +1,4 @@
-"""What the equations of a function tell, as JAX traces them: its draws, its narrowest dtype, what its rounding costs."""
+"""What the equations of a function tell, as JAX traces them: its draws, its dtypes, what its rounding costs."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from fnn.types import Layer, Params, State
 
 READINGS = (per_object, squared_norm, gram, second_moment, variance, contributions)
 NARROW = 8
-"""Units in the last place of a dtype in which a layer computes on purpose, that its two backward passes may differ by."""
+"""Units in the last place of a dtype to which a layer rounds on its way, that it may be off by."""
 INIT, FORWARD, BACKWARD = "init gives arrays", "forward runs under jit", "backward runs under jit"
 
 

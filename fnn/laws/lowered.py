@@ -27,8 +27,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 UNITS, SLACK = 4, 8
 LEAST = 1e-3
 """Of its tree: what a leaf is measured by at least, for it may be 0 but for rounding."""
-STAGES = {name: "training" for name in ("y", "state", "error", "gradient", "∂²L/∂x²", "∂²L/∂w²")}
-STAGES |= {"y of apply": "apply"}
+TRAINING = "y", "state", "error", "gradient", "∂²L/∂x²", "∂²L/∂w²"
 
 
 def in_dtype(s: Subject, dtype: str, careful: bool = False) -> Measured:
@@ -37,7 +36,8 @@ def in_dtype(s: Subject, dtype: str, careful: bool = False) -> Measured:
     params, state = (cast(u, v, dtype) for u, v in zip((coarse.params, coarse.state), like, strict=True))
     low = s.at(params=params, state=state, x=coarse.x.astype(dtype))
     error = coarse.error.astype(low.forward[0].dtype)
-    drawn = {name: coarse.bits[stage] != low.bits[stage] for name, stage in STAGES.items()}
+    in_training, in_apply = (u != v for u, v in zip(s.bits, low.bits if any(s.bits) else s.bits, strict=True))
+    drawn = dict.fromkeys(TRAINING, in_training) | {"y of apply": in_apply}
     found = {
         "got": low.passes(error),
         "exact": coarse.changed,

@@ -139,9 +139,9 @@ class Subject:
         return uses_key(self.layer, *self.given)
 
     @cached_property
-    def bits(self) -> dict[str, list[str]]:
-        """The random bits that each stage draws."""
-        return {"training": draws(self.layer.forward, *self.given), "apply": draws(self.layer.apply, *self.given[:3])}
+    def bits(self) -> list[list[str]]:
+        """The random bits that forward draws, and those of apply."""
+        return [draws(self.layer.forward, *self.given), draws(self.layer.apply, *self.given[:3])]
 
     @cached_property
     def changed(self) -> dict[str, Any]:

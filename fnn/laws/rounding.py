@@ -54,7 +54,7 @@ def asked_to_rounding(
 
 
 def _loses(layer: Layer, given: tuple[Any, ...], tolerance: float) -> bool:
-    """Whether rounding may cost JAX's own gradients more than a thousandth of the tolerance; else no more is compiled."""
+    """Whether rounding may cost JAX's own gradients a thousandth of the tolerance; else no more is compiled."""
     by_jax = lambda *given: Subject(layer, *given).by_jax  # noqa: E731
     try:
         pair = jax.device_get(jax.jit(lambda *given: (by_jax(*given), noisy(by_jax, SEEDS[0])(*given)))(*given))

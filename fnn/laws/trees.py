@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -141,6 +142,21 @@ def changed(tree: Any, scale: float, seed: int) -> Any:
         return leaf if signs is None else leaf * (1 + scale * signs)
 
     return jax.tree.map(change, tree)
+
+
+def nudged(tree: Any, nudges: Sequence[float]) -> Any:
+    """A tree of arrays, and copies of it with every float changed by its part of each nudge, stacked."""
+    rng = np.random.default_rng(8)
+
+    def nudge(leaf: Any) -> Any:
+        signs = rng.choice((-1.0, 1.0), (len(nudges), *leaf.shape))
+        rows = jnp.broadcast_to(leaf[None], (1 + len(nudges), *leaf.shape))
+        by = 1 + np.einsum("k...,k->k...", signs, np.array(nudges))
+        return (
+            rows * jnp.asarray(np.concatenate([np.ones((1, *leaf.shape)), by]), leaf.dtype) if is_float(leaf) else rows
+        )
+
+    return jax.tree.map(nudge, tree)
 
 
 def cast(tree: Any, like: Any, dtype: Any) -> Any:
