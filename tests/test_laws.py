@@ -625,7 +625,7 @@ def test_a_layer_that_draws_is_judged_in_low_precision_too(fault):
 
 
 def test_what_draws_other_numbers_in_another_dtype_is_right():
-    for right in (drawn(), serial(dense(4, tanh), drawn(), batch_norm(), linear(2))):
+    for right in (drawn(), serial(linear(2), drawn(), batch_norm())):
         laws = check_layer(right, X)
         laws.raise_if_failed()
         assert "off jax.vjp by" in laws.law("right in bfloat16").finding
@@ -661,8 +661,7 @@ def test_a_layer_that_computes_in_a_narrower_dtype_is_judged_to_its_rounding(dty
 
 @pytest.mark.parametrize("scale", [1e3, 1e4])
 def test_a_saturated_layer_is_right_where_jax_has_lost_its_slopes(scale):
-    for right in (dense(3, tanh), repeat(dense(2, tanh), 2)):
-        check_layer(right, scale * X).raise_if_failed()
+    check_layer(dense(3, tanh), scale * X).raise_if_failed()
 
 
 SATURATED_FAULTS = {

@@ -49,7 +49,7 @@ def narrowest(f: Callable[..., Any], *arguments: Any) -> Any:
 
 def _narrows(eqn: Any) -> bool:
     before, after = eqn.invars[0].aval, eqn.outvars[0].aval
-    return is_float(before) and is_float(after) and jnp.finfo(after.dtype).eps > jnp.finfo(before.dtype).eps
+    return is_float(before) and is_float(after) and bool(jnp.finfo(after.dtype).eps > jnp.finfo(before.dtype).eps)
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
