@@ -23,6 +23,7 @@ from fnn import (
     dense,
     dropout,
     from_function,
+    in_precision,
     inverted_dropout,
     l2,
     linear,
@@ -43,6 +44,8 @@ from fnn import (
     weights_only,
 )
 from fnn.laws import Law, Laws, check_layer, check_optimizer
+from fnn.laws.equations import CHANGE, noisy
+from fnn.laws.judges import relative_errors
 from fnn.types import Stages
 
 X = np.random.default_rng(0).standard_normal((3, 2))
@@ -148,6 +151,40 @@ def test_an_optimizer_that_waits_needs_as_many_steps():
     assert check_optimizer(waiting(3), PARAMS, steps=3).passed
     law = check_optimizer(waiting(4), PARAMS, steps=3).law("goes down a paraboloid")
     assert (law.verdict, "needs more steps" in law.finding) == ("broken", True)
+
+
+def of_leaves(first: Any, equation: Any, label: str) -> Optimizer:
+    """An optimizer of single leaves: (g, memory, w) -> (update, memory)."""
+
+    def update(gradient, state, params):
+        pairs = jax.tree.map(equation, gradient, state, params)
+        return tuple(jax.tree.map(lambda g, pair, i=i: pair[i], gradient, pairs) for i in (0, 1))
+
+    return Optimizer(lambda params: jax.tree.map(first, params), update, label)
+
+
+RIGHT = {
+    "sign": of_leaves(jnp.zeros_like, lambda g, m, w: (-0.1 * jnp.sign(g), m), "sign"),
+    "lion": of_leaves(
+        jnp.zeros_like, lambda g, m, w: (-0.1 * jnp.sign(0.9 * m + 0.1 * g), 0.99 * m + 0.01 * g), "lion"
+    ),
+    "adagrad": of_leaves(
+        jnp.zeros_like, lambda g, m, w: (-0.1 * g / (jnp.sqrt(m + g * g) + 1e-8), m + g * g), "adagrad"
+    ),
+    "lars": of_leaves(
+        jnp.zeros_like, lambda g, m, w: (-0.01 * g * jnp.linalg.norm(w) / (jnp.linalg.norm(g) + 1e-9), m), "lars"
+    ),
+    "by signs that stay": of_leaves(
+        jnp.zeros_like, lambda g, m, w: (jnp.where(g * m >= 0, -0.1 * jnp.sign(g), jnp.zeros_like(g)), g), "signs"
+    ),
+    "heavy ball": of_leaves(jnp.zeros_like, lambda g, m, w: (-0.01 * (0.9 * m + g), 0.9 * m + g), "heavy ball"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_optimizers_of_others_are_right_in_low_precision(name):
+    laws = check_optimizer(RIGHT[name], PARAMS)
+    assert not {law for law in broken(laws) if law.startswith("right in")}, laws
 
 
 def shaking() -> Optimizer:
@@ -335,7 +372,7 @@ def frozen(*names: str) -> Layer:
     return right._replace(forward=lambda p, s, x, key: forward(*right.forward(p, s, x, key), s))
 
 
-def noisy() -> Layer:
+def noisy_layer() -> Layer:
     """Noise in proportion to x, and no word of another stage; its apply is without."""
 
     def forward(params, state, x, key):
@@ -494,7 +531,7 @@ FAULTS: dict[str, Fault] = {
         frozen("mean", "variance", "weight"), "the state is learned", "state.mean, state.variance"
     ),
     "frozen variance": Fault(frozen("variance"), "the state is learned", "state.variance stays as it is"),
-    "noise without a second stage": Fault(noisy(), "draws in training only", "stages=Stages(applied="),
+    "noise without a second stage": Fault(noisy_layer(), "draws in training only", "stages=Stages(applied="),
     "couples to the first": Fault(by_first(), "objects are independent", "object[2]: coupled, so backward must"),
     "params of integers": Fault(fixed_mask(), "init gives arrays", "params must be floats, and params['m'] is int32"),
     "couples in silence": Fault(centred(), "objects are independent", "must raise ValueError"),
@@ -523,7 +560,7 @@ def test_rounding_of_one_equation_in_two_places_is_not_impure():
 def test_constants_in_a_state_and_the_application_stage_need_not_learn():
     for right in (constant(linear(3)), fnn.applied(batch_norm())):
         check_layer(right, X).raise_if_failed()
-    staged = noisy()._replace(stages=Stages(activate(fnn.identity)))
+    staged = noisy_layer()._replace(stages=Stages(activate(fnn.identity)))
     assert check_layer(staged, X).law("draws in training only").verdict == "holds"
 
 
@@ -554,6 +591,126 @@ def test_a_right_layer_passes_on_its_kinks(name):
 def test_a_wrong_slope_is_found_on_kinks_too(slope, word):
     law = check_layer(elementwise(KINKS["maximum"][0], slope), jnp.eye(3)).law("error equals jax.vjp")
     assert (law.verdict, word in law.finding) == ("broken", True)
+
+
+# What draws, what has a state, what saturates, what is applied
+
+
+def drawn(factor: float = 1.0) -> Layer:
+    """Noise in proportion to x, drawn in the dtype of x, whose backward has a factor in float32."""
+    right = noisy_layer()
+
+    def backward(params, noise, error, read):
+        return error * noise * (factor if error.dtype == jnp.float32 else 1.0), ()
+
+    return right._replace(label="drawn", backward=backward, stages=Stages(activate(fnn.identity)))
+
+
+def twice_in_float32(layer: Layer) -> Layer:
+    return with_backward(lambda e, r, p, t, error, _: (e * (1 + (error.dtype == jnp.float32)), r), layer)
+
+
+DRAWING_FAULTS = {
+    "half as much again": drawn(1.5),
+    "nothing": drawn(0.0),
+    "beside a dropout": serial(twice_in_float32(dense(3, tanh)), inverted_dropout(0.5)),
+    "before noise": serial(twice_in_float32(dense(3, tanh)), drawn()),
+    "after noise": serial(drawn(), twice_in_float32(dense(3, tanh))),
+}
+
+
+@pytest.mark.parametrize("fault", DRAWING_FAULTS.values(), ids=DRAWING_FAULTS.keys())
+def test_a_layer_that_draws_is_judged_in_low_precision_too(fault):
+    assert broken(check_layer(fault, X)) == {"right in float32"}
+
+
+def test_what_draws_other_numbers_in_another_dtype_is_right():
+    for right in (drawn(), serial(linear(2), drawn(), batch_norm())):
+        laws = check_layer(right, X)
+        laws.raise_if_failed()
+        assert "off jax.vjp by" in laws.law("right in bfloat16").finding
+    assert "off float64 by" in check_layer(inverted_dropout(0.5), X).law("right in bfloat16").finding
+    applied_wrong = drawn()._replace(apply=lambda p, s, x: x * (1 + (x.dtype == jnp.bfloat16)))
+    assert "y of apply" in check_layer(applied_wrong, X).law("right in bfloat16").finding
+
+
+def scaled_by_state(is_right: bool) -> Layer:
+    """y = x(1 + m) for a running mean m, which starts at 0."""
+    forward = lambda p, m, x, key: (x * (1 + m)[None, :], 0.9 * m + 0.1 * jnp.mean(x, axis=0), m)  # noqa: E731
+    backward = lambda p, m, error, read: (error * (1 + m * float(is_right))[None, :], ())  # noqa: E731
+    apply = lambda p, m, x: x * (1 + m)[None, :]  # noqa: E731
+    return Layer("scaled", lambda key, x: ((), jnp.zeros(x.shape[1], x.dtype)), apply, forward, backward)
+
+
+def test_a_state_that_starts_at_zero_hides_no_fault():
+    check_layer(scaled_by_state(True), X).raise_if_failed()
+    assert "error equals jax.vjp" in broken(check_layer(scaled_by_state(False), X))
+    assert check_layer(scaled_by_state(False), X, params=(), state=jnp.zeros(2)).passed  # where one says to look
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_layer_that_computes_in_a_narrower_dtype_is_judged_to_its_rounding(dtype):
+    laws = check_layer(in_precision(serial(dense(3, tanh), linear(2)), dtype), X)
+    laws.raise_if_failed()
+    assert f"rounds to {jnp.dtype(dtype)} on its way" in laws.law("keeps the dtype").finding
+    off = 1 + 16 * float(jnp.finfo(dtype).eps)
+    wrong = with_backward(lambda e, r, *_: (e * off, times(off, r)))
+    by_jax = {"error equals jax.vjp", "gradient equals jax.vjp"}
+    assert by_jax <= broken(check_layer(in_precision(wrong, dtype), X))
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e4])
+def test_a_saturated_layer_is_right_where_jax_has_lost_its_slopes(scale):
+    check_layer(dense(3, tanh), scale * X).raise_if_failed()
+
+
+SATURATED_FAULTS = {
+    "slope of 1": dense(3, tanh._replace(slope=lambda S: jnp.ones_like(S))),
+    "leaks a billionth": with_backward(lambda e, r, params, t, error, _: (e + 1e-9 * error @ params["w"].T, r)),
+    "bias beside the slope": with_backward(lambda e, r, p, t, error, read: (e, r | {"b": 1e-9 * read.rows(error)})),
+}
+
+
+@pytest.mark.parametrize("fault", SATURATED_FAULTS.values(), ids=SATURATED_FAULTS.keys())
+def test_a_saturated_layer_that_is_wrong_is_found(fault):
+    assert {"error equals jax.vjp", "gradient equals jax.vjp"} & broken(check_layer(fault, 1e4 * X))
+
+
+def test_noise_moves_a_result_by_what_rounding_costs_it():
+    """1 − t² has the noise of t² and its own: at t = tanh 30 = 1 that is between 1 and 3 times the change, though 0."""
+    with jax.enable_x64(True):
+        loops = lambda x: jax.lax.scan(lambda a, _: (a, 1 - jnp.tanh(a) ** 2), x, None, length=2)[1]  # noqa: E731
+        for f in (lambda x: 1 - jnp.tanh(x) ** 2, jax.jit(lambda x: 1 - jnp.tanh(x) ** 2), loops):
+            assert not np.any(f(jnp.full(3, 30.0)))
+            moved = np.abs(noisy(f, 1)(jnp.full(3, 30.0))) / CHANGE
+            assert np.all((moved > 0.99) & (moved < 3.01))
+        moved = np.abs(noisy(lambda x: 3 * x, 1)(jnp.ones(4)) / 3 - 1) / CHANGE
+        assert np.allclose(moved, 1)
+
+
+def test_the_backward_pass_of_the_application_stage_is_looked_at():
+    staged = batch_norm()
+    applied: Any = fnn.applied(staged)
+    wrong = applied._replace(backward=lambda *given: (-applied.backward(*given)[0], applied.backward(*given)[1]))
+    for layer in (staged._replace(stages=Stages(wrong)), serial(linear(2), staged._replace(stages=Stages(wrong)))):
+        assert broken(check_layer(layer, X)) == {"applied(layer) equals jax.vjp"}
+    assert check_layer(linear(2), X).law("applied(layer) equals jax.vjp").finding == "trains as it is applied"
+
+
+def test_numbers_outside_the_range_of_a_dtype_judge_nothing():
+    check_layer(prelu(), 1e-6 * X).raise_if_failed()
+    wrong = with_backward(lambda e, r, p, t, error, _: (2 * e if error.dtype == jnp.float16 else e, r), prelu())
+    for scale in (1e-6, 1e-2, 1.0):
+        assert broken(check_layer(wrong, scale * X)) == {"right in float16"}
+
+
+def test_a_relative_error_neither_overflows_nor_vanishes():
+    with np.errstate(all="raise"):
+        for scale in (1e-200, 1.0, 1e200):
+            wanted = {"a": scale * np.array([3.0, 4.0]), "b": np.zeros(2)}
+            got = {"a": scale * np.array([3.0, 4.5]), "b": scale * np.array([0.0, 5e-3])}
+            errors = relative_errors({"": (got, wanted)})
+            assert errors == {"['a']": pytest.approx(0.1), "['b']": pytest.approx(1.0)}
 
 
 def test_params_of_integers_are_said_once():
@@ -667,6 +824,28 @@ OPTIMIZER_FAULTS: dict[str, tuple[Optimizer, str, str]] = {
         with_update(lambda u, s, _: (jax.tree.map(lambda leaf: jnp.where(s.k >= 3, jnp.nan, leaf), u), s)),
         "path is finite",
         "NaN or infinite at params['b'] after step 3",
+    ),
+    "twice in float32": (
+        with_update(lambda u, s, g: (jax.tree.map(lambda leaf: leaf * (1 + (leaf.dtype == jnp.float32)), u), s)),
+        "right in float32",
+        "off by 1.0e+00 at updates of step 1: ['b']",
+    ),
+    "up in float32": (
+        with_update(lambda u, s, g: (jax.tree.map(lambda leaf: leaf * (1 - 2 * (leaf.dtype == jnp.float32)), u), s)),
+        "right in float32",
+        "off by 2.0e+00 at updates of step 1",
+    ),
+    "NaN in bfloat16": (
+        with_update(
+            lambda u, s, g: (jax.tree.map(lambda leaf: jnp.nan * leaf if leaf.dtype == jnp.bfloat16 else leaf, u), s)
+        ),
+        "right in bfloat16",
+        "2 of 2 numbers are NaN or infinite at updates of step 1: ['b']",
+    ),
+    "forgets in float16": (
+        with_update(lambda u, s, g: (u, s._replace(v=times(1 - 0.5 * (u["b"].dtype == jnp.float16), s.v)))),
+        "right in float16",
+        "off by 5.0e-01 at state of step 1: .v['b']",
     ),
     "a counter of Python's": (
         Optimizer(lambda params: 0, lambda g, state, params=None: (g, state + 1), "wrong"),

@@ -35,10 +35,10 @@ optimizers.sgd  optimizers.adaptive  optimizers.adam  optimizers.transforms  law
 layers  combinators  optimizers  backprop  stages  metrics  laws.asking  streams.samples  streams.ahead
 compare.quotients  compare.culprits  neuron_parts  curvature  noise  automatic  training  parameters  networks.neurons
 networks.arrangements  laws.trees
-compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
+laws.equations  compare.verdicts  gauss_newton  products  fitting  sweeps  streams.online  diagnostics  pretraining
 laws.judges  laws.passes  laws.updates  resumable  streams  stopping  compare.report
 networks.logic  networks.separability  networks.regions  networks.approximators  laws.surroundings  laws.lowered
-laws.memory  laws.kinks  compare.objects  compare.rounding
+laws.memory  laws.kinks  laws.rounding  compare.objects  compare.rounding
 compare.kinks  pruning.masks  pruning.scores  laws.layers  laws.optimizers
 compare.gradients  pruning.rounds
 pruning.features

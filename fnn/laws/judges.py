@@ -11,7 +11,7 @@ import numpy as np
 from fnn.checks.probing import is_key
 from fnn.laws.asking import Judge, Measured
 from fnn.laws.report import BROKEN, HOLDS
-from fnn.laws.trees import named
+from fnn.laws.trees import named, norm
 
 
 def by_shape(found: Measured) -> tuple[str, str]:
@@ -90,12 +90,19 @@ def relative_errors(found: Measured) -> dict[str, float]:
     A leaf that is 0 in exact arithmetic, such as the gradient of a bias ahead of `batch_norm`, has nothing but rounding
     to be relative to. Where all of the tree is 0, another number is infinitely far off.
     """
-    errors = {}
+    errors, least = {}, scales(found)
+    for where, got, wanted in leaves(found):
+        got, wanted = got.astype(np.float64), wanted.astype(np.float64)
+        difference, scale = norm(got - wanted), max(norm(wanted), least[where])
+        errors[where] = float(difference / scale) if scale else (0.0 if difference == 0 else np.inf)
+    return errors
+
+
+def scales(found: Measured) -> dict[str, float]:
+    """Of each leaf a thousandth of ‖wanted‖ of all its tree."""
+    of_tree = {}
     for name, pair in found.items():
         rows = leaves({name: pair})
-        least = 1e-3 * np.sqrt(sum(float(np.sum(np.square(wanted))) for _, _, wanted in rows))
-        for where, got, wanted in rows:
-            got, wanted = got.astype(np.float64), wanted.astype(np.float64)
-            difference, scale = np.linalg.norm(got - wanted), max(np.linalg.norm(wanted), least)
-            errors[where] = float(difference / scale) if scale else (0.0 if difference == 0 else np.inf)
-    return errors
+        whole = norm(np.array([norm(wanted) for _, _, wanted in rows]))
+        of_tree |= {where: 1e-3 * whole for where, _, _ in rows}
+    return of_tree

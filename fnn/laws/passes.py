@@ -14,6 +14,7 @@ from fnn.checks import curve_of
 from fnn.checks.probing import uses_key
 from fnn.combinators import serial
 from fnn.laws.asking import Broken, Measured, is_refusal
+from fnn.laws.equations import CHANGE, draws
 from fnn.laws.trees import alike, are_arrays, are_floats, array_type, changed, coarse, normal, paired, size, struct
 from fnn.layers import linear
 from fnn.losses import squared
@@ -22,9 +23,6 @@ from fnn.readings import gradient, per_object
 from fnn.stages import applied
 from fnn.types import Array, Batch, Layer, Params, Reading, State
 from fnn.watching import unwatched
-
-CHANGE = 2.0**-20
-"""By so much all that is given is changed, relatively, to see how far rounding goes."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +137,11 @@ class Subject:
     def draws(self) -> bool:
         """Whether forward depends on the key."""
         return uses_key(self.layer, *self.given)
+
+    @cached_property
+    def bits(self) -> list[list[str]]:
+        """The random bits that forward draws, and those of apply."""
+        return [draws(self.layer.forward, *self.given), draws(self.layer.apply, *self.given[:3])]
 
     @cached_property
     def changed(self) -> dict[str, Any]:
@@ -278,6 +281,13 @@ def error_is_automatic(s: Subject) -> Measured:
 def gradient_is_automatic(s: Subject) -> Measured:
     """∂L/∂w against `jax.vjp`, leaf by leaf."""
     return paired(s.by_hand[1], s.by_jax[1], "gradient")
+
+
+def applied_is_automatic(s: Subject) -> Measured | str:
+    """The backward pass of the application stage, where that is a stage of its own, against `jax.vjp`."""
+    if all(part.stages is None for part in parts_of(s.layer)):
+        return "trains as it is applied"
+    return s.at(layer=applied(s.layer)).both
 
 
 def backward_is_linear(s: Subject) -> Measured:

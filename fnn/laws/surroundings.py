@@ -24,7 +24,7 @@ MOST_PARAMETERS = 1000
 """A Hessian with more numbers a side is not formed."""
 
 
-def keeps_dtypes(s: Subject) -> str:
+def keeps_dtypes(s: Subject, within: Any = None) -> str:
     """Params, y, state, error and gradient in the dtype of x, all by shapes alone."""
     for dtype in map(jnp.dtype, DTYPES):
         x = struct(s.x, dtype)
@@ -40,7 +40,8 @@ def keeps_dtypes(s: Subject) -> str:
         error, readings = jax.eval_shape(lambda *a: Subject(s.layer, *a).by_hand, params, state, x, s.key)
         alike(error, x, "error at x", like)
         alike(readings, params, "gradient", f"{like} as the params")
-    return ", ".join(DTYPES)
+    told = "" if within is None else f"; rounds to {within} on its way, and is judged to eight units of that"
+    return ", ".join(DTYPES) + told
 
 
 def runs_under_vmap(s: Subject) -> Measured:

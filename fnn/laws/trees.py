@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -79,6 +80,13 @@ def size(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+def norm(values: Any) -> float:
+    """‖values‖ of an array, which neither overflows nor vanishes where the squares do."""
+    values = np.abs(np.asarray(values, np.float64))
+    largest = float(np.max(values, initial=0))
+    return largest * float(np.sqrt(np.sum(np.square(values / largest)))) if 0 < largest < np.inf else largest
+
+
 def is_float(leaf: Any) -> bool:
     """Whether an array, or its description, is of floats."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -109,6 +117,22 @@ def shaken(tree: Any, seed: int, scale: float = 0.1) -> Any:
     return jax.tree.map(lambda u, noise: u + noise if is_float(u) else u, tree, normal(tree, seed, scale))
 
 
+def shaken_state(state: Any, seed: int) -> Any:
+    """A state with its floats off what init makes: by a tenth of each, and in the place of a 0 a small positive number.
+
+    So no sign changes, and a variance or a weight stays one.
+    """
+    rng = np.random.default_rng(seed)
+
+    def shake(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        known, by = np.asarray(leaf), rng.uniform(0.05, 0.1, leaf.shape)
+        return jnp.asarray(np.where(known == 0, by, known * (1 + by)), leaf.dtype)
+
+    return jax.tree.map(shake, state)
+
+
 def changed(tree: Any, scale: float, seed: int) -> Any:
     """A tree of arrays with every float changed by its part of `scale`, up or down at random."""
     rng = np.random.default_rng(seed)
@@ -118,6 +142,29 @@ def changed(tree: Any, scale: float, seed: int) -> Any:
         return leaf if signs is None else leaf * (1 + scale * signs)
 
     return jax.tree.map(change, tree)
+
+
+def nudged(tree: Any, nudges: Sequence[float]) -> Any:
+    """A tree of arrays, and copies of it with every float changed by its part of each nudge, stacked."""
+    rng = np.random.default_rng(8)
+
+    def nudge(leaf: Any) -> Any:
+        signs = rng.choice((-1.0, 1.0), (len(nudges), *leaf.shape))
+        rows = jnp.broadcast_to(leaf[None], (1 + len(nudges), *leaf.shape))
+        by = 1 + np.einsum("k...,k->k...", signs, np.array(nudges))
+        return (
+            rows * jnp.asarray(np.concatenate([np.ones((1, *leaf.shape)), by]), leaf.dtype) if is_float(leaf) else rows
+        )
+
+    return jax.tree.map(nudge, tree)
+
+
+def cast(tree: Any, like: Any, dtype: Any) -> Any:
+    """The tree with its floats in the dtypes of another one; in the dtype itself where the two are not alike."""
+    same = jax.tree.structure(tree) == jax.tree.structure(like)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(like)] if same else [dtype] * len(jax.tree.leaves(tree))
+    leaves = [u.astype(v) if is_float(u) else u for u, v in zip(jax.tree.leaves(tree), dtypes, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def coarse(tree: Any) -> Any:

@@ -12,9 +12,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fnn.laws.asking import Measured, or_refused
-from fnn.laws.trees import DTYPES, alike, are_arrays, normal, paired, shaken, size, struct
+from fnn.laws.equations import CHANGE, draws
+from fnn.laws.trees import DTYPES, alike, are_arrays, cast, coarse, normal, nudged, paired, shaken, size, struct
 from fnn.optimizers import apply_updates
 from fnn.types import Array, Optimizer, Params
+
+NUDGES = (CHANGE, CHANGE, *[2.0**-7] * 6)
+"""How far what a step is given is changed: by little for its slopes, by much for its jumps."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,32 @@ class Subject:
     def path(self) -> Params:
         """The params after each of the steps, [steps, …] a leaf, by `jax.lax.scan`."""
         return self.scanned(lambda params, gradient: gradient)
+
+    @cached_property
+    def bits(self) -> list[str]:
+        """The random bits that a step draws."""
+        return draws(self.optimizer.update, self.gradient, self.state, self.params)
+
+    @cached_property
+    def short(self) -> tuple[Any, Any]:
+        """Steps one by one, at gradients, params and states of eight binary digits, which every dtype holds.
+
+        The gradients are of 1/4 to 4, whose squares have a place in float16.
+
+        Returns:
+            Of every step what is given, (gradient, state, params), and what (updates, state) come of it, there and
+            where all that is given is changed by `NUDGES`: [steps, 1 + nudges, …] a leaf.
+        """
+
+        def step(carry: Any, gradient: Params) -> Any:
+            params, state = coarse(carry)
+            given = coarse(gradient), state, params
+            found = jax.lax.map(lambda at: self.optimizer.update(*at), nudged(given, NUDGES))
+            updates, state = jax.tree.map(lambda leaf: leaf[0], found)
+            return (apply_updates(params, updates), state), (given, found)
+
+        size = lambda g: jnp.where(g < 0, -1, 1) * jnp.clip(jnp.abs(g), 0.25, 4)  # noqa: E731
+        return jax.lax.scan(step, (self.params, self.state), jax.tree.map(size, self.gradients))[1]
 
     def scanned(
         self, gradient_of: Callable[[Params, Params], Params], step_of: Callable[[Array], Array] = lambda u: u
@@ -117,6 +147,18 @@ def keeps_dtypes(s: Subject) -> str:
         alike(updates, params, "updates", like)
         alike(after, state, "state", f"{like} as before the step")
     return ", ".join(DTYPES)
+
+
+def in_dtype(s: Subject, dtype: str) -> Measured:
+    """(updates, state) of every step in a dtype, by itself, and in float64."""
+    given, exact = s.short
+    like = jax.eval_shape(s.optimizer.init, struct(s.params, jnp.dtype(dtype)))
+    low = cast(given[0], (), dtype), cast(given[1], like, dtype), cast(given[2], (), dtype)
+    first = jax.tree.map(lambda leaf: leaf[0], low)
+    anew = bool(s.bits) and s.bits != draws(s.optimizer.update, *first)
+    got = jax.lax.map(lambda at: s.optimizer.update(*at), low)
+    changes = jnp.array(NUDGES)
+    return {"got": got, "exact": exact, "given": low, "changes": changes, "drawn anew": anew}
 
 
 def zero_gives_finite(s: Subject) -> Measured:
