@@ -13,7 +13,7 @@ from fnn import checks
 from fnn.backprop import Gradient, Objective, autodiff, backprop, objective
 from fnn.checks import comparisons
 from fnn.compare import rounding, verdicts
-from fnn.compare.costs import Compared, cast, dtypes_of, in_signature, measured, precisely, tried
+from fnn.compare.costs import Compared, cast, dtypes_of, in_signature, measured, narrowest_in, precisely, tried
 from fnn.compare.culprits import Culprit, culprit, follow_dtype
 from fnn.compare.kinks import beside
 from fnn.compare.objects import alone
@@ -238,19 +238,28 @@ def compare(
         is_own = dtypes_of(precise) == dtypes_of(given)
         sides = results if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
         exact = [flat_leaves(tree) for _, tree in sides]
-        quotients = quotients_of(mean_loss, own[1], precise, exact, entries, steps)
+        rounds_to = narrowest_in(mean_loss, precise[:4]) if mean_loss else narrowest_in(second, precise)
+        of = Compared(names, functions, precise, mean_loss, paths, _sizes(own[1], precise), rounds_to, tolerance)
+        of = of._replace(entries=entries, steps=steps)
+        quotients = quotients_of(None if rounds_to else mean_loss, own[1], precise, exact, entries, steps)
         singles = alone(functions, precise) if objects else None
-        lower = tuple(rounding.in_dtype(name, functions, given, exact, paths) for name in dtypes)
+        lower = tuple(rounding.in_dtype(name, given, exact, of) for name in dtypes)
     pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
     differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]
-    between = relative_to_whole(zip(paths, (d["–".join(names)] for d in differences), strict=True))
-    of = Compared(names, functions, precise, mean_loss, paths, tolerance, entries, steps)
+    between = relative_to_whole(paths, [d["–".join(names)] for d in differences], of.sizes)
     with jax.enable_x64(True):
         found = _judged(between, exact, own, quotients, given, of)
         returned, apart = rounding.of_returned(sides, None if is_own else results, of)
-    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, strict=True))
-    verdict = verdicts.of_all([*found, *apart], between)
+    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, of.sizes, strict=True))
+    verdict = verdicts.of_all([*found, *apart], between, rounds_to)
     return GradientComparison(label, names, verdict, None, leaves, singles, lower, costs, time_ratio, returned)
+
+
+def _sizes(tree: Any, precise: Given) -> list[float]:
+    """The norms of what the leaves are the gradient by, which count where x is among it."""
+    if not isinstance(tree, Point):
+        return [1.0] * len(jax.tree.leaves(tree))
+    return [float(jnp.linalg.norm(jnp.ravel(leaf))) for leaf in jax.tree.leaves(Point(precise[0], precise[2][0]))]
 
 
 def _judged(
@@ -262,16 +271,21 @@ def _judged(
     of: Compared,
 ) -> list[Verdict]:
     """The verdict on each leaf: by quotients, beside its kinks, and in its own dtype."""
-    found = [
-        verdicts.of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
-        for i, relative in enumerate(between)
-    ]
-    found = beside(found, exact, quotients, of)
+    if of.rounds_to:
+        found = rounding.of_narrow(exact, of)
+    else:
+        found = [
+            verdicts.of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
+            for i, relative in enumerate(between)
+        ]
+        found = beside(found, exact, quotients, of)
     return rounding.in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
 
 
-def _leaf(kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None) -> LeafComparison:
+def _leaf(
+    kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None, size: float
+) -> LeafComparison:
     if found is None or not found.at.size:
-        return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0)
+        return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0, 0, size)
     step, error = float(np.median(found.step)), float(np.median(found.error))
-    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size)
+    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size, size)

@@ -21,25 +21,28 @@ def alone(functions: Any, given: tuple[Any, ...]) -> Objects:
     """Both gradients of every object as a batch of one."""
     params, state, (x, y), *others = given
 
-    def relative(u: Any, v: Any) -> Array:
-        apart = tree_norm(jax.tree.map(jnp.subtract, u, v))
-        return jnp.where(apart == 0, 0.0, apart / tree_norm(v))
-
-    def of_one(xy: Batch) -> Array:
+    def of_one(xy: Batch) -> list[tuple[Array, Array]]:
+        """(‖u − v‖, ‖v‖) of all params, and of x where it is there."""
         one = jax.tree.map(lambda a: a[None], xy)
         u, v = (f(params, state, one, *others)[1] for f in functions)
-        if isinstance(v, Point):
-            return jnp.maximum(relative(u.params, v.params), relative(u.x, v.x))
-        return relative(u, v)
+        pairs = [(u.params, v.params), (u.x, v.x)] if isinstance(v, Point) else [(u, v)]
+        return [(tree_norm(jax.tree.map(jnp.subtract, u, v)), tree_norm(v)) for u, v in pairs]
 
     try:
-        errors = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
+        found = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
     except ValueError as error:
         if not _asks_for_more(error):
             error.add_note("raised for one object as a batch of its own; objects=False leaves that out")
             raise
         return Objects(np.zeros(0), str(error).splitlines()[0])
-    return Objects(np.asarray(errors), "")
+    return Objects(np.max([_relative(*map(np.asarray, pair)) for pair in found], axis=0), "")
+
+
+def _relative(apart: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """‖u_n − v_n‖/‖v_n‖, where no ‖v_n‖ counts as less than a thousandth of the largest of the batch."""
+    scale = np.maximum(norm, 1e-3 * np.max(norm, initial=0, where=np.isfinite(norm)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(apart == 0, 0.0, apart / scale)
 
 
 def _asks_for_more(error: Exception) -> bool:
