@@ -5,9 +5,9 @@ ways. So the point is moved off the kink: all params and x at random and back, a
 two differ at random as well it may be no matter of the kink, and difference quotients at that point tell who is wrong.
 Where they do not, or quotients cannot tell there either, both must lie between the slopes of Q to either side and what
 the two agree on at the moved points, but for once the width of that range: of the many terms of an entry each
-may take another side than in any of the points. Where biases do not move them to one side all together, the range is
-that of random sides, σ about the middle, and all terms on one side are up to √n σ off, for n terms: there the slack is
-√n/2 times the range for n objects.
+may take another side than in any of the points. Where biases do not move them to one side all together, as many
+objects may always lie above as below, and the width is that of each object by itself, on average: all above, and
+all below, are no further off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from fnn.compare import verdicts
 from fnn.compare.costs import Compared
-from fnn.compare.quotients import Quotients, quotients_of
+from fnn.compare.quotients import OBJECTS, Quotients, quotients_of
 from fnn.compare.report import relative_between
 from fnn.compare.rounding import flat_leaves
 from fnn.compare.verdicts import Kind, Verdict
@@ -67,8 +67,8 @@ def beside(
             found[i] = verdicts.of_leaf(of.names, apart[worst, i], of.tolerance, both, judged(worst)[i])
         if not found[i].kind.is_told:
             samples = np.stack([v[i] for (_, v), right in zip(there, agree[:, i], strict=True) if right] or [[]])
-            more = 1.0 if agree[:2, i].all() else max(1.0, 0.5 * len(of.given[2][0]) ** 0.5)
-            found[i] = _between(of.names, [e[i] for e in exact], quotients[i], samples, more)
+            by_object = 0.0 if agree[:2, i].all() else _widths(of, i, points, quotients[i])
+            found[i] = _between(of.names, [e[i] for e in exact], quotients[i], samples, by_object)
     return found
 
 
@@ -89,9 +89,13 @@ def _moved(given: tuple[Any, ...], direction: int, sign: int) -> tuple[Any, ...]
 
 
 def _between(
-    names: tuple[str, str], exact: list[np.ndarray], found: Quotients | None, samples: np.ndarray, more: float
+    names: tuple[str, str],
+    exact: list[np.ndarray],
+    found: Quotients | None,
+    samples: np.ndarray,
+    by_object: np.ndarray | float,
 ) -> Verdict:
-    """Whether each of the two lies between the slopes beside the kinks, but for so many times their range.
+    """Whether each of the two lies between the slopes beside the kinks, but for their range, or that by object.
 
     Samples [points, size] are what the two agree on at the moved points; without any the slopes of Q alone count.
     """
@@ -102,8 +106,29 @@ def _between(
     known = np.isfinite(slopes).any(axis=0)
     low = np.min(slopes, axis=0, where=np.isfinite(slopes), initial=np.inf)
     high = np.max(slopes, axis=0, where=np.isfinite(slopes), initial=-np.inf)
-    slack = more * np.where(known, high - low, 0)
+    slack = np.maximum(np.where(known, high - low, 0), by_object)
     slack += 10 * np.max(np.where(np.isfinite(error), error, 0), axis=0, initial=0)
     slack += 1e-9 * np.max(np.abs(exact[1]), initial=0)
     right = [bool(np.all(((g[at] >= low - slack) & (g[at] <= high + slack))[known])) for g in exact]
     return Verdict("differ at a kink", Kind.AT_KINK) if all(right) else verdicts.wrong(names, right)
+
+
+def _widths(of: Compared, leaf: int, points: list[Any], found: Quotients | None) -> np.ndarray | float:
+    """How far apart an object's automatic gradient is at the moved points, its mean over the objects [kinks]."""
+    assert found is not None
+    n, at = len(of.given[2][0]), found.at[found.kink]
+    if of.paths[leaf] == OBJECTS:
+        return 0.0
+
+    def of_object(point: tuple[Any, ...], xy: Any) -> Array:
+        params, state, _, *others = point
+        tree = of.functions[1](params, state, jax.tree.map(lambda a: a[None], xy), *others)[1]
+        return jax.tree.leaves(tree)[leaf].reshape(-1)[at]
+
+    program = jax.jit(lambda point: jax.lax.map(lambda xy: of_object(point, xy), point[2], batch_size=16))
+    try:
+        each = np.stack([program(point) for point in points])
+    except ValueError:  # a batch of one is refused, as by batch norm: n objects at random are √n/2 times as wide
+        each = np.stack([flat_leaves(of.functions[1](*point)[1])[leaf][at] for point in points])[:, None]
+        return 0.5 * n**0.5 * np.ptp(each, axis=0)[0]
+    return np.mean(np.ptp(each, axis=0), axis=0)
