@@ -61,7 +61,14 @@ def compare_gradients(
     … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
     … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
     "values differ", "states differ" the gradients may agree, and what is returned beside them does not
+    "agree to the rounding of …"     the forward pass itself rounds to bfloat16, say, and they are as close as that
+    "differ by more than the …"      it does, and they are not
     ================================ ====================================================================
+
+    A network that computes in a lower precision on purpose, as with `in_precision`, can be judged to that precision
+    only: its Q is a staircase, so that quotients are not asked, and nobody tells who is wrong. What rounding may change
+    is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
+    To judge such a network's equations compare the layers within, without `in_precision`.
 
     The printed table has a row for each leaf: largest difference, relative norm, cosine and units in the last place of
     manual against automatic in float64; then relative norms only: the same in the parameters' own dtype, and each
@@ -84,7 +91,8 @@ def compare_gradients(
         steps: a step for the quotients, or steps by path such as {"[0]['w']": 1e-3}; each entry's own best otherwise.
         tolerance: relative difference up to which two gradients agree.
         objects: compare the gradients of each object alone too.
-        dtypes: lower precisions to try; NaN in the report for a network that refuses one.
+        dtypes: lower precisions to try, and to point to beside the verdict where one of the two loses ten times what
+            the other does; NaN in the report for a network that refuses one.
         rounds: timed runs of each gradient, one after the other in turn; 0 to leave the timing out.
 
     Returns:

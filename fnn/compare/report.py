@@ -94,6 +94,16 @@ class Precision(NamedTuple):
     dtype: str
     first: float
     second: float
+    rounding: float = 0.0
+    """of one number, relative to it"""
+
+    def who_loses(self, names: tuple[str, str], least: float = 0.0) -> str:
+        """The name of the one that loses ten times what the other does, or all; "" for none."""
+        finite = np.isfinite(self.first), np.isfinite(self.second)
+        for mine, other, i in ((self.first, self.second, 0), (self.second, self.first, 1)):
+            if (finite[1 - i] and not finite[i]) or mine > 10 * max(other, least, 1e-300):
+                return names[i]
+        return ""
 
 
 class GradientComparison(NamedTuple):
@@ -165,7 +175,7 @@ class GradientComparison(NamedTuple):
         }
 
     def __repr__(self) -> str:
-        found = [f"{self.label}\nverdict: {self.verdict}"]
+        found = [f"{self.label}\nverdict: {self.verdict}{self._of_losses()}"]
         if self.culprit is not None:
             found.append(f"arises in {self.culprit}")
         if kinks := sum(leaf.kinks for leaf in self.leaves):
@@ -179,6 +189,12 @@ class GradientComparison(NamedTuple):
         if self.precisions:
             parts.append(self._of_precisions())
         return "\n\n".join([*parts, self._of_costs()])
+
+    def _of_losses(self) -> str:
+        """Points to the lower dtypes in which one of the two loses far more, and more than the rounding of a number."""
+        whose = [(p.who_loses(self.names, p.rounding), p.dtype) for p in self.precisions]
+        losses = [(name, ", ".join(dtype for who, dtype in whose if who == name)) for name in self.names]
+        return "".join(f"; {name} loses far more in {where}, see off float64" for name, where in losses if where)
 
     def _of_steps(self) -> list[str]:
         """A way out where quotients tell nothing of a leaf."""
@@ -205,7 +221,10 @@ class GradientComparison(NamedTuple):
         return aligned((header + (("step", "diff. ±") if quotients else ()), *rows), text_columns=3)
 
     def _of_precisions(self) -> str:
-        rows = [(p.dtype, f"{p.first:.1e}", f"{p.second:.1e}", _loss_of_digits(p, self.names)) for p in self.precisions]
+        rows = []
+        for p in self.precisions:
+            whose = p.who_loses(self.names)
+            rows.append((p.dtype, f"{p.first:.1e}", f"{p.second:.1e}", f"{whose} loses more" if whose else ""))
         return aligned((("off float64", *self.names, ""), *rows), text_columns=1)
 
     def _of_costs(self) -> str:
@@ -216,15 +235,6 @@ class GradientComparison(NamedTuple):
         ]
         rows[-1] = (*rows[-1][:-1], f"{self.time_ratio:.3f}")
         return aligned((("cost", *self.names, "ratio"), *rows), text_columns=1)
-
-
-def _loss_of_digits(p: Precision, names: tuple[str, str]) -> str:
-    """A note where one of the two loses ten times what the other does, or all."""
-    finite = np.isfinite(p.first), np.isfinite(p.second)
-    for mine, other, i in ((p.first, p.second, 0), (p.second, p.first, 1)):
-        if (finite[1 - i] and not finite[i]) or mine > 10 * max(other, 1e-300):
-            return f"{names[i]} loses more"
-    return ""
 
 
 def compared(
