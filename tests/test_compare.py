@@ -761,7 +761,7 @@ def clip(slope: float) -> Layer:
 
 def squared_of(net: Layer, x: Any, change=lambda params: params, **options) -> GradientComparison:
     params, state = net.init(jax.random.key(2), x)
-    y = jax.random.normal(jax.random.key(1), (len(x), 2))
+    y = jax.random.normal(jax.random.key(1), (len(x), 2), x.dtype)
     options = {"rounds": 0, "objects": False, "dtypes": ()} | options
     return compare_gradients(net, fnn.squared, change(params), state, (x, y), KEY, **options)
 
