@@ -728,3 +728,142 @@ def test_verdicts_can_be_copied() -> None:
     ).verdict
     again = pickle.loads(pickle.dumps(verdict))
     assert (again, again.kind, again.whose, again.dtype) == ("manual wrong in float32", Kind.WRONG, 0, "float32")
+
+
+# Kinks that a moved point does not leave, networks that round, and what is small beside what
+
+
+def with_slope(value, at: tuple[float, ...], slope: float) -> Layer:
+    """An activation by hand, with a slope of its own at its kinks."""
+
+    def hand(x):
+        is_kink = jnp.any(jnp.stack([x == kink for kink in at]), axis=0)
+        between = (x > at[0]) & ((x < at[1]) if len(at) > 1 else True)
+        return jnp.where(is_kink, slope, between.astype(x.dtype))
+
+    return Layer(
+        "by hand",
+        lambda key, x: ((), ()),
+        lambda params, state, x: value(x),
+        lambda params, state, x, key: (value(x), state, x),
+        lambda params, tape, error, read: (error * hand(tape), ()),
+        None,
+    )
+
+
+def ramp(slope: float) -> Layer:
+    return with_slope(lambda x: jnp.maximum(x, jnp.zeros_like(x)), (0.0,), slope)
+
+
+def clip(slope: float) -> Layer:
+    return with_slope(lambda x: jnp.clip(x, -1, 1), (-1.0, 1.0), slope)
+
+
+def squared_of(net: Layer, x: Any, change=lambda params: params, **options) -> GradientComparison:
+    params, state = net.init(jax.random.key(2), x)
+    y = jax.random.normal(jax.random.key(1), (len(x), 2), x.dtype)
+    options = {"rounds": 0, "objects": False, "dtypes": ()} | options
+    return compare_gradients(net, fnn.squared, change(params), state, (x, y), KEY, **options)
+
+
+AT_KINKS = {
+    "w = 0": (lambda layer: serial(linear(4, bias=False, w=fnn.zeros()), layer, linear(2)), ramp, X),
+    "x at 0": (lambda layer: serial(layer, linear(2)), ramp, jnp.eye(4)),
+    "x at ±1": (lambda layer: serial(layer, linear(2)), clip, jnp.diag(jnp.array([1.0, -1.0, 1.0, -1.0]))),
+    "x at both": (lambda layer: serial(layer, linear(2)), clip, jnp.eye(4)),
+}
+
+
+@pytest.mark.parametrize("place", AT_KINKS)
+def test_every_kink_ends_between_the_slopes_beside_it(place: str) -> None:
+    """ReLU and hard tanh have the slopes 0 and 1 beside their kinks, so 1000 is wrong, and 0, ½ and 1 are not."""
+    around, layer, x = AT_KINKS[place]
+    for slope in (1000.0, -1000.0):
+        report = squared_of(around(layer(slope)), x)
+        assert report.verdict == "manual wrong"
+        assert "by hand" in found(report).place
+    for slope in (0.0, 0.5, 1.0):
+        assert squared_of(around(layer(slope)), x).verdict.kind in (Kind.AT_KINK, Kind.AGREE)
+
+
+@pytest.mark.parametrize(
+    ("slope", "verdict"), [(0.0, "differ at a kink"), (1.0, "differ at a kink"), (1e3, "manual wrong")]
+)
+def test_as_many_objects_above_a_kink_as_below_do_not_hide_how_far_all_of_them_go(slope: float, verdict: str) -> None:
+    """All terms have one sign, and of ±x one half is above wherever w is moved: no sample has all of them or none."""
+    x = jnp.abs(X)[jnp.arange(32) % 6] * jnp.where(jnp.arange(32) % 2 == 0, 1.0, -1.0)[:, None]
+    net = serial(linear(4, bias=False), ramp(slope), linear(2))
+    params = {"w": jnp.zeros((4, 4))}, (), {"w": jnp.ones((4, 2)), "b": jnp.zeros(2)}
+    batch = x, 3 * jnp.sign(x[:, :2])
+    options = {"rounds": 0, "objects": False, "dtypes": ()}
+    assert compare_gradients(net, fnn.squared, params, ((), (), ()), batch, KEY, **options).verdict == verdict
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_network_that_rounds_on_purpose_is_judged_to_that_rounding(dtype: str) -> None:
+    for given in (X, X.astype("float32")):
+        report = squared_of(fnn.in_precision(serial(dense(5, tanh), linear(2)), dtype), given, dtypes=("float32",))
+        assert report.verdict == f"agree to the rounding of {dtype}"
+        assert report.verdict.kind is Kind.AGREE
+        assert report.culprit is None
+        assert "quotient" not in str(report)
+        assert "kinks" not in str(report)
+    for net in (NET, serial(fnn.in_precision(dense(8, fnn.relu), dtype), linear(3))):
+        assert compared(fnn.in_precision(net, dtype)).verdict == f"agree to the rounding of {dtype}"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("change", [times(1.5), error_times(1.5)])
+def test_a_fault_within_a_lower_precision_is_found(dtype: str, change) -> None:
+    net = serial(dense(5, tanh), faulty(dense(5, tanh), change), linear(2))
+    report = squared_of(fnn.in_precision(net, dtype), X)
+    assert report.verdict == f"differ by more than the rounding of {dtype}"
+    assert found(report).place == "[1] faulty"
+    assert squared_of(serial(dense(5, tanh), fnn.inverted_dropout(0.2), linear(2)), X).verdict.startswith("agree to 1")
+
+
+def test_an_object_of_rounding_is_measured_by_the_batch() -> None:
+    """Where tanh saturates 1 − t² is 0 and sech² = 4 exp(−2|S|) is not: one object's gradient is all rounding."""
+    tail = lambda S: 1 / jnp.cosh(S) ** 2  # noqa: E731
+    layer = dense(1, tanh._replace(slope=tail))
+    x, y = jnp.array([[0.3], [25.0]]), jnp.ones((2, 1)) / 2
+    params = {"w": jnp.ones((1, 1)), "b": jnp.zeros(1)}
+    report = compare_gradients(layer, fnn.squared, params, (), (x, y), KEY, rounds=0, dtypes=())
+    assert float(jax.grad(jnp.tanh)(25.0)) == 0 < float(tail(25.0))
+    # ½ √(1 + 25²) sech²(25) beside a thousandth of (½ − tanh 0.3) sech²(0.3) √(1 + 0.3²)
+    apart, whole = 0.5 * np.hypot(25, 1) / np.cosh(25) ** 2, 0.2086874 * 0.9151370 * np.hypot(0.3, 1)
+    assert alone(report).errors[1] == pytest.approx(apart / (1e-3 * whole), rel=1e-4)
+
+
+def test_the_verdict_points_to_what_is_lost_in_lower_precision() -> None:
+    def coarse(error, readings):
+        return error, jax.tree.map(lambda g: g * (1.3 if g.dtype == jnp.float16 else 1.0), readings)
+
+    report = compared(serial(faulty(dense(5, tanh), coarse), linear(3)), dtypes=("float32", "float16"))
+    assert report.verdict.startswith("agree to 1")
+    assert f"verdict: {report.verdict}; manual loses far more in float16, see off float64\n" in str(report)
+    right = compared(serial(dense(5, tanh), linear(3)), dtypes=("float32", "bfloat16", "float16"))
+    assert f"verdict: {right.verdict}\n" in str(right)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_small_fault_at_x_is_as_large_in_any_unit(name: str) -> None:
+    """x = mean ± spread, normalised by the first layer: ∂Q/∂x is 1/spread of that by z, and a fault of 0.1 % is one."""
+    (mean, spread), z = SCALES[name], jax.random.normal(KEY, (6, 3))
+    x, y = mean + spread * z, jax.random.normal(jax.random.key(1), (6, 1))
+    for factor, expected in ((1.001, 1e-3), (1.0, 0.0)):
+        net = serial(faulty(dense(5, tanh), error_times(factor)), linear(1))
+        (first, last), state = net.init(KEY, z)
+        w = first["w"] / spread
+        params = {"w": w, "b": -mean * jnp.sum(w, axis=0)}, last
+        report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, objects=False, dtypes=())
+        assert report.worst == pytest.approx(expected, rel=1e-3, abs=1e-10)
+        assert (report.verdict.kind is Kind.AGREE) == (factor == 1)
+
+
+@pytest.mark.parametrize("factor", [30.0, 1e3])
+def test_a_saturated_network_agrees_at_x_too(factor: float) -> None:
+    """At ×1000 all of ∂Q/∂x is 0 for JAX, and not for sech²."""
+    report = squared_of(serial(dense(5, tanh), linear(2)), factor * X, objects=True)
+    assert report.verdict.startswith("agree to 1")
+    assert alone(report).errors.max() < 1e-9

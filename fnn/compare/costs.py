@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -36,9 +36,13 @@ class Compared(NamedTuple):
     mean_loss: Callable[..., Any] | None
     paths: list[str]
     """of the leaves of the trees"""
+    sizes: list[float]
+    """the norms of what these are the gradient by"""
+    rounds_to: str
+    """the narrowest float dtype that the forward pass rounds to, given float64; empty for none"""
     tolerance: float
-    entries: int
-    steps: Any
+    entries: int = 0
+    steps: Any = None
 
 
 def in_signature(f: Any, name: str, bare: bool = False) -> Callable[..., tuple[Any, Any]]:
@@ -72,6 +76,26 @@ def precisely(f: Callable[..., tuple[Any, Any]], name: str, precise: tuple[Any, 
             f"{name} takes the arrays as given and not in float64, in which the two are compared: {error}; let it "
             "follow the dtype of what it is given, and take all its arrays from there"
         ) from error
+
+
+def narrowest_in(f: Callable[..., Any], precise: tuple[Any, ...]) -> str:
+    """The narrowest float dtype to which a function rounds arrays, given float64; empty where it does not."""
+    met = [jnp.dtype(jnp.float64), *_rounded_to(jax.make_jaxpr(f)(*precise).jaxpr)]
+    narrowest = max(met, key=lambda dtype: float(jnp.finfo(dtype).eps))
+    return "" if narrowest == jnp.float64 else narrowest.name
+
+
+def _rounded_to(program: Any) -> Iterator[Any]:
+    """The dtypes of all arrays in a program that are made of others in a wider float dtype."""
+    for eqn in program.eqns:
+        if eqn.primitive.name == "convert_element_type":
+            old, new = eqn.invars[0].aval, eqn.outvars[0].aval
+            if old.shape and all(jnp.issubdtype(of.dtype, jnp.floating) for of in (old, new)):
+                yield from [new.dtype] * bool(jnp.finfo(new.dtype).eps > jnp.finfo(old.dtype).eps)
+        for part in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from _rounded_to(inner)
 
 
 def cast(tree: Any, dtype: Any) -> Any:

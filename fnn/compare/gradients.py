@@ -13,7 +13,7 @@ from fnn import checks
 from fnn.backprop import Gradient, Objective, autodiff, backprop, objective
 from fnn.checks import comparisons
 from fnn.compare import rounding, verdicts
-from fnn.compare.costs import Compared, cast, dtypes_of, in_signature, measured, precisely, tried
+from fnn.compare.costs import Compared, cast, dtypes_of, in_signature, measured, narrowest_in, precisely, tried
 from fnn.compare.culprits import Culprit, culprit, follow_dtype
 from fnn.compare.kinks import beside
 from fnn.compare.objects import alone
@@ -61,7 +61,14 @@ def compare_gradients(
     … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
     … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
     "values differ", "states differ" the gradients may agree, and what is returned beside them does not
+    "agree to the rounding of …"     the forward pass itself rounds to bfloat16, say, and they are as close as that
+    "differ by more than the …"      it does, and they are not
     ================================ ====================================================================
+
+    A network that computes in a lower precision on purpose, as with `in_precision`, can be judged to that precision
+    only: its Q is a staircase, so that quotients are not asked, and nobody tells who is wrong. What rounding may change
+    is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
+    To judge such a network's equations compare the layers within, without `in_precision`.
 
     The printed table has a row for each leaf: largest difference, relative norm, cosine and units in the last place of
     manual against automatic in float64; then relative norms only: the same in the parameters' own dtype, and each
@@ -84,7 +91,8 @@ def compare_gradients(
         steps: a step for the quotients, or steps by path such as {"[0]['w']": 1e-3}; each entry's own best otherwise.
         tolerance: relative difference up to which two gradients agree.
         objects: compare the gradients of each object alone too.
-        dtypes: lower precisions to try; NaN in the report for a network that refuses one.
+        dtypes: lower precisions to try, and to point to beside the verdict where one of the two loses ten times what
+            the other does; NaN in the report for a network that refuses one.
         rounds: timed runs of each gradient, one after the other in turn; 0 to leave the timing out.
 
     Returns:
@@ -238,19 +246,28 @@ def compare(
         is_own = dtypes_of(precise) == dtypes_of(given)
         sides = results if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
         exact = [flat_leaves(tree) for _, tree in sides]
-        quotients = quotients_of(mean_loss, own[1], precise, exact, entries, steps)
+        rounds_to = narrowest_in(mean_loss, precise[:4]) if mean_loss else narrowest_in(second, precise)
+        of = Compared(names, functions, precise, mean_loss, paths, _sizes(own[1], precise), rounds_to, tolerance)
+        of = of._replace(entries=entries, steps=steps)
+        quotients = quotients_of(None if rounds_to else mean_loss, own[1], precise, exact, entries, steps)
         singles = alone(functions, precise) if objects else None
-        lower = tuple(rounding.in_dtype(name, functions, given, exact, paths) for name in dtypes)
+        lower = tuple(rounding.in_dtype(name, given, exact, of) for name in dtypes)
     pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
     differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]
-    between = relative_to_whole(zip(paths, (d["–".join(names)] for d in differences), strict=True))
-    of = Compared(names, functions, precise, mean_loss, paths, tolerance, entries, steps)
+    between = relative_to_whole(paths, [d["–".join(names)] for d in differences], of.sizes)
     with jax.enable_x64(True):
         found = _judged(between, exact, own, quotients, given, of)
         returned, apart = rounding.of_returned(sides, None if is_own else results, of)
-    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, strict=True))
-    verdict = verdicts.of_all([*found, *apart], between)
+    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, of.sizes, strict=True))
+    verdict = verdicts.of_all([*found, *apart], between, rounds_to)
     return GradientComparison(label, names, verdict, None, leaves, singles, lower, costs, time_ratio, returned)
+
+
+def _sizes(tree: Any, precise: Given) -> list[float]:
+    """The norms of what the leaves are the gradient by, which count where x is among it."""
+    if not isinstance(tree, Point):
+        return [1.0] * len(jax.tree.leaves(tree))
+    return [float(jnp.linalg.norm(jnp.ravel(leaf))) for leaf in jax.tree.leaves(Point(precise[0], precise[2][0]))]
 
 
 def _judged(
@@ -262,16 +279,21 @@ def _judged(
     of: Compared,
 ) -> list[Verdict]:
     """The verdict on each leaf: by quotients, beside its kinks, and in its own dtype."""
-    found = [
-        verdicts.of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
-        for i, relative in enumerate(between)
-    ]
-    found = beside(found, exact, quotients, of)
+    if of.rounds_to:
+        found = rounding.of_narrow(exact, of)
+    else:
+        found = [
+            verdicts.of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
+            for i, relative in enumerate(between)
+        ]
+        found = beside(found, exact, quotients, of)
     return rounding.in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
 
 
-def _leaf(kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None) -> LeafComparison:
+def _leaf(
+    kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None, size: float
+) -> LeafComparison:
     if found is None or not found.at.size:
-        return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0)
+        return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0, 0, size)
     step, error = float(np.median(found.step)), float(np.median(found.error))
-    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size)
+    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size, size)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fnn.compare.costs import Cost
+from fnn.compare.costs import Compared, Cost
 from fnn.compare.culprits import Culprit
 from fnn.compare.quotients import OBJECTS, Quotients
 from fnn.compare.tables import aligned
@@ -48,13 +48,16 @@ class LeafComparison(NamedTuple):
     """sampled entries where the slope of Q jumps; no quotient counts there"""
     sampled: int = 0
     """entries at which quotients were taken"""
+    size: float = 0.0
+    """the norm of the numbers that it is the gradient by"""
 
 
 class Objects(NamedTuple):
     """The two gradients of each object by itself, as a batch of one."""
 
     errors: np.ndarray
-    """‖u_n − v_n‖/‖v_n‖ [n], of all params or of ∂Q/∂x, whichever is larger; empty where single objects are refused"""
+    """‖u_n − v_n‖/‖v_n‖ [n], of all params or of ∂Q/∂x, whichever is larger, where no ‖v_n‖ counts as less than a
+    thousandth of the batch's largest; empty where single objects are refused"""
     refused: str
     """why, where they are"""
 
@@ -91,6 +94,16 @@ class Precision(NamedTuple):
     dtype: str
     first: float
     second: float
+    rounding: float = 0.0
+    """of one number, relative to it"""
+
+    def who_loses(self, names: tuple[str, str], least: float = 0.0) -> str:
+        """The name of the one that loses ten times what the other does, or all; "" for none."""
+        finite = np.isfinite(self.first), np.isfinite(self.second)
+        for mine, other, i in ((self.first, self.second, 0), (self.second, self.first, 1)):
+            if (finite[1 - i] and not finite[i]) or mine > 10 * max(other, least, 1e-300):
+                return names[i]
+        return ""
 
 
 class GradientComparison(NamedTuple):
@@ -135,9 +148,11 @@ class GradientComparison(NamedTuple):
         """The largest relative difference over the leaves, of a pair such as "manual–differences".
 
         A leaf whose gradient is less than a thousandth of the whole gradient is measured against that thousandth: a
-        bias before `batch_norm` has gradient 0, and nothing but rounding to be relative to.
+        bias before `batch_norm` has gradient 0, and nothing but rounding to be relative to. At x the whole is what
+        the gradient of the params is worth there, ‖∂Q/∂w‖ ‖w‖/‖x‖.
         """
-        return max(relative_to_whole((leaf.path, leaf.differences[pair]) for leaf in self.leaves), default=0.0)
+        leaves = [(leaf.path, leaf.differences[pair], leaf.size) for leaf in self.leaves]
+        return max(relative_to_whole(*zip(*leaves, strict=True)), default=0.0) if leaves else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, strings and numbers, ready for JSON."""
@@ -160,7 +175,7 @@ class GradientComparison(NamedTuple):
         }
 
     def __repr__(self) -> str:
-        found = [f"{self.label}\nverdict: {self.verdict}"]
+        found = [f"{self.label}\nverdict: {self.verdict}{self._of_losses()}"]
         if self.culprit is not None:
             found.append(f"arises in {self.culprit}")
         if kinks := sum(leaf.kinks for leaf in self.leaves):
@@ -174,6 +189,12 @@ class GradientComparison(NamedTuple):
         if self.precisions:
             parts.append(self._of_precisions())
         return "\n\n".join([*parts, self._of_costs()])
+
+    def _of_losses(self) -> str:
+        """Points to the lower dtypes in which one of the two loses far more, and more than the rounding of a number."""
+        whose = [(p.who_loses(self.names, p.rounding), p.dtype) for p in self.precisions]
+        losses = [(name, ", ".join(dtype for who, dtype in whose if who == name)) for name in self.names]
+        return "".join(f"; {name} loses far more in {where}, see off float64" for name, where in losses if where)
 
     def _of_steps(self) -> list[str]:
         """A way out where quotients tell nothing of a leaf."""
@@ -200,7 +221,10 @@ class GradientComparison(NamedTuple):
         return aligned((header + (("step", "diff. ±") if quotients else ()), *rows), text_columns=3)
 
     def _of_precisions(self) -> str:
-        rows = [(p.dtype, f"{p.first:.1e}", f"{p.second:.1e}", _loss_of_digits(p, self.names)) for p in self.precisions]
+        rows = []
+        for p in self.precisions:
+            whose = p.who_loses(self.names)
+            rows.append((p.dtype, f"{p.first:.1e}", f"{p.second:.1e}", f"{whose} loses more" if whose else ""))
         return aligned((("off float64", *self.names, ""), *rows), text_columns=1)
 
     def _of_costs(self) -> str:
@@ -211,15 +235,6 @@ class GradientComparison(NamedTuple):
         ]
         rows[-1] = (*rows[-1][:-1], f"{self.time_ratio:.3f}")
         return aligned((("cost", *self.names, "ratio"), *rows), text_columns=1)
-
-
-def _loss_of_digits(p: Precision, names: tuple[str, str]) -> str:
-    """A note where one of the two loses ten times what the other does, or all."""
-    finite = np.isfinite(p.first), np.isfinite(p.second)
-    for mine, other, i in ((p.first, p.second, 0), (p.second, p.first, 1)):
-        if (finite[1 - i] and not finite[i]) or mine > 10 * max(other, 1e-300):
-            return f"{names[i]} loses more"
-    return ""
 
 
 def compared(
@@ -253,18 +268,37 @@ def difference(u: np.ndarray, v: np.ndarray) -> Difference:
         )
 
 
-def relative_between(paths: list[str], both: list[list[np.ndarray]]) -> list[float]:
+def relative_between(of: Compared, both: list[list[np.ndarray]]) -> list[float]:
     """`relative_to_whole` of two gradients' flat leaves."""
-    return relative_to_whole(zip(paths, map(difference, *both), strict=True))
+    return relative_to_whole(of.paths, [difference(*pair) for pair in zip(*both, strict=True)], of.sizes)
 
 
-def relative_to_whole(leaves: Iterable[tuple[str, Difference]]) -> list[float]:
-    """‖u − v‖/‖v‖ of every leaf by its path, where no ‖v‖ counts as less than a thousandth of all params' together."""
-    leaves = list(leaves)
-    least = 1e-3 * np.linalg.norm([d.norm for path, d in leaves if path != OBJECTS])
+def relative_to_whole(paths: Sequence[str], leaves: Sequence[Difference], sizes: Sequence[float]) -> list[float]:
+    """‖u − v‖/‖v‖ of every leaf, where no ‖v‖ counts as less than a thousandth of the `whole`."""
 
-    def of(d: Difference) -> float:
-        apart, scale = (d.relative * d.norm if d.norm else d.largest), max(d.norm, least)
+    def of(d: Difference, all_of_it: float) -> float:
+        apart, scale = (d.relative * d.norm if d.norm else d.largest), max(d.norm, 1e-3 * all_of_it)
         return float(apart / scale) if scale else float(apart > 0)
 
-    return [of(d) for _, d in leaves]
+    return list(map(of, leaves, whole(paths, [d.norm for d in leaves], sizes)))
+
+
+def whole(paths: Sequence[str], norms: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """What a leaf of a gradient is small against: all leaves of params together, and at x what is worth as much there.
+
+    ‖g_w‖ ‖w‖/‖x‖ is in units of ∂Q/∂x, whatever those of w and x: for a linear layer Σ w ∂Q/∂w = Σ x ∂Q/∂x.
+
+    Args:
+        paths: of the leaves.
+        norms: of the gradient's leaves.
+        sizes: of what it is the gradient by, the norms of params and x.
+
+    Returns:
+        A number a leaf.
+    """
+    params = [i for i, path in enumerate(paths) if path != OBJECTS]
+    of_params = float(np.linalg.norm([norms[i] for i in params]))
+    worth = float(np.linalg.norm([norms[i] * sizes[i] for i in params]))
+    return [
+        worth / size if path == OBJECTS and worth * size else of_params for path, size in zip(paths, sizes, strict=True)
+    ]

@@ -3,6 +3,7 @@
 Rounding costs a right function about what it changes by where each number it is given is rounded anew, for which the
 automatic gradient is asked in float64 at three such points, and a few units in the last place more. What is further
 off than eight times that has another reason. Nothing is judged where rounding alone changes a tenth of a leaf.
+A forward pass that rounds on purpose, as that of `fnn.in_precision`, is judged in the same way, to that rounding alone.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import numpy as np
 
 from fnn.compare import verdicts
 from fnn.compare.costs import Compared, cast
-from fnn.compare.quotients import OBJECTS, moved
-from fnn.compare.report import Precision, Returned, difference, relative_to_whole
+from fnn.compare.quotients import moved
+from fnn.compare.report import Precision, Returned, relative_between, whole
 from fnn.compare.verdicts import Kind, Verdict
 
 UNITS = 4
 """Units in the last place that any computation may lose."""
 SLACK = 8
+NARROW = 4
+"""As SLACK, where both sides round in the same places of a forward pass that they share."""
 ILL = 0.1
 """Where rounding of what is given changes more than this part of a leaf, its digits mean nothing."""
 
@@ -32,6 +35,33 @@ def _changes(of: Compared, scale: float) -> Any:
     second = jax.jit(of.functions[1])
     here, there = second(*of.given), [second(*moved(of.given, scale, seed)) for seed in range(3)]
     return jax.tree.map(lambda leaf, *at: max(_norm(_wide(leaf) - _wide(each)) for each in at), here, *there)
+
+
+def of_narrow(exact: list[list[np.ndarray]], of: Compared) -> list[Verdict]:
+    """The verdicts on the leaves where the forward pass itself rounds, as that of `fnn.in_precision`.
+
+    Its Q is a staircase, of which quotients tell nothing: the two are set against each other, up to that rounding.
+
+    Args:
+        exact: the two gradients' flat leaves, given float64.
+        of: what is compared.
+
+    Returns:
+        A verdict a leaf.
+    """
+    dtype = of.rounds_to
+    eps, found = float(jnp.finfo(dtype).eps), []
+    loses = jax.tree.leaves(_changes(of, eps)[1])
+    wholes = whole(of.paths, [_norm(leaf) for leaf in exact[1]], of.sizes)
+    for u, v, changes, all_of_it in zip(*exact, loses, wholes, strict=True):
+        finite = [bool(np.isfinite(g).all()) for g in (u, v)]
+        scale = max(_norm(v), 1e-3 * all_of_it)
+        bound = NARROW * (eps * scale + changes) + of.tolerance * scale
+        if not all(finite):
+            found.append(verdicts.not_finite(of.names, finite))
+        else:
+            found.append(verdicts.to_rounding(dtype, agree=_norm(u - v) <= bound))
+    return found
 
 
 def in_own_dtype(
@@ -50,12 +80,13 @@ def in_own_dtype(
         A verdict a leaf.
     """
     judged = list(found)
+    wholes = whole(of.paths, [_norm(leaf) for leaf in exact[1]], of.sizes)
     for i, verdict in enumerate(found):
         both, dtype = [g[i] for g in own], own[1][i].dtype
         if verdict.kind is not Kind.AGREE or not jnp.issubdtype(dtype, jnp.floating) or dtype == np.float64:
             continue
-        eps = float(jnp.finfo(dtype).eps)
-        scale = max(_norm(exact[1][i]), max(1e-3, 16 * eps) * _whole(of.paths, exact[1]))
+        eps = _eps(dtype, of)
+        scale = max(_norm(exact[1][i]), max(1e-3, 16 * eps) * wholes[i])
         u, v = map(_wide, both)
         finite = [bool(np.isfinite(g).all()) for g in (u, v)]
         if all(finite) and _norm(u - v) <= SLACK * UNITS * eps * scale:
@@ -116,8 +147,8 @@ def _returned(sides: Sequence[Any], of: Compared) -> list[Returned]:
     for i, ((path, u), v) in enumerate(zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True)):
         u, v, dtype = jnp.asarray(u), jnp.asarray(v), jnp.result_type(v)
         is_narrow = jnp.issubdtype(dtype, jnp.floating) and dtype != jnp.float64
-        eps = float(jnp.finfo(dtype).eps) if is_narrow else float(np.finfo(np.float64).eps)
-        tolerance = max(of.tolerance, SLACK * UNITS * eps if is_narrow else 0)
+        eps = _eps(dtype, of) if is_narrow or of.rounds_to else float(np.finfo(np.float64).eps)
+        tolerance = max(of.tolerance, SLACK * UNITS * eps if is_narrow or of.rounds_to else 0)
         name = "value" if path[0].idx == 0 else f"state{jax.tree_util.keystr(path[1:])}"
         may_change = lambda i=i, eps=eps: SLACK * jax.tree.leaves(_changes(of, eps)[0])[i]  # noqa: E731
         found.append(Returned(name, dtype.name if is_narrow else "", *_same(u, v, tolerance, may_change)))
@@ -129,9 +160,7 @@ def flat_leaves(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
 
 
-def in_dtype(
-    name: str, functions: Any, given: tuple[Any, ...], exact: list[list[np.ndarray]], paths: list[str]
-) -> Precision:
+def in_dtype(name: str, given: tuple[Any, ...], exact: list[list[np.ndarray]], of: Compared) -> Precision:
     """The two gradients in a lower precision against their own float64."""
     lower = cast(given, jnp.dtype(name))
 
@@ -140,10 +169,10 @@ def in_dtype(
             got = [g.astype(np.float64) for g in flat_leaves(jax.jit(f)(*lower)[1])]
         except TypeError:
             return np.nan
-        differences = [difference(u, v) for u, v in zip(got, want, strict=True)]
-        return float(np.max(relative_to_whole(zip(paths, differences, strict=True)), initial=0))
+        return float(np.max(relative_between(of, [got, want]), initial=0))
 
-    return Precision(name, *(off(f, want) for f, want in zip(functions, exact, strict=True)))
+    first, second = (off(f, want) for f, want in zip(of.functions, exact, strict=True))
+    return Precision(name, first, second, _eps(name, of))
 
 
 def _same(u: Any, v: Any, tolerance: float, rounding: Callable[[], float]) -> tuple[float, bool]:
@@ -168,5 +197,6 @@ def _norm(leaf: np.ndarray) -> float:
     return float(np.linalg.norm(leaf.reshape(-1)))
 
 
-def _whole(paths: Sequence[str], leaves: Sequence[np.ndarray]) -> float:
-    return _norm(np.array([_norm(leaf) for path, leaf in zip(paths, leaves, strict=True) if path != OBJECTS]))
+def _eps(dtype: Any, of: Compared) -> float:
+    """That of a dtype, or of what the forward pass rounds to where that is coarser."""
+    return max(float(jnp.finfo(each).eps) for each in (dtype, of.rounds_to) if each)

@@ -78,6 +78,13 @@ def differ(dtype: str = "") -> Verdict:
     return Verdict(f"differ in {dtype}" if dtype else "differ", Kind.DIFFER, None, dtype)
 
 
+def to_rounding(dtype: str, *, agree: bool) -> Verdict:
+    """The verdict where the forward pass itself rounds to a dtype, and nobody can tell more."""
+    if agree:
+        return Verdict(f"agree to the rounding of {dtype}", Kind.AGREE)
+    return Verdict(f"differ by more than the rounding of {dtype}", Kind.DIFFER, None, dtype)
+
+
 def of_leaf(
     names: tuple[str, str], relative: float, tolerance: float, exact: list[np.ndarray], found: Quotients | None
 ) -> Verdict:
@@ -115,12 +122,13 @@ def of_leaf(
     return wrong(names, [bool(np.all(np.abs(g - D)[told] < (10 * E + 1e-3 * apart)[told])) for g in (u, v)])
 
 
-def of_all(found: Sequence[Verdict], between: Sequence[float]) -> Verdict:
+def of_all(found: Sequence[Verdict], between: Sequence[float], rounds_to: str = "") -> Verdict:
     """The gravest of the verdicts.
 
     Args:
         found: those of the leaves, and on what else the two return.
         between: how far the two are apart in each leaf.
+        rounds_to: the dtype to which the forward pass itself rounds, if it does.
 
     Returns:
         One verdict; "both wrong" where each is wrong in a leaf.
@@ -131,7 +139,7 @@ def of_all(found: Sequence[Verdict], between: Sequence[float]) -> Verdict:
     kinds = list(Kind)
     gravest = min(found, key=lambda v: (kinds.index(v.kind), v.whose or 0), default=_digits(0))
     if gravest.kind is Kind.AGREE:
-        return _digits(max(between, default=0.0))
+        return to_rounding(rounds_to, agree=True) if rounds_to else _digits(max(between, default=0.0))
     return _not_with_quotients(_digits(max(between))) if gravest.kind is Kind.NOT_WITH_QUOTIENTS else gravest
 
 
