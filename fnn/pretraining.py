@@ -119,7 +119,7 @@ def pretrain(
     checks.is_layer("pretrain", net)
     checks.is_loss(loss)
     transfers.judges_outputs_apart(loss, losses.softmax_cross_entropy)
-    checks.is_optimizer("pretrain", optimizer)
+    checks.makes_steps("pretrain", optimizer)
     x, y = checks.batch(data)
     checks.data(x, y)
     checks.features("pretrain", x)

@@ -86,7 +86,6 @@ def trainer(
     """
     checks.is_layer("trainer", net)
     checks.is_loss(loss)
-    checks.is_optimizer("trainer", optimizer)
     checks.makes_steps("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
     checks.number("quality_rate", quality_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")

@@ -133,7 +133,7 @@ def patience(chunks: Any, validate: Any) -> None:
 def scalar(name: str, result: Any) -> None:
     """A function's result that is a single float, as `jax.eval_shape` tells."""
     if getattr(result, "shape", None) != () or not jnp.issubdtype(result.dtype, jnp.floating):
-        raise ValueError(f"{name} must give a scalar float, got {result}; give one number, such as a mean, as a float")
+        raise ValueError(f"{name} must give a scalar float, got {result}; take its mean, as one float")
 
 
 def tells_loss(where: str, metrics: Any) -> None:

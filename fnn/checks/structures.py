@@ -85,7 +85,8 @@ def takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:
 
 
 def makes_steps(where: str, optimizer: Any) -> None:
-    """No transform alone, whose updates are gradients still: added to the weights, they climb."""
+    """An optimizer, and no transform alone, whose updates are gradients still: added to the weights, they climb."""
+    is_optimizer(where, optimizer)
     takes, steps = role(optimizer)
     if takes and not steps:
         raise ValueError(
