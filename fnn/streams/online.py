@@ -92,9 +92,11 @@ def learn_online(
                 after, metrics = _updated(trainer, state, (x, y))
                 checks.tells_loss("learn_online", metrics)
                 in_flight.append((state, metrics["loss"]))
-                state, told, number, objects = after, [*told, metrics], number + 1, objects + len(x)
+                state, number, objects = after, number + 1, objects + len(x)
+                told.append(metrics)
                 if len(told) == every:
-                    rows, told = [*rows, _row(first + number, objects, told)], []
+                    rows.append(_row(first + number, objects, told))
+                    told.clear()
         stream_checks.some_batches(number)
     return learned(ending.stopped or ("steps" if number == steps else "end of stream"))
 
