@@ -127,7 +127,7 @@ def _until_stable(
         changes = moved(new, old)
         return new, Stability(so_far.steps + every, settled(new, *changes), *changes)
 
-    state = begun(trainer, state, data)
+    state = begun(state, jax.eval_shape(trainer.step, state, data)[0])
     changes = jax.tree.map(lambda c: jnp.full(c.shape, jnp.inf, c.dtype), jax.eval_shape(moved, state, state))
     none_yet = Stability(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *changes)
     return jax.lax.while_loop(unfinished, more, (state, none_yet))
@@ -236,7 +236,7 @@ def _early_stopping(
         )
         return now, best, told, waited
 
-    state, zero = begun(trainer, state, data), jnp.zeros((), jnp.int32)
+    state, zero = begun(state, jax.eval_shape(trainer.step, state, data)[0]), jnp.zeros((), jnp.int32)
     start = EarlyStop(zero, zero, jnp.full((), jnp.inf, kind.dtype), jnp.zeros((), bool))
     _, best, told, _ = jax.lax.while_loop(unfinished, more, (state, state, start, zero))
     return best, told

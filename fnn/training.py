@@ -226,8 +226,8 @@ def _run(
     trainer: Trainer, state: TrainState, data: Batch, blocks: int | None, block: int, validate: Any
 ) -> tuple[TrainState, Any]:
     """So many blocks of so many steps, or one block alone, as one program."""
-    state = begun(trainer, state, data)
-    metrics = jax.eval_shape(trainer.step, state, data)[1]
+    after, metrics = jax.eval_shape(trainer.step, state, data)
+    state = begun(state, after)
 
     def summed(carry: tuple[TrainState, Sum], _: None) -> tuple[tuple[TrainState, Sum], None]:
         state, metrics = trainer.step(carry[0], data)
@@ -241,10 +241,9 @@ def _run(
     return averaged(state) if blocks is None else jax.lax.scan(averaged, state, length=blocks)
 
 
-def begun(trainer: Trainer, state: TrainState, data: Batch) -> TrainState:
-    """The state with Q in the dtype that steps give it: an estimate of the user's may be any number."""
-    dtype = jax.eval_shape(trainer.step, state, data)[0].quality.dtype
-    return state._replace(quality=jnp.asarray(state.quality, dtype))
+def begun(state: TrainState, after: Any) -> TrainState:
+    """The state with Q in the dtype that a step gives it (`after`): an estimate of the user's may be any number."""
+    return state._replace(quality=jnp.asarray(state.quality, after.quality.dtype))
 
 
 @jax.jit
