@@ -23,7 +23,7 @@ from rich.table import Table as RichTable
 import fnn
 from experiments import data, posed
 from experiments.report import Experiment, Outcome, Settings, runner, site, storage
-from fnn import files
+from fnn.training import _files as files
 
 TAKING_NETWORKS = ("gradients", "backprop")
 """The experiments that look at a network, their own or a user's."""

@@ -45,7 +45,7 @@ Scores = dict[str, dict[str, np.ndarray]]
 def experiment_with(sample: data.Sample, steps: int) -> Any:
     """The pure experiment ``(key, eta) -> {optimizer: {"score", "loss"}}`` on a data set: all from the same start."""
     classes = sample.classes
-    net = fnn.serial(fnn.dense(HIDDEN, fnn.relu, w=fnn.he()), fnn.linear(max(classes, 1)))
+    net = fnn.serial(fnn.dense(HIDDEN, fnn.relu, w=fnn.nn.he()), fnn.linear(max(classes, 1)))
     loss = fnn.softmax_cross_entropy if classes else fnn.squared
     answers = sample.y if classes else sample.y[:, None]
     held_out = len(sample.x) * PERCENT // 100

@@ -81,7 +81,7 @@ def experiment_of_averages(key: jax.Array) -> dict[str, jax.Array]:
 
 def experiment_with(sample: data.Sample, steps: int) -> Any:
     """The pure experiment ``(key, eta) -> {optimizer: {"losses", "accuracy"}}`` on digits, from one start."""
-    net = fnn.serial(fnn.dense(HIDDEN, fnn.relu, w=fnn.he()), fnn.linear(sample.classes))
+    net = fnn.serial(fnn.dense(HIDDEN, fnn.relu, w=fnn.nn.he()), fnn.linear(sample.classes))
     held_out = len(sample.x) // 4
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:

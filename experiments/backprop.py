@@ -19,8 +19,9 @@ import fnn
 from experiments.posed import Posed
 from experiments.report import Figure, Outcome, Settings, Show, Verdict, figure, finished
 from experiments.report.plots import DIVERGING
-from fnn.layers.neurons import LinearTape
-from fnn.metrics import Metric, measured, parted
+from fnn.nn import LinearTape
+from fnn.training import Metric
+from fnn.training.metrics import measured, parted
 
 MOST, MOST_ROWS = 64, 12
 """objects or units, and layers, that are drawn of a large network"""
@@ -71,8 +72,8 @@ def rows_of(posed: Posed, key: jax.Array) -> list[Row]:
     return rows
 
 
-def _seen(n: int, params: Any, seen: fnn.Pass) -> dict[str, Any]:
-    while isinstance(seen.readings, fnn.Pass):  # of a layer that was watched already
+def _seen(n: int, params: Any, seen: fnn.nn.Pass) -> dict[str, Any]:
+    while isinstance(seen.readings, fnn.nn.Pass):  # of a layer that was watched already
         seen = seen.readings
     found = {"x": seen.x, "error": n * seen.error, "params": params, "gradient": seen.readings}
     if isinstance(seen.tape, LinearTape):  # σ = identity

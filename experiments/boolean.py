@@ -30,7 +30,7 @@ from experiments.report import (
     finished,
     swept,
 )
-from fnn.networks import apply, binary_inputs, boolean_network, is_linearly_separable
+from fnn.lecture import apply, binary_inputs, boolean_network, is_linearly_separable
 from fnn.pruning import all_links, remove_links, sparse
 
 D, MOST = 4, 8

@@ -36,11 +36,11 @@ from experiments.report import (
     smaller,
     swept,
 )
-from fnn.networks.neurons import parameter_count
+from fnn.lecture import parameter_count
 
 WIDTHS = {1: (80,), 2: (16, 16), 3: (11, 11, 11)}
 """of the hidden layers, so that the networks have about as many weights"""
-ACTIVATIONS = {"tanh": (fnn.tanh, fnn.glorot_uniform()), "ReLU": (fnn.relu, fnn.he())}
+ACTIVATIONS = {"tanh": (fnn.tanh, fnn.nn.glorot_uniform()), "ReLU": (fnn.relu, fnn.nn.he())}
 OBJECTS, TURNS, NOISE, BATCH, RATE = 300, 1.25, 0.03, 50, 0.01
 REQUIRED = 0.95
 CELLS = 31

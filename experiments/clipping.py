@@ -30,7 +30,7 @@ from experiments.report import (
     interval,
     swept,
 )
-from fnn.metrics import Metric
+from fnn.training import Metric
 
 HIDDEN, WIDTH, BATCH = 8, 32, 32
 CAUSES = {"large weights": (2.5, 0.1), "large steps": (math.sqrt(2), 1.0)}
@@ -52,7 +52,7 @@ def experiment_with(steps: int) -> Any:
 
     def experiment(key: jax.Array, cause: jax.Array, theta: Any, gamma: Any) -> dict[str, jax.Array]:
         gain, eta = cause
-        w = fnn.glorot_uniform(gain)
+        w = fnn.nn.glorot_uniform(gain)
         net = fnn.serial(*[fnn.dense(WIDTH, fnn.relu, w=w)] * HIDDEN, fnn.linear(10, w=w))
         optimizer = fnn.chain(fnn.clip_by_norm(theta), fnn.momentum(eta, gamma))
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, metrics=[norm])

@@ -65,7 +65,7 @@ def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]
             g = {surface: jax.grad(loss)(w[surface]) for surface, (loss, *_) in SURFACES.items()}
             updates, state = optimizer.update(g | {"bowl": g["bowl"] + noise}, state, w)
             w = fnn.apply_updates(w, updates)
-            return (w, state), fnn.nag_weights(w, state) if name == "nag" else w
+            return (w, state), fnn.optimizers.nag_weights(w, state) if name == "nag" else w
 
         _, walked = jax.lax.scan(step, (starts, optimizer.init(starts)), noise)
         return jax.tree.map(lambda w0, w: jnp.concatenate([w0[None], w]), starts, walked)

@@ -31,7 +31,7 @@ from experiments.report import (
     swept,
     within,
 )
-from fnn.networks import cybenko, steps_at, sup_error, unit_grid
+from fnn.lecture import cybenko, steps_at, sup_error, unit_grid
 from fnn.pruning import all_links, remove_links, sparse
 
 WIDTHS = (2, 4, 8, 16, 32)

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn import datasets
 
 from experiments.report import Settings
-from fnn.dtypes import wide_integers
+from fnn.core._numerics import wide_integers
 
 SMALLEST = 50
 """objects of a table, of which some are held out"""

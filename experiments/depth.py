@@ -57,7 +57,7 @@ def width(depth: int, features: int, classes: int) -> int:
 def network(depth: int, sample: data.Sample) -> fnn.Layer:
     """So many layers of weights, ReLU between them."""
     hidden = width(depth, sample.x.shape[1], sample.classes)
-    return fnn.serial(*[fnn.dense(hidden, fnn.relu, w=fnn.he())] * (depth - 1), fnn.linear(sample.classes))
+    return fnn.serial(*[fnn.dense(hidden, fnn.relu, w=fnn.nn.he())] * (depth - 1), fnn.linear(sample.classes))
 
 
 def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[..., Any]:

@@ -46,7 +46,7 @@ Runs = dict[str, dict[str, np.ndarray]]
 
 def network(classes: int) -> fnn.Layer:
     """Two hidden layers of ReLU."""
-    hidden = fnn.dense(WIDTH, fnn.relu, w=fnn.he())
+    hidden = fnn.dense(WIDTH, fnn.relu, w=fnn.nn.he())
     return fnn.serial(hidden, hidden, fnn.linear(classes))
 
 
@@ -68,7 +68,7 @@ def experiment_with(name: str, sample: data.Sample, steps: int, points: int) -> 
         state, metrics = fnn.run(learn, learn.init(key_run, learned), learned, steps, every=steps // points)
         params = state.params
         if name == "nag":  # its parameters look ahead; the weights are a step behind
-            params = fnn.nag_weights(params, state.optimizer_state)
+            params = fnn.optimizers.nag_weights(params, state.optimizer_state)
 
         def right(objects: jax.Array) -> jax.Array:
             return data.accuracy(net.apply(params, state.state, x[objects]), y[objects])

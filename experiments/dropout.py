@@ -16,7 +16,7 @@ import numpy as np
 import fnn
 from experiments import data
 from experiments.report import Figure, Interval, Outcome, Settings, Show, Table, curves, smaller, swept
-from fnn.diagnostics import overfitting_gap
+from fnn.training import overfitting_gap
 
 WIDTH, OBJECTS, HELD_OUT, BATCH, RATE = 128, 100, 500, 25, 3e-3
 PROBABILITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -32,7 +32,7 @@ Found = dict[str, np.ndarray]
 def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment ``(key, p, noise) -> metrics``: a few digits are learned, others are held out."""
     x, y = data.digits()[1:]
-    hidden, output = fnn.dense(WIDTH, fnn.relu, w=fnn.he()), fnn.linear(10)
+    hidden, output = fnn.dense(WIDTH, fnn.relu, w=fnn.nn.he()), fnn.linear(10)
     number = jnp.arange(OBJECTS, dtype=jnp.int32)
 
     def experiment(key: jax.Array, p: Any, noise: jax.Array) -> dict[str, jax.Array]:

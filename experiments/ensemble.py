@@ -70,7 +70,7 @@ def experiment_with(depth: int, steps: int) -> Callable[..., dict[str, jax.Array
             return jnp.concatenate([a, jax.nn.softmax(a), jax.nn.log_softmax(a)], axis=1)
 
         some = x[::6]
-        mean, vote, geometric = jnp.split(fnn.thinned_average(net, state.params, state.state, some, both), 3, axis=1)
+        mean, vote, geometric = jnp.split(fnn.nn.thinned_average(net, state.params, state.state, some, both), 3, axis=1)
         rule = net.apply(state.params, state.state, some)
         same = jnp.argmax(vote, axis=1) == jnp.argmax(rule, axis=1)
         found = {
@@ -80,7 +80,7 @@ def experiment_with(depth: int, steps: int) -> Callable[..., dict[str, jax.Array
             "same class": jnp.mean(same.astype(x.dtype)),
         }
         if depth == SAMPLED:
-            drawn = fnn.monte_carlo(net, SAMPLES[-1])(state.params, state.state, some, key_masks)
+            drawn = fnn.nn.monte_carlo(net, SAMPLES[-1])(state.params, state.state, some, key_masks)
             found["samples"] = jnp.stack([relative(jnp.mean(drawn[:k], axis=0), mean) for k in SAMPLES])
         return found
 

@@ -18,9 +18,8 @@ from experiments import posed
 from experiments.posed import Posed
 from experiments.report import COLORS, Figure, Outcome, Settings, Show, Table, Verdict, figure, finished
 from experiments.zoo import CLASSES, faults, zoo
-from fnn import GradientComparison, Layer, Loss
-from fnn.compare import Difference, LeafComparison
-from fnn.laws import Laws
+from fnn import Layer, Loss
+from fnn.testing import Difference, GradientComparison, Laws, LeafComparison
 
 OBJECTS, FEATURES = 128, 64
 
@@ -137,7 +136,7 @@ def _of_users(given: Posed, settings: Settings, show: Show) -> Outcome:
             ),
             Table("Relative distance from each one's own float64", ("precision", *report.names), precisions),
             Table("Costs of the gradient by the parameters", ("cost", *report.names), costs),
-            Table("Laws of the layers, which fnn.laws.check_layer asks", ("layer", "law", "finding"), _of_laws(laws)),
+            Table("Laws of the layers, which fnn.check_layer asks", ("layer", "law", "finding"), _of_laws(laws)),
         ],
         figures=[],
         numbers=report.to_dict() | {"laws": {name: of_layer.to_dict() for name, of_layer in laws.items()}},

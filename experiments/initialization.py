@@ -29,8 +29,8 @@ from experiments.report import (
     swept,
     within,
 )
-from fnn.parameters import all_but_head, transplant
-from fnn.pretraining import diversity, pretrain
+from fnn.lecture import diversity, pretrain
+from fnn.training import all_but_head, transplant
 
 HIDDEN, WIDTH, BATCH, EVERY, RATE, ADAMS_RATE = 4, 32, 32, 10, 0.1, 0.003
 REACHED = 0.2
@@ -41,10 +41,10 @@ SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "uniform, ±1/√H", "uniform, ±�
 LAYERWISE, TAUGHT = "layer by layer", "pre-trained"
 DRAWN = {
     SMALL: lambda key, shape, dtype: 0.01 * jax.random.normal(key, shape, dtype),
-    UNIFORM: fnn.uniform_fan_in(),
-    GLOROT: fnn.glorot_uniform(),
-    "orthogonal": fnn.orthogonal(),
-    "He": fnn.he(),
+    UNIFORM: fnn.nn.uniform_fan_in(),
+    GLOROT: fnn.nn.glorot_uniform(),
+    "orthogonal": fnn.nn.orthogonal(),
+    "He": fnn.nn.he(),
 }
 LOSS = fnn.softmax_cross_entropy
 DIFFERENT = {
@@ -72,7 +72,7 @@ def halves() -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
 def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., dict[str, dict[str, jax.Array]]]:
     """The pure experiment ``(key) -> metrics by start``: variances before the first step, and steps to a loss."""
     other, sample = halves()
-    net = network(fnn.glorot_uniform())
+    net = network(fnn.nn.glorot_uniform())
 
     def measured(params: Any, key: jax.Array) -> dict[str, jax.Array]:
         learn = fnn.trainer(net, LOSS, fnn.sgd(RATE), batch_size=BATCH)

@@ -29,7 +29,7 @@ from experiments.report import (
     swept,
 )
 from experiments.report.plots import DIVERGING
-from fnn.networks import kolmogorov, sup_error, unit_grid
+from fnn.lecture import kolmogorov, sup_error, unit_grid
 from fnn.pruning import all_links, remove_links, sparse
 
 WIDTHS = {"Kolmogorov": (2, 4, 8), "plain": (8, 12, 17)}
@@ -48,7 +48,7 @@ def values(x: jax.Array) -> jax.Array:
 
 def networks() -> dict[str, fnn.Layer]:
     """Kolmogorov's form with networks of one variable, and a plain network of as many layers, at their widest."""
-    w = fnn.glorot_uniform(GAIN)
+    w = fnn.nn.glorot_uniform(GAIN)
     of_one = fnn.serial(fnn.dense(WIDTHS["Kolmogorov"][-1], fnn.tanh, w=w), fnn.linear(1))
     plain = fnn.dense(WIDTHS["plain"][-1], fnn.tanh, w=w)
     return {"Kolmogorov": kolmogorov(2, inner=of_one, outer=of_one), "plain": fnn.serial(plain, plain, fnn.linear(1))}

@@ -85,7 +85,7 @@ def experiment_with(steps: int) -> Any:
 
             def record(carry: Any, _: None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
                 (phi, state), logs = jax.lax.scan(step, carry, length=EVERY)
-                w = fnn.nag_weights(phi, state) if hasattr(state, "reach") else phi
+                w = fnn.optimizers.nag_weights(phi, state) if hasattr(state, "reach") else phi
                 return (phi, state), (jnp.sum(logs), jnp.log(jnp.linalg.norm(w) / jnp.linalg.norm(phi)))
 
             return jax.lax.scan(record, (start, optimizer.init(start)), length=steps // EVERY)[1]
@@ -109,7 +109,7 @@ def experiment_beyond(key: jax.Array) -> dict[str, jax.Array]:
             x, state = carry
             updates, state = optimizer.update(slope(x), state, x)
             x = fnn.apply_updates(x, updates)
-            return (x, state), fnn.nag_weights(x, state) if hasattr(state, "reach") else x
+            return (x, state), fnn.optimizers.nag_weights(x, state) if hasattr(state, "reach") else x
 
         return jax.lax.scan(step, (start, optimizer.init(start)), length=BEYOND)[1]
 

@@ -31,7 +31,7 @@ from experiments.report import (
     swept,
 )
 from experiments.report.plots import DIVERGING
-from fnn.networks import (
+from fnn.lecture import (
     apply,
     binary_inputs,
     count_threshold_functions,

@@ -33,7 +33,7 @@ Found = dict[str, np.ndarray]
 def network(sigma: fnn.Activation, normal: bool) -> fnn.Layer:
     """Hidden layers with or without normalisation before each σ, under a linear one."""
     between = (fnn.batch_norm(),) if normal else ()
-    w = fnn.he() if sigma is fnn.relu else fnn.glorot_uniform(4.0)
+    w = fnn.nn.he() if sigma is fnn.relu else fnn.nn.glorot_uniform(4.0)
     return fnn.serial(*(fnn.linear(WIDTH, w=w), *between, fnn.activate(sigma)) * HIDDEN, fnn.linear(10))
 
 

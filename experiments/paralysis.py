@@ -29,8 +29,7 @@ from experiments.report import (
     animated,
     swept,
 )
-from fnn.diagnostics import saturated
-from fnn.metrics import Metric
+from fnn.training import Metric, saturated
 
 HIDDEN, WIDTH, BATCH, BINS = 5, 32, 64, 20
 SMALL, LARGE = 1.0, 10.0
@@ -48,7 +47,7 @@ SATURATED = 0.01
 """a neuron is saturated for an object where z is under this part of the largest slope"""
 
 
-def _slopes(params: Any, seen: fnn.Pass) -> jax.Array | None:
+def _slopes(params: Any, seen: fnn.nn.Pass) -> jax.Array | None:
     """How z/max σ' is distributed over objects and neurons: shares in equal bins of [0, 1]."""
     if not hasattr(seen.tape, "z") or not hasattr(seen.tape, "S"):
         return None
@@ -56,7 +55,7 @@ def _slopes(params: Any, seen: fnn.Pass) -> jax.Array | None:
     return jnp.mean((bins == jnp.arange(BINS, dtype=jnp.int32)[None, :]).astype(jnp.float32), axis=0)
 
 
-def _error(params: Any, seen: fnn.Pass) -> jax.Array | None:
+def _error(params: Any, seen: fnn.nn.Pass) -> jax.Array | None:
     """‖ε_i‖, the mean over objects."""
     return None if not hasattr(seen.tape, "z") else jnp.sum(jnp.linalg.norm(seen.error, axis=1))
 
@@ -66,7 +65,7 @@ METRICS = (Metric("slopes", _slopes), Metric("error", _error), saturated(SATURAT
 
 def networks() -> dict[str, fnn.Layer]:
     """The same sigmoid network, as it is and with batch norm before each σ."""
-    w = fnn.glorot_uniform(4.0)
+    w = fnn.nn.glorot_uniform(4.0)
     normal = fnn.serial(fnn.linear(WIDTH, w=w), fnn.batch_norm(), fnn.activate(fnn.sigmoid))
     return {
         "plain": fnn.serial(*[fnn.dense(WIDTH, fnn.sigmoid, w=w)] * HIDDEN, fnn.linear(10)),

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 import fnn
 from fnn import Layer, Loss
-from fnn.laws import Law, Laws, check_layer
-from fnn.parts import parts_of
+from fnn.nn import parts_of
+from fnn.testing import Law, Laws, check_layer
 
 OTHERS = str(Path(__file__).parent), str(Path(fnn.__file__).parent), sysconfig.get_path("stdlib"), "<"
 """Where files lie that are not the user's."""
@@ -86,7 +86,7 @@ def load(network: str, loss: str, features: int, objects: int) -> Posed:
 def laws_of(given: Posed, at: tuple[Any, ...], show: Callable[[str], None]) -> dict[str, Laws]:
     """The laws of each layer on what it meets in the network; of the whole network too, if no layer breaks one."""
     readings = jax.jit(fnn.backprop(fnn.watch(given.net), given.loss))(*at)[1]
-    seen = jax.tree.leaves_with_path(readings, is_leaf=lambda node: isinstance(node, fnn.Pass))
+    seen = jax.tree.leaves_with_path(readings, is_leaf=lambda node: isinstance(node, fnn.nn.Pass))
     found = {}
     for (path, one), layer in zip(seen, parts_of(given.net), strict=True):
         name = f"{jax.tree_util.keystr(path)} {layer}".strip()

@@ -32,18 +32,7 @@ from experiments.report import (
     smaller,
     tick_at,
 )
-from fnn.pruning import (
-    Score,
-    all_links,
-    at_random,
-    magnitude,
-    obd,
-    pruner,
-    remove_least,
-    remove_links,
-    sparse,
-    taylor,
-)
+from fnn.pruning import Score, all_links, at_random, magnitude, obd, pruner, remove_least, remove_links, sparse, taylor
 
 NET = fnn.serial(fnn.dense(30, fnn.tanh), fnn.dense(20, fnn.tanh), fnn.linear(10))
 LOSS = fnn.softmax_cross_entropy

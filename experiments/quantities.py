@@ -20,10 +20,17 @@ import fnn
 from experiments.contenders import backpack
 from experiments.contenders.timing import at_least_of_times, at_most_of_times, in_turn, spread
 from experiments.report import COLORS, Figure, Outcome, Settings, Show, Table, Verdict, figure, finished
-from fnn import Layer, automatic, backprop, dense, linear, serial, softmax_cross_entropy, tanh
-from fnn.gauss_newton import ggn_diagonal, ggn_product, kronecker_factors
-from fnn.noise import clip_per_object, gradient_noise
-from fnn.products import hessian_product, hutchinson
+from fnn import Layer, backprop, dense, linear, serial, softmax_cross_entropy, tanh
+from fnn.derivatives import (
+    clip_per_object,
+    ggn_diagonal,
+    ggn_product,
+    gradient_noise,
+    hessian_product,
+    hutchinson,
+    kronecker_factors,
+)
+from fnn.derivatives import reference as automatic
 
 LOSS = softmax_cross_entropy
 FEATURES, CLASSES, OBJECTS, THRESHOLD = 64, 10, 128, 1.0
@@ -71,7 +78,7 @@ def by_hand(net: Layer) -> dict[str, Quantity]:
     }
     return {name: readings_of(f) for name, f in in_signature.items()} | {
         "gradient noise": gradient_noise(net, LOSS),
-        "curvature at input gates": fnn.gate_curvature(net, LOSS),
+        "curvature at input gates": fnn.derivatives.gate_curvature(net, LOSS),
         "Hessian · v": along_params(hessian_product(net, LOSS)),
         "Hessian · v, in reverse": along_params(hessian_product(net, LOSS, reverse=True)),
         "Gauss–Newton · v": along_params(ggn_product(net, LOSS)),

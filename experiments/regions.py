@@ -31,7 +31,7 @@ from experiments.report import (
     swept,
 )
 from experiments.report.plots import DIVERGING
-from fnn.networks import apply, convex_polyhedron, half_space, union
+from fnn.lecture import apply, convex_polyhedron, half_space, union
 
 Polygon = np.ndarray
 """its edges [m, 3]: normals and offsets of ⟨x, normal⟩ > offset"""

@@ -28,8 +28,8 @@ NEAR = 0.01
 
 def experiment_with(steps: int) -> Any:
     """The pure experiment ``(key, noise, share) -> records``, RECORDS of them on the way through the stream."""
-    teacher = fnn.serial(fnn.dense(TEACHER, fnn.tanh, w=fnn.glorot_uniform(2.0)), fnn.linear(CLASSES))
-    student = fnn.serial(fnn.dense(STUDENT, fnn.relu, w=fnn.he()), fnn.linear(CLASSES))
+    teacher = fnn.serial(fnn.dense(TEACHER, fnn.tanh, w=fnn.nn.glorot_uniform(2.0)), fnn.linear(CLASSES))
+    student = fnn.serial(fnn.dense(STUDENT, fnn.relu, w=fnn.nn.he()), fnn.linear(CLASSES))
     learn = fnn.trainer(
         student, fnn.softmax_cross_entropy, fnn.adam(lambda k: 0.01 / jnp.sqrt(1 + k / 100)), batch_size=BATCH
     )

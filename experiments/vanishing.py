@@ -33,7 +33,7 @@ from experiments.report import (
     swept,
     within,
 )
-from fnn.diagnostics import gradient_norm
+from fnn.training import gradient_norm
 
 WIDTH, BATCH = 32, 32
 DEPTHS = (2, 5, 10, 20)
@@ -64,7 +64,7 @@ def experiment_with(norm: str, depth: int, steps: int) -> Callable[..., Any]:
 
     def experiment(key: jax.Array, which: jax.Array) -> dict[str, jax.Array]:
         gain: Any = gains[which]
-        w = fnn.glorot_uniform(gain)
+        w = fnn.nn.glorot_uniform(gain)
         hidden = fnn.serial(fnn.linear(WIDTH, w=w), *NORMS[norm], fnn.activate(chosen(which)))
         net = fnn.serial(hidden, fnn.repeat(hidden, depth - 1), fnn.linear(10))
         optimizer = fnn.sgd(rates[which])

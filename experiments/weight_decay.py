@@ -33,7 +33,7 @@ from experiments.report import (
     smaller,
     swept,
 )
-from fnn.diagnostics import overfitting_gap
+from fnn.training import overfitting_gap
 
 WIDTH, BATCH, ETA, SHRINKING = 32, 20, 0.3, 100
 """hidden neurons, objects in a batch, η, and steps that are taken without a gradient"""

@@ -115,13 +115,13 @@ def faults() -> dict[str, tuple[Layer, str]]:
         ),
         "a missing transpose": (serial(first, _without_transpose(linear(8)), out), "manual wrong"),
         "a wrong rule given to jax.grad": (serial(dense(8, fnn.tanh._replace(value=_tanh)), out), "automatic wrong"),
-        "a kink: σ'(0) = 0.7 for ReLU": (serial(dense(8, steep, w=fnn.zeros()), out), "differ at a kink"),
+        "a kink: σ'(0) = 0.7 for ReLU": (serial(dense(8, steep, w=fnn.nn.zeros()), out), "differ at a kink"),
         "NaN in a backward pass": (
             serial(first, faulty(hidden, lambda error, g: (error * jnp.nan, g)), out),
             "manual wrong, not finite",
         ),
         "a thousandfold gradient, excused by no kink": (
-            serial(dense(8, fnn.relu, w=fnn.zeros()), faulty(dense(8, fnn.relu), times(1000)), out),
+            serial(dense(8, fnn.relu, w=fnn.nn.zeros()), faulty(dense(8, fnn.relu), times(1000)), out),
             "manual wrong",
         ),
         "the error twice, in float32 alone": (serial(first, _in_float32(hidden), out), "manual wrong in float32"),

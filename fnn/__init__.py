@@ -1,45 +1,63 @@
 """Neural networks as pure functions on JAX, with BackProp by hand beside automatic gradients.
 
-The shapes are in `fnn.types`; a layer's equations stand in its docstring. Importing this package touches no device.
+The shapes are in `fnn.core`; a layer's equations stand in its docstring. Importing this package touches no device.
 """
 
-from fnn.activations import (
+from fnn import core, data, derivatives, lecture, nn, optimizers, pruning, testing, training
+from fnn.core import (
+    Activation,
+    Layer,
+    Loss,
+    Optimizer,
+    Reading,
+    Trainer,
+    TrainState,
+    gradient,
+    gram,
+    per_object,
+    second_moment,
+    signal_to_noise,
+    squared_norm,
+    variance,
+)
+from fnn.data import permuted, shuffled, with_replacement
+from fnn.derivatives import autodiff, backprop, in_chunks, objective, second_derivatives
+from fnn.nn import (
+    activate,
+    applied,
+    as_function,
+    batch_norm,
+    binary_cross_entropy,
+    columns,
+    dense,
+    dropout,
+    each_part,
+    exponential_margin,
+    from_function,
     gaussian,
     heaviside,
-    identity,
-    leaky_relu,
-    logarithmic,
-    relu,
-    sigmoid,
-    softplus,
-    tanh,
-)
-from fnn.backprop import as_function, autodiff, backprop, from_function, objective
-from fnn.batches import permuted, shuffled, with_replacement
-from fnn.combinators import columns, in_precision, parallel, remat, repeat, residual, serial
-from fnn.compare import GradientComparison, compare_gradients
-from fnn.curvature import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
-from fnn.devices import use_cores
-from fnn.fitting import Fitted, fit
-from fnn.initializers import (
-    constant,
-    glorot_uniform,
-    he,
-    orthogonal,
-    uniform,
-    uniform_fan_in,
-    uniform_fan_out,
-    zeros,
-)
-from fnn.layers import activate, batch_norm, dense, dropout, inverted_dropout, linear, prelu
-from fnn.losses import (
-    binary_cross_entropy,
-    exponential_margin,
     hinge_margin,
+    identity,
+    in_precision,
+    inverted_dropout,
+    leaky_relu,
+    linear,
+    logarithmic,
     logistic_margin,
+    parallel,
+    prelu,
+    relu,
+    remat,
+    repeat,
+    residual,
+    serial,
+    sigmoid,
     sigmoid_margin,
     softmax_cross_entropy,
+    softplus,
     squared,
+    tanh,
+    watch,
 )
 from fnn.optimizers import (
     adadelta,
@@ -52,45 +70,22 @@ from fnn.optimizers import (
     momentum,
     nadam,
     nag,
-    nag_weights,
     rmsprop,
     sgd,
     tree_norm,
     weights_only,
 )
-from fnn.parts import each_part
-from fnn.readings import (
-    contributions,
-    gathered,
-    gradient,
-    gram,
-    per_object,
-    second_moment,
-    signal_to_noise,
-    squared_norm,
-    variance,
-)
-from fnn.stages import applied, monte_carlo, thinned_average
-from fnn.stopping import EarlyStop, Stability, run_early_stopping, run_until_stable
-from fnn.sweeps import sweep
-from fnn.training import run, trainer
-from fnn.types import Activation, Layer, Loss, Optimizer, Reading, Stages, Trainer, TrainState
-from fnn.watching import Pass, unwatched, watch
+from fnn.testing import check_layer, check_optimizer, compare_gradients
+from fnn.training import fit, run, run_early_stopping, run_until_stable, sweep, trainer, use_cores
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
-    "EarlyStop",
-    "Fitted",
-    "GradientComparison",
     "Layer",
     "Loss",
     "Optimizer",
-    "Pass",
     "Reading",
-    "Stability",
-    "Stages",
     "TrainState",
     "Trainer",
     "activate",
@@ -104,24 +99,23 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "chain",
+    "check_layer",
+    "check_optimizer",
     "clip_by_norm",
     "columns",
     "compare_gradients",
-    "constant",
-    "contributions",
+    "core",
+    "data",
     "dense",
+    "derivatives",
     "dropout",
     "each_part",
     "exponential_margin",
     "fit",
     "from_function",
-    "gate_curvature",
-    "gathered",
     "gaussian",
-    "glorot_uniform",
     "gradient",
     "gram",
-    "he",
     "heaviside",
     "hinge_margin",
     "identity",
@@ -130,21 +124,22 @@ __all__ = [
     "inverted_dropout",
     "l2",
     "leaky_relu",
+    "lecture",
     "linear",
     "logarithmic",
     "logistic_margin",
     "masked",
     "momentum",
-    "monte_carlo",
     "nadam",
     "nag",
-    "nag_weights",
+    "nn",
     "objective",
-    "orthogonal",
+    "optimizers",
     "parallel",
     "per_object",
     "permuted",
     "prelu",
+    "pruning",
     "relu",
     "remat",
     "repeat",
@@ -167,18 +162,13 @@ __all__ = [
     "squared_norm",
     "sweep",
     "tanh",
-    "thinned_average",
+    "testing",
     "trainer",
+    "training",
     "tree_norm",
-    "uniform",
-    "uniform_fan_in",
-    "uniform_fan_out",
-    "unit_gate_curvature",
-    "unwatched",
     "use_cores",
     "variance",
     "watch",
     "weights_only",
     "with_replacement",
-    "zeros",
 ]

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from problems import normal
 
-from fnn import Layer, Reading, gradient, per_object, second_moment, squared_norm, unwatched
+from fnn import Layer, Reading, gradient, per_object, second_moment, squared_norm
+from fnn.nn import unwatched
+from tests.problems import normal
 
 TOLERANCE = {
     # Two orders of the same few dozen float64 operations: 1e-16 each, with three digits to spare for cancellation.

@@ -34,7 +34,7 @@ def on_all_devices(experiment_of: Callable[[int], Callable[[jax.Array], jax.Arra
 def by_hand(problem: Problem, seeds: int, gradient: Any = fnn.backprop, **options: Any) -> Any:
     """By `fnn.backprop`, or another gradient; options are the trainer's."""
     *hidden, outputs = problem.widths[1:]
-    net = fnn.serial(*(fnn.dense(width, fnn.relu, w=fnn.he()) for width in hidden), fnn.linear(outputs))
+    net = fnn.serial(*(fnn.dense(width, fnn.relu, w=fnn.nn.he()) for width in hidden), fnn.linear(outputs))
     loss = fnn.softmax_cross_entropy if problem.classifies else fnn.squared
     data = jnp.asarray(problem.x), jnp.asarray(problem.y)
 

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.report import storage
-from fnn import files
+from fnn.training import _files as files
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"

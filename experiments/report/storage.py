@@ -23,7 +23,7 @@ import jax
 import experiments
 import fnn
 from experiments.report.outcomes import SLIDES, Animation, Figure, Outcome, Table, Verdict
-from fnn import files
+from fnn.training import _files as files
 
 _HERE, _LIBRARY = Path(experiments.__path__[0]), Path(fnn.__path__[0])
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fnn import checks
-from fnn.optimizers.arithmetic import average, each, from_equations, next_step, rate_at, root_plus, squares
-from fnn.types import Array, Optimizer, Params, Rate, written
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core.types import Array, Optimizer, Params, Rate
+from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers._arithmetic import average, each, from_equations, next_step, rate_at, root_plus, squares
 
 
 class RMSPropState(NamedTuple):
@@ -41,7 +43,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
-    checks.rate("eta", eta)
+    optimizers_checks.rate("eta", eta)
     checks.fraction("alpha", alpha)
     checks.positive("epsilon", epsilon)
 
@@ -72,7 +74,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
-    checks.rate("eta", eta)
+    optimizers_checks.rate("eta", eta)
     checks.fraction("alpha", alpha)
     checks.positive("epsilon", epsilon)
 

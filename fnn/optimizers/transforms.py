@@ -11,20 +11,19 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fnn import checks
-from fnn.dtypes import narrow, wide
-from fnn.numerics import safe_sqrt
-from fnn.optimizers.arithmetic import each
-from fnn.types import Array, Optimizer, Params, written
-
-Mask = Any
-"""A pytree of bools in the structure of the params, or a function from params to one."""
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core._numerics import narrow, safe_sqrt, wide
+from fnn.core.types import Array, Optimizer, Params
+from fnn.nn import _checks as nn_checks
+from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers._arithmetic import each
 
 
 def apply_updates(params: Params, updates: Any) -> Params:
@@ -55,13 +54,13 @@ def chain(*optimizers: Any) -> Optimizer:
     """
     for optimizer in optimizers:
         checks.is_optimizer("chain", optimizer)
-    checks.takes_gradients_first("chain", optimizers)
+    _takes_gradients_first("chain", optimizers)
 
     def init(params: Params) -> tuple:
         return tuple(optimizer.init(params) for optimizer in optimizers)
 
     def update(gradient: Params, state: tuple, params: Params = None) -> tuple[Any, tuple]:
-        checks.parts("chain", len(optimizers), state=state)
+        nn_checks.parts("chain", len(optimizers), state=state)
         states = []
         for optimizer, part in zip(optimizers, state, strict=True):
             gradient, part = optimizer.update(gradient, part, params)
@@ -141,55 +140,22 @@ def l2(strength: float) -> Optimizer:
     checks.not_negative("strength", strength)
 
     def add(g: Params, params: Params) -> Params:
-        checks.needs_params("l2", params)
+        optimizers_checks.needs_params("l2", params)
         return each(lambda g, w, strength: g + strength * w.astype(g.dtype), g, params, strength=strength)
 
     return _stateless(written("l2", strength), add)
 
 
-def weights_only(params: Params) -> Mask:
-    """The mask that is true for the leaves named "w" and false for biases and all else."""
-
-    def is_weight(path: tuple, leaf: Any) -> bool:
-        return bool(path) and getattr(path[-1], "key", None) == "w"
-
-    return jax.tree.map_with_path(is_weight, params)
-
-
-def masked(optimizer: Any, mask: Mask) -> Optimizer:
-    """An optimizer or transform for some of the leaves; the others' gradients pass as they are.
-
-    Args:
-        optimizer: a pair with ``init`` and ``update``; it sees, and keeps state for, the chosen leaves only.
-        mask: a pytree of bools in the structure of the params, or a function from params to one: `weights_only`.
-
-    Raises:
-        ValueError: a mask of another structure than the params'.
-        TypeError: a mask with leaves other than bools.
-    """
-    checks.is_optimizer("masked", optimizer)
-    if not callable(mask):
-        checks.is_mask("masked", mask, mask)
-
-    def chosen(tree: Any, params: Params) -> Any:
-        flags = mask(params) if callable(mask) else mask
-        checks.is_mask("masked", flags, tree)
-        return jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, tree)
-
-    def init(params: Params) -> Any:
-        return optimizer.init(chosen(params, params))
-
-    def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
-        shaped = gradient if params is None else params
-        some = None if params is None else chosen(params, params)
-        updates, state = optimizer.update(chosen(gradient, shaped), state, some)
-        merged = jax.tree.map(
-            lambda new, old: old if new is None else new,
-            updates,
-            gradient,
-            is_leaf=lambda leaf: leaf is None,
-        )
-        return merged, state
-
-    takes, steps = ("some" if leaves else None for leaves in checks.role(optimizer))
-    return Optimizer(init, update, written("masked", optimizer, mask if callable(mask) else "mask"), takes, steps)
+def _takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:
+    """None that takes gradients stands behind one that has made steps of them, at any leaf for certain."""
+    made: dict[str | None, Any] = {}
+    for optimizer in optimizers:
+        takes, steps = checks.role(optimizer)
+        earlier = made.get("all", made.get("some") if takes == "all" else None)
+        if takes and earlier is not None:
+            raise ValueError(
+                f"{where} expects gradients to reach {optimizer}, got the steps of {earlier}, whose minus sign is "
+                f"inside; {'leave out one of the two' if steps else f'put {optimizer} before {earlier}'}"
+            )
+        if steps:
+            made.setdefault(steps, optimizer)

@@ -21,8 +21,6 @@ Example:
     (True, True, True)
 """
 
-from __future__ import annotations
-
 from fnn.pruning.features import feature_pruner, features_left, first_weights, remove_features
 from fnn.pruning.masks import (
     Links,
@@ -35,16 +33,7 @@ from fnn.pruning.masks import (
     weights_and_biases,
 )
 from fnn.pruning.rounds import Pruner, Pruning, prune, pruner
-from fnn.pruning.scores import (
-    Score,
-    at_random,
-    feature_saliency,
-    gate_saliency,
-    magnitude,
-    obd,
-    schedule,
-    taylor,
-)
+from fnn.pruning.scores import Score, at_random, feature_saliency, gate_saliency, magnitude, obd, schedule, taylor
 
 __all__ = [
     "Links",

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnn.checks import pruned as checks
-from fnn.optimizers import weights_only
-from fnn.optimizers.transforms import Mask
+from fnn.core._labels import written
+from fnn.core.types import Array, Params, Trainer
+from fnn.optimizers.masks import Mask, weights_only
+from fnn.pruning import _checks as pruning_checks
 from fnn.pruning.masks import Links, chosen_leaves, flags_of, without_least
 from fnn.pruning.rounds import Pruner, Quality, Retraining, in_rounds
 from fnn.pruning.scores import Score, feature_saliency
-from fnn.types import Array, Params, Trainer, written
 
 
 def first_weights(params: Params) -> Mask:
@@ -38,7 +38,7 @@ def features_left(links: Links, of: Mask = first_weights) -> Array:
 
 def _rows(leaf: Array) -> Array:
     """The rows of a matrix [i, o], or of matrices [count, i, o] one after the other."""
-    checks.has_rows(leaf)
+    _has_rows(leaf)
     return leaf.reshape(-1, leaf.shape[-1])
 
 
@@ -66,14 +66,14 @@ def remove_features(saliency: Any, links: Links, amount: Any, *, of: Mask = firs
         >>> print(remove_features(saliency, all_links(saliency), 1)["w"][:, 0])  # S_j = 4, 2.5, 4
         [ True False  True]
     """
-    checks.amount(amount)
+    pruning_checks.amount(amount)
     before = features_left(links, of)
     if jax.tree.map(jnp.shape, saliency) == jax.tree.map(jnp.shape, links):
         worth = zip(chosen_leaves(saliency, links, of), chosen_leaves(links, links, of), strict=True)
         counted = [_rows(jnp.where(left, S, jnp.zeros_like(S))) for S, left in worth]
         saliency = jnp.concatenate([feature_saliency(S) for S in counted])
-    checks.worth_of_features(saliency, before.size)
-    checks.no_nan("remove_features", saliency, before, True)
+    _worth_of_features(saliency, before.size)
+    pruning_checks.no_nan("remove_features", saliency, before, True)
     after, first = without_least(saliency, before, amount), 0
     leaves, structure = jax.tree.flatten(links)
     for k, flag in enumerate(jax.tree.leaves(flags_of(links, of))):
@@ -134,7 +134,7 @@ def feature_pruner(
         >>> print(report["kept"], features_left(pruning.links))
         [ True  True False False] [False  True False  True]
     """
-    checks.amounts(amount)
+    pruning_checks.amounts(amount)
 
     def fewer(saliency: Any, links: Links, number: Any) -> Links:
         return remove_features(saliency, links, number, of=of)
@@ -142,3 +142,21 @@ def feature_pruner(
     label = written("feature_pruner", trainer, score, amount=(amount, None), retrain=(retrain, None))
     share = lambda links: jnp.mean(features_left(links, of))  # noqa: E731
     return in_rounds(label, trainer, score, evaluate, fewer, share, amount, retrain, tolerance)
+
+
+def _has_rows(leaf: Any) -> None:
+    """A leaf whose rows are features."""
+    if leaf.ndim < 2:
+        raise ValueError(
+            f"features are the rows of weight matrices [i, o], got a leaf of shape {leaf.shape}; choose by `of` the "
+            "leaves that read the features"
+        )
+
+
+def _worth_of_features(value: Any, count: int) -> None:
+    """A saliency for each feature."""
+    shape = getattr(value, "shape", type(value).__name__)
+    if shape != (count,):
+        raise ValueError(
+            f"a saliency of features must be [{count}], a number for each, or in the shapes of the params, got {shape}"
+        )

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey
 
-from fnn import checks
-from fnn.checks import pruned as more_checks
-from fnn.dtypes import wide
-from fnn.optimizers import weights_only
-from fnn.optimizers.transforms import Mask
-from fnn.types import Array, Optimizer, Params, TrainState, written
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core._numerics import wide
+from fnn.core.types import Array, Optimizer, Params, TrainState
+from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers.masks import Mask, weights_only
+from fnn.pruning import _checks as pruning_checks
 
 Links = Any
 """A pytree of bool arrays in the shapes of the params: True where a link is left."""
@@ -77,10 +78,10 @@ def remove_least(
          [False  True]]
     """
     checks.same_structure("remove_least", "saliency", saliency, "links", links)
-    more_checks.amount(amount)
-    more_checks.scope(scope)
+    pruning_checks.amount(amount)
+    pruning_checks.scope(scope)
     flags = flags_of(links, prunable)
-    more_checks.no_nan("remove_least", saliency, links, flags)
+    pruning_checks.no_nan("remove_least", saliency, links, flags)
     worth, leaves = jax.tree.leaves(saliency), jax.tree.leaves(links)
     new = list(leaves)
     for (copies, _), members in _groups(links, jax.tree.leaves(flags), scope).items():
@@ -146,8 +147,8 @@ def weights_and_biases(params: Params) -> Mask:
 def flags_of(links: Links, prunable: Mask) -> Any:
     """The mask of leaves that a pytree of bools or a function from params gives, with one True at least."""
     flags = prunable(links) if callable(prunable) else prunable
-    checks.is_mask("prunable", flags, links)
-    more_checks.some_prunable(flags)
+    optimizers_checks.is_mask("prunable", flags, links)
+    _some_prunable(flags)
     return flags
 
 
@@ -177,8 +178,8 @@ def sparse(optimizer: Any) -> Optimizer:
         return SparseState(all_links(params), optimizer.init(params))
 
     def update(gradient: Params, state: SparseState, params: Params = None) -> tuple[Any, SparseState]:
-        checks.is_state("sparse", state, SparseState)
-        checks.needs_params("sparse", params)
+        optimizers_checks.is_state("sparse", state, SparseState)
+        optimizers_checks.needs_params("sparse", params)
         updates, inner = optimizer.update(_where(state.links, gradient), state.inner, params)
         kept_or_back = lambda left, u, w: jnp.where(left, u, -w.astype(u.dtype))  # noqa: E731
         return jax.tree.map(kept_or_back, state.links, updates, params), SparseState(state.links, inner)
@@ -224,7 +225,7 @@ def remove_links(state: TrainState, links: Links) -> TrainState:
         return SparseState(left, jax.tree.map(without, node.inner, is_leaf=like_params))
 
     is_sparse = lambda node: isinstance(node, SparseState)  # noqa: E731
-    more_checks.has_sparse(any(map(is_sparse, jax.tree.leaves(state.optimizer_state, is_leaf=is_sparse))))
+    _has_sparse(any(map(is_sparse, jax.tree.leaves(state.optimizer_state, is_leaf=is_sparse))))
     optimizer_state = jax.tree.map(pruned, state.optimizer_state, is_leaf=is_sparse)
     return state._replace(params=_where(links, state.params), optimizer_state=optimizer_state)
 
@@ -244,3 +245,19 @@ def _is_beside(leaf: Any, param: Any) -> bool:
 
 def _where(links: Links, tree: Any) -> Any:
     return jax.tree.map(lambda left, leaf: jnp.where(left, leaf, jnp.zeros_like(leaf)), links, tree)
+
+
+def _some_prunable(flags: Any) -> None:
+    """At least one leaf may be pruned."""
+    if not any(jax.tree.leaves(flags)):
+        raise ValueError(
+            "prunable chooses no leaf of the params; choose some, such as the leaves named w (weights_only)"
+        )
+
+
+def _has_sparse(found: bool) -> None:
+    """A run under whose optimizer removed links stay removed."""
+    if not found:
+        raise ValueError(
+            "removed links would grow again under this run's optimizer; make its trainer with optimizer=sparse(...)"
+        )

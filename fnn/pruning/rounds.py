@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnn import checks
-from fnn.checks import pruned as more_checks
-from fnn.optimizers import weights_only
-from fnn.optimizers.transforms import Mask
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
+from fnn.optimizers.masks import Mask, weights_only
+from fnn.pruning import _checks as pruning_checks
 from fnn.pruning.masks import Links, all_links, remove_least, remove_links, share_left
 from fnn.pruning.scores import Score
-from fnn.training import compiled, run
-from fnn.types import Array, Batch, Params, State, Trainer, TrainState, written
+from fnn.training.trainers import compiled, run
 
 
 class Pruning(NamedTuple):
@@ -52,6 +52,7 @@ class Pruner(NamedTuple):
 
 Quality = Callable[[Params, State], Array]
 """(params, state) -> Q as one number, lower is better"""
+
 Retraining = Callable[[TrainState, Batch], TrainState]
 """(state, data) -> state, as trained until a stopping rule holds"""
 
@@ -101,7 +102,7 @@ def pruner(
         A `Pruner`. Its report holds ``"quality"``, the Q of the network tried; ``"at_once"``, its Q before retraining,
         both [m] for a sequence of m; ``"left"``, the share of links it has left; ``"kept"``, whether it was kept.
     """
-    more_checks.amounts(amount, scope)
+    pruning_checks.amounts(amount, scope)
 
     def fewer(saliency: Any, links: Links, number: Any) -> Links:
         return remove_least(saliency, links, number, scope=scope, prunable=prunable)
@@ -124,7 +125,7 @@ def in_rounds(
     tolerance: Any,
 ) -> Pruner:
     """A pruner that removes by ``fewer(saliency, links, amount)``, of whose links ``share(links)`` are left."""
-    more_checks.is_score(score)
+    _is_score(score)
     quality, above = _qualities(evaluate, tolerance)
     again = _retraining(trainer, retrain)
 
@@ -157,13 +158,13 @@ def _report(quality: Array, at_once: Array, left: Array, kept: Array) -> dict[st
 
 def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Array], Callable[[Array], Array]]:
     """Q of a state, one number or [m]; and the Q that is still allowed, tolerance above it."""
-    functions, tolerances = more_checks.qualities(evaluate, tolerance)
+    functions, tolerances = _checked_qualities(evaluate, tolerance)
 
     def joined(values: list[Any]) -> Array:
         return values[0] if callable(evaluate) else jnp.stack(values)
 
     def quality(state: TrainState) -> Array:
-        found = [more_checks.quality(f(state.params, state.state)) for f in functions]
+        found = [_quality(f(state.params, state.state)) for f in functions]
         dtype = jnp.result_type(*found) if len(found) > 1 else jnp.asarray(found[0]).dtype
         return joined([jnp.asarray(Q, dtype) for Q in found])
 
@@ -173,7 +174,7 @@ def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Ar
 def _retraining(trainer: Trainer, retrain: int | Retraining) -> Retraining:
     """So many steps, or a function of the user's."""
     if callable(retrain):
-        return lambda state, data: more_checks.retrained(retrain(state, data))
+        return lambda state, data: _retrained(retrain(state, data))
     steps = checks.count("retrain", retrain, least=0)
     return lambda state, data: run(trainer, state, data, steps)[0] if steps else state
 
@@ -193,3 +194,46 @@ def prune(pruner: Pruner, state: TrainState, data: Batch, rounds: int) -> tuple[
     """
     rounds = checks.count("rounds", rounds)
     return jax.lax.scan(lambda now, _: pruner.round(now, data), pruner.init(state), length=rounds)
+
+
+def _checked_qualities(evaluate: Any, tolerance: Any) -> tuple[list[Any], list[Any]]:
+    """One function or several that give Q, and for each by how much it may get worse."""
+    functions = list(evaluate) if isinstance(evaluate, list | tuple) and evaluate else [evaluate]
+    for function in functions:
+        checks.is_function("evaluate", function)
+    several = isinstance(tolerance, list | tuple)
+    tolerances = list(tolerance) if several else [tolerance] * len(functions)
+    if several and (callable(evaluate) or len(tolerances) != len(functions)):
+        raise ValueError(
+            f"tolerance must be one number, or one for each of {len(functions)} functions evaluate, got {tolerance!r}"
+        )
+    for one in tolerances:
+        checks.number("tolerance", one, lambda t: t >= 0, "a number >= 0")
+    return functions, tolerances
+
+
+def _retrained(state: Any) -> TrainState:
+    """What a retraining of the user's returns."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"retrain must give the TrainState after training, got {type(state).__name__}; take the state alone, as by "
+            "run_until_stable(…)[0]"
+        )
+    return state
+
+
+def _is_score(value: Any) -> None:
+    """A rule that values links."""
+    if not (hasattr(value, "saliency") and callable(value.saliency)):
+        hint = "call the factory: magnitude(), not magnitude" if callable(value) else "take one such as magnitude()"
+        raise TypeError(
+            f"score must be a Score, got {checks.shown(value)}; {hint}, or wrap a function: Score(label, function)"
+        )
+
+
+def _quality(value: Any) -> jax.Array:
+    """Q as one number."""
+    shape = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), value)
+    if shape != ():
+        raise ValueError(f"evaluate must give Q as one number, lower is better, got {shape}; take the mean")
+    return value

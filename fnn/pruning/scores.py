@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnn import checks
-from fnn.backprop import Gradient, backprop
-from fnn.curvature import gate_curvature, in_chunks, second_derivatives
-from fnn.stages import applied
-from fnn.types import Array, Batch, Layer, Loss, Params, State, written
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core.types import Array, Batch, Layer, Loss, Params, State
+from fnn.derivatives.backpropagation import Gradient, backprop
+from fnn.derivatives.hessian import gate_curvature, in_chunks, second_derivatives
+from fnn.nn.inference import applied
 
 Saliency = Callable[[Params, State, Batch, Array], Any]
 
@@ -43,7 +44,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
     Args:
         net: a layer.
         loss: a loss.
-        exact: exact second derivatives, or those of one pass as in the paper (see `fnn.curvature`).
+        exact: exact second derivatives, or those of one pass as in the paper (see `fnn.derivatives.hessian`).
         gauss_newton: without σ'', as the paper advises: never negative.
         chunk: objects at a time; the exact mode stores width² numbers for each.
 

@@ -1,0 +1,34 @@
+"""Gradients and second derivatives by hand, their products with vectors, their noise; automatic references for all."""
+
+from fnn.derivatives import reference
+from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backprop, objective
+from fnn.derivatives.gauss_newton import Kronecker, ggn_diagonal, ggn_product, kronecker_factors
+from fnn.derivatives.hessian import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
+from fnn.derivatives.matvec import Estimate, Spectrum, hessian_product, hutchinson, lanczos, trace
+from fnn.derivatives.noise import GradientNoise, clip_per_object, gradient_noise
+
+__all__ = [
+    "Estimate",
+    "Gradient",
+    "GradientNoise",
+    "Kronecker",
+    "Objective",
+    "Spectrum",
+    "autodiff",
+    "backprop",
+    "clip_per_object",
+    "gate_curvature",
+    "ggn_diagonal",
+    "ggn_product",
+    "gradient_noise",
+    "hessian_product",
+    "hutchinson",
+    "in_chunks",
+    "kronecker_factors",
+    "lanczos",
+    "objective",
+    "reference",
+    "second_derivatives",
+    "trace",
+    "unit_gate_curvature",
+]

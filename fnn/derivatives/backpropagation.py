@@ -1,0 +1,105 @@
+"""BackProp by hand, and the automatic gradient beside it (slides 11 and 12).
+
+Forward: each layer gives its output and a tape. At the top, ε^L = ∂L/∂a from the loss. Backward: each layer turns the
+error at its output into the error at its input and reads its parameters' share on the way::
+
+    ε^{l−1}_nk = Σ_h ε^l_nh z^l_nh w^l_kh          ∂Q/∂w^l_kh = (1/n) Σ_n ε^l_nh z^l_nh x^{l−1}_nk
+
+which costs O(dim W), where differencing every weight costs O(dim² W).
+
+Errata: the slide of this recursion prints ε^l for ε^L = a − y, lets the sum over h start at 0, where no neuron is, and
+has a stray Σℒ(M_i); "Differentiating a superposition" writes x^l = σ^l(W^l x^{l−1}), which with W^l of H_{l−1} + 1
+rows needs Wᵀ.
+
+`custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective`
+differentiates it without ever seeing a hand-written backward, and is an independent judge of it.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import autodiff, backprop, dense, linear, serial, squared, tanh
+    >>> net = serial(dense(8, tanh), linear(1))
+    >>> x = jnp.linspace(-1, 1, 10)[:, None]
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> given = params, state, (x, jnp.abs(x)), jax.random.key(1)
+    >>> (value, _), by_hand = backprop(net, squared)(*given)
+    >>> (same, _), automatic = autodiff(net, squared)(*given)
+    >>> bool(value == same), all(map(jnp.allclose, jax.tree.leaves(by_hand), jax.tree.leaves(automatic)))
+    (True, True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core.readings import gradient
+from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.derivatives import _checks as derivatives_checks
+
+Objective = Callable[[Params, State, Batch, Array], tuple[Array, State]]
+
+Gradient = Callable[[Params, State, Batch, Array], tuple[tuple[Array, State], Any]]
+
+
+def objective(net: Layer, loss: Loss) -> Objective:
+    """The mean loss of a batch, Q = (1/n) Σ_n ℒ(a(x_n, W), y_n), in the training stage.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> (value, state)`` for `jax.value_and_grad(…, has_aux=True)`.
+    """
+    checks.is_layer("objective", net)
+    checks.is_loss(loss)
+
+    def mean_loss(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, State]:
+        x, y = checks.batch(batch)
+        a, state, _ = net.forward(params, state, x, key)
+        return jnp.mean(loss.value(a, y)), state
+
+    return mean_loss
+
+
+def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
+    """The value and gradient of the mean loss by hand, in the signature of the automatic ones.
+
+    Args:
+        net: a layer; `watch(net)` shows the errors ε and slopes z of every layer too.
+        loss: a loss.
+        read: what to gather at the parameters; see `fnn.core.readings` for what each one gives.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), readings)``, interchangeable with
+        ``jax.value_and_grad(objective(net, loss), has_aux=True)``. `jax.jvp` of it is the Hessian-vector product.
+    """
+    checks.is_layer("backprop", net)
+    checks.is_loss(loss)
+    derivatives_checks.is_reading(read)
+
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        x, y = checks.batch(batch)
+        a, state, tape = net.forward(params, state, x, key)
+        error = loss.slope(a, y) * read.scale(x.shape[0])
+        _, readings = net.backward(params, tape, error, read)
+        return (jnp.mean(loss.value(a, y)), state), readings
+
+    return value_and_readings
+
+
+def autodiff(net: Layer, loss: Loss) -> Gradient:
+    """The automatic twin of `backprop`: the same function by `jax.value_and_grad` of `objective`.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), gradient)``.
+    """
+    return jax.value_and_grad(objective(net, loss), has_aux=True)

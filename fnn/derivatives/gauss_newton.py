@@ -1,0 +1,209 @@
+"""The generalised Gauss–Newton matrix, read from one backward pass over the columns of the loss Hessian's root.
+
+With a = a(x_n, W) the output, J_n = ∂a/∂w its Jacobian and ∇²ℒ = R Rᵀ, R = [r_1 … r_C], the matrix is::
+
+    GGN = (1/n) Σ_n J_nᵀ ∇²ℒ_n J_n = (1/n) Σ_n Σ_c g_nc g_ncᵀ            g_nc = J_nᵀ r_nc
+
+It is the Hessian of Q without the terms with σ'', never indefinite, and for `softmax_cross_entropy` the Fisher matrix.
+Each g_nc is what BackProp makes of the error r_nc, so whatever can be read from gradients of objects can be read from
+these: a backward pass is linear in the error and is vmapped over the columns. A layer S = x w + b meets in it
+s_nc = ∂/∂S, of which only a sum over the columns matters, so the weights are touched once, whatever C is::
+
+    diagonal at w_io  = (1/n) Σ_n x_ni² (Σ_c s_nco²)                                       `ggn_diagonal`
+    block at (w, b)   ≈ A ⊗ G,  A = (1/n) Σ_n x̄_n x̄_nᵀ,  G = (1/n) Σ_nc s_nc s_ncᵀ         `kronecker_factors`
+    GGN v             = (1/n) Σ_n J_nᵀ ∇²ℒ_n (J_n v)                                       `ggn_product`
+
+Exactly, the first two take C backward passes of errors, C = the number of outputs; by ``samples`` m they take m, of
+random mixtures Σ_c ±r_c, whose mean is right for every m and which are off by about 1/√m.
+
+Source: the diagonal after N. Schraudolph, *Fast curvature matrix-vector products*, 2002; the factors after
+J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored approximate curvature*, 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._numerics import wide
+from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
+from fnn.core.types import Array, Batch, Layer, Loss, Params, State
+from fnn.derivatives import _checks as derivatives_checks
+from fnn.derivatives.backpropagation import Gradient
+from fnn.derivatives.hessian import loss_hessian, probe_key
+from fnn.nn.surgery import unwatched
+
+
+def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
+    """The diagonal of the Gauss–Newton matrix, exact or by Monte-Carlo.
+
+    Equal to ``second_derivatives(net, loss, gauss_newton=True)``, which carries a matrix d × d for each object where
+    this carries C columns: take this one for layers wider than the output, and that one for losses without a root.
+
+    Args:
+        net: a layer.
+        loss: a convex loss.
+        samples: None for the exact diagonal; m for the mean of m random columns, drawn with the key.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), diagonal)``, in the signature of `backprop`.
+
+    Raises:
+        ValueError: a loss without a root; when called, a network with batch norm in its training stage.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import linear, squared
+        >>> from fnn.derivatives import ggn_diagonal
+        >>> net, x, y = linear(1), jnp.array([[1.0, 3.0]]), jnp.ones((1, 1))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> _, diagonal = ggn_diagonal(net, squared)(params, state, (x, y), jax.random.key(1))
+        >>> diagonal["w"][:, 0], diagonal["b"]
+        (Array([1., 9.], dtype=float32), Array([1.], dtype=float32))
+    """
+    return _read_from_columns(net, loss, samples, "ggn_diagonal", _diagonal)
+
+
+def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
+    """The Kronecker factors (KFAC) of each layer's block of the Gauss–Newton matrix.
+
+    A ⊗ G *is* the block for a batch of one, and for a network without σ and the loss `squared`; elsewhere it takes
+    x and s for independent.
+
+    Args:
+        net: a layer.
+        loss: a convex loss.
+        samples: as in `ggn_diagonal`.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), factors)`` with a `Kronecker` in the place of
+        each {"w", "b"}, or {"w"} of a layer without biases, whose A is (1/n) Σ x xᵀ, and the Gauss–Newton diagonal in
+        the place of other parameters. In `repeat` the depth comes first.
+
+    Raises:
+        ValueError: as in `ggn_diagonal`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, linear, serial, squared, tanh
+        >>> from fnn.derivatives import kronecker_factors
+        >>> net, x, y = serial(dense(4, tanh), linear(2)), jnp.ones((8, 3)), jnp.ones((8, 2))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> _, (hidden, output) = kronecker_factors(net, squared)(params, state, (x, y), jax.random.key(1))
+        >>> hidden.A.shape, hidden.G.shape, output.A.shape, output.G.shape
+        ((4, 4), (4, 4), (5, 5), (2, 2))
+    """
+    return _read_from_columns(net, loss, samples, "kronecker_factors", _factors)
+
+
+def ggn_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array, Params], Params]:
+    """The Gauss–Newton matrix times a vector, GGN v: forward with a tangent, then one backward pass.
+
+    Costs one gradient and one tangent of the forward pass. Right for batch norm too, whose J is that of the batch.
+
+    Args:
+        net: a layer.
+        loss: any loss; one that is not convex may make the matrix indefinite.
+
+    Returns:
+        A function ``(params, state, (x, y), key, v) -> GGN v``, v in the shapes of the params.
+    """
+    checks.is_layer("ggn_product", net)
+    checks.is_loss(loss)
+
+    def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
+        x, y = checks.batch(batch)
+        v = derivatives_checks.like_params("ggn_product", v, params)
+
+        def output(params: Params) -> tuple[Array, Any]:
+            a, _, tape = net.forward(params, state, x, key)
+            return a, tape
+
+        a, Jv, tape = jax.jvp(output, (params,), (v,), has_aux=True)
+        bent = jnp.einsum("nmk,nk->nm", loss_hessian(loss, a, y), Jv)
+        return unwatched(net.backward(params, tape, bent / x.shape[0], gradient)[1])
+
+    return product
+
+
+def root_columns(loss: Loss, a: Array, y: Array) -> Array:
+    """The columns r_c of the root of every object's loss Hessian, [C, n, M]."""
+    _has_root("root_columns", loss)
+    root = loss.root(a, y)  # pyright: ignore[reportOptionalCall]
+    return jnp.moveaxis(jax.vmap(jnp.diag)(root) if root.ndim == 2 else root, -1, 0)
+
+
+def _mixtures(loss: Loss, a: Array, y: Array, samples: int, key: Array) -> Array:
+    """Σ_c ±r_c/√m with random signs, [m, n, M]: the mean of their outer products is the loss Hessian."""
+    of_root = root_columns(loss, a, y)
+    signs = jax.random.rademacher(key, (samples, *of_root.shape[:2]), a.dtype)
+    return jnp.einsum("scn,cnm->snm", signs, of_root) / jnp.sqrt(jnp.asarray(samples, a.dtype))
+
+
+def _read_from_columns(
+    net: Layer, loss: Loss, samples: int | None, where: str, read: Callable[[Any, int], Any]
+) -> Gradient:
+    checks.is_layer(where, net)
+    _has_root(where, loss)
+    samples = None if samples is None else checks.count("samples", samples)
+
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        x, y = checks.batch(batch)
+        a, state, tape = net.forward(params, state, x, key)
+        errors = root_columns(loss, a, y) if samples is None else _mixtures(loss, a, y, samples, probe_key(key))
+        kept = jax.vmap(lambda error: unwatched(net.backward(params, tape, error, contributions)[1]))(errors)
+        return (jnp.mean(loss.value(a, y)), state), read(kept, x.shape[0])
+
+    return value_and_readings
+
+
+def _diagonal(kept: Any, n: int) -> Params:
+    """(1/n) Σ_n x_n² (Σ_c s_nc²)ᵀ at weights, (1/n) Σ_n Σ_c r_nc² at others, of kept [C, n, …]."""
+
+    def diagonal(node: Any) -> Array:
+        if is_outer(node):
+            x, error = wide(node.x[0]), wide(node.error)
+            squares = Outer(jnp.square(x), jnp.sum(jnp.square(error), axis=0))
+            return (gathered(gradient, squares) / n).astype(node.error.dtype)
+        return (gathered(gradient, jnp.sum(jnp.square(wide(node)), axis=0)) / n).astype(node.dtype)
+
+    return jax.tree.map(diagonal, kept, is_leaf=is_outer)
+
+
+def _factors(kept: Any, n: int) -> Any:
+    def has_weights(node: Any) -> bool:
+        return isinstance(node, dict) and is_outer(node.get("w"))
+
+    def of(node: Any) -> Any:
+        if not has_weights(node):
+            return _diagonal(node, n)
+        x, s = wide((node["w"].x[0], node["w"].error))
+        if "b" in node:
+            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        A, G = jnp.einsum("n...i,n...j->...ij", x, x) / n, jnp.einsum("cn...o,cn...p->...op", s, s) / n
+        return Kronecker(A.astype(node["w"].x.dtype), G.astype(node["w"].error.dtype))
+
+    return jax.tree.map(of, kept, is_leaf=lambda node: has_weights(node) or is_outer(node))
+
+
+class Kronecker(NamedTuple):
+    """The two factors of a layer's block of the Gauss–Newton matrix, which is about A ⊗ G."""
+
+    A: Array
+    """mean of x̄ x̄ᵀ over the objects, [i+1, i+1]: x̄ is x with a 1 behind it for the bias, if there is one"""
+    G: Array
+    """mean over the objects of ∂²L/∂S² without the terms in σ'', [o, o]"""
+
+
+def _has_root(where: str, loss: Loss) -> None:
+    """A loss whose Hessian has a root, so a convex one."""
+    checks.is_loss(loss)
+    if loss.root is None:
+        raise ValueError(
+            f"{where} takes a loss with a root of its Hessian, which {loss} has not, as when it is not convex; "
+            "second_derivatives(net, loss, gauss_newton=True) needs none, or give your own loss one: Loss(…, root=…)"
+        )

@@ -1,0 +1,222 @@
+"""Second derivatives in BackProp (slide "Optimal Brain Damage").
+
+Beside the error ε = ∂L/∂x runs a curvature c = ∂²L/∂x² from the loss down to the inputs. Each layer y = f(x) takes it
+to Jᵀ c J + Σ_k ε_k ∇²f_k, so a layer of neurons S = x w + b, y = σ(S), z = σ'(S) does for each object::
+
+    exact       C_S = diag(z) C diag(z) + diag(σ''(S)∘ε)          C_x = w C_S wᵀ
+    one pass    c_S = z²∘c + σ''(S)∘ε                             c_x = c_S (w∘w)ᵀ
+
+    ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo                        ∂²Q/∂b_o² = (1/n) Σ_n (C_S)_noo
+
+The exact mode carries one matrix an object, and its diagonals are those of the Hessian. The one-pass mode is that of
+Y. LeCun, J. Denker, S. Solla, *Optimal Brain Damage*, 1989, with the exact diagonal of the loss at the top. It drops
+what weights mix from beside the diagonal, so it is exact in the last layer of weights, and in the one below if the
+Hessian of the loss is diagonal, as for `squared` or one logit. Elsewhere it is not.
+
+Erratum: equation 7 of that paper prints −σ''(S)∘ε. The chain rule gives +, as its equation 8 has it.
+
+=========== ======================= ==================================== ======================================
+mode        at the top              more than one gradient costs         σ'' dropped (``gauss_newton=True``)
+=========== ======================= ==================================== ======================================
+exact       the loss's Hessian      6 to 9 gradients, n·d² numbers       diagonal of the Gauss–Newton matrix
+one pass    its diagonal            0.2 to 0.5 gradients                 Levenberg–Marquardt's, never negative
+=========== ======================= ==================================== ======================================
+
+The costs are for 784-128-64-10 and 64-64-64-10 with 128 objects on two CPU cores; the exact one grows with the width d.
+
+Batch norm couples the objects of a batch in training and refuses; so take the derivatives of `applied(net)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._numerics import Sum, mean, narrow, no_sum, plus, wide
+from fnn.core.readings import gradient
+from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.derivatives import _checks as derivatives_checks
+from fnn.derivatives.backpropagation import Gradient
+from fnn.nn._second_order import diagonal
+from fnn.nn.surgery import Pass, watch
+
+
+def second_derivatives(
+    net: Layer, loss: Loss, read: Reading = gradient, *, exact: bool = True, gauss_newton: bool = False
+) -> Gradient:
+    """The diagonal ∂²Q/∂w² of the Hessian of the mean loss, from one forward and one backward pass.
+
+    Args:
+        net: a layer; `watch(net)` shows the curvature at every layer too.
+        loss: a loss.
+        read: what to gather of the objects' second derivatives: by default their mean; `per_object` keeps each.
+        exact: carry every object's whole matrix, or its diagonal only.
+        gauss_newton: leave out the terms with σ''.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), second derivatives)``, in the signature of
+        `backprop` and in the shapes of the params.
+
+    Raises:
+        ValueError: when called, for a network with a layer that has no second derivatives of single objects (batch norm
+            in training) or whose `curve` nobody has written.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, linear, second_derivatives, serial, squared, tanh
+        >>> net, x, y = serial(dense(3, tanh), linear(1)), jnp.ones((2, 2)), jnp.ones((2, 1))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> _, (hidden, output) = second_derivatives(net, squared)(params, state, (x, y), jax.random.key(1))
+        >>> hidden["w"].shape, output["b"]
+        ((2, 3), Array([1.], dtype=float32))
+    """
+    derivatives_checks.is_reading(read)
+    walk = _walk(net, loss, exact, gauss_newton, "second_derivatives")
+
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        value, state, _, readings = walk(params, state, batch, key, read)
+        return (value, state), readings
+
+    return value_and_readings
+
+
+def gate_curvature(
+    net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False
+) -> Callable[[Params, State, Batch, Array], Array]:
+    """∂²Q/∂g_i² [i] for gates g_i = 1 on the inputs, x_i → g_i x_i: what switching a whole feature off would cost.
+
+    Equation, with C = ∂²L/∂x² at the input: ∂²Q/∂g_i² = (1/n) Σ_n x_ni² C_nii. Half of it is the rise of Q to
+    expect where a feature's gate goes from 1 to 0, including how the weights that leave the feature act together.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+        exact: as in `second_derivatives`.
+        gauss_newton: as in `second_derivatives`.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> [i]``.
+    """
+    walk = _walk(net, loss, exact, gauss_newton, "gate_curvature")
+
+    def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Array:
+        _, _, c, _ = walk(params, state, batch, key, gradient)
+        return jnp.sum(jnp.square(batch[0]) * diagonal(c), axis=0)
+
+    return at_gates
+
+
+def unit_gate_curvature(
+    net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False
+) -> Callable[[Params, State, Batch, Array], Any]:
+    """∂²Q/∂g_o² for gates g_o = 1 on the outputs of every layer, y_o → g_o y_o: what a whole unit is worth.
+
+    Equation and options as in `gate_curvature`, with the curvature at each layer's output, which the walk comes by.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> gates`` with an array [o] in the place of the params of each layer;
+        in `repeat` [depth, o].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, linear, serial, squared, tanh
+        >>> from fnn.derivatives import unit_gate_curvature
+        >>> net, x, y = serial(dense(3, tanh), linear(2)), jnp.ones((4, 5)), jnp.ones((4, 2))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> hidden, output = unit_gate_curvature(net, squared)(params, state, (x, y), jax.random.key(1))
+        >>> hidden.shape, output.shape
+        ((3,), (2,))
+    """
+    walk = _walk(watch(net), loss, exact, gauss_newton, "unit_gate_curvature")
+
+    def of_layer(seen: Pass) -> Array:
+        is_matrix = seen.curvature.ndim > seen.y.ndim
+        c = jnp.diagonal(seen.curvature, axis1=-2, axis2=-1) if is_matrix else seen.curvature
+        return jnp.sum(jnp.square(seen.y) * c, axis=-2)
+
+    def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, _, _, passes = walk(params, state, batch, key, gradient)
+        return jax.tree.map(of_layer, passes, is_leaf=lambda node: isinstance(node, Pass))
+
+    return at_gates
+
+
+def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -> Callable[..., tuple]:
+    """The forward pass, and the walk back with error and curvature: (value, state, curvature at x, readings)."""
+    checks.is_layer(where, net)
+    checks.is_loss(loss)
+    curve = checks.curve_of(net)
+
+    def walk(params: Params, state: State, batch: Batch, key: Array, read: Reading) -> tuple:
+        x, y = checks.batch(batch)
+        a, state, tape = net.forward(params, state, x, key)
+        scale = read.scale(x.shape[0])
+        # Every term with σ'' is linear in the error: without an error there is none, and c is Jᵀ c J all the way.
+        error = jnp.zeros_like(a) if gauss_newton else loss.slope(a, y) * scale
+        c = loss_hessian(loss, a, y) if exact else loss.curvature(a, y)
+        _, c, readings = curve(params, tape, error, c * scale, read)
+        return jnp.mean(loss.value(a, y)), state, c, readings
+
+    return walk
+
+
+def probe_key(key: Array) -> Array:
+    """A key for random probes, apart from those of the layers, which take number 0, 1, … of a key."""
+    return jax.random.fold_in(key, 2**32 - 1)
+
+
+def loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
+    """∂²ℒ/∂a_m∂a_k [n, M, M] of each object; the diagonal alone for a loss that is a sum over outputs."""
+    return jax.vmap(jnp.diag)(loss.curvature(a, y)) if loss.hessian is None else loss.hessian(a, y)
+
+
+def in_chunks(value_and_gradient: Gradient, size: int) -> Gradient:
+    """The same value and gradient, a chunk of the batch at a time: less memory for a large batch or an exact curvature.
+
+    Args:
+        value_and_gradient: `backprop(…)`, `second_derivatives(…)` or a function alike which gives means over objects.
+        size: objects in a chunk; what is left over is one smaller chunk.
+
+    Returns:
+        A function of the same signature. The state goes from chunk to chunk, and each chunk draws with its own key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import backprop, in_chunks, linear, squared
+        >>> net, x, y = linear(1), jnp.arange(5.0)[:, None], jnp.ones((5, 1))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> given = params, state, (x, y), jax.random.key(1)
+        >>> whole, parts = backprop(net, squared), in_chunks(backprop(net, squared), 2)
+        >>> all(map(jnp.allclose, jax.tree.leaves(whole(*given)), jax.tree.leaves(parts(*given))))
+        True
+    """
+    checks.is_function("in_chunks", value_and_gradient)
+    size = checks.count("size", size)
+
+    def chunked(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        x, y = checks.batch(batch)
+        n = x.shape[0]
+        whole = n // size
+
+        def add(carry: tuple[State, Sum], part: Any) -> tuple[tuple[State, Sum], None]:
+            state, sum = carry
+            rows, i = part
+            (value, state), g = value_and_gradient(params, state, rows, jax.random.fold_in(key, i))
+            return (state, plus(sum, jax.tree.map(lambda mean: rows[0].shape[0] * mean, wide((value, g))))), None
+
+        (value, _), g = jax.eval_shape(value_and_gradient, params, state, (x[:size], y[:size]), key)
+        carry = state, no_sum((value, g))
+        if whole:
+            rows = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), (x, y))
+            carry, _ = jax.lax.scan(add, carry, (rows, jnp.arange(whole)))
+        if n % size:
+            carry, _ = add(carry, ((x[whole * size :], y[whole * size :]), jnp.asarray(whole)))
+        state, sum = carry
+        value, g = narrow(mean(sum, n), (value, g))
+        return (value, state), g
+
+    return chunked

@@ -1,0 +1,317 @@
+"""Products with the Hessian, and what can be estimated from products alone.
+
+The gradient by hand is plain JAX, so its tangent is the Hessian-vector product H v = ∂g/∂w · v (B. Pearlmutter, *Fast
+exact multiplication by the Hessian*, 1994). Everything else here asks for nothing but products v ↦ M v:
+
+================== ================================================== ====================================
+function           what                                               cost
+================== ================================================== ====================================
+`hessian_product`  H v                                                about 2 gradients
+`hutchinson`       diag H = E v∘Hv, v = ±1 at weights or at units     one product a probe
+`trace`            tr M = E vᵀMv                                      one product a probe
+`lanczos`          eigenvalues of M from its ends inwards             one product a step
+================== ================================================== ====================================
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import linear, squared
+    >>> from fnn.derivatives import hessian_product, lanczos, trace
+    >>> net, x, y = linear(1), jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.zeros((2, 1))
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> H = lambda v: hessian_product(net, squared)(params, state, (x, y), jax.random.key(1), v)
+    >>> H(params)["w"].shape, lanczos(H, params, jax.random.key(2), steps=3).values.shape
+    ((2, 1), (3,))
+    >>> found = trace(H, params, jax.random.key(3), probes=100)
+    >>> bool(abs(found.mean - 3.5) < 5 * found.error)  # H has ½ and 2 for the weights and 1 for the bias
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from fnn.core import _checks as checks
+from fnn.core._numerics import Sum, eigh, mean, narrow, no_sum, plus, units, wide
+from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
+from fnn.core.types import Array, Batch, Layer, Loss, Params, State
+from fnn.derivatives import _checks as derivatives_checks
+from fnn.derivatives.backpropagation import Gradient, backprop
+from fnn.derivatives.hessian import probe_key
+from fnn.nn.surgery import parts_of, unwatched
+
+Product = Callable[[Params], Params]
+"""v ↦ M v for a symmetric M, from and to the shapes of the params."""
+
+
+def hessian_product(
+    net: Layer, loss: Loss, *, reverse: bool = False
+) -> Callable[[Params, State, Batch, Array, Params], Params]:
+    """The Hessian of the mean loss times a vector, H v, through the hand-written backward pass.
+
+    Forward over BackProp, H v = d/dt g(w + t v); in reverse, H v = ∂⟨g, v⟩/∂w. H is symmetric, so both are the same
+    number, found in two orders; a backward pass that is no gradient of anything gives two different ones.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+        reverse: differentiate BackProp in reverse mode, which keeps all of it in memory.
+
+    Returns:
+        A function ``(params, state, (x, y), key, v) -> H v``, v in the shapes of the params.
+    """
+    value_and_gradient = backprop(net, loss)
+
+    def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
+        v = derivatives_checks.like_params("hessian_product", v, params)
+
+        def slope(params: Params) -> Params:
+            return unwatched(value_and_gradient(params, state, batch, key)[1])
+
+        if reverse:
+            return jax.vjp(slope, params)[1](v)[0]
+        return jax.jvp(slope, (params,), (v,))[1]
+
+    return product
+
+
+def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -> Gradient:
+    """An estimate of the diagonal of the Hessian without second derivatives by hand, from random probes v = ±1.
+
+    At weights, diag H = E v∘(H v): every weight hears the noise of all others. At units, the probes shake the
+    pre-activations S of every object by itself, and the weights are reached by the exact last step::
+
+        ∂²L_n/∂S_no² = E v_no (∂ε_n/∂S v)_o          ∂²Q/∂w_io² = (1/n) Σ_n x_ni² ∂²L_n/∂S_no²
+
+    which leaves a small part of the error for the same cost. The mean is right for any number of probes; the error
+    falls as 1/√probes.
+
+    Args:
+        net: a layer; for probes at units, one which draws nothing (else take ``applied(net)``) and couples no objects.
+        loss: a loss.
+        probes: how many, drawn with the key.
+        units: shake units, or weights.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> ((value, state), estimate)``, in the signature of `backprop`.
+
+    Raises:
+        ValueError: for probes at units, a network with dropout; when called, a network of any layers that draws with
+            its key, weights with no bias beside them, and batch norm in its training stage.
+
+    Source: M. Hutchinson, 1990, for the trace; C. Bekas, E. Kokiopoulou, Y. Saad, *An estimator for the diagonal of a
+    matrix*, 2007.
+    """
+    checks.is_layer("hutchinson", net)
+    probes = checks.count("probes", probes)
+    if units:
+        _draws_nothing("hutchinson", parts_of(net))
+    one_probe = _at_units(net, loss) if units else _at_weights(net, loss)
+
+    def value_and_estimate(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        value_and_state, _ = backprop(net, loss)(params, state, batch, key)
+
+        def add(sum: Sum, i: Array) -> tuple[Sum, None]:
+            return plus(sum, one_probe(params, state, batch, key, jax.random.fold_in(probe_key(key), i))), None
+
+        sum, _ = jax.lax.scan(add, no_sum(params), jnp.arange(probes))
+        return value_and_state, narrow(mean(sum, probes), params)
+
+    return value_and_estimate
+
+
+def _signs(key: Array, like: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(like)
+    drawn = [jax.random.rademacher(jax.random.fold_in(key, i), p.shape, p.dtype) for i, p in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, drawn)
+
+
+def _at_weights(net: Layer, loss: Loss) -> Callable[..., Params]:
+    product = hessian_product(net, loss)
+
+    def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
+        v = _signs(own_key, params)
+        return jax.tree.map(jnp.multiply, v, product(params, state, batch, key, v))
+
+    return probe
+
+
+def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
+    """A bias shakes S: here every object has biases, and other parameters that are no weights, of its own."""
+    read = backprop(net, loss, contributions)
+
+    def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
+        x, y = checks.batch(batch)
+        n = x.shape[0]
+        _needs_no_key("hutchinson", net, params, state, x, key)
+        kinds = jax.eval_shape(lambda p: unwatched(read(p, state, (x, y), key)[1]), params)
+        is_weight = jax.tree.map(is_outer, kinds, is_leaf=is_outer)
+        own = jax.tree.map(lambda w, p: None if w else jnp.broadcast_to(p[None], (n, *p.shape)), is_weight, params)
+
+        def of_one(own: Any, x: Array, y: Array) -> Any:
+            merged = jax.tree.map(lambda w, p, o: p if w else o, is_weight, params, own)
+            return unwatched(read(merged, state, (x[None], y[None]), key)[1])
+
+        v = _signs(own_key, own)
+        kept, bent = jax.jvp(lambda own: jax.vmap(of_one)(own, x, y), (own,), (v,))
+        shaken = dict(jax.tree.leaves_with_path(v))
+
+        def square(path: Any, node: Any, bent: Any) -> Any:
+            if not is_outer(node):
+                return shaken[path] * bent[:, 0]
+            sign = shaken[_bias_of(path, shaken)]
+            return Outer(jnp.square(node.x[:, 0]), sign * bent.error[:, 0])
+
+        at_units = jax.tree.map_with_path(square, kept, bent, is_leaf=is_outer)
+        return jax.tree.map(lambda total: total / n, gathered(gradient, at_units))
+
+    return probe
+
+
+class Estimate(NamedTuple):
+    """A mean over random probes."""
+
+    mean: Array
+    error: Array
+    """its standard error; NaN for a single probe"""
+
+
+def trace(product: Product, like: Params, key: Array, probes: int = 32) -> Estimate:
+    """The trace of a matrix from products, tr M = E vᵀMv for random v = ±1.
+
+    Args:
+        product: v ↦ M v, such as a `hessian_product` with all but v given.
+        like: params, for their shapes and dtypes.
+        key: a key.
+        probes: how many products to take.
+
+    Returns:
+        An `Estimate`, in float32 at least.
+    """
+    checks.is_function("trace: product", product)
+    probes = checks.count("probes", probes)
+    flat, unravel = ravel_pytree(like)
+
+    def probe(i: Array) -> Array:
+        v = jax.random.rademacher(jax.random.fold_in(key, i), flat.shape, flat.dtype)
+        return wide(v) @ wide(ravel_pytree(product(unravel(v)))[0])
+
+    found = jax.lax.map(probe, jnp.arange(probes))
+    spread = jnp.std(found, ddof=1) if probes > 1 else jnp.full((), jnp.nan, found.dtype)
+    return Estimate(jnp.mean(found), spread / jnp.sqrt(jnp.asarray(probes, found.dtype)))
+
+
+class Spectrum(NamedTuple):
+    """What `lanczos` found, k steps."""
+
+    values: Array
+    """estimates of eigenvalues [k], the largest first"""
+    errors: Array
+    """how far each is from an eigenvalue at most, [k]"""
+    vectors: Array
+    """unit vectors [k, dim W] to go with them; ``ravel_pytree(params)[1]`` brings one into the shapes of the params"""
+
+
+def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spectrum:
+    """Eigenvalues of a symmetric matrix from products, the outer ones first.
+
+    The matrix is projected onto span{q, Mq, M²q, …} from a random q, where it is tridiagonal. Each new direction is
+    made orthogonal to all before it, twice, so that no eigenvalue is found again by rounding. Where the span is
+    invariant a new random direction goes on; with as many steps as there are parameters all eigenvalues are exact.
+
+    Args:
+        product: v ↦ M v, such as a `hessian_product` or a `ggn_product` with all but v given.
+        like: params, for their shapes and dtypes.
+        key: a key.
+        steps: products to take, at most dim W; keeps as many vectors.
+
+    Returns:
+        A `Spectrum`, values and errors in float32 at least. Every product is brought to unit size first, so that
+        matrices of any scale will do. The errors count the rounding of the products as 4 eps of the largest value, eps
+        of the params' dtype.
+
+    Raises:
+        ValueError: more steps than parameters.
+
+    Source: C. Lanczos, 1950; full reorthogonalisation as in B. Parlett, *The symmetric eigenvalue problem*, chapter 13.
+    """
+    checks.is_function("lanczos: product", product)
+    flat, unravel = ravel_pytree(like)
+    steps = _at_most("steps", steps, flat.size, "the number of parameters")
+
+    def orthogonal(v: Array, basis: Array) -> Array:
+        for _ in range(2):
+            v = v - (basis @ v) @ basis
+        return v
+
+    def drawn(i: Array) -> Array:
+        return wide(jax.random.normal(jax.random.fold_in(key, i), flat.shape, flat.dtype))
+
+    def step(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+        basis, q = carry
+        basis = basis.at[i].set(q)
+        image = wide(ravel_pytree(product(unravel(q.astype(flat.dtype))))[0])
+        unit = units(image[None])[0]
+        image = image * (1 / unit)
+        rest = orthogonal(image, basis)
+        beta = jnp.linalg.norm(rest)
+        is_new = beta > jnp.finfo(q.dtype).eps * jnp.linalg.norm(image) * 10
+        other = orthogonal(drawn(i + 1), basis)
+        following = jnp.where(is_new, rest / jnp.where(is_new, beta, 1), other / jnp.linalg.norm(other))
+        return (basis, following), (image @ q, jnp.where(is_new, beta, 0), unit)
+
+    first = drawn(jnp.zeros((), jnp.int32))
+    start = jnp.zeros((steps, flat.size), first.dtype), first / jnp.linalg.norm(first)
+    (basis, _), (alpha, beta, unit) = jax.lax.scan(step, start, jnp.arange(steps))
+    largest = jnp.max(unit)
+    share = unit * (1 / largest)  # a power of two, as the units are: the tridiagonal matrix is found at unit size
+    alpha, beta = alpha * share, beta * share
+    beside = jnp.diag(beta[:-1], 1)
+    values, within = eigh(jnp.diag(alpha) + beside + beside.T)
+    rounding = 4 * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
+    errors = jnp.abs(beta[-1] * within[-1]) + rounding
+    found = largest * values[::-1], largest * errors[::-1], within[:, ::-1].T @ basis
+    return Spectrum(found[0], found[1], found[2].astype(flat.dtype))
+
+
+def _draws_nothing(where: str, parts: Iterable[Layer]) -> None:
+    """Layers of which none says that it drops neurons at random."""
+    for part in parts:
+        if part.stages is not None and part.stages.keep is not None:
+            raise _draws(where, part)
+
+
+def _needs_no_key(where: str, net: Layer, *given: Any) -> None:
+    """A network whose forward pass draws nothing, whatever its layers say, at these params, state, x and key."""
+    if derivatives_checks.uses_key(net, *given):
+        raise _draws(where, net)
+
+
+def _draws(where: str, layer: Layer) -> ValueError:
+    return ValueError(
+        f"{where} with probes at units takes each object by itself, where {layer} would draw another mask than "
+        "for the batch; take fnn.applied(net) of a layer with `stages`, or units=False"
+    )
+
+
+def _bias_of(path: tuple[Any, ...], known: Iterable[Any]) -> tuple[Any, ...]:
+    """The path of the bias that stands beside the weight at `path`."""
+    beside = (*path[:-1], jax.tree_util.DictKey("b"))
+    if beside not in known:
+        raise ValueError(
+            f"probes at units reach a weight through the bias beside it, {{'w': …, 'b': …}}, and the weight "
+            f"params{jax.tree_util.keystr(path)} has none; take units=False"
+        )
+    return beside
+
+
+def _at_most(name: str, value: Any, most: int, what: str) -> int:
+    """A count that something else bounds."""
+    value = checks.count(name, value)
+    if value > most:
+        raise ValueError(f"{name} must be at most {what}, which is {most}, got {value}")
+    return value

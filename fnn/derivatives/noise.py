@@ -1,0 +1,196 @@
+"""What the objects' own gradients say together: how noisy a batch's gradient is, and clipping each of them.
+
+Neither forms a gradient of a single object. With g_n the gradient of object n, g their mean over a batch of n, and the
+Gram matrix ⟨g_n, g_m⟩ from the reading `gram`, all of `GradientNoise` follows from n² numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._numerics import lengths, narrow, ratio, safe_sqrt, units, wide
+from fnn.core.readings import beyond_rounding, gradient, gram
+from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.derivatives import _checks as derivatives_checks
+from fnn.derivatives.backpropagation import Gradient, backprop
+from fnn.nn.surgery import unwatched
+
+
+def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
+    """Diagnostics of gradient noise from one forward and one backward pass.
+
+    Costs one backward pass with the reading `gram`; its n² numbers of each layer are two products of [n, width].
+
+    Args:
+        net: a layer.
+        loss: a loss.
+
+    Returns:
+        A function ``(params, state, (x, y), key) -> GradientNoise``.
+
+    Raises:
+        ValueError: when called, for a batch of one, and for a network with batch norm in its training stage.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import linear, squared
+        >>> from fnn.derivatives import gradient_noise
+        >>> net, x, y = linear(1), jnp.array([[1.0], [1.0]]), jnp.array([[0.0], [2.0]])
+        >>> params, state = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, ()
+        >>> noise = gradient_noise(net, squared)(params, state, (x, y), jax.random.key(0))
+        >>> float(noise.squared_norm), float(noise.variance), float(noise.noise_scale)
+        (2.0, 4.0, inf)
+
+    Source: S. McCandlish and others, *An empirical model of large-batch training*, 2018, for the noise scale;
+    R. Byrd and others, 2012, for the norm test; R. Bollapragada, R. Byrd, J. Nocedal, *Adaptive sampling strategies for
+    stochastic optimization*, 2018, for the other two.
+    """
+    read = backprop(net, loss, gram)
+
+    def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
+        n = checks.batch(batch)[0].shape[0]
+        derivatives_checks.several_objects("gradient_noise", n)
+        (value, _), of_leaves = read(params, state, batch, key)
+        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
+
+    return noise
+
+
+def noise_of(G: Array) -> GradientNoise:
+    """The diagnostics from the Gram matrix [n, n] of the objects' gradients, n ≥ 2.
+
+    With 1 for a vector of ones: ‖g‖² = 1ᵀG1/n², ⟨g_n, g⟩ = (G1)_n/n, tr Σ = (tr G − n‖g‖²)/(n − 1), and across g lies
+    tr G − Σ_n ⟨g_n, g⟩²/‖g‖².
+    """
+    n, G = G.shape[0], wide(G)
+    along, total = jnp.mean(G, axis=1), jnp.trace(G)
+    norm2 = jnp.maximum(jnp.mean(along), 0)
+    variance = beyond_rounding(total - n * norm2, total, n) / (n - 1)
+    along_g = ratio(jnp.where(norm2 > 0, jnp.sum(jnp.square(along)), 0), norm2)
+    across = beyond_rounding(total - along_g, total, n)
+    spread = jnp.where(variance == 0, 0, jnp.var(along, ddof=1))
+    return GradientNoise(
+        squared_norm=norm2,
+        variance=variance,
+        noise_scale=ratio(variance, jnp.maximum(norm2 - variance / n, 0)),
+        norm_test=safe_sqrt(ratio(variance, n * norm2)),
+        inner_product_test=ratio(safe_sqrt(spread / n), norm2),
+        orthogonality_test=safe_sqrt(ratio(across / (n - 1), n * norm2)),
+    )
+
+
+def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
+    """BackProp with every object's gradient clipped to a norm before the mean is taken, as in DP-SGD.
+
+    Equation, with θ the threshold::
+
+        g = (1/n) Σ_n min(1, θ/‖g_n‖) g_n
+
+    Two backward passes of one tape: the first reads the norms, the second starts from errors ε_n shortened by each
+    object's factor, for a backward pass is linear in the error. No object moves g by more than 2θ/n. The sum that
+    DP-SGD adds noise to is n g, and the noise is the user's to add.
+
+    Norms are found in float32 at least, from lengths in units of their largest entry and of errors in units of theirs,
+    so that no square overflows and no exploding gradient is lost. The second pass is at unit size too, and what is left
+    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An object whose
+    gradient is NaN makes g NaN, as in `backprop`: which object to leave out is the user's to decide.
+
+    Args:
+        threshold: θ > 0; may be traced.
+
+    Returns:
+        A function ``(net, loss) -> gradient`` as `backprop` is one: ``trainer(…, gradient=clip_per_object(1.0))``.
+
+    Raises:
+        ValueError: θ ≤ 0; when called, a network with batch norm in its training stage.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import linear, squared
+        >>> from fnn.derivatives import clip_per_object
+        >>> net, x, y = linear(1), jnp.array([[0.0], [0.0]]), jnp.array([[8.0], [0.5]])
+        >>> params, state = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, ()
+        >>> _, g = clip_per_object(1.0)(net, squared)(params, state, (x, y), jax.random.key(0))
+        >>> g["b"]  # the mean of −8, clipped to −1, and −½
+        Array([-0.75], dtype=float32)
+
+    Source: M. Abadi and others, *Deep learning with differential privacy*, 2016; the norms without gradients, as in
+    `squared_norm`.
+    """
+    checks.positive("threshold", threshold)
+
+    def clipping(net: Layer, loss: Loss) -> Gradient:
+        checks.is_layer("clip_per_object", net)
+        checks.is_loss(loss)
+
+        def clipped(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Params]:
+            x, y = checks.batch(batch)
+            a, state, tape = net.forward(params, state, x, key)
+            error = loss.slope(a, y)
+            unit = units(error)
+            at_unit = wide(error) * (1 / unit)[:, None]
+            _, of_leaves = net.backward(params, tape, at_unit.astype(error.dtype), _NORM)
+            norm = lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(unwatched(of_leaves))], axis=1))
+            theta = jnp.asarray(threshold, norm.dtype)
+            share = jnp.minimum(unit, theta / jnp.where(norm == 0, theta / unit, norm))
+            at_unit, rest = _at_unit_size(at_unit, share, norm)
+            _, g = net.backward(params, tape, at_unit.astype(error.dtype), gradient)
+            shortened = jax.tree.map(lambda total: total * (rest / x.shape[0]).astype(total.dtype), wide(g))
+            return (jnp.mean(loss.value(a, y)), state), narrow(shortened, g)
+
+        return clipped
+
+    return clipping
+
+
+def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Array]:
+    """Errors [n, o] and a number whose products are at_unit ∘ share, so scaled that float16 holds what BackProp makes.
+
+    With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
+    object without a gradient, which counts for no maximum, may have the larger share.
+    """
+    most = jax.lax.stop_gradient(jnp.max(jnp.where(norm == 0, 0, share), initial=0))
+    most = jnp.where(most == 0, 1, most)
+    longest = jax.lax.stop_gradient(jnp.max(jnp.abs(at_unit), axis=1))
+    r = jnp.minimum(share / most, 1 / longest)
+    total = jax.lax.stop_gradient(jnp.sum(jnp.where(r == 0, 0, r * norm)))
+    scale = 2.0**14 / jnp.maximum(total, 2.0**14)
+    return at_unit * (r * scale)[:, None], most / scale
+
+
+_NORM = Reading(
+    label="norm",
+    outer=lambda x, error: lengths(x) * lengths(error),
+    rows=lengths,
+    stack=lambda stacked: lengths(stacked.T),
+    scale=lambda n: 1.0,
+    linear=False,
+)
+"""‖g_n‖ at a leaf, [n]: the square root of `squared_norm`, where that would overflow too."""
+
+
+class GradientNoise(NamedTuple):
+    """How the gradients of single objects scatter around their mean g over a batch of n, in float32 at least.
+
+    Every ratio of noise to signal is 0 where the objects agree, 0/0 too, and infinite where they scatter and show no
+    signal. A variance of at most n eps of Σ_n ‖g_n‖² is rounding and counts as 0.
+    """
+
+    squared_norm: Array
+    """‖g‖²"""
+    variance: Array
+    """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single object's gradient"""
+    noise_scale: Array
+    """tr Σ/|G|² with the unbiased |G|² = ‖g‖² − tr Σ/n, or 0 if that is negative: the batch size at which noise and
+    signal are equal, the inverse of one object's signal-to-noise ratio"""
+    norm_test: Array
+    """√(tr Σ/(n‖g‖²)), the relative error of g; an adaptive batch grows while this exceeds a θ < 1"""
+    inner_product_test: Array
+    """√(Var⟨g_n, g⟩/(n‖g‖⁴)): the same along g, which is what a step feels first"""
+    orthogonality_test: Array
+    """√(E‖g_n − (⟨g_n, g⟩/‖g‖²) g‖²/(n‖g‖²)): the same across g"""

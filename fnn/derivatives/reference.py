@@ -1,0 +1,318 @@
+"""Automatic twins of what `fnn` reads from its backward pass: a few lines each, and dear.
+
+Each function here has the name and the signature of its twin by hand and finds the same numbers by JAX's derivatives of
+the plain forward pass, never meeting a hand-written one. They are for comparing: n gradients, Jacobians and
+Hessians are formed on the way, so small networks are what they are for.
+
+=========================== ============================================================= ========================
+here                        what                                                          by hand
+=========================== ============================================================= ========================
+`read(reading)`             the reading, from the gradients of all objects                `backprop(…, reading)`
+`gradient_noise`            the definitions, on the gradients of all objects              `gradient_noise`
+`clip_per_object`           the clipped mean of the gradients of all objects              `clip_per_object`
+`hessian_diagonal`          the diagonals of `jax.hessian` of all objects' losses         `second_derivatives`
+`gate_curvature`            the diagonal of `jax.hessian` of Q by the gates               `gate_curvature`
+`unit_gate_curvature`       the same by gates on the outputs of all layers                `unit_gate_curvature`
+`ggn_diagonal`              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`           `ggn_diagonal`
+`kronecker_factors`         A from what each layer was given, G from the Jacobian by S    `kronecker_factors`
+`hessian_product`           `jax.jvp` of `jax.grad` of Q                                  `hessian_product`
+`ggn_product`               Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose              `ggn_product`
+`hessian`, `ggn`            the whole matrix [dim W, dim W]; `jnp.trace` and              `trace`, `lanczos`
+                            `jnp.linalg.eigvalsh` take the rest from it
+=========================== ============================================================= ========================
+
+What is random by hand (`hutchinson`, and `ggn_diagonal` and `kronecker_factors` by samples) has for its mean the twin
+of what it estimates. The second derivatives in one pass are an approximation and have none where they are not exact.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn.derivatives import reference as automatic
+    >>> from fnn import backprop, dense, linear, serial, squared, squared_norm, tanh
+    >>> net, x, y = serial(dense(4, tanh), linear(1)), jnp.ones((3, 2)), jnp.ones((3, 1))
+    >>> given = *net.init(jax.random.key(0), x), (x, y), jax.random.key(1)
+    >>> by_hand, twin = backprop(net, squared, squared_norm), automatic.read(net, squared, squared_norm)
+    >>> all(map(jnp.allclose, jax.tree.leaves(by_hand(*given)[1]), jax.tree.leaves(twin(*given)[1])))
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from fnn.core.readings import contributions, gradient, is_outer, per_object
+from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.derivatives import _checks as derivatives_checks
+from fnn.derivatives.backpropagation import Gradient, objective
+from fnn.derivatives.gauss_newton import Kronecker
+from fnn.derivatives.noise import GradientNoise
+from fnn.nn.surgery import each_part, unwatched
+
+Product = Callable[[Params, State, Batch, Array, Params], Params]
+
+Matrix = Callable[[Params, State, Batch, Array], Array]
+
+
+def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
+    """The losses [n] of single objects, and the state."""
+
+    def each(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, State]:
+        a, state, _ = net.forward(params, state, batch[0], key)
+        return loss.value(a, batch[1]), state
+
+    return each
+
+
+def read(net: Layer, loss: Loss, reading: Reading) -> Gradient:
+    """A reading of the gradients g_n of single objects, which are the rows of the Jacobian of the losses."""
+
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        n = batch[0].shape[0]
+        each, new_state = _losses(net, loss)(params, state, batch, key)
+        g = jax.jacrev(lambda p: _losses(net, loss)(p, state, batch, key)[0])(params)
+        return (jnp.mean(each), new_state), jax.tree.map(lambda leaf: reading.rows(leaf * reading.scale(n)), g)
+
+    return value_and_readings
+
+
+def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
+    """(1/n) Σ_n min(1, θ/‖g_n‖) g_n from the gradients of all objects."""
+
+    def clipping(net: Layer, loss: Loss) -> Gradient:
+        def clipped(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Params]:
+            each, new_state = _losses(net, loss)(params, state, batch, key)
+            g = jax.jacrev(lambda p: _losses(net, loss)(p, state, batch, key)[0])(params)
+            norm = jnp.sqrt(sum(jnp.sum(leaf.reshape(leaf.shape[0], -1) ** 2, axis=1) for leaf in jax.tree.leaves(g)))
+            share = jnp.where(norm > threshold, threshold / norm, 1).astype(norm.dtype)
+            mean = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1) / norm.size, g)
+            return (jnp.mean(each), new_state), mean
+
+        return clipped
+
+    return clipping
+
+
+def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
+    """The means, variances and lengths that `GradientNoise` names, of the gradients g_n [n, dim W]."""
+
+    def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
+        n = batch[0].shape[0]
+        each = jax.tree.leaves(read(net, loss, per_object)(params, state, batch, key)[1])
+        g = jnp.concatenate([leaf.reshape(n, -1) for leaf in each], axis=1)
+        mean = jnp.mean(g, axis=0)
+        norm2, along = mean @ mean, g @ mean
+        across = g - along[:, None] / norm2 * mean[None, :]
+        pairs = (jnp.sum(g @ g.T) - jnp.sum(jnp.square(g))) / (n * (n - 1))  # the mean of ⟨g_n, g_m⟩ over n ≠ m
+        variance = jnp.sum(jnp.square(g - mean[None, :])) / (n - 1)
+        return GradientNoise(
+            squared_norm=norm2,
+            variance=variance,
+            noise_scale=jnp.where(pairs > 0, variance / pairs, jnp.inf),
+            norm_test=jnp.sqrt(variance / n / norm2),
+            inner_product_test=jnp.std(along, ddof=1) / jnp.sqrt(jnp.asarray(n, g.dtype)) / norm2,
+            orthogonality_test=jnp.sqrt(jnp.sum(jnp.square(across)) / (n - 1) / n / norm2),
+        )
+
+    return noise
+
+
+def hessian_diagonal(net: Layer, loss: Loss, reading: Reading = gradient) -> Gradient:
+    """What to gather of ∂²L_n/∂w², the diagonals of `jax.hessian` of all objects' losses, one row of it at a time."""
+
+    def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        flat, unravel = ravel_pytree(params)
+        slopes = jax.jacrev(lambda w: _losses(net, loss)(unravel(w), state, batch, key)[0])
+        units = jnp.eye(flat.size, dtype=flat.dtype)
+        each = jax.lax.map(lambda unit: jax.jvp(slopes, (flat,), (unit,))[1] @ unit, units)
+        scale = reading.scale(batch[0].shape[0])
+        readings = jax.tree.map(reading.rows, jax.vmap(unravel)(each.T * scale))
+        return objective(net, loss)(params, state, batch, key), readings
+
+    return value_and_readings
+
+
+def hessian(net: Layer, loss: Loss) -> Matrix:
+    """∇²Q [dim W, dim W], in the order of `jax.flatten_util.ravel_pytree`."""
+
+    def matrix(params: Params, state: State, batch: Batch, key: Array) -> Array:
+        flat, unravel = ravel_pytree(params)
+        return jax.hessian(lambda w: objective(net, loss)(unravel(w), state, batch, key)[0])(flat)
+
+    return matrix
+
+
+def ggn(net: Layer, loss: Loss) -> Matrix:
+    """(1/n) Σ_n J_nᵀ ∇²ℒ_n J_n [dim W, dim W], with every Jacobian J_n [M, dim W] formed."""
+
+    def matrix(params: Params, state: State, batch: Batch, key: Array) -> Array:
+        flat, unravel = ravel_pytree(params)
+        output = lambda w: net.forward(unravel(w), state, batch[0], key)[0]  # noqa: E731
+        J = jax.jacrev(output)(flat)
+        return jnp.einsum("nmv,nmk,nkw->vw", J, _loss_hessian(loss, output(flat), batch[1]), J) / J.shape[0]
+
+    return matrix
+
+
+def ggn_diagonal(net: Layer, loss: Loss) -> Gradient:
+    """The diagonal of `ggn`."""
+
+    def value_and_diagonal(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        diagonal = jnp.diagonal(ggn(net, loss)(params, state, batch, key))
+        return objective(net, loss)(params, state, batch, key), ravel_pytree(params)[1](diagonal)
+
+    return value_and_diagonal
+
+
+def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
+    """A and G at every layer of weights, of what it was given and of J_n = ∂a_n/∂S; `ggn_diagonal` at other params.
+
+    ∂a_n/∂S is the Jacobian by b, or without b by a shift of S, the weights of a constant feature 1 that starts at 0.
+    """
+
+    def value_and_factors(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
+        kept = _kept(net, params, state, batch[0], key)
+        output = lambda p: each_part(_shifting, net).forward(p, state, batch[0], key)[0]  # noqa: E731
+        with_shifts = jax.tree.map(_with_shift, kept, params, is_leaf=_has_weights)
+        H = _loss_hessian(loss, output(with_shifts), batch[1])
+        value_and_state, diagonal = ggn_diagonal(net, loss)(params, state, batch, key)
+
+        def of(kept: Any, x: Any, J: Any, diagonal: Any) -> Any:
+            if not _has_weights(kept):
+                return diagonal
+            x, n = x["w"], H.shape[0]
+            if "b" in kept:
+                x, J = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1), J["b"]
+            else:
+                J = J["shift"]
+            G = jnp.einsum("nm...o,nmk,nk...p->...op", J, H, J)
+            return Kronecker(jnp.einsum("...ni,...nj->...ij", x, x) / n, G / n)
+
+        given = _given(net, params, state, batch[0], key)
+        trees = kept, given, jax.jacrev(output)(with_shifts), diagonal
+        return value_and_state, jax.tree.map(of, *trees, is_leaf=_has_weights)
+
+    return value_and_factors
+
+
+def _kept(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
+    """The shapes of what a backward pass contributes at the params; an `Outer` is what tells a layer of weights."""
+
+    def contributed(params: Params) -> Any:
+        y, _, tape = net.forward(params, state, x, key)
+        return unwatched(net.backward(params, tape, y, contributions)[1])
+
+    return jax.eval_shape(contributed, params)
+
+
+def _has_weights(kept: Any) -> bool:
+    return isinstance(kept, dict) and is_outer(kept.get("w"))
+
+
+def _with_shift(kept: Any, node: Any) -> Any:
+    is_without = _has_weights(kept) and "b" not in kept
+    return node | {"shift": jnp.zeros_like(node["w"][..., 0, :])} if is_without else node
+
+
+def _shifting(part: Layer) -> Layer:
+    """The layer that takes a shift of S = x w beside w, as weights of one more feature, 1."""
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        if not (isinstance(params, dict) and "shift" in params):
+            return part.forward(params, state, x, key)
+        w = jnp.concatenate([params["w"], params["shift"][None, :]])
+        return part.forward({"w": w}, state, jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1), key)
+
+    return part._replace(forward=forward)
+
+
+def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
+    """The x [n, i] that each layer was given in the place of each of its params, [depth, n, i] in `repeat`."""
+
+    def telling(part: Layer) -> Layer:
+        # The new state goes up through every composite, and may as well carry x.
+        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, Any, tuple[()]]:
+            return part.forward(params, state, x, key)[0], jax.tree.map(lambda leaf: x, params), ()
+
+        return part._replace(forward=forward)
+
+    return each_part(telling, net).forward(params, state, x, key)[1]
+
+
+def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
+    """∇²ℒ_n [n, M, M] from the loss's value alone."""
+    return jax.vmap(lambda a, y: jax.hessian(lambda a: loss.value(a[None], y[None])[0])(a))(a, y)
+
+
+def hessian_product(net: Layer, loss: Loss) -> Product:
+    """H v, the tangent of the automatic gradient."""
+
+    def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
+        v = derivatives_checks.like_params("hessian_product", v, params)
+        slope = jax.grad(lambda p: objective(net, loss)(p, state, batch, key)[0])
+        return jax.jvp(slope, (params,), (v,))[1]
+
+    return product
+
+
+def ggn_product(net: Layer, loss: Loss) -> Product:
+    """Jᵀ ∇²ℒ J v/n."""
+
+    def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
+        x, y = batch
+        v = derivatives_checks.like_params("ggn_product", v, params)
+        a, push = jax.linearize(lambda p: net.forward(p, state, x, key)[0], params)
+        bent = jax.jvp(jax.grad(lambda a: jnp.mean(loss.value(a, y))), (a,), (push(v),))[1]
+        return jax.linear_transpose(push, params)(bent)[0]
+
+    return product
+
+
+def gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], Array]:
+    """∂²Q/∂g_i² [i] for gates on the inputs."""
+
+    def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Array:
+        x, y = batch
+        gated = lambda g: objective(net, loss)(params, state, (x * g[None, :], y), key)[0]  # noqa: E731
+        return jnp.diagonal(jax.hessian(gated)(jnp.ones(x.shape[1], x.dtype)))
+
+    return at_gates
+
+
+class _Gated(NamedTuple):
+    state: State
+    gate: Array
+
+
+def unit_gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], Any]:
+    """∂²Q/∂g_o² [o] for gates on the outputs of every layer, which travel in the place of the layer's state."""
+    is_gated = lambda node: isinstance(node, _Gated)  # noqa: E731
+
+    def with_ones(part: Layer) -> Layer:
+        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, _Gated, tuple[()]]:
+            y = part.forward(params, state, x, key)[0]
+            return y, _Gated(state, jnp.ones(y.shape[1], y.dtype)), ()
+
+        return part._replace(forward=forward)
+
+    def gating(part: Layer) -> Layer:
+        def forward(params: Params, state: _Gated, x: Array, key: Array) -> tuple[Array, State, Any]:
+            y, after, tape = part.forward(params, state.state, x, key)
+            return y * state.gate[None, :], after, tape
+
+        return part._replace(forward=forward)
+
+    def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, open_, _ = each_part(with_ones, net).forward(params, state, batch[0], key)
+        flat, unravel = ravel_pytree(jax.tree.map(lambda node: node.gate, open_, is_leaf=is_gated))
+
+        def gated(g: Array) -> Array:
+            gates = jax.tree.map(lambda node, gate: node._replace(gate=gate), open_, unravel(g), is_leaf=is_gated)
+            return objective(each_part(gating, net), loss)(params, gates, batch, key)[0]
+
+        return unravel(jnp.diagonal(jax.hessian(gated)(flat)))
+
+    return at_gates

@@ -1,0 +1,122 @@
+"""Networks: activations, losses, initializers, and layers with forward and hand-written backward on one screen.
+
+Index letters, here as everywhere: ``n`` object of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
+pass x is [n, i] and y is [n, o]; in a backward pass ``error`` comes in as ∂L/∂y [n, o] and goes out as ∂L/∂x [n, i].
+Parameters take the dtype of the x a layer is initialised with, and a layer refuses objects of another.
+
+Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): c is ∂²L/∂y² on its
+way in, the diagonal [n, o] or each object's whole matrix [n, o, o], and ∂²L/∂x² on its way out.
+
+A new layer is a function that returns `Layer(label, init, apply, forward, backward, curve)`; `from_function` makes one
+from a function whose backward nobody has derived.
+
+Combinators take layers and return a layer, so all of them nest. Laws, held by the tests: `serial` is associative up to
+the nesting of its parameters; `serial()` is its identity; `repeat(f, 1)`, `parallel(f, 1)`, `remat(f)`,
+`in_precision(f, its own dtype)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a composite is
+its parts' backwards in reverse. Part i gets the key ``fold_in(key, i)``, so a part that draws nothing costs nothing.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import dense, gradient, tanh
+    >>> layer, x = dense(2, tanh), jnp.ones((3, 4))
+    >>> params, state = layer.init(jax.random.key(0), x)
+    >>> y, state, tape = layer.forward(params, state, x, jax.random.key(1))
+    >>> error, readings = layer.backward(params, tape, jnp.ones_like(y), gradient)
+    >>> layer, error.shape, {name: r.shape for name, r in readings.items()}
+    (dense(2, tanh), (3, 4), {'w': (4, 2), 'b': (2,)})
+"""
+
+from fnn.nn.activations import gaussian, heaviside, identity, leaky_relu, logarithmic, relu, sigmoid, softplus, tanh
+from fnn.nn.compositions import ColumnsTape, columns, serial
+from fnn.nn.copies import parallel, repeat
+from fnn.nn.dropouts import DropoutTape, dropout, inverted_dropout
+from fnn.nn.elementwise import ActivateTape, PReLUTape, activate, prelu
+from fnn.nn.functions import FunctionTape, as_function, from_function
+from fnn.nn.inference import applied, monte_carlo, thinned_average
+from fnn.nn.initializers import (
+    Initializer,
+    constant,
+    glorot_uniform,
+    he,
+    orthogonal,
+    uniform,
+    uniform_fan_in,
+    uniform_fan_out,
+    zeros,
+)
+from fnn.nn.losses import (
+    binary_cross_entropy,
+    exponential_margin,
+    hinge_margin,
+    logistic_margin,
+    sigmoid_margin,
+    softmax_cross_entropy,
+    squared,
+)
+from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
+from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
+from fnn.nn.precision import in_precision
+from fnn.nn.surgery import Pass, each_part, parts_of, unwatched, watch
+from fnn.nn.wrappers import RematTape, remat, residual
+
+__all__ = [
+    "ActivateTape",
+    "BatchNormState",
+    "BatchNormTape",
+    "ColumnsTape",
+    "DenseTape",
+    "DropoutTape",
+    "FunctionTape",
+    "Initializer",
+    "LinearTape",
+    "PReLUTape",
+    "Pass",
+    "RematTape",
+    "activate",
+    "applied",
+    "as_function",
+    "batch_norm",
+    "binary_cross_entropy",
+    "columns",
+    "constant",
+    "dense",
+    "dropout",
+    "each_part",
+    "exponential_margin",
+    "from_function",
+    "gaussian",
+    "glorot_uniform",
+    "he",
+    "heaviside",
+    "hinge_margin",
+    "identity",
+    "in_precision",
+    "inverted_dropout",
+    "leaky_relu",
+    "linear",
+    "logarithmic",
+    "logistic_margin",
+    "monte_carlo",
+    "orthogonal",
+    "parallel",
+    "parts_of",
+    "prelu",
+    "relu",
+    "remat",
+    "repeat",
+    "residual",
+    "serial",
+    "sigmoid",
+    "sigmoid_margin",
+    "softmax_cross_entropy",
+    "softplus",
+    "squared",
+    "tanh",
+    "thinned_average",
+    "uniform",
+    "uniform_fan_in",
+    "uniform_fan_out",
+    "unwatched",
+    "watch",
+    "zeros",
+]

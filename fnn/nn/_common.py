@@ -1,0 +1,26 @@
+"""What layers and combinators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from fnn.core import _checks as checks
+from fnn.core.types import Array, Layer, Params, State
+
+
+def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State]]:
+    """init of a layer that has nothing to train and nothing to remember."""
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x)
+        return (), ()
+
+    return init
+
+
+def output(layer: Layer, params: Params, state: State, x: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a layer's output, from the layer's own apply."""
+    return jax.eval_shape(layer.apply, params, state, jax.ShapeDtypeStruct(x.shape, x.dtype))

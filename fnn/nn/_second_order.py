@@ -1,0 +1,65 @@
+"""The algebra of second derivatives that BackProp carries from layer to layer, in its two modes.
+
+Beside the error ε = ∂L/∂x [n, o] runs a curvature c, whose rank tells how much of ∂²L/∂x² it is:
+
+=========== ====================================== ======================================================
+c           what it is                             what is lost on the way down
+=========== ====================================== ======================================================
+[n, o]      the diagonal ∂²L/∂x_no²                what weights mix from beside the diagonal (one pass)
+[n, o, o]   all of ∂²L/∂x_no∂x_np, per object      nothing (exact)
+=========== ====================================== ======================================================
+
+A layer y = f(x) takes c to Jᵀ c J + Σ_k ε_k ∇²f_k, with J = ∂y/∂x. Below are the products Jᵀ c J of the layers there
+are; each stands for both modes, so that a layer writes its recursion once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core.types import Array
+
+
+def is_exact(c: Array) -> bool:
+    """Whether c holds each object's whole matrix."""
+    return c.ndim == 3
+
+
+def diagonal(c: Array) -> Array:
+    """∂²L/∂x_no² [n, o]."""
+    return jnp.diagonal(c, axis1=1, axis2=2) if is_exact(c) else c
+
+
+def plus_diagonal(c: Array, d: Array) -> Array:
+    """c + diag(d), for d [n, o] such as σ''∘ε."""
+    return c + jax.vmap(jnp.diag)(d) if is_exact(c) else c + d
+
+
+def scaled(c: Array, z: Array) -> Array:
+    """diag(z) c diag(z), for the slopes z [n, o] of a layer that acts on every neuron alone."""
+    return z[:, :, None] * c * z[:, None, :] if is_exact(c) else jnp.square(z) * c
+
+
+def through_weights(c: Array, w: Array) -> Array:
+    """w c wᵀ, for weights w [i, o]; of a diagonal c the diagonal, c (w∘w)ᵀ."""
+    return jnp.einsum("io,nop,jp->nij", w, c, w) if is_exact(c) else c @ jnp.square(w).T
+
+
+def half_through(backward: Callable[[Array], Array], c: Array) -> Array:
+    """Jᵀ c [n, i, o] for whole matrices c [n, o, o], by the backward pass of a layer: error -> error."""
+    return jax.vmap(backward, in_axes=2, out_axes=2)(c)
+
+
+def both_through(backward: Callable[[Array], Array], c: Array) -> Array:
+    """Jᵀ c J [n, i, i] for whole matrices c [n, o, o], by the backward pass of a layer: error -> error."""
+    return half_through(backward, jnp.swapaxes(half_through(backward, c), 1, 2))
+
+
+def own_slopes(backward: Callable[[Array], Array], like: Array) -> Array:
+    """The diagonal ∂y_no/∂x_no [n, o] of a Jacobian, by o backward passes; like is [n, o]."""
+    n, width = like.shape
+    eye = jnp.broadcast_to(jnp.eye(width, dtype=like.dtype)[None], (n, width, width))
+    return diagonal(half_through(backward, eye))

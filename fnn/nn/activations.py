@@ -1,0 +1,150 @@
+"""Activation functions σ(S) with σ' and σ'' by hand (slides "Activation functions", "ReLU and PReLU").
+
+Every function is elementwise, keeps shape and dtype, and is finite with finite derivatives for every finite S: the
+slide's e^z and e^{2z} overflow as printed, so each is written in a form that does not. Nor does any take a number from
+one that is nearly equal: 1 − s, 1 − t² and S² − 1 are found without the difference, so that they keep their digits.
+
+Of σ the slide "One-layer net" asks that it be continuous, monotone and preferably differentiable. H is not continuous
+and G is not monotone, though both are on the next slide; the others are all three, ReLU except at its kink.
+
+Where a derivative jumps, the choice is that of `jax.grad` of the function of the same name in `jax.nn`:
+
+=============== ======= ==========================================================
+activation      σ(0)    σ'(0)
+=============== ======= ==========================================================
+`heaviside`     0       0, as everywhere
+`relu`          0       0
+`leaky_relu(α)` 0       1: `jax.nn.leaky_relu` counts S = 0 to the positive side
+=============== ======= ==========================================================
+
+Example:
+    >>> import jax.numpy as jnp
+    >>> from fnn import tanh
+    >>> S = jnp.array([-1.0, 0.0, 1e30])
+    >>> tanh
+    tanh
+    >>> print(tanh.value(S), tanh.slope(S))
+    [-0.7615942  0.         1.       ] [0.4199743 1.        0.       ]
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core._numerics import logistic, logistic_density, wide
+from fnn.core.types import Activation, Array
+
+
+def _heaviside(S: Array) -> Array:
+    return jnp.where(jnp.isnan(S), S, (S > 0).astype(S.dtype))
+
+
+def _relu_slope(S: Array) -> Array:
+    # [S > 0]. A product with a converted comparison becomes a selection, which XLA does not vectorise on a CPU: in a
+    # small network the backward pass of this layer then takes three times as long.
+    return jnp.maximum(jnp.sign(S), 0)
+
+
+def _sigmoid_curvature(S: Array) -> Array:
+    return -jnp.tanh(S / 2) * logistic_density(S)
+
+
+@jax.custom_jvp
+def _tanh(S: Array) -> Array:
+    return jnp.tanh(S)
+
+
+@_tanh.defjvp
+def _tanh_jvp(S: tuple[Array], tangent: tuple[Array]) -> tuple[Array, Array]:
+    s = jax.nn.sigmoid
+    return _tanh(*S), 4 * s(2 * S[0]) * s(-2 * S[0]) * tangent[0]  # JAX would take 1 − t² from 1, and lose it at ±9
+
+
+def _tanh_slope(S: Array) -> Array:
+    return 4 * logistic_density(2 * S)
+
+
+def _tanh_curvature(S: Array) -> Array:
+    return -2 * jnp.tanh(S) * _tanh_slope(S)
+
+
+def _asinh_slope(S: Array) -> Array:
+    m = jax.lax.stop_gradient(jnp.maximum(jnp.abs(S), 1))  # the slope is the same for every m; at m = 1, S² overflows
+    return jax.lax.rsqrt(jnp.square(S / m) + jnp.square(1 / m)) / m
+
+
+def _asinh_curvature(S: Array) -> Array:
+    slope = _asinh_slope(S)
+    return -(S * slope) * slope * slope
+
+
+def _gaussian(S: Array) -> Array:
+    wider = wide(S)  # S² rounded to few digits would be a factor of e^{±S²·eps}
+    return jnp.exp(-wider * wider / 2).astype(S.dtype)
+
+
+def _gaussian_slope(S: Array) -> Array:
+    return -S * _gaussian(S)
+
+
+def _gaussian_curvature(S: Array) -> Array:
+    return (S - 1) * _gaussian(S) * (S + 1)  # S² − 1 would cancel at 1, and (S² − 1)·G be ∞·0 far out
+
+
+heaviside = Activation("heaviside", _heaviside, jnp.zeros_like, jnp.zeros_like)
+"""H(S) = [S > 0], the threshold of the McCulloch–Pitts neuron. H' = 0: nothing learns through it."""
+
+sigmoid = Activation("sigmoid", logistic, logistic_density, _sigmoid_curvature)
+"""s = 1/(1 + e^−S);  s' = s(1 − s) = s(S)s(−S);  s'' = s(1 − s)(1 − 2s) = −tanh(S/2) s'."""
+
+tanh = Activation("tanh", _tanh, _tanh_slope, _tanh_curvature)
+"""t = tanh S;  t' = 1 − t² = 4s'(2S) with s' of the sigmoid;  t'' = −2t(1 − t²)."""
+
+logarithmic = Activation("logarithmic", jnp.arcsinh, _asinh_slope, _asinh_curvature)
+"""L = ln(S + √(S² + 1)) = asinh S;  L' = 1/√(S² + 1);  L'' = −S/(S² + 1)^{3/2}. Unbounded: it has no asymptote to
+paralyse on."""
+
+gaussian = Activation("gaussian", _gaussian, _gaussian_slope, _gaussian_curvature)
+"""G = e^{−S²/2};  G' = −S·G;  G'' = (S² − 1)·G. The slide gives no formula; the course's other texts do."""
+
+identity = Activation("identity", lambda S: S, jnp.ones_like, jnp.zeros_like)
+"""Z = S, the linear neuron;  Z' = 1;  Z'' = 0."""
+
+relu = Activation("relu", jax.nn.relu, _relu_slope, jnp.zeros_like)
+"""max(0, S);  slope [S > 0], so 0 at the kink;  curvature 0."""
+
+softplus = Activation("softplus", jax.nn.softplus, logistic, logistic_density)
+"""ln(1 + e^S), the smooth ReLU;  slope s = 1/(1 + e^−S);  curvature s(1 − s)."""
+
+
+def leaky_relu(alpha: float = 0.01) -> Activation:
+    """max(0, S) + α·min(0, S) with α fixed; slope 1 for S ≥ 0 and α below; curvature 0.
+
+    Args:
+        alpha: slope of the negative side, a finite number or a tracer. The layer `prelu` trains it.
+
+    Returns:
+        The activation.
+
+    Raises:
+        ValueError: where alpha is not one finite number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(leaky_relu(0.1).value(jnp.array([-2.0, 3.0])))
+        [-0.2  3. ]
+    """
+    checks.finite("alpha", alpha)
+
+    def slope(S: Array) -> Array:
+        return jnp.where(S >= 0, jnp.ones_like(S), jnp.asarray(alpha, S.dtype))
+
+    return Activation(
+        label=written("leaky_relu", alpha),
+        value=lambda S: jnp.where(S >= 0, S, jnp.asarray(alpha, S.dtype) * S),
+        slope=slope,
+        curvature=jnp.zeros_like,
+    )

@@ -1,0 +1,196 @@
+"""Layers one after another, and side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core.readings import gradient
+from fnn.core.types import Array, Layer, Params, Reading, State
+from fnn.nn import _checks as nn_checks
+from fnn.nn._common import output
+from fnn.nn._second_order import both_through, is_exact
+
+
+class ColumnsTape(NamedTuple):
+    """What `columns` keeps: the tapes of its parts, and how wide each part's output is."""
+
+    tapes: tuple[Any, ...]
+    widths: tuple[Array, ...]
+    """empty arrays [0, o]: their shapes say the widths, for a tape holds arrays only"""
+
+
+def serial(*layers: Layer) -> Layer:
+    """One layer after another, y = f_L(… f_2(f_1(x))); the backward pass runs "back to front", as the lecture puts it.
+
+    Args:
+        *layers: any number of layers; none gives the identity.
+
+    Returns:
+        A layer whose params, state and tape are tuples in the order of composition.
+
+    Raises:
+        TypeError: an argument that is not a layer.
+    """
+    _are_layers("serial", layers)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        params, states = [], []
+        for i, layer in enumerate(layers):
+            p, s = layer.init(jax.random.fold_in(key, i), x)
+            x = output(layer, p, s, x)
+            params.append(p)
+            states.append(s)
+        return tuple(params), tuple(states)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        nn_checks.parts(label, len(layers), params=params, state=state)
+        for layer, p, s in zip(layers, params, state, strict=True):
+            x = layer.apply(p, s, x)
+        return x
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        nn_checks.parts(label, len(layers), params=params, state=state)
+        states, tapes = [], []
+        for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
+            x, s, tape = layer.forward(p, s, x, jax.random.fold_in(key, i))
+            states.append(s)
+            tapes.append(tape)
+        return x, tuple(states), tuple(tapes)
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        readings = []
+        for layer, p, t in reversed(list(zip(layers, params, tape, strict=True))):
+            error, reading = layer.backward(p, t, error, read)
+            readings.append(reading)
+        return error, tuple(reversed(readings))
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        return _curve_in_reverse(layers, params, tape, error, c, read)
+
+    label = f"serial({', '.join(map(str, layers))})"
+    return Layer(label, init, apply, forward, backward, curve, layers, serial)
+
+
+def _curve_in_reverse(
+    layers: tuple[Layer, ...], params: Params, tape: Any, error: Array, c: Array, read: Reading
+) -> tuple[Array, Array, Any]:
+    readings = []
+    for layer, p, t in reversed(list(zip(layers, params, tape, strict=True))):
+        error, c, reading = checks.curve_of(layer)(p, t, error, c, read)
+        readings.append(reading)
+    return error, c, tuple(reversed(readings))
+
+
+def columns(*slices: tuple[int, Layer]) -> Layer:
+    """Layers side by side on slices of the features, their outputs joined: neurons of one layer may differ in σ.
+
+    Equations, with x = [x_1 | x_2 | …] cut at the given widths::
+
+        y = [f_1(x_1) | f_2(x_2) | …]        ∂L/∂x = [∂L/∂x_1 | ∂L/∂x_2 | …]
+        ∂²L/∂x_a∂x_b = J_aᵀ (∂²L/∂y_a∂y_b) J_b for slices a ≠ b;   within a slice it is the slice's own
+
+    Args:
+        *slices: pairs (number of features, layer), at least one; the numbers must add up to the width of x.
+
+    Returns:
+        A layer whose params, state and tape are tuples in the order of the slices.
+
+    Raises:
+        TypeError: an argument that is not such a pair.
+        ValueError: an x of another width than the slices take together.
+
+    Example:
+        >>> from fnn import activate, columns, linear, relu, serial, tanh
+        >>> serial(linear(8), columns((5, activate(tanh)), (3, activate(relu))))
+        serial(linear(8), columns((5, activate(tanh)), (3, activate(relu))))
+    """
+    _slices("columns", slices)
+    widths, layers = zip(*slices, strict=True)
+    cuts = [sum(widths[:i]) for i in range(1, len(widths))]
+
+    def cut(x: Array) -> list[Array]:
+        checks.features(label, x, sum(widths))
+        return jnp.split(x, cuts, axis=1)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x, sum(widths))
+        likes = [jax.ShapeDtypeStruct((x.shape[0], width), x.dtype) for width in widths]
+        parts = [layer.init(jax.random.fold_in(key, i), likes[i]) for i, layer in enumerate(layers)]
+        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        nn_checks.parts(label, len(layers), params=params, state=state)
+        parts = zip(layers, params, state, cut(x), strict=True)
+        return jnp.concatenate([layer.apply(p, s, x_i) for layer, p, s, x_i in parts], axis=1)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        nn_checks.parts(label, len(layers), params=params, state=state)
+        parts = [
+            layer.forward(p, s, x_i, jax.random.fold_in(key, i))
+            for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, cut(x), strict=True))
+        ]
+        ys, states, tapes = zip(*parts, strict=True)
+        return jnp.concatenate(ys, axis=1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
+
+    def backward(params: Params, tape: ColumnsTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
+        errors, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
+        return jnp.concatenate(errors, axis=1), readings
+
+    def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        curves = [partial(checks.curve_of(layer), p, t) for layer, p, t in zip(layers, params, tape.tapes, strict=True)]
+        errors, own, readings = _curve_apart(curves, tape, error, c, read)
+        if is_exact(c):
+            between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
+            return errors, _with_blocks(between, own, [0, *cuts]), readings
+        return errors, jnp.concatenate(own, axis=1), readings
+
+    label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
+    rebuild = lambda *parts: columns(*zip(widths, parts, strict=True))  # noqa: E731
+    return Layer(label, init, apply, forward, backward, curve, layers, rebuild)
+
+
+def _split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:
+    """What stands at the outputs, cut into the slices' own."""
+    ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(tape.widths))]
+    return jnp.split(error, ends, axis=axis)
+
+
+def _curve_apart(
+    curves: Sequence[Callable], tape: ColumnsTape, error: Array, c: Array, read: Reading
+) -> tuple[Array, Sequence[Array], Any]:
+    """Each slice's curve by itself: the errors joined, the slices' own curvatures, the readings."""
+    own = [_split(tape, row, axis=2)[i] if is_exact(c) else row for i, row in enumerate(_split(tape, c))]
+    below = [curve(e, block, read) for curve, e, block in zip(curves, _split(tape, error), own, strict=True)]
+    errors, own, readings = zip(*below, strict=True)
+    return jnp.concatenate(errors, axis=1), own, readings
+
+
+def _with_blocks(c: Array, blocks: Sequence[Array], starts: Sequence[int]) -> Array:
+    """The matrices c with other blocks [n, i, i] on their diagonal."""
+    for block, start in zip(blocks, starts, strict=True):
+        c = jax.lax.dynamic_update_slice(c, block, (0, start, start))
+    return c
+
+
+def _are_layers(where: str, values: Sequence[Any]) -> None:
+    """Layers, each of them."""
+    for value in values:
+        checks.is_layer(where, value)
+
+
+def _slices(where: str, pairs: Sequence[Any]) -> None:
+    """Pairs (number of features, layer), at least one."""
+    if not pairs:
+        raise ValueError(f"{where} needs at least one pair (number of features, layer), got none")
+    for pair in pairs:
+        if not isinstance(pair, tuple) or isinstance(pair, Layer) or len(pair) != 2:
+            raise TypeError(f"{where} takes pairs (number of features, layer), got {checks.shown(pair)}")
+        checks.count(f"{where}: number of features", pair[0])
+        checks.is_layer(where, pair[1])

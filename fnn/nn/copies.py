@@ -1,0 +1,177 @@
+"""Many copies of a layer, in a row or side by side, as a program whose size does not grow with their number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core.readings import gradient
+from fnn.core.types import Array, Layer, Params, Reading, State
+from fnn.nn import _checks as nn_checks
+from fnn.nn._common import output
+from fnn.nn._second_order import both_through, is_exact
+from fnn.nn.surgery import Pass
+
+
+def repeat(layer: Layer, depth: int) -> Layer:
+    """The same kind of layer `depth` times in a row, each with weights of its own, by `jax.lax.scan`.
+
+    Computes what ``serial(layer, …, layer)`` does, but the program, and so its compile time, does not grow with depth.
+
+    Args:
+        layer: a layer whose output has the shape of its input.
+        depth: how many, at least 1.
+
+    Returns:
+        A layer whose params, state and tape are those of `layer` with a first axis [depth, …].
+
+    Raises:
+        ValueError: the layer changes the width, or depth < 1.
+    """
+    checks.is_layer("repeat", layer)
+    depth = checks.count("depth", depth)
+    label = f"repeat({layer}, {depth})"
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(depth))
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        params, state = jax.eval_shape(layer.init, key, like)
+        nn_checks.keeps_shape(label, x, output(layer, params, state, x))
+        return jax.vmap(lambda k: layer.init(k, like))(keys)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        def one(x: Array, part: Any) -> tuple[Array, None]:
+            p, s = part
+            return layer.apply(p, s, x), None
+
+        return jax.lax.scan(one, x, (params, state), length=depth)[0]
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        def one(x: Array, part: Any) -> tuple[Array, Any]:
+            p, s, i = part
+            y, s, tape = layer.forward(p, s, x, jax.random.fold_in(key, i))
+            return y, (s, tape)
+
+        y, (state, tape) = jax.lax.scan(one, x, (params, state, jnp.arange(depth)))
+        return y, state, tape
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        def one(error: Array, part: Any) -> tuple[Array, Any]:
+            p, t = part
+            return layer.backward(p, t, error, read)
+
+        error, readings = jax.lax.scan(one, error, (params, tape), length=depth, reverse=True)
+        return error, _stacked(read, readings)
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        def one(carry: tuple[Array, Array], part: Any) -> tuple[tuple[Array, Array], Any]:
+            error, c, readings = checks.curve_of(layer)(*part, *carry, read)
+            return (error, c), readings
+
+        (error, c), readings = jax.lax.scan(one, (error, c), (params, tape), length=depth, reverse=True)
+        return error, c, _stacked(read, readings)
+
+    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: repeat(part, depth))
+
+
+def parallel(layer: Layer, count: int) -> Layer:
+    """The same kind of layer `count` times side by side, each on its slice of the features, with weights of its own.
+
+    Computes what ``columns((width, layer), …, (width, layer))`` does for slices of equal width, by `jax.vmap`, so that
+    the program, and so its compile time, does not grow with the count.
+
+    Args:
+        layer: any layer.
+        count: how many, at least 1.
+
+    Returns:
+        A layer whose params, state and tape are those of `layer` with a first axis [count, …].
+
+    Raises:
+        ValueError: count < 1, or an x whose width it does not divide.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, parallel, tanh
+        >>> net = parallel(dense(5, tanh), 3)
+        >>> params, state = net.init(jax.random.key(0), jnp.zeros((1, 6)))
+        >>> params["w"].shape, net.apply(params, state, jnp.zeros((7, 6))).shape
+        ((3, 2, 5), (7, 15))
+    """
+    checks.is_layer("parallel", layer)
+    count = checks.count("count", count)
+    label = f"parallel({layer}, {count})"
+
+    def keys(key: Array) -> Array:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+
+    def cut(x: Array) -> Array:
+        width = _equal_slices(label, x, count)
+        return jnp.swapaxes(x.reshape(x.shape[0], count, width), 0, 1)
+
+    def joined(parts: Array) -> Array:
+        return jnp.swapaxes(parts, 0, 1).reshape(parts.shape[1], -1)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        like = jax.ShapeDtypeStruct((x.shape[0], _equal_slices(label, x, count)), x.dtype)
+        return jax.vmap(lambda key: layer.init(key, like))(keys(key))
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        return joined(jax.vmap(layer.apply, axis_size=count)(params, state, cut(x)))
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        y, state, tape = jax.vmap(layer.forward)(params, state, cut(x), keys(key))
+        return joined(y), state, tape
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        errors, readings = jax.vmap(lambda p, t, e: layer.backward(p, t, e, read))(params, tape, cut(error))
+        return joined(errors), _stacked(read, readings)
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        one = lambda p, t, e, c: checks.curve_of(layer)(p, t, e, c, read)  # noqa: E731
+        own = _diagonal_blocks(c, count) if is_exact(c) else cut(c)
+        errors, own, readings = jax.vmap(one)(params, tape, cut(error), own)
+        if not is_exact(c):
+            return joined(errors), joined(own), _stacked(read, readings)
+        between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
+        return joined(errors), _with_diagonal_blocks(between, own), _stacked(read, readings)
+
+    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: parallel(part, count))
+
+
+def _diagonal_blocks(c: Array, count: int) -> Array:
+    """The blocks [count, n, o, o] on the diagonal of matrices [n, count·o, count·o]."""
+    n, width = c.shape[0], c.shape[1] // count
+    return jnp.moveaxis(jnp.diagonal(c.reshape(n, count, width, count, width), axis1=1, axis2=3), -1, 0)
+
+
+def _with_diagonal_blocks(c: Array, blocks: Array) -> Array:
+    """The matrices [n, count·o, count·o] with other blocks [count, n, o, o] on their diagonal."""
+    count, n, width, _ = blocks.shape
+    k = jnp.arange(count)
+    return c.reshape(n, count, width, count, width).at[:, k, :, k, :].set(blocks).reshape(c.shape)
+
+
+def _stacked(read: Reading, readings: Any) -> Any:
+    """Join what a scan has stacked; of what `watch` saw, only the readings are the reading's to join."""
+
+    def join(node: Any) -> Any:
+        if isinstance(node, Pass):
+            return node._replace(readings=jax.tree.map(read.stack, node.readings))
+        return read.stack(node)
+
+    return jax.tree.map(join, readings, is_leaf=lambda node: isinstance(node, Pass))
+
+
+def _equal_slices(where: str, x: Any, count: int) -> int:
+    """A width of features that so many equal slices make up; the width of one."""
+    checks.features(where, x)
+    if x.shape[1] % count:
+        raise ValueError(
+            f"{where} cuts x into {count} equal slices, and its width {x.shape[1]} is no multiple of {count} (x has "
+            f"shape {x.shape}); take slices of different widths by columns"
+        )
+    return x.shape[1] // count

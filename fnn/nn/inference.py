@@ -1,0 +1,183 @@
+"""The two stages of dropout and batch norm, and the networks dropout averages (slide "Interpretations of Dropout").
+
+A network with N neurons that may be dropped is 2^N networks with common weights. Training sees one of them at a time;
+application should average them all. For a linear output over one dropped layer the average is what the rule (1 − p)
+gives, exactly; for a softmax over it, so is the normalised geometric mean; else the rule approximates.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import dense, dropout, linear, serial, tanh
+    >>> net, x = serial(dense(8, tanh), dropout(0.5), linear(2)), jnp.ones((3, 4))
+    >>> params, state = net.init(jax.random.key(0), x)
+    >>> bool(jnp.allclose(thinned_average(net, params, state, x), net.apply(params, state, x), atol=1e-6))
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._numerics import wide
+from fnn.core.types import Array, Layer, Params, Stages, State
+from fnn.nn.dropouts import DropoutTape
+from fnn.nn.surgery import each_part, parts_of
+
+MOST_NEURONS = 16
+
+
+def applied(net: Layer) -> Layer:
+    """The network whose training stage is the application stage of another: no neuron dropped, no batch looked at.
+
+    Its forward is deterministic and judges each object by itself, batch norm included, by the running estimates. So
+    every reading and second derivative can be had of it, for instance to prune a trained network.
+
+    Args:
+        net: any layer.
+
+    Returns:
+        A layer with the params and state of `net`.
+
+    Example:
+        >>> from fnn import applied, batch_norm, dense, dropout, serial, tanh
+        >>> applied(serial(dense(4, tanh), dropout(0.5), batch_norm()))
+        serial(dense(4, tanh), applied(dropout(0.5)), applied(batch_norm()))
+    """
+    checks.is_layer("applied", net)
+    return each_part(lambda part: part if part.stages is None else part.stages.applied, net)
+
+
+def monte_carlo(net: Layer, samples: int) -> Callable[[Params, State, Array, Array], Array]:
+    """Dropout kept on in application: the outputs of randomly thinned networks, for a mean and a spread.
+
+    All else, such as batch norm, is as in application. From Y. Gal and Z. Ghahramani, *Dropout as a Bayesian
+    approximation*, 2016; every object and every sample draws masks of its own.
+
+    Args:
+        net: a network with dropout layers.
+        samples: how many outputs to draw.
+
+    Returns:
+        A function ``(params, state, x [n, i], key) -> [samples, n, M]``; its mean over the first axis is the
+        prediction, its standard deviation the uncertainty.
+
+    Raises:
+        ValueError: a network that drops nothing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import dense, dropout, linear, serial, tanh
+        >>> from fnn.nn import monte_carlo
+        >>> net, x = serial(dense(16, tanh), dropout(0.2), linear(1)), jnp.ones((5, 3))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> drawn = monte_carlo(net, samples=100)(params, state, x, jax.random.key(1))
+        >>> drawn.shape, drawn.std(axis=0).shape
+        ((100, 5, 1), (5, 1))
+    """
+    checks.is_layer("monte_carlo", net)
+    samples = checks.count("samples", samples)
+    if not _dropouts(net):
+        raise ValueError(f"monte_carlo draws thinned networks, and {net} drops no neurons; add dropout(p) to it")
+    dropping = _dropping(net)
+
+    def draw(params: Params, state: State, x: Array, key: Array) -> Array:
+        keys = jax.random.split(key, samples)
+        return jax.vmap(lambda key: dropping.forward(params, state, x, key)[0])(keys)
+
+    return draw
+
+
+def thinned_average(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: Array,
+    of: Callable[[Array], Array] = lambda a: a,
+    batch_size: int = 256,
+) -> Array:
+    """The mean over all 2^N thinned networks, Σ_ξ P(ξ) of(a(x; ξ)), every mask ξ in {0, 1}^N enumerated.
+
+    The slide "Interpretations of Dropout" counts 2^N networks of N weights: what a mask drops are N *neurons*. A mask
+    is common to the objects, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in their application stage.
+    With ``of=jax.nn.log_softmax`` a softmax of the result is the normalised geometric mean of the networks.
+
+    Args:
+        net: a network with dropout layers, N ≤ 16 neurons under them in all.
+        params: of the network.
+        state: of the network.
+        x: objects [n, i].
+        of: what to average, a function of the output [n, M].
+        batch_size: networks computed at a time; more are faster and take more memory.
+
+    Returns:
+        The mean, in the shape of ``of(a)``.
+
+    Raises:
+        ValueError: no neurons to drop, or more than 16; a dropout within `repeat`, `parallel` or `remat`, where
+            one layer stands for several or keeps no tape.
+    """
+    checks.is_layer("thinned_average", net)
+    checks.is_function("of", of)
+    keeps, widths = [stages.keep for stages in _dropouts(net)], _dropped_widths(net, params, state, x)
+    if len(keeps) != len(widths):
+        raise ValueError(
+            f"thinned_average enumerates the masks of dropout layers that stand by themselves, and in {net} some stand "
+            "within repeat, parallel or remat; write serial(layer, …) for repeat(layer, …), columns for parallel, "
+            "leave remat out"
+        )
+    N = sum(widths)
+    if not 1 <= N <= MOST_NEURONS:
+        raise ValueError(
+            f"thinned_average enumerates 2^N masks for 1 to {MOST_NEURONS} dropped neurons, {net} has N = {N}; "
+            "sample them by monte_carlo instead"
+        )
+    dtype = wide(x).dtype
+    keep = jnp.concatenate([jnp.full(width, p, dtype) for p, width in zip(keeps, widths, strict=True)])
+
+    def weighted(code: Array) -> Array:
+        mask = (code >> jnp.arange(N) & 1).astype(x.dtype)
+        probability = jnp.prod(jnp.where(mask == 1, keep, 1 - keep))
+        masks = iter(jnp.split(mask, [sum(widths[: i + 1]) for i in range(len(widths) - 1)]))
+        a, _, _ = _thinned(net, masks).forward(params, state, x, jax.random.key(0))
+        return probability * wide(of(a))
+
+    block = 2 ** min(N, checks.count("batch_size", batch_size).bit_length() - 1)
+    codes = jnp.arange(2**N).reshape(-1, block)
+
+    def add(total: Array, codes: Array) -> tuple[Array, None]:
+        return total + jnp.sum(jax.vmap(weighted)(codes), axis=0), None
+
+    like = jax.eval_shape(weighted, codes[0, 0])
+    return jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), codes)[0].astype(x.dtype)
+
+
+def _dropping(net: Layer) -> Layer:
+    """The network that drops neurons as in training and is applied otherwise."""
+    return each_part(lambda part: part if part.stages is None or part.stages.thinned else part.stages.applied, net)
+
+
+def _dropouts(net: Layer) -> list[Stages]:
+    """The stages of the layers that drop neurons, in the order of their tapes."""
+    return [part.stages for part in parts_of(net) if part.stages is not None and part.stages.thinned]
+
+
+def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:
+    """How many neurons each of these layers may drop, for those whose tape is that of one layer."""
+    is_tape = lambda node: isinstance(node, DropoutTape)  # noqa: E731
+    _, _, tape = jax.eval_shape(_dropping(net).forward, params, state, x, jax.random.key(0))
+    tapes = filter(is_tape, jax.tree.leaves(tape, is_leaf=is_tape))
+    return [tape.mask.shape[1] for tape in tapes if len(tape.mask.shape) == 2]
+
+
+def _thinned(net: Layer, masks: Iterator[Array]) -> Layer:
+    """The network that keeps the neurons of the given masks, one a dropout layer, and is applied otherwise."""
+
+    def form(part: Layer) -> Layer:
+        if part.stages is None:
+            return part
+        return part.stages.thinned(next(masks)) if part.stages.thinned else part.stages.applied
+
+    return each_part(form, net)

@@ -1,0 +1,216 @@
+"""Layers of neurons: weights, a bias or none, and in `dense` an activation (slides "Linear models", "BackProp")."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core.types import Activation, Array, Layer, Params, Reading, State
+from fnn.nn import _checks as nn_checks
+from fnn.nn._second_order import diagonal, plus_diagonal, scaled, through_weights
+from fnn.nn.initializers import Initializer, glorot_uniform, zeros
+
+
+class LinearTape(NamedTuple):
+    """What BackProp keeps of a linear layer."""
+
+    x: Array
+    """inputs [n, i]"""
+
+
+class DenseTape(NamedTuple):
+    """What BackProp keeps of a dense layer."""
+
+    x: Array
+    """inputs [n, i]"""
+    S: Array
+    """pre-activations [n, o]"""
+    z: Array
+    """slopes σ'(S) [n, o]"""
+
+
+def _affine(
+    label: str, width: int, w: Initializer | None, b: Initializer | None, bias: bool
+) -> tuple[Callable, Callable]:
+    """init and S(params, x) = x w + b, or x w, of a layer of weights, for `linear` and `dense`."""
+    nn_checks.flag("bias", bias)
+    _no_bias_to_draw(label, b, bias)
+    draw_w, draw_b = w or glorot_uniform(), b or zeros()
+    _is_initializer("w", draw_w)
+    _is_initializer("b", draw_b)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x)
+        key_w, key_b = jax.random.split(key)
+        shape = (x.shape[1], width)
+        weights = {"w": draw_w(key_w, shape, x.dtype)}
+        return weights | ({"b": draw_b(key_b, shape[1:], x.dtype)} if bias else {}), ()
+
+    def pre_activation(params: Params, x: Array) -> Array:
+        nn_checks.fits(label, x, params, ("w", "b") if bias else ("w",))
+        S = x @ params["w"]
+        return S + params["b"][None, :] if bias else S
+
+    return init, pre_activation
+
+
+def _read(params: Params, read: Reading, x: Array, at_S: Array) -> Any:
+    """The readings at w, of x_n [i] and what arrives at S_n [o], and at b, if there is one, of the latter alone."""
+    at_w = {"w": read.outer(x, at_S)}
+    return at_w | {"b": read.rows(at_S)} if "b" in params else at_w
+
+
+def _curve(params: Params, x: Array, c: Array, read: Reading) -> tuple[Array, Any]:
+    """From the curvature c at S = x w + b to that at x, and what is read on the way."""
+    at_weights = diagonal(c)
+    readings = _read(params, read, jnp.square(x), at_weights)
+    return through_weights(c, params["w"]), readings
+
+
+def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = None, bias: bool = True) -> Layer:
+    """A layer of linear neurons, y = x w + b (slide "Linear models").
+
+    Equations, with ε = ∂L/∂y::
+
+        y_no    = Σ_i x_ni w_io + b_o
+        ∂L/∂x_ni = Σ_o ε_no w_io
+        ∂L/∂w_io = Σ_n x_ni ε_no               ∂²L/∂w_io² = Σ_n x_ni² c_noo
+        ∂L/∂b_o  = Σ_n ε_no                    ∂²L/∂b_o²  = Σ_n c_noo
+        ∂²L/∂x_ni∂x_nj = Σ_op w_io c_nop w_jp,     c = ∂²L/∂y²
+
+    The lecture's bias enters as −w_0, a weight of the constant feature x_0 = −1: b = −w_0. The slide's linear models
+    have none, a(x) = ⟨w, x⟩; that is ``bias=False``.
+
+    Args:
+        width: number of neurons o.
+        w: initializer of the weights [i, o]; `glorot_uniform()` if not given.
+        b: initializer of the biases [o]; `zeros()` if not given.
+        bias: whether the neurons have biases; y = x w without them. The weights drawn are the same either way.
+
+    Returns:
+        A layer with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, and no state.
+
+    Raises:
+        ValueError: x that is not [n, i], or of another width than the weights; a b for no bias.
+        TypeError: x that is not floats of the weights' dtype; a bias that is neither True nor False.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = linear(2, bias=False)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> layer, {name: leaf.shape for name, leaf in params.items()}
+        (linear(2, bias=False), {'w': (3, 2)})
+        >>> layer.apply(params, state, jnp.zeros((1, 3)))
+        Array([[0., 0.]], dtype=float32)
+    """
+    width = checks.count("width", width)
+    label = written("linear", width, w=(w, None), b=(b, None), bias=(bias, True))
+    init, pre_activation = _affine(label, width, w, b, bias)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, LinearTape]:
+        return pre_activation(params, x), state, LinearTape(x)
+
+    def backward(params: Params, tape: LinearTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        nn_checks.error(label, error, tape.x.shape[0], width)
+        readings = _read(params, read, tape.x, error)
+        return error @ params["w"].T, readings
+
+    def curve(params: Params, tape: LinearTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        nn_checks.curvature(label, error, c, tape.x.shape[0], width)
+        c, readings = _curve(params, tape.x, c, read)
+        return error @ params["w"].T, c, readings
+
+    return Layer(label, init, lambda params, state, x: pre_activation(params, x), forward, backward, curve)
+
+
+def dense(
+    width: int,
+    activation: Activation,
+    *,
+    w: Initializer | None = None,
+    b: Initializer | None = None,
+    bias: bool = True,
+) -> Layer:
+    """A layer of neurons, x^l = σ(S^l) (slides "Fast gradient", "BackProp"): the lecture's recursion itself.
+
+    Equations, with ε = ∂L/∂y, y = x^l, x = x^{l−1}::
+
+        S_no    = Σ_i x_ni w_io + b_o        y_no = σ(S_no)        z_no = σ'(S_no)
+        ∂L/∂x_ni = Σ_o ε_no z_no w_io
+        ∂L/∂w_io = Σ_n x_ni ε_no z_no
+        ∂L/∂b_o  = Σ_n ε_no z_no
+        ∂²L/∂S_no∂S_np = z_no c_nop z_np + [o = p] σ''(S_no) ε_no,   c = ∂²L/∂y²;   further as in `linear`
+
+    Errata. Slide "Differentiating a superposition": with W^l of the size (H_{l−1} + 1) × H_l the matrix form
+    x^l = σ^l(W^l x^{l−1}) needs Wᵀ; here x is a row, and S = x w. Slide "L layers": H_0 = n stands beside features
+    j = 0 … d, and H_L = M beside outputs a_m from m = 0; both start at 1, as H_0 = d and H_L = M ask. The index 0 is
+    that of the constant x_0 = −1 in front of a layer's input, which no output has.
+
+    Args:
+        width: number of neurons o.
+        activation: σ, such as `tanh`.
+        w: initializer of the weights [i, o]; `glorot_uniform()` if not given.
+        b: initializer of the biases [o]; `zeros()` if not given.
+        bias: whether the neurons have biases; S = x w without them. The weights drawn are the same either way.
+
+    Returns:
+        A layer with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, and no state, equal to
+        ``serial(linear(width), activate(activation))`` with one tape.
+
+    Raises:
+        ValueError: x that is not [n, i], or of another width than the weights; a b for no bias.
+        TypeError: x that is not floats of the weights' dtype; an activation without derivatives; a bias that is
+            neither True nor False.
+    """
+    width = checks.count("width", width)
+    nn_checks.is_activation("dense", activation)
+    label = written("dense", width, activation, w=(w, None), b=(b, None), bias=(bias, True))
+    init, pre_activation = _affine(label, width, w, b, bias)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DenseTape]:
+        S = pre_activation(params, x)
+        return activation.value(S), state, DenseTape(x, S, z=activation.slope(S))
+
+    def backward(params: Params, tape: DenseTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        nn_checks.error(label, error, *tape.z.shape)
+        at_S = error * tape.z
+        readings = _read(params, read, tape.x, at_S)
+        return at_S @ params["w"].T, readings
+
+    def curve(params: Params, tape: DenseTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        nn_checks.curvature(label, error, c, *tape.z.shape)
+        at_S = plus_diagonal(scaled(c, tape.z), activation.curvature(tape.S) * error)
+        c, readings = _curve(params, tape.x, at_S, read)
+        return (error * tape.z) @ params["w"].T, c, readings
+
+    return Layer(
+        label,
+        init,
+        lambda params, state, x: activation.value(pre_activation(params, x)),
+        forward,
+        backward,
+        curve,
+    )
+
+
+def _is_initializer(name: str, value: Any) -> None:
+    """A function (key, shape, dtype) -> array, with a hint for a factory that was not called."""
+    try:
+        inspect.signature(value).bind("key", "shape", "dtype")
+    except TypeError:
+        called = getattr(value, "__name__", None)
+        hint = f"call the factory: {name}={called}()" if callable(value) else "take one such as fnn.nn.he()"
+        expected = "an initializer (key, shape, dtype) -> array"
+        raise TypeError(f"{name} must be {expected}, got {checks.shown(value)}; {hint}") from None
+
+
+def _no_bias_to_draw(where: str, b: Any, bias: Any) -> None:
+    """First values for biases only where there are biases."""
+    if not bias and b is not None:
+        raise ValueError(f"{where} has no bias that b could draw, got b={b!r} with bias=False; leave out one of them")

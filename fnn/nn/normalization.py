@@ -1,0 +1,161 @@
+"""Neurons normalised over the batch (slide "Batch Normalization")."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core._numerics import narrow, not_flushed, wide
+from fnn.core.types import Array, Layer, Params, Reading, Stages, State
+from fnn.nn import _checks as nn_checks
+from fnn.nn._second_order import diagonal, scaled
+
+
+class BatchNormTape(NamedTuple):
+    """What BackProp keeps of a batch normalisation."""
+
+    x_hat: Array
+    """normalised inputs x̂ [n, o]"""
+    deviation: Array
+    """s = √(σ² + ε) [o]"""
+
+
+class BatchNormState(NamedTuple):
+    """Running estimates for the application stage, each divided by ``weight`` when used."""
+
+    mean: Array
+    """Σ of the batches' means with exponentially fading weights [o]"""
+    variance: Array
+    """the same of the batches' unbiased variances [o]"""
+    weight: Array
+    """the sum of these weights: 0 before the first batch, then rising to 1"""
+
+
+def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
+    """Normalise each neuron over the batch, then scale and shift by trained γ, β (slide "Batch Normalization").
+
+    Equations, with μ and σ² the batch's mean and biased variance, s = √(σ² + ε) and e = ∂L/∂y::
+
+        x̂_no = (x_no − μ_o)/s_o              y_no = γ_o x̂_no + β_o
+        ∂L/∂γ_o = Σ_n e_no x̂_no              ∂L/∂β_o = Σ_n e_no
+        ∂L/∂x_no = (γ_o/s_o)(e_no − mean_n e_no − x̂_no mean_n(e_no x̂_no))
+
+    The two means carry the error that flows through μ and σ². The slide gives the training stage only. The
+    application stage here takes running estimates: exponential averages of the batches' means and *unbiased* variances,
+    calibrated as Adam calibrates its averages, so that they are right from the first batch on. They and the batch's own
+    statistics are computed in float32 at least, whatever the dtype of x.
+
+    Args:
+        epsilon: added to the variance, > 0.
+        rate: weight of the newest batch in the running estimates, in (0, 1].
+
+    Returns:
+        A layer with params ``{"gamma": [o], "beta": [o]}`` and a `BatchNormState`.
+
+    Raises:
+        ValueError: a batch of one object, which has no variance; in backward, a reading of single objects,
+            for the batch's objects are coupled; second derivatives for the same reason, but not in the
+            application stage (see `applied`).
+    """
+    checks.positive("epsilon", epsilon)
+    checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")
+    label = written("batch_norm", epsilon=(epsilon, 1e-5), rate=(rate, 0.1))
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x)
+        zero, one = jnp.zeros(x.shape[1], x.dtype), jnp.ones(x.shape[1], x.dtype)
+        return {"gamma": one, "beta": zero}, wide(BatchNormState(zero, zero, jnp.zeros((), x.dtype)))
+
+    def forward(
+        params: Params, state: BatchNormState, x: Array, key: Array
+    ) -> tuple[Array, BatchNormState, BatchNormTape]:
+        nn_checks.fits(label, x, params, ("gamma", "beta"))
+        n = nn_checks.batch_of_several(label, x)
+        values = wide(x)
+        mean = jnp.mean(values, axis=0)
+        centred = values - mean[None, :]
+        variance = jnp.mean(jnp.square(centred), axis=0)
+        deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
+        tape = narrow(BatchNormTape(centred / deviation[None, :], deviation), BatchNormTape(x, x))
+        r = jnp.asarray(rate, state.mean.dtype)
+        newest = narrow(BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), mean.dtype)), state)
+        state = jax.tree.map(lambda old, new: (1 - r) * old + r * new, state, newest)
+        return _scale_and_shift(params, tape.x_hat), state, tape
+
+    def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        nn_checks.error(label, error, *tape.x_hat.shape)
+        _per_object_readable(label, read)
+        contributions = error * tape.x_hat
+        through_mean = jnp.mean(error, axis=0, keepdims=True)
+        through_variance = tape.x_hat * jnp.mean(contributions, axis=0, keepdims=True)
+        scale = (params["gamma"] / tape.deviation)[None, :]
+        readings = {"gamma": read.rows(contributions), "beta": read.rows(error)}
+        return scale * (error - through_mean - through_variance), readings
+
+    def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        raise _couples_objects(label)
+
+    applied = _applied(label, init, epsilon)
+    return Layer(label, init, applied.apply, forward, backward, curve, stages=Stages(applied))
+
+
+def _scale_and_shift(params: Params, x_hat: Array) -> Array:
+    return params["gamma"][None, :] * x_hat + params["beta"][None, :]
+
+
+def _applied(name: str, init: Any, epsilon: float) -> Layer:
+    """The application stage, y = γ(x − μ)/s + β with the running estimates, as a layer with its own backward."""
+    label = f"applied({name})"
+
+    def normalised(params: Params, state: BatchNormState, x: Array) -> BatchNormTape:
+        nn_checks.fits(name, x, params, ("gamma", "beta"))
+        trained = state.weight > 0
+        weight = jnp.where(trained, state.weight, 1)
+        mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
+        values = wide(x)
+        deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
+        mean, deviation = narrow((mean, deviation), (values, values))
+        tape = BatchNormTape((values - mean[None, :]) / deviation[None, :], deviation)
+        return narrow(tape, BatchNormTape(x, x))
+
+    def apply(params: Params, state: BatchNormState, x: Array) -> Array:
+        return _scale_and_shift(params, normalised(params, state, x).x_hat)
+
+    def forward(params: Params, state: BatchNormState, x: Array, key: Array) -> tuple[Array, Any, BatchNormTape]:
+        tape = normalised(params, state, x)
+        return _scale_and_shift(params, tape.x_hat), state, tape
+
+    def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        nn_checks.error(label, error, *tape.x_hat.shape)
+        readings = {"gamma": read.rows(error * tape.x_hat), "beta": read.rows(error)}
+        return error * (params["gamma"] / tape.deviation)[None, :], readings
+
+    def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        nn_checks.curvature(label, error, c, *tape.x_hat.shape)
+        d = diagonal(c)
+        readings = {"gamma": read.rows(d * jnp.square(tape.x_hat)), "beta": read.rows(d)}
+        slopes = jnp.broadcast_to((params["gamma"] / tape.deviation)[None, :], error.shape)
+        return error * slopes, scaled(c, slopes), readings
+
+    return Layer(label, init, apply, forward, backward, curve)
+
+
+def _per_object_readable(where: str, read: Reading) -> None:
+    """A layer that couples the objects of a batch has no per-object contributions to read."""
+    if not read.linear:
+        raise ValueError(
+            f"{where} couples the objects of a batch, so the reading '{read}' of single objects has no meaning "
+            "through it; read `gradient`, or take the network in its application stage, fnn.applied(net)"
+        )
+
+
+def _couples_objects(where: str) -> ValueError:
+    """What a layer says that has no second derivatives of one object alone."""
+    return ValueError(
+        f"{where} couples the objects of a batch in training, so there are no second derivatives of single objects to "
+        "carry through it; take them in the application stage, of fnn.applied(net)"
+    )

@@ -1,0 +1,116 @@
+"""Mixed precision: a layer that computes in one dtype within a network of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.core import _checks as checks
+from fnn.core.types import Array, Layer, Params, Reading, State
+
+
+def in_precision(layer: Layer, dtype: Any) -> Layer:
+    """A layer that computes in a narrower dtype, its parameters kept in their own (mixed precision).
+
+    Equations, with r for rounding to `dtype`, f the layer and ε = ∂L/∂y::
+
+        y = f(r(x); r(w))
+        ∂L/∂x, ∂L/∂w = f's backward of r(ε) at r(w), where r itself counts as the identity
+
+    Outside, everything is in the network's own dtype, float32: y in that of x, ∂L/∂x in that of ε, whatever is read at
+    the parameters in theirs, and running statistics stay as they are. So an optimizer adds to w what is far below the
+    spacing of `dtype`. Inside, products, activations and tapes are in `dtype`, which accelerators multiply fastest and
+    which takes half of the memory; only `batch_norm` takes its statistics in float32 all the same. Whole numbers and
+    keys are never rounded. ``in_precision(net, jnp.bfloat16)`` is the whole policy; around parts of a network it is a
+    policy for these.
+
+    Laws: in the network's own dtype it computes exactly what the layer does; its backward equals `jax.vjp` of its own
+    forward up to the rounding of `dtype`.
+
+    bfloat16 has the range of float32 and needs no more than this. The range of float16 ends at 6e-8, and many errors
+    are smaller and vanish: there the loss should be scaled up and the gradient down again, which is not done here.
+
+    Args:
+        layer: any layer.
+        dtype: a float dtype to compute in, such as ``jnp.bfloat16``.
+
+    Returns:
+        A layer from x [n, i] to y [n, o] as `layer`, with its params, its state, and a tape in `dtype`.
+
+    Raises:
+        TypeError: no layer, or a dtype that is no float.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import backprop, dense, in_precision, linear, serial, squared, tanh
+        >>> net = in_precision(serial(dense(4, tanh), linear(1)), jnp.bfloat16)
+        >>> net
+        in_precision(serial(dense(4, tanh), linear(1)), bfloat16)
+        >>> x, y = jnp.ones((3, 2)), jnp.ones((3, 1))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> (value, _), g = backprop(net, squared)(params, state, (x, y), jax.random.key(1))
+        >>> params[0]["w"].dtype, value.dtype, g[0]["w"].dtype
+        (dtype('float32'), dtype('float32'), dtype('float32'))
+
+    Source: P. Micikevicius and others, *Mixed precision training*, 2018, without the scaling of the loss.
+    """
+    checks.is_layer("in_precision", layer)
+    dtype = _float_dtype("in_precision", dtype)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        return _like((x, params), layer.apply(_to(dtype, params), state, _to(dtype, x)))
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        y, after, tape = layer.forward(_to(dtype, params), state, _to(dtype, x), key)
+        return _like((x, params), y), jax.tree.map(lambda old, new: _to(old.dtype, new), state, after), tape
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        through, readings = layer.backward(_to(dtype, params), tape, _to(dtype, error), read)
+        return _to(error.dtype, through), _like((params, error), readings)
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        through, own, readings = checks.curve_of(layer)(
+            _to(dtype, params), tape, _to(dtype, error), _to(dtype, c), read
+        )
+        return _to(error.dtype, through), _to(c.dtype, own), _like((params, error), readings)
+
+    label = f"in_precision({layer}, {dtype})"
+    rebuild = lambda part: in_precision(part, dtype)  # noqa: E731
+    return Layer(label, layer.init, apply, forward, backward, curve, (layer,), rebuild)
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _to(dtype: Any, tree: Any) -> Any:
+    """Every leaf that is a float in this dtype; keys and whole numbers stay as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
+
+
+def _like(models: tuple[Any, ...], tree: Any) -> Any:
+    """The tree in the float dtype of the first of the models that has one, the widest in it.
+
+    Not leaf by leaf, for a reading may have another structure than the params it was taken at.
+    """
+    for model in models:
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(model) if _is_float(leaf)]
+        if dtypes:
+            return _to(max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits), tree)
+    return tree
+
+
+def _float_dtype(where: str, dtype: Any) -> np.dtype:
+    """A dtype of floats."""
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)  # NumPy takes None for float64
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise TypeError(
+            f"{where} needs a dtype of floats, such as jnp.bfloat16 or jnp.float32, got {checks.shown(dtype)}"
+        )
+    return known

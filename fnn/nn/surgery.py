@@ -1,0 +1,114 @@
+"""Networks looked into and rebuilt: every layer changed by a function, and a look at what BackProp sees there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from fnn.core import _checks as checks
+from fnn.core.types import Array, Layer, Params, Reading, State
+
+
+def each_part(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
+    """The same network with every layer that has no parts replaced by what `change` makes of it.
+
+    Args:
+        change: from a layer to a layer.
+        layer: any layer; of a `serial`, `columns`, … the parts are changed, and theirs.
+
+    Returns:
+        A layer composed as the given one.
+
+    Example:
+        >>> from fnn import dense, dropout, each_part, linear, residual, serial, tanh
+        >>> net = serial(dense(4, tanh), residual(serial(dropout(0.5), linear(4))))
+        >>> each_part(lambda part: serial() if str(part) == "dropout(0.5)" else part, net)
+        serial(dense(4, tanh), residual(serial(serial(), linear(4))))
+    """
+    if layer.rebuild is None:
+        return change(layer)
+    return layer.rebuild(*(each_part(change, part) for part in layer.parts))
+
+
+def parts_of(layer: Layer) -> Iterator[Layer]:
+    """Every layer without parts in a network, in the order of composition."""
+    if layer.rebuild is None:
+        yield layer
+    for part in layer.parts:
+        yield from parts_of(part)
+
+
+class Pass(NamedTuple):
+    """What `watch` saw at one layer during one forward and backward pass."""
+
+    x: Array
+    """what came in, [n, i]"""
+    y: Array
+    """what went out, [n, o]"""
+    tape: Any
+    """what the layer kept: for a `dense` layer x and the slopes z = σ'(S)"""
+    error: Array
+    """ε = ∂L/∂y, [n, o]"""
+    readings: Any
+    """what the layer read at its own parameters"""
+    curvature: Any = None
+    """∂²L/∂y², in a walk that carries it: [n, o], or [n, o, o] if exact"""
+
+
+def watch(layer: Layer) -> Layer:
+    """The same network, whose backward pass also shows what it saw at every layer: x, y, z, ε.
+
+    Computes what the layer does. Where the backward of a layer without parts would give its readings, this gives a
+    `Pass` with the layer's inputs, outputs, tape, error and readings, and its curve one with the curvature too.
+    Under `jit` what is not used costs nothing.
+
+    Args:
+        layer: any layer; composites are watched part by part.
+
+    Returns:
+        A layer with the params and state of `layer`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import backprop, dense, linear, serial, squared, tanh, watch
+        >>> net, x, y = serial(dense(4, tanh), linear(1)), jnp.ones((3, 2)), jnp.ones((3, 1))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> _, (hidden, output) = backprop(watch(net), squared)(params, state, (x, y), jax.random.key(1))
+        >>> hidden.error.shape, hidden.tape.z.shape, hidden.readings["w"].shape
+        ((3, 4), (3, 4), (2, 4))
+    """
+    checks.is_layer("watch", layer)
+    return each_part(_watched, layer)
+
+
+def unwatched(readings: Any) -> Any:
+    """The readings alone, without what else `watch` saw.
+
+    Args:
+        readings: what a backward pass gave, of a network with or without watched parts.
+
+    Returns:
+        The readings in the shape of the params.
+    """
+    is_pass = lambda node: isinstance(node, Pass)  # noqa: E731
+    return jax.tree.map(lambda node: unwatched(node.readings) if is_pass(node) else node, readings, is_leaf=is_pass)
+
+
+def _watched(layer: Layer) -> Layer:
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        y, state, tape = layer.forward(params, state, x, key)
+        return y, state, (x, y, tape)
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        x, y, inner = tape
+        through, readings = layer.backward(params, inner, error, read)
+        return through, Pass(x, y, inner, error, readings)
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        x, y, inner = tape
+        through, own, readings = checks.curve_of(layer)(params, inner, error, c, read)
+        return through, own, Pass(x, y, inner, error, readings, c)
+
+    return layer._replace(label=f"watch({layer})", forward=forward, backward=backward, curve=curve)

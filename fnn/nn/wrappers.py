@@ -1,0 +1,103 @@
+"""A layer with a shortcut around it, and one that runs again instead of remembering."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core.readings import gradient
+from fnn.core.types import Array, Layer, Params, Reading, State
+from fnn.nn import _checks as nn_checks
+from fnn.nn._common import output
+from fnn.nn._second_order import half_through, is_exact, own_slopes
+
+
+class RematTape(NamedTuple):
+    """What `remat` keeps: the arguments of the forward pass instead of its tape."""
+
+    state: State
+    x: Array
+    key: Array
+
+
+def residual(layer: Layer) -> Layer:
+    """A shortcut around a layer, y = x + f(x); ∂L/∂x = ε + (the error that f's backward gives for ε).
+
+    Second derivatives, with c = ∂²L/∂y² and J = ∂f/∂x; the terms with J alone cross from shortcut to layer::
+
+        ∂²L/∂x²  = c + Jᵀc + cJ + (f's own)
+        in one pass, for a diagonal c:   c + 2 c∘diag J + (f's own), where diag J takes as many backward passes of f
+        as x is wide
+
+    Args:
+        layer: f, whose output has the shape of its input.
+
+    Returns:
+        A layer with the params, state and tape of f.
+
+    Raises:
+        ValueError: f changes the width.
+    """
+    checks.is_layer("residual", layer)
+    label = f"residual({layer})"
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        params, state = layer.init(key, x)
+        nn_checks.keeps_shape(label, x, output(layer, params, state, x))
+        return params, state
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        y, state, tape = layer.forward(params, state, x, key)
+        return x + y, state, tape
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        through, readings = layer.backward(params, tape, error, read)
+        return error + through, readings
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        back = lambda error: layer.backward(params, tape, error, gradient)[0]  # noqa: E731
+        through, own, readings = checks.curve_of(layer)(params, tape, error, c, read)
+        half = half_through(back, c) if is_exact(c) else c * own_slopes(back, c)
+        crossing = half + jnp.swapaxes(half, 1, 2) if is_exact(c) else 2 * half
+        return error + through, c + crossing + own, readings
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        return x + layer.apply(params, state, x)
+
+    return Layer(label, init, apply, forward, backward, curve, (layer,), residual)
+
+
+def remat(layer: Layer) -> Layer:
+    """A layer that stores its input instead of its tape and runs forward again in the backward pass.
+
+    Trades one more forward pass of the layer for the memory of its tape, as `jax.checkpoint` does for automatic
+    gradients. Values and gradients are those of the layer.
+
+    Args:
+        layer: any layer; a stochastic one draws the same again, for its key is stored too.
+
+    Returns:
+        A layer with the params and state of `layer`, and a tape `RematTape`.
+    """
+    checks.is_layer("remat", layer)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, RematTape]:
+        y, new_state, _ = layer.forward(params, state, x, key)
+        return y, new_state, RematTape(state, x, key)
+
+    def backward(params: Params, tape: RematTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        # The barrier makes the second run wait for the error; without it the compiler merges the
+        # two runs, and the memory is spent all the same.
+        error, x = jax.lax.optimization_barrier((error, tape.x))
+        _, _, inner = layer.forward(params, tape.state, x, tape.key)
+        return layer.backward(params, inner, error, read)
+
+    def curve(params: Params, tape: RematTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        error, c, x = jax.lax.optimization_barrier((error, c, tape.x))
+        _, _, inner = layer.forward(params, tape.state, x, tape.key)
+        return checks.curve_of(layer)(params, inner, error, c, read)
+
+    return Layer(f"remat({layer})", layer.init, layer.apply, forward, backward, curve, (layer,), remat)

@@ -1,0 +1,114 @@
+"""Masks: optimizers for some of the leaves, and frozen leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core._trees import Part, leaves_by_path, subtree
+from fnn.core.types import Optimizer, Params
+from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers.transforms import chain
+
+Mask = Any
+"""A pytree of bools in the structure of the params, or a function from params to one."""
+
+
+def weights_only(params: Params) -> Mask:
+    """The mask that is true for the leaves named "w" and false for biases and all else."""
+
+    def is_weight(path: tuple, leaf: Any) -> bool:
+        return bool(path) and getattr(path[-1], "key", None) == "w"
+
+    return jax.tree.map_with_path(is_weight, params)
+
+
+def masked(optimizer: Any, mask: Mask) -> Optimizer:
+    """An optimizer or transform for some of the leaves; the others' gradients pass as they are.
+
+    Args:
+        optimizer: a pair with ``init`` and ``update``; it sees, and keeps state for, the chosen leaves only.
+        mask: a pytree of bools in the structure of the params, or a function from params to one: `weights_only`.
+
+    Raises:
+        ValueError: a mask of another structure than the params'.
+        TypeError: a mask with leaves other than bools.
+    """
+    checks.is_optimizer("masked", optimizer)
+    if not callable(mask):
+        optimizers_checks.is_mask("masked", mask, mask)
+
+    def chosen(tree: Any, params: Params) -> Any:
+        flags = mask(params) if callable(mask) else mask
+        optimizers_checks.is_mask("masked", flags, tree)
+        return jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, tree)
+
+    def init(params: Params) -> Any:
+        return optimizer.init(chosen(params, params))
+
+    def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
+        shaped = gradient if params is None else params
+        some = None if params is None else chosen(params, params)
+        updates, state = optimizer.update(chosen(gradient, shaped), state, some)
+        merged = jax.tree.map(
+            lambda new, old: old if new is None else new,
+            updates,
+            gradient,
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return merged, state
+
+    takes, steps = ("some" if leaves else None for leaves in checks.role(optimizer))
+    return Optimizer(init, update, written("masked", optimizer, mask if callable(mask) else "mask"), takes, steps)
+
+
+def mask_of_parts(params: Params, parts: Iterable[Part]) -> Mask:
+    """The mask that is true in the parts named and false elsewhere, for `freeze` and `masked`.
+
+    Args:
+        params: a pytree.
+        parts: parts of it, such as ``[0, (2, "w")]``; the keys of what was given to `transplant` do.
+
+    Raises:
+        ValueError: a part that params do not have.
+
+    Example:
+        >>> mask_of_parts(({"w": 1.0, "b": 2.0}, {"w": 3.0}), [(0, "w"), 1])
+        ({'b': False, 'w': True}, {'w': True})
+    """
+    chosen = [subtree("mask_of_parts: params", params, part)[0] for part in parts]
+    flags = [any(path[: len(part)] == part for part in chosen) for path in leaves_by_path(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), flags)
+
+
+def freeze(optimizer: Any, mask: Mask) -> Optimizer:
+    """An optimizer for the leaves outside of a mask; the others do not move.
+
+    Not the same as ``masked(optimizer, …)``, which hands on the gradients of the other leaves as they are, for the
+    next in a `chain`. Here they become 0, and the optimizer sees and remembers nothing of them: no decay, no momentum.
+    Running statistics are no parameters; they go on moving under frozen weights, unless the layer is `applied`.
+
+    Args:
+        optimizer: a pair with ``init`` and ``update``.
+        mask: true where a parameter is frozen, as from `mask_of_parts`; or a function from params to such a pytree.
+
+    Raises:
+        ValueError: a mask of another structure than the params'.
+        TypeError: a mask with leaves other than bools.
+    """
+    checks.is_optimizer("freeze", optimizer)
+
+    def others(params: Params) -> Mask:
+        return jax.tree.map(lambda frozen: not frozen, mask(params) if callable(mask) else mask)
+
+    init, update, *_ = chain(masked(_STILL, mask), masked(optimizer, others))
+    label = written("freeze", optimizer, mask if callable(mask) else "mask")
+    return Optimizer(init, update, label, *checks.role(optimizer))
+
+
+_STILL = Optimizer(lambda params: (), lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), state), "still")

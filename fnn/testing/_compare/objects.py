@@ -1,0 +1,65 @@
+"""Two gradients of each object by itself."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.core.types import Array, Batch
+from fnn.derivatives import _checks as derivatives_checks
+from fnn.nn import _checks as nn_checks
+from fnn.optimizers.transforms import tree_norm
+from fnn.testing._compare.quotients import Point
+from fnn.testing._compare.report import Objects
+
+
+def alone(functions: Any, given: tuple[Any, ...]) -> Objects:
+    """Both gradients of every object as a batch of one."""
+    params, state, (x, y), *others = given
+
+    def of_one(xy: Batch) -> list[tuple[Array, Array, Array]]:
+        """(‖u − v‖, ‖v‖, what that is small against) of all params, and of x where it is there."""
+        one = jax.tree.map(lambda a: a[None], xy)
+        u, v = (f(params, state, one, *others)[1] for f in functions)
+        if not isinstance(v, Point):
+            return [(_apart(u, v), tree_norm(v), tree_norm(v))]
+        size = jnp.linalg.norm(jnp.ravel(one[0]))
+        worth = tree_norm(jax.tree.map(lambda g, w: jnp.linalg.norm(g) * jnp.linalg.norm(w), *_flat(v.params, params)))
+        at_x = tree_norm(v.x)
+        at_least = jnp.maximum(at_x, worth / jnp.where(size > 0, size, jnp.inf))
+        of_params = tree_norm(v.params)
+        return [(_apart(u.params, v.params), of_params, of_params), (_apart(u.x, v.x), at_x, at_least)]
+
+    try:
+        found = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
+    except ValueError as error:
+        if not _asks_for_more(error):
+            error.add_note("raised for one object as a batch of its own; objects=False leaves that out")
+            raise
+        return Objects(np.zeros(0), str(error).splitlines()[0])
+    return Objects(np.max([_relative(*map(np.asarray, each)) for each in found], axis=0), "")
+
+
+def _apart(u: Any, v: Any) -> Array:
+    return tree_norm(jax.tree.map(jnp.subtract, u, v))
+
+
+def _flat(*trees: Any) -> list[Any]:
+    return [jax.tree.map(jnp.ravel, tree) for tree in trees]
+
+
+def _relative(apart: np.ndarray, norm: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """‖u_n − v_n‖/‖v_n‖, where no ‖v_n‖ counts as less than a thousandth of the largest whole of the batch."""
+    scale = np.maximum(norm, 1e-3 * np.max(whole, initial=0, where=np.isfinite(whole)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(apart == 0, 0.0, apart / scale)
+
+
+def _asks_for_more(error: Exception) -> bool:
+    """Whether it is fnn that needs a batch of more than one, as for batch norm; other errors are bugs of somebody's."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code in (nn_checks.batch_of_several.__code__, derivatives_checks.several_objects.__code__)

@@ -1,0 +1,202 @@
+"""What is wrong only in the dtype one trains in: the two against each other and against their own float64.
+
+Rounding costs a right function about what it changes by where each number it is given is rounded anew, for which the
+automatic gradient is asked in float64 at three such points, and a few units in the last place more. What is further
+off than eight times that has another reason. Nothing is judged where rounding alone changes a tenth of a leaf.
+A forward pass that rounds on purpose, as that of `fnn.in_precision`, is judged in the same way, to that rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.testing._compare.costs import Compared, cast
+from fnn.testing._compare.quotients import moved
+from fnn.testing._compare.report import Precision, Returned, relative_between, whole
+from fnn.testing._compare.verdicts import Kind, Verdict, differ, not_finite, to_rounding, wrong
+
+UNITS = 4
+"""Units in the last place that any computation may lose."""
+
+SLACK = 8
+
+NARROW = 4
+"""As SLACK, where both sides round in the same places of a forward pass that they share."""
+
+ILL = 0.1
+"""Where rounding of what is given changes more than this part of a leaf, its digits mean nothing."""
+
+
+def _changes(of: Compared, scale: float) -> Any:
+    """How far what the second function returns is off, leaf by leaf, where all that is given changes by `scale`."""
+    second = jax.jit(of.functions[1])
+    here, there = second(*of.given), [second(*moved(of.given, scale, seed)) for seed in range(3)]
+    return jax.tree.map(lambda leaf, *at: max(_norm(_wide(leaf) - _wide(each)) for each in at), here, *there)
+
+
+def of_narrow(exact: list[list[np.ndarray]], of: Compared) -> list[Verdict]:
+    """The verdicts on the leaves where the forward pass itself rounds, as that of `fnn.in_precision`.
+
+    Its Q is a staircase, of which quotients tell nothing: the two are set against each other, up to that rounding.
+
+    Args:
+        exact: the two gradients' flat leaves, given float64.
+        of: what is compared.
+
+    Returns:
+        A verdict a leaf.
+    """
+    dtype = of.rounds_to
+    eps, found = float(jnp.finfo(dtype).eps), []
+    loses = jax.tree.leaves(_changes(of, eps)[1])
+    wholes = whole(of.paths, [_norm(leaf) for leaf in exact[1]], of.sizes)
+    for u, v, changes, all_of_it in zip(*exact, loses, wholes, strict=True):
+        finite = [bool(np.isfinite(g).all()) for g in (u, v)]
+        scale = max(_norm(v), 1e-3 * all_of_it)
+        bound = NARROW * (eps * scale + changes) + of.tolerance * scale
+        if not all(finite):
+            found.append(not_finite(of.names, finite))
+        else:
+            found.append(to_rounding(dtype, agree=_norm(u - v) <= bound))
+    return found
+
+
+def in_own_dtype(
+    found: list[Verdict], exact: list[list[np.ndarray]], own: list[list[np.ndarray]], given: Any, of: Compared
+) -> list[Verdict]:
+    """The verdicts on the leaves, those that agree in float64 judged in their own dtype too.
+
+    Args:
+        found: the verdict on each leaf in float64.
+        exact: the two gradients' flat leaves in float64.
+        own: the same in their own dtype.
+        given: the arguments in it.
+        of: what is compared.
+
+    Returns:
+        A verdict a leaf.
+    """
+    judged = list(found)
+    wholes = whole(of.paths, [_norm(leaf) for leaf in exact[1]], of.sizes)
+    for i, verdict in enumerate(found):
+        both, dtype = [g[i] for g in own], own[1][i].dtype
+        if verdict.kind is not Kind.AGREE or not jnp.issubdtype(dtype, jnp.floating) or dtype == np.float64:
+            continue
+        eps = _eps(dtype, of)
+        scale = max(_norm(exact[1][i]), max(1e-3, 16 * eps) * wholes[i])
+        u, v = map(_wide, both)
+        finite = [bool(np.isfinite(g).all()) for g in (u, v)]
+        if all(finite) and _norm(u - v) <= SLACK * UNITS * eps * scale:
+            continue
+        loses = jax.tree.leaves(_changes(of, eps)[1])[i]
+        if not loses < ILL * scale:
+            continue
+        bound = SLACK * (UNITS * eps * scale + loses + _norm(exact[0][i] - exact[1][i]))
+        if not all(finite):
+            judged[i] = not_finite(of.names, finite, dtype.name)
+        elif _norm(u - v) > bound:
+            off = [_off_float64(f, given, e, i) for f, e in zip(of.functions, exact, strict=True)]
+            right = [off[k] <= bound + 3 * off[1 - k] for k in range(2)]
+            judged[i] = differ(dtype.name) if right[0] == right[1] else wrong(of.names, right, dtype.name)
+    return judged
+
+
+def _off_float64(f: Callable[..., Any], given: Any, exact: list[np.ndarray], leaf: int) -> float:
+    """How far a leaf is off its float64, with the random draws of the float64 program; infinite where refused."""
+    try:
+        return _norm(_wide(flat_leaves(jax.jit(f)(*given)[1])[leaf]) - exact[leaf])
+    except TypeError:
+        return np.inf
+
+
+def of_returned(
+    sides: Sequence[Any], own: Sequence[Any] | None, of: Compared
+) -> tuple[tuple[Returned, ...], list[Verdict]]:
+    """What else two functions return, compared: the value, and the state leaf by leaf.
+
+    Args:
+        sides: what each returns in float64.
+        own: what each returns in the dtype that it was given; None where that is float64.
+        of: what is compared.
+
+    Returns:
+        How far each is off, and a verdict if one is.
+    """
+    apart, words, dtype = _returned(sides, of), "", ""
+    if own is not None and all(each.agree for each in apart):
+        lower = _returned(own, of)
+        apart += lower
+        dtype = next((each.dtype for each in lower if not each.agree), "")
+    kinds = [("values", "value"), ("states", "state")]
+    words = " and ".join(
+        plural for plural, name in kinds if any(not r.agree and r.name.startswith(name) for r in apart)
+    )
+    if not words:
+        return tuple(apart), []
+    return tuple(apart), [Verdict(f"{words} differ{dtype and f' in {dtype}'}", Kind.RETURNED_DIFFER, None, dtype)]
+
+
+def _returned(sides: Sequence[Any], of: Compared) -> list[Returned]:
+    (first, _), (second, _) = sides
+    found = []
+    for i, ((path, u), v) in enumerate(zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True)):
+        u, v, dtype = jnp.asarray(u), jnp.asarray(v), jnp.result_type(v)
+        is_narrow = jnp.issubdtype(dtype, jnp.floating) and dtype != jnp.float64
+        eps = _eps(dtype, of) if is_narrow or of.rounds_to else float(np.finfo(np.float64).eps)
+        tolerance = max(of.tolerance, SLACK * UNITS * eps if is_narrow or of.rounds_to else 0)
+        name = "value" if path[0].idx == 0 else f"state{jax.tree_util.keystr(path[1:])}"
+        may_change = lambda i=i, eps=eps: SLACK * jax.tree.leaves(_changes(of, eps)[0])[i]  # noqa: E731
+        found.append(Returned(name, dtype.name if is_narrow else "", *_same(u, v, tolerance, may_change)))
+    return found
+
+
+def flat_leaves(tree: Any) -> list[np.ndarray]:
+    """The leaves, each as one row."""
+    return [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
+
+
+def in_dtype(name: str, given: tuple[Any, ...], exact: list[list[np.ndarray]], of: Compared) -> Precision:
+    """The two gradients in a lower precision against their own float64."""
+    lower = cast(given, jnp.dtype(name))
+
+    def off(f: Callable[..., tuple[Any, Any]], want: list[np.ndarray]) -> float:
+        try:
+            got = [g.astype(np.float64) for g in flat_leaves(jax.jit(f)(*lower)[1])]
+        except TypeError:
+            return np.nan
+        return float(np.max(relative_between(of, [got, want]), initial=0))
+
+    first, second = (off(f, want) for f, want in zip(of.functions, exact, strict=True))
+    return Precision(name, first, second, _eps(name, of))
+
+
+def _same(u: Any, v: Any, tolerance: float, rounding: Callable[[], float]) -> tuple[float, bool]:
+    """How far two leaves are apart relative to the second, and whether that is no more than rounding."""
+    if u.shape != v.shape:
+        return np.inf, False
+    u, v = _wide(u), _wide(v)
+    if np.array_equal(u, v, equal_nan=True):
+        return 0.0, True
+    apart, size = _norm(u - v), _norm(v)
+    relative = apart / size if size else np.inf
+    return float(relative), bool(relative <= tolerance or apart <= tolerance * size + rounding())
+
+
+def _wide(leaf: Any) -> np.ndarray:
+    """A leaf in float64; of keys their numbers."""
+    leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return np.asarray(leaf).astype(np.float64)
+
+
+def _norm(leaf: np.ndarray) -> float:
+    return float(np.linalg.norm(leaf.reshape(-1)))
+
+
+def _eps(dtype: Any, of: Compared) -> float:
+    """That of a dtype, or of what the forward pass rounds to where that is coarser."""
+    return max(float(jnp.finfo(each).eps) for each in (dtype, of.rounds_to) if each)

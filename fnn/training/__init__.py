@@ -1,0 +1,60 @@
+"""Training runs as compiled programs: trainers, metrics, stopping, sweeps, checkpoints."""
+
+from fnn.training.checkpoints import all_but_head, first_parts, load, save, transplant
+from fnn.training.devices import use_cores
+from fnn.training.diagnosis import (
+    Gap,
+    LayerPropagation,
+    Moments,
+    Propagation,
+    dead,
+    diagnostics,
+    gradient_norm,
+    gradient_ratio,
+    overfitting_gap,
+    propagation_report,
+    saturated,
+    update_norm,
+)
+from fnn.training.fitting import Fitted, fit
+from fnn.training.metrics import GradientStep, Metric
+from fnn.training.online import Learned, learn_online
+from fnn.training.resumable import resumable_sweep
+from fnn.training.stopping import EarlyStop, Stability, run_early_stopping, run_until_stable
+from fnn.training.sweeps import sweep
+from fnn.training.trainers import run, trainer
+
+__all__ = [
+    "EarlyStop",
+    "Fitted",
+    "Gap",
+    "GradientStep",
+    "LayerPropagation",
+    "Learned",
+    "Metric",
+    "Moments",
+    "Propagation",
+    "Stability",
+    "all_but_head",
+    "dead",
+    "diagnostics",
+    "first_parts",
+    "fit",
+    "gradient_norm",
+    "gradient_ratio",
+    "learn_online",
+    "load",
+    "overfitting_gap",
+    "propagation_report",
+    "resumable_sweep",
+    "run",
+    "run_early_stopping",
+    "run_until_stable",
+    "saturated",
+    "save",
+    "sweep",
+    "trainer",
+    "transplant",
+    "update_norm",
+    "use_cores",
+]

@@ -1,0 +1,260 @@
+"""Runs that end by themselves, inside the compiled program: when training is stable, or before it overfits.
+
+In a `sweep` every run ends for itself. One that has ended stays as it is while others of its chunk go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fnn.core import _checks as checks
+from fnn.core._numerics import wide
+from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
+from fnn.nn import _checks as nn_checks
+from fnn.optimizers.transforms import tree_norm
+from fnn.training import _checks as training_checks
+from fnn.training.trainers import begun, compiled, run
+
+
+class Stability(NamedTuple):
+    """How `run_until_stable` ended."""
+
+    steps: Array
+    """gradient steps taken"""
+    stable: Array
+    """whether what was asked to stabilise did so within max_steps"""
+    quality_change: Array
+    """|Q − Q'|/|Q'| over the last `every` steps; 0 where Q = Q' = 0, infinite where there was no Q' yet"""
+    weights_change: Array
+    """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
+
+
+def run_until_stable(
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    *,
+    max_steps: int,
+    every: int = 100,
+    quality_tolerance: float | None = None,
+    weights_tolerance: float | None = None,
+    quality_floor: float = 0.0,
+    either: bool = False,
+) -> tuple[TrainState, Stability]:
+    """The lecture's loop: repeat until the running loss Q and/or the weights W stabilise (slide "Algorithm SG").
+
+    Every `every` steps Q and W are compared with what they were. With τ for the tolerances and Q₀ for the floor, they
+    are stable if::
+
+        |Q − Q'| ≤ τ_Q·|Q'|, or |Q| < Q₀             ‖W − W'‖ ≤ τ_W·‖W'‖
+
+    The slide's "and/or" is yours to choose: Q alone, W alone, both, or either. A relative tolerance never sees a Q as
+    stable that falls towards 0 by the same share in each comparison; that is what the floor is for.
+
+    Args:
+        trainer: a `Trainer`; its quality_rate should average over about `every` steps.
+        state: where to start.
+        data: (x [ℓ, …], y [ℓ, …]).
+        max_steps: stop here in any case; a multiple of `every`.
+        every: steps between two comparisons.
+        quality_tolerance: relative, for Q; a number or tracer.
+        weights_tolerance: relative, for W; a number or tracer.
+        quality_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with quality_tolerance.
+        either: where both tolerances are given, whether one that holds is enough.
+
+    Returns:
+        The state at the end, and a `Stability`.
+
+    Raises:
+        ValueError: neither tolerance given, `either` or a floor without what it needs, or numbers out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import linear, run_until_stable, sgd, squared, trainer
+        >>> x = jax.random.normal(jax.random.key(0), (32, 2))
+        >>> data = x, x @ jnp.array([[1.0], [2.0]])
+        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=8, quality_rate=0.05)
+        >>> state = learn.init(jax.random.key(1), data)
+        >>> state, end = run_until_stable(learn, state, data, max_steps=10_000, every=20, weights_tolerance=1e-3)
+        >>> bool(end.stable), state.params["w"].round(2).ravel().tolist()
+        (True, [1.0, 2.0])
+    """
+    training_checks.is_trainer("run_until_stable", trainer)
+    training_checks.divisor("every", every, "max_steps", training_checks.steps("max_steps", max_steps))
+    _stopping_rule(quality_tolerance, weights_tolerance, quality_floor, either)
+    rule = _Rule(quality_tolerance, weights_tolerance, quality_floor)
+    return _until_stable(trainer, state, data, max_steps, every, rule, bool(either))
+
+
+class _Rule(NamedTuple):
+    """When Q and W are stable; None is not asked."""
+
+    quality_tolerance: Any
+    weights_tolerance: Any
+    quality_floor: Any
+
+
+@compiled("trainer", "max_steps", "every", "either")
+def _until_stable(
+    trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, rule: _Rule, either: bool
+) -> tuple[TrainState, Stability]:
+    """`run_until_stable` as one program."""
+
+    def moved(new: TrainState, old: TrainState) -> tuple[Array, Array]:
+        difference = jax.tree.map(jnp.subtract, wide(new.params), wide(old.params))
+        started = jnp.isfinite(old.quality)  # before the first step there was no Q
+        in_quality = _relative(jnp.abs(new.quality - jnp.where(started, old.quality, 0)), jnp.abs(old.quality))
+        return jnp.where(started, in_quality, jnp.inf), _relative(tree_norm(difference), tree_norm(old.params))
+
+    def settled(new: TrainState, in_quality: Array, in_weights: Array) -> Array:
+        criteria = []
+        if rule.quality_tolerance is not None:
+            is_small = jnp.abs(new.quality) < jnp.asarray(rule.quality_floor, new.quality.dtype)
+            criteria.append(is_small | (in_quality <= jnp.asarray(rule.quality_tolerance, in_quality.dtype)))
+        if rule.weights_tolerance is not None:
+            criteria.append(in_weights <= jnp.asarray(rule.weights_tolerance, in_weights.dtype))
+        return reduce(jnp.logical_or if either else jnp.logical_and, criteria)
+
+    def unfinished(carry: tuple[TrainState, Stability]) -> Array:
+        return (carry[1].steps < max_steps) & ~carry[1].stable
+
+    def more(carry: tuple[TrainState, Stability]) -> tuple[TrainState, Stability]:
+        old, so_far = carry
+        new, _ = run(trainer, old, data, every)
+        changes = moved(new, old)
+        return new, Stability(so_far.steps + every, settled(new, *changes), *changes)
+
+    state = begun(state, jax.eval_shape(trainer.step, state, data)[0])
+    changes = jax.tree.map(lambda c: jnp.full(c.shape, jnp.inf, c.dtype), jax.eval_shape(moved, state, state))
+    none_yet = Stability(jnp.zeros((), jnp.int32), jnp.zeros((), bool), *changes)
+    return jax.lax.while_loop(unfinished, more, (state, none_yet))
+
+
+def _relative(change: Array, before: Array) -> Array:
+    """change/before, where 0/0 is 0: what was 0 and is 0 has not changed."""
+    return change / jnp.where(change == 0, 1, before)
+
+
+class EarlyStop(NamedTuple):
+    """How `run_early_stopping` ended."""
+
+    steps: Array
+    """gradient steps taken"""
+    best_step: Array
+    """how many of them the best state is after; 0 if none was better than the first"""
+    validation: Array
+    """the lowest validation value, the best state's; infinite where no look gave a finite one"""
+    stopped: Array
+    """whether patience ended it, and not max_steps"""
+
+
+def run_early_stopping(
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    *,
+    max_steps: int,
+    every: int,
+    validate: Callable[[Params, State], Array],
+    patience: int,
+) -> tuple[TrainState, EarlyStop]:
+    """Train until the validation value has not improved for a while, and give back the best state.
+
+    Every `every` steps, with v* = ∞ at the start::
+
+        v           := validate(W)
+        W*, v*      := W, v                 if v < v*
+        stop                                if the last `patience` looks all found v ≥ v*, or v = NaN
+
+    It is what `fit` does from the host, in one program; only, a loss that is not finite does not end it at once.
+
+    Args:
+        trainer: a `Trainer`.
+        state: where to start.
+        data: (x [ℓ, …], y [ℓ, …]) to train on.
+        max_steps: stop here in any case; a multiple of `every`.
+        every: steps between two looks.
+        validate: ``(params, state) -> scalar``, lower is better: a held-out loss. NaN is never the lowest. A function
+            made anew is compiled anew.
+        patience: looks without a new lowest value after which to stop, at least 1.
+
+    Returns:
+        The state with the lowest validation value, and an `EarlyStop`.
+
+    Raises:
+        ValueError: numbers below 1, or `every` does not divide max_steps; a validation value that is no scalar.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import linear, run_early_stopping, sgd, squared, trainer
+        >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
+        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
+        >>> start = learn.init(jax.random.key(0), data)
+        >>> small = lambda params, state: jnp.abs(params["b"][0])  # grows from 0 with every step
+        >>> best, end = run_early_stopping(learn, start, data, max_steps=100, every=10, validate=small, patience=2)
+        >>> int(end.steps), int(end.best_step), int(best.step), bool(end.stopped)
+        (30, 10, 10, True)
+
+    Source: L. Prechelt, *Early stopping — but when?*, 1998, with strips of k = `every` steps. His criterion UP_s stops
+    when v has risen in s strips in a row. This is the variant in common use: in s = `patience` strips in a row v did
+    not go below its lowest, whether it rose from strip to strip or not.
+    """
+    training_checks.is_trainer("run_early_stopping", trainer)
+    training_checks.divisor("every", every, "max_steps", training_checks.steps("max_steps", max_steps))
+    checks.is_function("validate", validate)
+    checks.count("patience", patience)
+    return _early_stopping(trainer, state, data, max_steps, every, validate, patience)
+
+
+@compiled("trainer", "max_steps", "every", "validate", "patience")
+def _early_stopping(
+    trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, validate: Any, patience: int
+) -> tuple[TrainState, EarlyStop]:
+    """`run_early_stopping` as one program."""
+    kind = jax.eval_shape(validate, state.params, state.state)
+    training_checks.scalar("validate", kind)
+
+    def unfinished(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> Array:
+        _, _, so_far, _ = carry
+        return (so_far.steps < max_steps) & ~so_far.stopped
+
+    def more(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> tuple[TrainState, TrainState, EarlyStop, Array]:
+        now, best, so_far, waited = carry
+        now, _ = run(trainer, now, data, every)
+        value, steps = validate(now.params, now.state), so_far.steps + every
+        better = value < so_far.validation
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
+        waited = jnp.where(better, 0, waited + 1)
+        told = EarlyStop(
+            steps,
+            jnp.where(better, steps, so_far.best_step),
+            jnp.where(better, value, so_far.validation),
+            waited >= patience,
+        )
+        return now, best, told, waited
+
+    state, zero = begun(state, jax.eval_shape(trainer.step, state, data)[0]), jnp.zeros((), jnp.int32)
+    start = EarlyStop(zero, zero, jnp.full((), jnp.inf, kind.dtype), jnp.zeros((), bool))
+    _, best, told, _ = jax.lax.while_loop(unfinished, more, (state, state, start, zero))
+    return best, told
+
+
+def _stopping_rule(quality_tolerance: Any, weights_tolerance: Any, quality_floor: Any, either: Any) -> None:
+    """At least one tolerance, and nothing that goes with one that is missing."""
+    given = {"quality_tolerance": quality_tolerance, "weights_tolerance": weights_tolerance}
+    if all(value is None for value in given.values()):
+        raise ValueError(f"give {' or '.join(given)}, or both: without them nothing tells when to stop")
+    for name, value in (*given.items(), ("quality_floor", quality_floor)):
+        if value is not None:
+            checks.not_negative(name, value)
+    nn_checks.flag("either", either)
+    if either and None in given.values():
+        raise ValueError(f"either=True expects {' and '.join(given)}, got one of them; give both, or leave it out")
+    floor = checks.concrete(quality_floor)
+    if quality_tolerance is None and (floor is None or floor != 0):
+        raise ValueError(f"quality_floor expects quality_tolerance beside it, got {quality_floor!r} alone; give both")

@@ -1,0 +1,289 @@
+"""Training: one step as pure functions, and a compiled run of many.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from fnn import adam, dense, linear, run, serial, squared, tanh, trainer
+    >>> x = jnp.linspace(-1, 1, 64)[:, None]
+    >>> learn = trainer(serial(dense(16, tanh), linear(1)), squared, adam(0.01), batch_size=16)
+    >>> learn
+    trainer(serial(dense(16, tanh), linear(1)), squared, adam(0.01), batch_size=16)
+    >>> state = learn.init(jax.random.key(0), (x, jnp.abs(x)))
+    >>> state, metrics = run(learn, state, (x, jnp.abs(x)), steps=1000, every=250)
+    >>> metrics["loss"].shape, bool(metrics["loss"][-1] < 1e-3)
+    ((4,), True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.core import _checks as checks
+from fnn.core._labels import written
+from fnn.core._numerics import Sum, mean, no_sum, plus, wide
+from fnn.core.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState
+from fnn.data.sampling import Draw, shuffled, with_replacement
+from fnn.derivatives.backpropagation import Gradient, backprop
+from fnn.optimizers.transforms import apply_updates
+from fnn.training import _checks as training_checks
+from fnn.training.metrics import GradientStep, Metric, measured, parted, values_of_step
+
+_LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
+
+_LAST_STEP = 2**31 - 1
+
+
+def trainer(
+    net: Layer,
+    loss: Loss,
+    optimizer: Any,
+    *,
+    batch_size: int = 32,
+    gradient: Callable[[Layer, Loss], Gradient] = backprop,
+    draw: Draw = shuffled,
+    quality_rate: float = 0.01,
+    metrics: Sequence[Metric] = (),
+) -> Trainer:
+    """The gradient step of the lecture's SG and BackProp, with any optimizer (slides "Algorithm SG", "BackProp").
+
+    One step::
+
+        batch          := draw(key, t)
+        L, g           := gradient(net, loss) of the batch
+        W              := W + optimizer's updates for g
+        Q              := (1 − λ)Q + λL
+
+    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(quality=Q)`` in the
+    first state. All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to the
+    same end.
+
+    Args:
+        net: a layer.
+        loss: a loss whose answers the data hold.
+        optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
+        batch_size: objects in a batch.
+        gradient: how gradients are found: `backprop` by hand, `autodiff` automatically, or a function alike.
+        draw: which objects step t sees: `shuffled` epochs, or `with_replacement` as in the lecture; or a rule of one's
+            own, ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. Where it leaves
+            the sample later on, the objects missing are NaN.
+        quality_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
+        metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
+
+    Returns:
+        A `Trainer`. Its metrics are ``{"loss": L, "quality": Q}``, and for each of `metrics` its name with the value,
+        or with a dict from layers ("0 dense(64, tanh)": where its params stand, and its label) to values. Its init
+        takes the data, or, where batches come from outside, the first of them; memory-mapped data are not searched for
+        NaN.
+
+    Raises:
+        TypeError: a part that is not what it should be.
+        ValueError: numbers out of range; in init, data that do not fit the network or the loss; in init and step, data
+            or draws whose lengths do not fit.
+    """
+    checks.is_layer("trainer", net)
+    checks.is_loss(loss)
+    training_checks.makes_steps("trainer", optimizer)
+    batch_size = checks.count("batch_size", batch_size)
+    checks.number("quality_rate", quality_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
+    _metrics(metrics, sees_layers=gradient is backprop)
+    value_and_gradient = gradient(measured(net, metrics), loss)
+
+    def init(key: Array, data: Batch) -> TrainState:
+        x, y = checks.batch(data)
+        size = training_checks.data(x, y)
+        _try_draw(draw, key, size, batch_size)
+        key_of_params, key = jax.random.split(key)
+        params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)))
+        quality = _no_quality(loss, jax.eval_shape(net.apply, params, state, x), y)
+        return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
+
+    def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
+        return update(state, _drawn(draw, state, data, batch_size))
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch = checks.batch(batch)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
+        (value, layer_state), readings = value_and_gradient(state.params, state.state, batch, key)
+        g, of_layers = parted(readings)
+        updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
+        params = apply_updates(state.params, updates)
+        L, Q = _qualities(state, value, quality_rate)
+        after = TrainState(params, layer_state, optimizer_state, _next(state.step), Q, state.key)
+        of_steps = values_of_step(metrics, GradientStep(state, after, batch, g, updates))
+        return after, {"loss": L, "quality": Q} | of_layers | of_steps
+
+    differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
+    return Trainer(init, step, update, written("trainer", net, loss, optimizer, **differs))
+
+
+def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
+    """Q before the first step, when there is no estimate yet: infinite, in the dtype of the losses."""
+    of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
+    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_answers.dtype)).dtype))
+
+
+def _qualities(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
+    """The batch's loss L, and the running loss Q := (1 − λ)Q + λL, where there was none yet Q := L."""
+    L = wide(value)
+    Q, kept = jnp.asarray(state.quality, L.dtype), jnp.asarray(1 - rate, L.dtype)
+    is_first = (state.step == 0) & jnp.isposinf(Q)
+    return L, jnp.where(is_first, L, kept * Q + jnp.asarray(rate, L.dtype) * L)
+
+
+def _next(step: Array) -> Array:
+    """The count of one step more, below 2³¹: what is drawn and scheduled never meets a negative step."""
+    return (step + 1) & jnp.asarray(_LAST_STEP, step.dtype)
+
+
+_IN_BOUNDS = (shuffled, with_replacement)
+
+
+def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
+    """The draw of step 0: whether the rule takes this batch_size, and leads nowhere outside of the sample."""
+
+    def first(key: Array) -> Array:
+        chosen = draw(key, 0, size, batch_size)
+        _checked_drawn(chosen, batch_size, size)
+        return chosen
+
+    if draw in _IN_BOUNDS or training_checks.inside_a_trace():
+        jax.eval_shape(first, key)
+    else:
+        _checked_drawn(jax.jit(first)(key), batch_size, size)
+
+
+def _drawn(draw: Draw, state: TrainState, data: Batch, batch_size: int) -> Batch:
+    """The batch of a step. Where a rule of the user's leaves the sample, an object is NaN, or a label that is none."""
+    x, y = checks.batch(data)
+    chosen = draw(state.key, state.step, x.shape[0], batch_size)
+    _checked_drawn(chosen, batch_size, x.shape[0])
+    there: dict[str, Any] = {"mode": "fill", "wrap_negative_indices": False}
+    if draw in _IN_BOUNDS:
+        there = {"mode": "promise_in_bounds"}
+    return jnp.asarray(x).at[chosen].get(**there), jnp.asarray(y).at[chosen].get(**there)
+
+
+def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function once for each value of its static arguments; inside another trace it joins that program.
+
+    There the trainer may hold tracers (a swept η), even if no argument is one, and a cache of compiled functions must
+    not keep them.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        jitted = jax.jit(function, static_argnames=static)
+
+        @wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            return (function if training_checks.inside_a_trace() else jitted)(*args, **options)
+
+        return call
+
+    return decorate
+
+
+def run(
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    steps: int,
+    every: int | None = None,
+    validate: Callable[[Params, State], Any] | None = None,
+) -> tuple[TrainState, Any]:
+    """Many steps as one compiled loop, the metrics reduced inside it.
+
+    Compiled once for each trainer and number of steps; inside `jit`, `vmap` or `sweep` it joins their program.
+
+    Args:
+        trainer: a `Trainer`.
+        state: where to start, from ``trainer.init`` or an earlier run.
+        data: (x [ℓ, …], y [ℓ, …]).
+        steps: gradient steps to take.
+        every: mean metrics are given for each this many steps, which must divide `steps`; 1 gives all.
+        validate: ``(params, state) -> pytree``, called after each `every` steps, or at the end without `every`; a
+            function made anew is compiled anew.
+
+    Returns:
+        The state after the last step, and the metrics: leaves [steps/every, …], or without `every` their means over the
+        whole run, both in float32 at least. What `validate` gave is under "validation".
+
+    Raises:
+        TypeError: what is no trainer.
+        ValueError: numbers below 1, or `every` does not divide `steps`.
+    """
+    training_checks.is_trainer("run", trainer)
+    steps = training_checks.steps("steps", steps)
+    block = training_checks.divisor("every", every, "steps", steps) if every is not None else steps
+    return _run(trainer, state, data, None if every is None else steps // block, block, validate)
+
+
+@compiled("trainer", "blocks", "block", "validate")
+def _run(
+    trainer: Trainer, state: TrainState, data: Batch, blocks: int | None, block: int, validate: Any
+) -> tuple[TrainState, Any]:
+    """So many blocks of so many steps, or one block alone, as one program."""
+    after, metrics = jax.eval_shape(trainer.step, state, data)
+    state = begun(state, after)
+
+    def summed(carry: tuple[TrainState, Sum], _: None) -> tuple[tuple[TrainState, Sum], None]:
+        state, metrics = trainer.step(carry[0], data)
+        return (state, plus(carry[1], metrics)), None
+
+    def averaged(state: TrainState, _: Any = None) -> tuple[TrainState, Any]:
+        (state, total), _ = jax.lax.scan(summed, (state, no_sum(metrics)), length=block)
+        means = mean(total, block)
+        return state, means if validate is None else means | {"validation": validate(state.params, state.state)}
+
+    return averaged(state) if blocks is None else jax.lax.scan(averaged, state, length=blocks)
+
+
+def begun(state: TrainState, after: Any) -> TrainState:
+    """The state with Q in the dtype that a step gives it (`after`): an estimate of the user's may be any number."""
+    return state._replace(quality=jnp.asarray(state.quality, after.quality.dtype))
+
+
+@jax.jit
+def is_finite(params: Params) -> Array:
+    """Whether there is no NaN and no infinity among the weights."""
+    floats = (leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.all(jnp.isfinite(leaf)) for leaf in floats)]))
+
+
+def _checked_drawn(chosen: Any, batch_size: int, size: int) -> None:
+    """What a drawing rule gave: so many indices, within the sample where they can be looked at."""
+    expected = f"draw expects a rule that gives batch_size indices, integers [{batch_size}] in 0..{size - 1}"
+    is_array = hasattr(chosen, "dtype")
+    if not (is_array and np.shape(chosen) == (batch_size,) and jnp.issubdtype(chosen.dtype, jnp.integer)):
+        got = f"{chosen.dtype} {list(np.shape(chosen))}" if is_array else type(chosen).__name__
+        raise ValueError(f"{expected}, got {got}; change the rule, (key, step, size, batch_size) -> indices")
+    known = checks.concrete(chosen)
+    if known is not None and known.size and not (known.min() >= 0 and known.max() < size):
+        raise ValueError(f"{expected}, got indices {known.min()}..{known.max()}; keep them below `size`")
+
+
+def _metrics(given: Any, sees_layers: bool) -> None:
+    """Metrics with names of their own, each of layers or of steps; those of layers where BackProp shows them."""
+    if not isinstance(given, Sequence) or isinstance(given, str) or hasattr(given, "_fields"):
+        alone = f"for one alone write metrics=[{checks.shown(given)}]"
+        raise TypeError(f"metrics must be a sequence of them, got {checks.shown(given)}; {alone}")
+    names = ["loss", "quality"]
+    for metric in given:
+        if not all(hasattr(metric, field) for field in ("name", "of_layer", "of_step")):
+            hint = "call the factory: saturated(), not saturated" if callable(metric) else "make one: Metric(name, …)"
+            raise TypeError(f"metrics must hold Metrics such as gradient_norm, got {checks.shown(metric)}; {hint}")
+        if (metric.of_layer is None) == (metric.of_step is None):
+            raise ValueError(f"the metric {metric!r} must have one of of_layer and of_step; make two metrics for both")
+        checks.is_function(f"the metric {metric!r}", metric.of_layer or metric.of_step)
+        if metric.of_layer is not None and not sees_layers:
+            raise ValueError(
+                f"the metric {metric!r} looks at layers, which only the hand-written pass shows; take "
+                "gradient=backprop, or metrics of steps"
+            )
+        if metric.name in names:
+            raise ValueError(f"two metrics are named {metric.name!r}; rename one: metric._replace(name=...)")
+        names.append(metric.name)

@@ -1,0 +1,176 @@
+"""One backward pass, many readings: each against the automatic gradients of single objects."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fnn import (
+    Reading,
+    activate,
+    backprop,
+    dense,
+    gradient,
+    linear,
+    objective,
+    per_object,
+    prelu,
+    repeat,
+    residual,
+    second_moment,
+    serial,
+    softplus,
+    squared,
+    squared_norm,
+    tanh,
+    watch,
+)
+from fnn.nn import Pass
+from tests.checkers import READINGS, check_close, check_readings
+from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, given, posed
+
+COUPLED = {name: case for name, case in EVERY_LAYER.items() if couples(case.layer)}
+OF_SINGLE_OBJECTS = [read for read in READINGS if not read.linear]
+APART = [
+    "linear",
+    "linear, one input",
+    "dense relu",
+    "prelu",
+    "from_function",
+    "serial",
+    "columns, nested",
+    "residual",
+    "repeat of repeat",
+    "repeat of dropout",
+    "repeat of columns",
+    "repeat of from_function",
+    "remat",
+    "remat of repeat",
+    "watch",
+    "watch within",
+]
+
+
+@pytest.mark.parametrize("name", APART)
+def test_readings_are_of_the_objects_own_gradients(name: str) -> None:
+    check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=7))
+
+
+@pytest.mark.parametrize("name", ["dense relu", "from_function", "columns, nested", "repeat of repeat"])
+def test_readings_of_a_batch_of_one(name: str) -> None:
+    check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=1))
+
+
+MEANS = {
+    gradient: lambda g: jnp.mean(g, axis=0),
+    per_object: lambda g: g,
+    squared_norm: lambda g: jax.vmap(lambda one: jnp.sum(jnp.square(one)))(g),
+    second_moment: lambda g: jnp.mean(jnp.square(g), axis=0),
+}
+"""What `fnn.core.readings` promises of `backprop(net, loss, read)`, from the gradients g [n, …] of single objects."""
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("several yes-no questions", 7), ("prelu", 1), ("mixed neurons", 7), ("deep", 1), ("deep", 7)]
+)
+def test_backprop_reads_what_vmap_of_grad_gives(name: str, n: int) -> None:
+    net, loss, _, _ = problem = NETWORKS[name]
+    params, state, (x, y), key = posed(problem, n)
+
+    @jax.jit
+    def both(params, x, y):
+        of_one = lambda x, y: jax.grad(objective(net, loss), has_aux=True)(params, state, (x[None], y[None]), key)[0]  # noqa: E731
+        each = jax.vmap(of_one)(x, y)
+        got = [backprop(net, loss, read)(params, state, (x, y), key)[1] for read in MEANS]
+        return got, [jax.tree.map(meant, each) for meant in MEANS.values()]
+
+    for reading, meant in zip(*both(params, x, y), strict=True):
+        check_close(reading, meant)
+
+
+@pytest.mark.parametrize("case", COUPLED.values(), ids=COUPLED.keys())
+@pytest.mark.parametrize("read", OF_SINGLE_OBJECTS, ids=str)
+def test_a_layer_that_couples_objects_refuses_readings_of_single_ones(case: Case, read: Reading) -> None:
+    params, state, x, key = given(case.layer, case.inputs)
+
+    def reading():
+        y, _, tape = case.layer.forward(params, state, x, key)
+        return case.layer.backward(params, tape, y, read)
+
+    with pytest.raises(ValueError, match="couples the objects"):
+        jax.eval_shape(reading)
+
+
+def test_repeat_stacks_readings_so_that_objects_come_first() -> None:
+    net = repeat(repeat(dense(4, tanh), 2), 3)
+    params, state, x, key = given(net, 4, n=7)
+
+    def shapes(read: Reading):
+        y, _, tape = net.forward(params, state, x, key)
+        return {name: leaf.shape for name, leaf in net.backward(params, tape, y, read)[1].items()}
+
+    assert shapes(gradient) == shapes(second_moment) == {"w": (3, 2, 4, 4), "b": (3, 2, 4)}
+    assert shapes(per_object) == {"w": (7, 3, 2, 4, 4), "b": (7, 3, 2, 4)}
+    assert shapes(squared_norm) == {"w": (7,), "b": (7,)}
+
+
+def test_squared_norm_forms_no_gradient_of_an_object() -> None:
+    problem = Problem(serial(dense(11, tanh), linear(3)), squared, 13, 3)
+    arguments = posed(problem, n=7)
+    program = str(jax.make_jaxpr(backprop(problem.net, problem.loss, squared_norm))(*arguments))
+    assert "7,13,11" not in program
+    assert "7,13,11" in str(jax.make_jaxpr(backprop(problem.net, problem.loss, per_object))(*arguments))
+
+
+def test_readings_print_their_names() -> None:
+    assert list(map(str, READINGS)) == ["gradient", "per_object", "squared_norm", "second_moment"]
+
+
+# watch
+
+
+def is_pass(node) -> bool:
+    return isinstance(node, Pass)
+
+
+@pytest.mark.parametrize("read", READINGS, ids=str)
+def test_watch_shows_the_readings_in_the_place_of_each_layer(read: Reading) -> None:
+    net = serial(dense(3, tanh), repeat(residual(serial(linear(2), linear(3))), 2), prelu())
+    both = jax.jit(lambda *arguments: [backprop(f, squared, read)(*arguments)[1] for f in (net, watch(net))])
+    unwatched, watched = both(*posed(Problem(net, squared, 4, 3)))
+    check_close(jax.tree.map(lambda p: p.readings, watched, is_leaf=is_pass), unwatched)
+    first, (second, third), last = watched
+    assert first.error.shape == (5, 3)
+    assert (second.x.shape, second.y.shape, third.error.shape) == ((2, 5, 3), (2, 5, 2), (2, 5, 3))
+    assert last.y.shape == last.error.shape == (5, 3)
+
+
+def test_watch_shows_the_error_and_slope_that_a_nudge_of_each_output_has() -> None:
+    net = serial(dense(5, tanh), dense(4, softplus), linear(2))
+    params, state, (x, y), key = posed(Problem(net, squared, 3, 2))
+    _, passes = backprop(watch(net), squared)(params, state, (x, y), key)
+
+    def computed(nudges):
+        """The same network written out, with something added to the output of each layer."""
+        (p, q, r), (d_1, d_2, d_3) = params, nudges
+        S_1 = x @ p["w"] + p["b"][None]
+        x_1 = jnp.tanh(S_1) + d_1
+        S_2 = x_1 @ q["w"] + q["b"][None]
+        x_2 = jnp.logaddexp(S_2, jnp.zeros_like(S_2)) + d_2
+        a = x_2 @ r["w"] + r["b"][None] + d_3
+        return 0.5 * jnp.sum((a - y) ** 2) / x.shape[0], (S_1, S_2, [x, x_1, x_2], [x_1, x_2, a])
+
+    nothing = [jnp.zeros((5, width)) for width in (5, 4, 2)]
+    errors, (S_1, S_2, xs, ys) = jax.grad(computed, has_aux=True)(nothing)
+    check_close([p.error for p in passes], errors)
+    check_close([p.x for p in passes], xs)
+    check_close([p.y for p in passes], ys)
+    check_close(passes[0].tape.z, 1 - jnp.tanh(S_1) ** 2)
+    check_close(passes[1].tape.z, 1 / (1 + jnp.exp(-S_2)))
+
+
+def test_watch_sees_the_errors_of_the_reading() -> None:
+    # A reading of single objects takes each object's own loss, which is n times its share of the mean.
+    net = serial(linear(3), activate(tanh))
+    arguments = posed(Problem(net, squared, 4, 3))
+    errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_object)]
+    check_close(5 * errors[0], errors[1])

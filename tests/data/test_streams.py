@@ -1,0 +1,435 @@
+"""Online learning, and samples on the disk: the steps of a loop, every object once an epoch, bounded memory.
+
+``python tests/test_streams.py`` learns from 10 million memory-mapped objects and prints the peak memory.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn import linear, serial, sgd, squared, tanh, trainer
+from fnn.data import memory_mapped, minibatches
+from fnn.training import diagnostics, learn_online
+
+NET = serial(fnn.dense(4, tanh), linear(1))
+LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=4, quality_rate=0.1)
+
+
+def stream(sizes: list[int], seed: int = 0, dtype: Any = np.float64) -> Iterator[Any]:
+    generator = np.random.default_rng(seed)
+    for n in sizes:
+        x = generator.normal(size=(n, 3))
+        yield x.astype(dtype), np.sin(x[:, :1]).astype(dtype)
+
+
+def start(learn: Any = LEARN) -> Any:
+    return learn.init(jax.random.key(0), next(stream([4])))
+
+
+# Online learning
+
+
+def test_learning_online_is_the_loop_of_updates() -> None:
+    done = learn_online(LEARN, start(), stream([4] * 10), every=4)
+    state, losses, qualities, update = start(), [], [], jax.jit(LEARN.update)
+    for batch in stream([4] * 10):
+        state, metrics = update(state, batch)
+        losses.append(float(metrics["loss"]))
+        qualities.append(float(metrics["quality"]))
+    assert done.stopped == "end of stream"
+    chex.assert_trees_all_close(done.state.params, state.params, rtol=1e-12)
+    assert done.history["step"].tolist() == [4, 8, 10]
+    assert done.history["objects"].tolist() == [16, 32, 40]
+    for name, values in (("loss", losses), ("quality", qualities)):
+        means = [np.mean(values[:4]), np.mean(values[4:8]), np.mean(values[8:])]
+        np.testing.assert_allclose(done.history[name], means, rtol=1e-12)
+
+
+def test_it_stops_after_steps_and_takes_no_batch_more() -> None:
+    batches = stream([4] * 10)
+    done = learn_online(LEARN, start(), batches, steps=7, every=7)
+    assert (done.stopped, int(done.state.step), len(list(batches))) == ("steps", 7, 3)
+    resumed = learn_online(LEARN, done.state, islice(stream([4] * 10), 7, None), steps=7)
+    assert resumed.stopped == "end of stream"
+    chex.assert_trees_all_equal(resumed.state, learn_online(LEARN, start(), stream([4] * 10)).state)
+    assert resumed.history["step"].tolist() == [10]
+
+
+def test_ctrl_c_keeps_what_is_done() -> None:
+    def interrupted() -> Iterator[Any]:
+        yield from stream([4] * 5)
+        raise KeyboardInterrupt
+
+    done = learn_online(LEARN, start(), interrupted(), every=2)
+    assert (done.stopped, done.history["step"].tolist()) == ("interrupted", [2, 4, 5])
+    chex.assert_trees_all_equal(done.state, learn_online(LEARN, start(), stream([4] * 5)).state)
+    nothing = learn_online(LEARN, start(), islice(interrupted(), 5, None))
+    assert (nothing.stopped, int(nothing.state.step)) == ("interrupted", 0)
+
+
+def test_it_stops_where_the_loss_explodes() -> None:
+    learn = trainer(linear(1), squared, sgd(1e6), batch_size=4)
+    done = learn_online(learn, start(learn), stream([4] * 300), every=50)
+    assert done.stopped == "diverged"
+    assert int(done.state.step) < 300
+
+
+def test_the_step_is_traced_once_for_each_size_of_batch() -> None:
+    traces = []
+
+    def counted(S: jax.Array) -> jax.Array:
+        traces.append(S.shape)
+        return jnp.tanh(S)
+
+    learn = trainer(serial(fnn.dense(4, tanh._replace(value=counted)), linear(1)), squared, sgd(0.1), batch_size=4)
+    state = start(learn)
+    traces.clear()
+    learn_online(learn, state, stream([4] * 6 + [2]))
+    assert traces == [(4, 4), (2, 4)]
+
+
+def test_a_stream_may_fill_one_array_over_and_over() -> None:
+    def reusing() -> Iterator[Any]:
+        x, y = np.empty((4, 3)), np.empty((4, 1))
+        for x[...], y[...] in stream([4] * 50):
+            yield x, y
+
+    done = learn_online(LEARN, start(), reusing())
+    chex.assert_trees_all_equal(done.state, learn_online(LEARN, start(), stream([4] * 50)).state)
+
+
+def test_metrics_of_layers_have_their_history() -> None:
+    learn = trainer(NET, squared, sgd(0.1), batch_size=4, metrics=diagnostics())
+    history = learn_online(learn, start(learn), stream([4] * 6), every=3).history
+    assert history["saturated"]["0 dense(4, tanh)"].shape == (2,)
+    assert history["update_norm"].shape == (2,)
+
+
+def test_single_precision_comes_from_streams_of_double_precision_as_from_arrays() -> None:
+    with jax.enable_x64(False):
+        single = learn_online(LEARN, start(), stream([4] * 6)).state.params
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(single))
+
+
+def test_bad_streams_are_told_apart() -> None:
+    (x, y), state = next(stream([4])), start()
+    bad = [
+        (TypeError, "one pair of arrays; cut x and y by minibatches", (x, y)),
+        (TypeError, "one array; cut x and y by minibatches", x),
+        (TypeError, "got function; call it", stream),
+        (TypeError, "got int; write a generator", 3),
+        (TypeError, "batch 0 of the stream must be a pair", [x]),
+        (TypeError, "y of batch 0 of the stream expects an array, got list", [(x, [1.0])]),
+        (ValueError, "as many objects as answers", [(x, y[:3])]),
+        (ValueError, "gave no batch; a generator runs once only", iter(())),
+        (ValueError, r"batch 1 of the stream has x of float64 \[n, 2\], batch 0 had float64 \[n, 3\]",
+         [(x, y), (x[:, :2], y)]),
+        (ValueError, r"batch 1 of the stream has y of int64 \[n, 1\], batch 0 had float64 \[n, 1\]",
+         [(x, y), (x, y.astype(int))]),
+    ]  # fmt: skip
+    for error, message, batches in bad:
+        with pytest.raises(error, match=message):
+            learn_online(LEARN, state, batches)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="every must be a whole number >= 1"):
+        learn_online(LEARN, state, stream([4]), every=0)
+    with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
+        learn_online(LEARN, state, stream([4]), steps=0)
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (lambda: np.zeros((2, 3)), TypeError),
+        (lambda: (np.zeros((4, 2)), np.zeros((4, 1))), ValueError),
+        (lambda: (np.zeros((4, 3)), np.zeros((3, 1))), ValueError),
+        (lambda: 1 // 0, ZeroDivisionError),
+    ],
+)
+def test_an_error_of_a_batch_carries_what_those_before_it_taught(last: Any, error: type[Exception]) -> None:
+    def broken() -> Iterator[Any]:
+        yield from stream([4] * 5)
+        yield last()
+
+    with pytest.raises(error) as caught:
+        learn_online(LEARN, start(), broken(), every=2)
+    done: Any = caught.value.done  # type: ignore[attr-defined]
+    whole = learn_online(LEARN, start(), stream([4] * 5), every=2)
+    assert done.stopped == "error"
+    chex.assert_trees_all_equal((done.state, done.history), (whole.state, whole.history))
+    assert "in its attribute `done`" in caught.value.__notes__[-1]
+
+
+def test_a_layer_that_refuses_the_last_batch_loses_none_before_it() -> None:
+    learn = trainer(serial(fnn.batch_norm(), linear(1)), squared, sgd(0.1), batch_size=4)
+    with pytest.raises(ValueError, match="at least 2 objects") as caught:
+        learn_online(learn, start(learn), stream([4, 4, 1]))
+    assert int(caught.value.done.state.step) == 2  # type: ignore[attr-defined]
+
+
+def test_sigterm_keeps_what_is_done() -> None:
+    def asked_to_end() -> Iterator[Any]:
+        yield from stream([4] * 5)
+        signal.raise_signal(signal.SIGTERM)
+        yield from stream([4] * 5)
+
+    done = learn_online(LEARN, start(), asked_to_end(), every=2)
+    assert (done.stopped, done.history["step"].tolist()) == ("preempted", [2, 4, 5])
+    chex.assert_trees_all_equal(done.state, learn_online(LEARN, start(), stream([4] * 5)).state)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_one_batch_of_nan_loses_what_was_learned_before_it_to_no_one() -> None:
+    def spoiled() -> Iterator[Any]:
+        for number, (x, y) in enumerate(stream([4] * 20)):
+            yield (x * np.nan if number == 9 else x), y
+
+    batches = spoiled()
+    done = learn_online(LEARN, start(), batches, every=100)
+    assert done.stopped == "diverged"
+    assert not np.isfinite(done.state.params[1]["w"]).all()
+    assert len(list(batches)) >= 20 - 9 - 3, "it goes on learning from NaN"
+    chex.assert_trees_all_equal(done.best, learn_online(LEARN, start(), stream([4] * 8)).state)
+
+
+def test_the_best_is_the_last_unless_training_diverged() -> None:
+    done = learn_online(LEARN, start(), stream([4] * 5))
+    chex.assert_trees_all_equal(done.best, done.state)
+    late = trainer(NET, squared, sgd(lambda k: jnp.where(k == 4, jnp.inf, 0.1)), batch_size=4)
+    done = learn_online(late, start(late), stream([4] * 5))
+    assert (done.stopped, int(done.best.step)) == ("diverged", 4)
+    assert np.isfinite(done.history["loss"]).all()
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(jnp.bfloat16, 1.0), (jnp.float16, 100.0), (jnp.float32, 0.1)])
+def test_means_of_half_precision_lose_nothing(dtype: Any, value: float) -> None:
+    def update(state: Any, batch: Any) -> Any:
+        return state._replace(step=state.step + 1), {"loss": jnp.asarray(value, dtype)}
+
+    found = learn_online(LEARN._replace(update=update), start(), stream([4] * 1000), every=1000).history["loss"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [np.float32(value)], rtol=1e-7)
+
+
+def test_the_history_counts_beyond_the_largest_int32() -> None:
+    late = start()._replace(step=jnp.asarray(2**31 - 2, jnp.int32))
+    done = learn_online(LEARN, late, stream([4] * 4), every=2)
+    assert done.history["step"].tolist() == [2**31, 2**31 + 2]
+    assert int(done.state.step) == 2
+
+
+def test_sizes_that_go_on_changing_are_warned_of_once() -> None:
+    with pytest.warns(UserWarning, match=r"three sizes so far, \[1, 2, 4\] objects") as caught:
+        learn_online(LEARN, start(), stream([4, 2, 4, 1, 3]))
+    assert len(caught) == 1
+
+
+# Mini-batches of samples on the disk
+
+
+def stored(folder: Path, size: int) -> tuple[Any, Any]:
+    """Objects that carry their number in every feature and in the answer."""
+    np.save(folder / "x.npy", np.arange(size, dtype=np.float32)[:, None] * np.ones(3, np.float32))
+    np.save(folder / "y.npy", np.arange(size, dtype=np.int32))
+    return memory_mapped(folder / "x.npy", folder / "y.npy")
+
+
+@pytest.mark.parametrize(("contiguous", "buffer"), [(1, 8), (4, 20), (7, 1000), (64, None)])
+def test_an_epoch_has_every_object_once_and_each_epoch_its_own_order(
+    tmp_path: Path, contiguous: int, buffer: int | None
+) -> None:
+    x, y = stored(tmp_path, 103)
+    cut = minibatches(x, y, 5, jax.random.key(3), epochs=2, contiguous=contiguous, buffer=buffer)
+    epochs = np.array([batch[1] for batch in cut]).reshape(2, 20, 5)
+    for epoch in epochs:
+        assert len(np.unique(epoch)) == 100
+    assert len(np.unique(epochs)) > 100  # other objects are left out
+    assert (epochs[0] != epochs[1]).any()
+    assert (np.diff(epochs.reshape(2, -1)) != 1).mean() > 0.9
+
+
+def test_objects_keep_their_answers_and_the_key_decides(tmp_path: Path) -> None:
+    x, y = stored(tmp_path, 103)
+    first, again, other = (list(minibatches(x, y, 5, jax.random.key(k), contiguous=4, buffer=20)) for k in (3, 3, 4))
+    for batch_x, batch_y in first:
+        assert (batch_x.dtype, batch_y.dtype, batch_x.shape) == (np.float32, np.int32, (5, 3))
+        np.testing.assert_array_equal(batch_x, batch_y[:, None] * np.ones(3))
+    chex.assert_trees_all_equal(first, again)
+    assert any((one[1] != another[1]).any() for one, another in zip(first, other, strict=True))
+
+
+def test_runs_of_neighbours_come_in_uniform_order() -> None:
+    """χ² of the 24 orders of 4 runs, with 23 degrees of freedom, over 600 epochs: below 52 with probability 0.9995."""
+    x = np.arange(8)
+    cut = minibatches(x, x, 2, jax.random.key(0), epochs=600, contiguous=2, buffer=2)
+    epochs = np.array([batch[1] for batch in cut]).reshape(600, 4, 2)
+    assert (epochs.max(2) - epochs.min(2) == 1).all()
+    orders, counts = np.unique(epochs.min(2), axis=0, return_counts=True)
+    assert len(orders) == 24
+    assert np.sum((counts - 25) ** 2 / 25) < 52
+
+
+def test_a_buffer_is_shuffled_whole() -> None:
+    """An object is anywhere in the buffer equally often: χ² with 15 degrees of freedom, below 40 in 0.9995 of cases."""
+    x = np.arange(16)
+    cut = minibatches(x, x, 4, jax.random.key(0), epochs=800, contiguous=4)
+    places = np.argmax(np.array([batch[1] for batch in cut]).reshape(800, 16) == 5, axis=1)
+    assert np.sum((np.bincount(places, minlength=16) - 50) ** 2 / 50) < 40
+
+
+def test_an_endless_stream_of_any_sliceable_sample() -> None:
+    class Dataset:
+        """As an HDF5 data set: shape, dtype, length and slices, and nothing else."""
+
+        def __init__(self, array: np.ndarray) -> None:
+            self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+        def __len__(self) -> int:
+            return len(self.array)
+
+        def __getitem__(self, part: slice) -> np.ndarray:
+            assert isinstance(part, slice)
+            return self.array[part]
+
+    x = np.arange(10)
+    expected = list(minibatches(x, x, 3, jax.random.key(0), epochs=3, contiguous=2))
+    for sample in (Dataset(x), jnp.arange(10)):
+        got = list(islice(minibatches(sample, sample, 3, jax.random.key(0), epochs=None, contiguous=2), 9))
+        chex.assert_trees_all_equal(got, expected)
+
+
+def test_what_was_written_to_a_private_or_shared_map_is_kept(tmp_path: Path) -> None:
+    stored(tmp_path, 5000)
+    for mode in ("c", "r+"):
+        x = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        x[:, 0] = -1
+        for view in (x[10:], np.asarray(x)[10:]):
+            assert all((batch[:, 0] == -1).all() for batch, _ in minibatches(view, view, 10, jax.random.key(0)))
+        assert (x[:, 0] == -1).all()
+
+
+def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
+    x, y = stored(tmp_path, 10)
+    key = jax.random.key(0)
+    bad: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("10 objects in x and 3 answers in y; they must pair", (x, y[:3], 2), {}),
+        ("batch_size 11 exceeds the 10 objects", (x, y, 11), {}),
+        ("buffer must hold a batch of 4 and a run of 8 objects, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
+        ("contiguous must be a whole number >= 1", (x, y, 4), {"contiguous": 0}),
+        ("epochs must be a whole number >= 1", (x, y, 4), {"epochs": 0}),
+    ]
+    for message, arguments, options in bad:
+        with pytest.raises(ValueError, match=message):
+            minibatches(*arguments, key=key, **options)
+    with pytest.raises(TypeError, match="minibatches: x expects an array, got list"):
+        minibatches([1.0], y, 2, key)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(np.ones((10, 3))))
+    with pytest.raises(ValueError, match="in Fortran order"):
+        memory_mapped(tmp_path / "columns.npy", tmp_path / "y.npy")
+    np.save(tmp_path / "short.npy", np.ones(3))
+    with pytest.raises(ValueError, match=r"short\.npy 3 answers; they must pair"):
+        memory_mapped(tmp_path / "x.npy", tmp_path / "short.npy")
+
+
+def test_a_trainer_starts_from_a_memory_map_without_reading_it(tmp_path: Path) -> None:
+    x, y = stored(tmp_path, 100)
+    with jax.enable_x64(False):
+        learn = trainer(linear(200), fnn.softmax_cross_entropy, sgd(0.1), batch_size=10)
+        whole, few = (learn.init(jax.random.key(0), data) for data in ((x, y), (x[:10], y[:10])))
+        chex.assert_trees_all_equal(whole.params, few.params)
+        done = learn_online(learn, few, minibatches(x, y, 10, jax.random.key(1)))
+    assert (done.stopped, int(done.state.step)) == ("end of stream", 10)
+    x: Any = np.lib.format.open_memmap(tmp_path / "x.npy", "r+")
+    x[50] = np.nan
+    learn.init(jax.random.key(0), (x, y))
+    with pytest.raises(ValueError, match="NaN or infinity in x"):
+        learn.init(jax.random.key(0), (jnp.array(x), y))
+
+
+# Bounded memory, in a process of its own
+
+EMPTY = """
+import jax, jax.numpy as jnp
+jax.jit(lambda x: x @ x)(jnp.ones((8, 8))).block_until_ready()
+"""
+
+LEARNING = """
+import json, sys, time
+import jax, numpy as np
+from fnn import dense, linear, serial, sgd, squared, tanh, trainer
+from fnn.training import learn_online
+from fnn.data import memory_mapped, minibatches
+
+folder, contiguous = sys.argv[1], int(sys.argv[2])
+x, y = memory_mapped(folder + "/x.npy", folder + "/y.npy")
+learn = trainer(serial(dense(16, tanh), linear(1)), squared, sgd(0.1), batch_size=1000)
+state = learn.init(jax.random.key(0), (x, y) if sys.argv[3] == "all" else (x[:1000], y[:1000]))
+begin = time.perf_counter()
+done = learn_online(learn, state, minibatches(x, y, 1000, jax.random.key(1), contiguous=contiguous))
+result = {"objects": int(done.history["objects"][-1]), "loss": [float(done.history["loss"][i]) for i in (0, -1)]}
+result["seconds"] = time.perf_counter() - begin
+"""
+
+PEAK = """
+lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps(result | {name: int(lines[name].split()[0]) // 1024 for name in ("VmHWM", "RssAnon", "RssFile")}))
+"""
+
+
+def store_linear_sample(folder: Path, size: int, width: int) -> None:
+    """Written chunk by chunk: x normal, y = x_1."""
+    generator = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (size, width))
+    y = np.lib.format.open_memmap(folder / "y.npy", "w+", np.float32, (size, 1))
+    for first in range(0, size, 100_000):
+        part = generator.standard_normal((min(100_000, size - first), width), np.float32)
+        x[first : first + len(part)], y[first : first + len(part)] = part, part[:, :1]
+    x.flush()
+    y.flush()
+
+
+def in_a_process(program: str, *arguments: str) -> dict[str, Any]:
+    """What the program says, and its peak and last resident memory in MB."""
+    program = f"import json\nresult = {{}}\n{program}\n{PEAK}"
+    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_sample(tmp_path: Path) -> None:
+    """The files take 204 MB; what the process takes besides an empty one is compiled code and a buffer of 32 MB."""
+    store_linear_sample(tmp_path, 1_000_000, 50)
+    empty, done = in_a_process(EMPTY), in_a_process(LEARNING, str(tmp_path), "64", "few")
+    assert done["objects"] == 1_000_000
+    assert done["loss"][-1] < 0.1 < done["loss"][0]
+    assert done["VmHWM"] - empty["VmHWM"] < 170
+
+
+def ten_million() -> None:
+    """Learn from 10 million objects of 16 features, 680 MB in two files, and print the peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        store_linear_sample(Path(folder), 10_000_000, 16)
+        empty = in_a_process(EMPTY)
+        print("an empty JAX process:", empty)
+        for contiguous, first in (("64", "few"), ("64", "all"), ("1", "few")):
+            done = in_a_process(LEARNING, folder, contiguous, first)
+            print(f"contiguous={contiguous}, init from {first}: +{done['VmHWM'] - empty['VmHWM']} MB", done)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    ten_million()

@@ -1,0 +1,609 @@
+"""The report: what is stored, the pages, the command line, and how verdicts follow from intervals."""
+
+import csv
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+import experiments
+from experiments import data
+from experiments.__main__ import Options, chosen, main
+from experiments.report import (
+    Interval,
+    Outcome,
+    Settings,
+    Share,
+    Verdict,
+    at_least,
+    at_most,
+    estimate,
+    exactly,
+    interval,
+    record,
+    runner,
+    smaller,
+    storage,
+    swept,
+    within,
+)
+from experiments.report.runner import available
+from tests.experiments.reports import Run, found, one, other, pictures, strict_json
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def interrupted(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """Cut short."""
+    raise KeyboardInterrupt
+
+
+def broken(settings: Settings, show: Callable[[str], None]) -> Outcome:
+    """Fails."""
+    raise ArithmeticError("no luck")
+
+
+class Elements(HTMLParser):
+    """Every element of a page, with its attributes; and its words."""
+
+    VOID = ("meta", "br", "link", "img", "hr", "input", "source")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+        self.open.pop()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    return Run(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def pages(run: Run) -> dict[str, str]:
+    assert run() == 0
+    return {path.name: path.read_text(encoding="utf-8") for path in (run.folder / "out").glob("*.html")}
+
+
+# The pages
+
+
+def test_there_is_a_front_page_and_one_for_each_experiment(pages: dict[str, str]) -> None:
+    assert set(pages) == {"index.html", "one.html", "other.html"}
+    front = pages["index.html"]
+    assert front.index("The title of one") < front.index("The title of other")  # the lecture's order, then beyond it
+    for word, count in (("holds", 2), ("holds partly", 2), ("does not hold", 2)):
+        assert len(re.findall(rf">\W*{word}\s*<", front)) == count
+    for text in (front, pages["one.html"]):
+        assert "a &lt;em&gt;loss&lt;/em&gt; is below 0" in text
+        assert "The second is not." in text
+    assert "a &lt; b" in pages["one.html"]
+    assert "Two values &amp; their means." in pages["one.html"]
+    assert 'python -m experiments one <span class="whole">--seeds</span> 32' in pages["one.html"]
+
+
+def test_many_cases_are_folded_on_the_front_page_alone(run: Run) -> None:
+    def many(settings: Settings, show: Any) -> Outcome:
+        outcome = found(7)
+        outcome.verdicts = [Verdict("there are many", True, "; ".join(f"case {i}: {i}" for i in range(9)))]
+        return outcome
+
+    assert run("one", known={"one": many}) == 0
+    front, page = ((run.folder / "out" / name).read_text(encoding="utf-8") for name in ("index.html", "one.html"))
+    assert "<summary>6 more</summary>" in front
+    assert "more</summary>" not in page
+    assert all(f"case {i}: {i}" in text for i in range(9) for text in (front, page))
+
+
+def test_the_front_page_has_contents_by_slides(pages: dict[str, str]) -> None:
+    contents = pages["index.html"].split("Contents")[1].split("</details>")[0]
+    assert contents.index('href="#slide-7"') < contents.index("The title of one") < contents.index('href="#slide-0"')
+    assert contents.index('href="#slide-0"') < contents.index("The title of other")
+
+
+def test_the_site_needs_nothing_but_itself(run: Run, pages: dict[str, str]) -> None:
+    for text in pages.values():
+        elements = Elements(text)
+        assert not elements.open
+        assert not {tag for tag, _ in elements.found} & {"script", "iframe"}
+        attributes = [a[name] for _, a in elements.found for name in ("src", "srcset", "href") if a.get(name)]
+        ids = [a["id"] for _, a in elements.found if "id" in a]
+        assert len(ids) == len(set(ids))
+        for target in map(str, attributes):
+            if target.startswith("#"):
+                assert target[1:] in ids
+            elif not target.startswith("data:"):
+                assert (run.folder / "out" / target).is_file(), target
+    style = (run.folder / "out" / "style.css").read_text(encoding="utf-8")
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+def test_pictures_have_sizes_and_words(pages: dict[str, str]) -> None:
+    for text in pages.values():
+        elements = Elements(text).found
+        pictures = [a for tag, a in elements if tag == "img"]
+        assert len(pictures) == 2
+        assert all(int(str(a["width"])) > 0 and int(str(a["height"])) > 0 and len(str(a["alt"])) > 5 for a in pictures)
+        assert ("html", "en") in [(tag, a.get("lang")) for tag, a in elements]
+        assert all(a.get("scope") in ("col", "row") for tag, a in elements if tag == "th")
+
+
+def test_a_picture_takes_the_colours_of_the_page(run: Run, pages: dict[str, str]) -> None:
+    svg = pictures(run.folder / "out", "one")["1.svg"].decode("utf-8")
+    assert svg.startswith("<svg viewBox=")
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+    assert "prefers-color-scheme:dark" in svg
+    assert svg == found(7).figures[0].svg
+
+
+# What is stored
+
+
+def test_the_numbers_are_stored_as_json_and_csv(run: Run) -> None:
+    assert run() == 0
+    results = run.folder / "out" / "results"
+    stored = strict_json(results / "one.json")
+    assert stored["numbers"] == {"values": [[1.0, 2.0], [1.001, 2.002]], "lost": None, "nested": {"mean": 1.5}}
+    assert [v["verdict"] for v in stored["verdicts"]] == ["holds", "holds partly", "does not hold"]
+    with open(results / "one.csv", newline="", encoding="utf-8") as file:
+        rows = {row["quantity"]: row["value"] for row in csv.DictReader(file)}
+    assert rows["values.1.0"] == "1.001"
+    assert rows["nested.mean"] == "1.5"
+    with open(run.folder / "out" / "claims.csv", newline="", encoding="utf-8") as file:
+        claims = list(csv.DictReader(file))
+    assert [(c["experiment"], c["slide"], c["verdict"]) for c in claims[:2]] == [
+        ("one", "7", "holds"),
+        ("one", "7", "holds partly"),
+    ]
+
+
+def test_what_is_stored_is_what_was_found(run: Run) -> None:
+    assert run("one") == 0
+    stored = storage.load(run.folder / "out", "one")
+    assert stored is not None
+    again = found(7)
+    assert stored[0].verdicts == again.verdicts
+    assert stored[0].tables == again.tables
+    assert stored[0].figures == again.figures
+    assert stored[0].animations == again.animations
+
+
+def test_a_damaged_result_is_run_again(run: Run) -> None:
+    assert run("one") == 0
+    (run.folder / "out" / "results" / "one.json").write_text('{"lead": "cut sho', encoding="utf-8")
+    assert run("one") == 0
+    assert "already" not in run.printed
+    assert storage.load(run.folder / "out", "one") is not None
+
+
+def test_fewer_pictures_than_before_leave_none_behind(run: Run) -> None:
+    def plain(settings: Settings, show: Any) -> Outcome:
+        outcome = found(7)
+        outcome.figures, outcome.animations = (), ()
+        return outcome
+
+    assert run("one") == 0
+    assert run("one", known={"one": plain}, again=True) == 0
+    assert not list((run.folder / "out" / "pictures").iterdir())
+
+
+# Going on
+
+
+def test_what_is_finished_is_not_run_again(run: Run) -> None:
+    assert run() == 0
+    assert run() == 0
+    assert "left out without --again: one, other" in run.printed
+    assert run("one", again=True) == 0
+    assert "already" not in run.printed
+    assert run("one", seeds=5) == 0  # other settings are another result
+    assert "already" not in run.printed
+    assert {"one.html", "other.html"} <= {path.name for path in (run.folder / "out").iterdir()}
+
+
+def test_another_code_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    (tmp_path / "mine.py").write_text("from experiments import data\n", encoding="utf-8")
+    before = storage.fingerprint("mine", 2)
+    assert before == storage.fingerprint("mine", 2)
+    assert before != storage.fingerprint("mine", 3)
+    assert {path.name for path in storage._files("mine")} >= {"mine.py", "data.py", "outcomes.py"}
+    (tmp_path / "mine.py").write_text("from experiments import data, posed\n", encoding="utf-8")
+    assert before != storage.fingerprint("mine", 2)
+
+
+def test_ctrl_c_leaves_the_report_of_what_is_finished(run: Run) -> None:
+    assert run(known={"one": one, "interrupted": interrupted, "other": other}) == 130
+    assert "finished: one" in run.printed
+    text = (run.folder / "out" / "index.html").read_text(encoding="utf-8")
+    assert "The title of one" in text
+    assert text.rstrip().endswith("</html>")
+    assert run(known={"one": one, "interrupted": other, "other": other}) == 0
+    assert "left out without --again: one\n" in run.printed
+
+
+def test_an_experiment_that_fails_does_not_stop_the_others(run: Run) -> None:
+    assert run(known={"broken": broken, "other": other}) == 1
+    assert "failed: broken" in run.printed
+    assert "no luck" in run.printed
+    assert (run.folder / "out" / "other.html").exists()
+    assert not (run.folder / "out" / "broken.html").exists()
+
+
+# The command line
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    line = [sys.executable, "-m", "experiments", *arguments]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_says_what_every_option_does() -> None:
+    shown = command_line("--help")
+    assert shown.returncode == 0
+    for word in ("--only", "--list", "--again", "--quick", "--seeds", "--out", "--device", "--data", "Ctrl-C"):
+        assert word in shown.stdout, f"--help does not mention {word}"
+
+
+def test_the_list_names_every_experiment() -> None:
+    shown = command_line("--list")
+    assert shown.returncode == 0
+    assert "digits  Seven optimizers" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ("digit",)}, r"no experiment named digit; there are: one, other"),
+        ({"only": ("digit", "one")}, r"no experiment named digit; there are: one, other"),
+        ({"seeds": 1}, r"--seeds must be 2 or more.*got 1"),
+        ({"seeds": 0}, r"--seeds must be 2 or more.*got 0"),
+        ({"features": 3}, r"--loss, --features, --objects go with --network alone"),
+        ({"jobs": 0}, r"--jobs must be 1 or more, got 0"),
+        ({"data": Path("nowhere.csv"), "network": "a:b"}, r"--network and --data go with different experiments"),
+        ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
+        ({"data": Path(__file__), "names": ("one",)}, r"--data goes with adadelta, depth, digits, not with one"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run: Run, options: dict[str, Any], message: str) -> None:
+    assert run(*options.pop("names", ()), **options) == 2
+    assert re.search(message, run.printed)
+    assert run.printed.count("\n") == 1
+    assert not (run.folder / "out").exists()
+
+
+def test_several_experiments_run_at_a_time(tmp_path: Path) -> None:
+    shown = command_line("backprop", "neuron", "--quick", "--jobs", "2", "--out", str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    assert {path.stem for path in (tmp_path / "results").glob("*.json")} == {"backprop", "neuron"}
+    assert all(
+        "This is a quick run" in (tmp_path / page).read_text(encoding="utf-8") for page in ("index.html", "neuron.html")
+    )
+
+
+def test_only_a_quick_run_says_that_it_is_one(run: Run) -> None:
+    assert run("one") == 0
+    assert run("other", quick=True) == 0
+    told = {
+        page: "quick run" in (run.folder / "out" / f"{page}.html").read_text(encoding="utf-8")
+        for page in ("one", "other")
+    }
+    assert told == {"one": False, "other": True}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_flags_that_xla_does_not_know_are_not_given_to_it(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "UNOPTIMISED", ("--xla_backend_optimization_level=0",) if known else ("--xla_what",))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=nowhere")
+    runner.compile_unoptimised()
+    flags = "--xla_backend_optimization_level=0 --xla_dump_to=nowhere" if known else "--xla_dump_to=nowhere"
+    assert os.environ["XLA_FLAGS"] == flags
+
+
+def test_only_and_names_are_the_same(run: Run) -> None:
+    assert run(only=("other",)) == 0
+    assert {path.stem for path in (run.folder / "out" / "results").glob("*.json")} == {"other"}
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    for device in {"tpu", "gpu"} - {jax.default_backend()}:
+        shown = command_line("backprop", "--device", device)
+        assert shown.returncode == 2
+        assert f"--device {device} is not to be had" in shown.stdout
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_run(run: Run) -> None:
+    (run.folder / "out").write_text("a file", encoding="utf-8")
+    assert run() == 2
+    assert "cannot be a folder" in run.printed
+
+
+def test_a_rough_run_takes_the_place_of_no_other() -> None:
+    from experiments.__main__ import folder_of
+
+    assert folder_of(Options()) == Path("report")
+    assert folder_of(Options(quick=True)) == Path("report/quick")
+    assert folder_of(Options(network="a:b")) == Path("report/network")
+    assert folder_of(Options(data=Path("a/b.csv"))) == Path("report/data/b.csv")
+    assert folder_of(Options(quick=True, out=Path("here"))) == Path("here")
+
+
+# A new experiment
+
+
+def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    (sine,) = [block for block in blocks if "python -m experiments sine" in block]
+    (tmp_path / "sine.py").write_text(sine, encoding="utf-8")
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        assert main(Options(("sine",), seeds=3, out=tmp_path / "out"), Console(file=nowhere, width=150)) == 0
+    stored = strict_json(tmp_path / "out" / "results" / "sine.json")
+    assert stored["title"] == "A hidden layer learns a sine"
+    assert stored["verdicts"][0]["verdict"] == "holds"
+    sys.modules.pop("experiments.sine")
+
+
+# What is committed
+
+
+def test_the_readme_has_the_claims_of_the_last_full_run() -> None:
+    with open(ROOT / "experiments" / "results" / "claims.csv", newline="", encoding="utf-8") as file:
+        claims = list(csv.DictReader(file))
+    assert {claim["experiment"] for claim in claims} <= set(available())
+    assert all(claim["why"] for claim in claims if claim["verdict"] == "does not hold")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0] == f"{record.table(claims)}\n"
+
+
+def test_the_readmes_table_counts_claims_and_folds_cases() -> None:
+    claims = [
+        {"experiment": "a", "claim": "|x| is 1", "verdict": "holds", "measured": "p: 1; q: 2; r: 3; s: 4"},
+        {"experiment": "a", "claim": "it is 2", "verdict": "does not hold", "measured": "3"},
+    ]
+    assert record.table(claims).splitlines() == [
+        "Of 2 claims 1 hold, 0 hold partly, and 1 do not hold.",
+        "",
+        "| experiment | claim | verdict | measured |",
+        "| --- | --- | --- | --- |",
+        "| `a` | \\|x\\| is 1 | holds | p: 1; q: 2; r: 3; 1 more |",
+        "|  | it is 2 | does not hold | 3 |",
+    ]
+
+
+# Statistics
+
+
+def test_interval_is_scipys() -> None:
+    values = np.random.default_rng(3).normal(size=(7, 4))
+    mean, half = interval(values)
+    low, high = stats.t.interval(0.95, 6, values.mean(axis=0), stats.sem(values, axis=0))
+    np.testing.assert_allclose(mean - half, low, rtol=1e-12)
+    np.testing.assert_allclose(mean + half, high, rtol=1e-12)
+
+
+def test_interval_of_equal_values_is_a_point() -> None:
+    mean, half = interval([0.25, 0.25, 0.25])
+    assert (float(mean), float(half)) == (0.25, 0.0)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(5).normal(size=(5, 4000))
+    mean, half = interval(draws)
+    share = float(np.mean(np.abs(mean) <= half))
+    assert abs(share - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_interval_needs_two() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        interval([1.0])
+
+
+# (k of n, the ends by the published table of Clopper–Pearson at 95 %)
+@pytest.mark.parametrize(
+    ("count", "seeds", "ends"), [(0, 10, (0, 0.3085)), (5, 10, (0.1871, 0.8129)), (10, 10, (0.6915, 1))]
+)
+def test_shares_have_exact_intervals(count: int, seeds: int, ends: tuple[float, float]) -> None:
+    found = estimate(np.arange(seeds) < count)
+    assert isinstance(found, Share)
+    assert found.ends == pytest.approx(ends, abs=1e-4)
+    assert str(found) == f"{count} of {seeds} ({ends[0]:.2f}–{ends[1]:.2f})"
+
+
+def test_a_share_covers_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(5).random((4000, 20)) < 0.9
+    inside = [low <= 0.9 <= high for low, high in (Share.of(row).ends for row in draws)]
+    assert np.mean(inside) >= 0.95
+
+
+def test_a_comparison_tells_the_difference_that_it_judges() -> None:
+    told = smaller("", {"pairs": (WIDE, np.add(WIDE, 0.5))}).measured
+    assert told == "pairs: 2.0 ± 5.0 against 2.5 ± 5.0 (difference −0.5 ± 0)"
+    assert "the first less 0.5 times the second" in smaller("", {"pairs": (LOW, HIGH)}, factor=0.5).measured
+
+
+LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0, math.nan, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        (at_most("", 2, LOW), "holds"),
+        (at_most("", 2, HIGH), "does not hold"),
+        (at_most("", 2, WIDE), "holds partly"),
+        (at_most("", 2, {"a": LOW, "b": HIGH}), "holds partly"),
+        (at_most("", 2, {"a": HIGH, "b": HIGH}), "does not hold"),
+        (at_least("", 2, HIGH), "holds"),
+        (at_least("", 2, LOW), "does not hold"),
+        (within("", 0.5, 1.5, LOW), "holds"),
+        (within("", 2, 2.5, LOW), "does not hold"),
+        (at_most("", 2, LOST), "does not hold"),
+        (at_least("", 2, {"a": HIGH, "b": LOST}), "holds partly"),
+        (smaller("", {"a": (LOW, HIGH)}), "holds"),
+        (smaller("", {"a": (HIGH, LOW)}), "does not hold"),
+        (smaller("", {"a": (LOW, LOW)}, factor=0.5), "does not hold"),
+        (smaller("", {"pairs": (WIDE, np.add(WIDE, 0.1))}), "holds"),
+        (smaller("", {"equal": (LOW, LOW)}), "does not hold"),
+        (smaller("", {"equal": (LOW, LOW)}, or_equal=True), "holds"),
+        (at_least("", 0.8, np.full(32, True)), "holds"),
+        (at_least("", 0.9, np.full(32, True)), "holds partly"),
+        (at_least("", 0.9, np.arange(32) < 16), "does not hold"),
+        (exactly("", [4, 14], [4, 14], ""), "holds"),
+        (exactly("", [4, 15], [4, 14], ""), "holds partly"),
+        (exactly("", [5, 15], [4, 14], ""), "does not hold"),
+    ],
+)
+def test_verdicts_follow_from_intervals(verdict: Verdict, word: str) -> None:
+    assert verdict.word == word
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "written"),
+    [
+        (14.7188, 0.6294, "14.72 ± 0.63"),
+        (0.97431, 0.00341, "0.9743 ± 0.0034"),
+        (157.1, 1.829, "157.1 ± 1.8"),
+        (-2600.0, 90.0, "−2600 ± 90"),
+        (1.0, 1e-9, "1.00000 ± 1e−09"),
+        (2e-8, 3e-9, "2.0e−08 ± 3.0e−09"),
+        (1.0, 0.0, "1 ± 0"),
+        (math.nan, math.nan, "nan ± nan"),
+    ],
+)
+def test_intervals_are_written_to_two_digits_of_their_half(mean: float, half: float, written: str) -> None:
+    assert str(Interval(mean, half)) == written
+
+
+def test_why_is_told_of_what_does_not_hold_alone() -> None:
+    assert at_most("", 2, LOW, "a reason").explanation == ""
+    assert at_most("", 2, HIGH, "a reason").explanation == at_most("", 2, WIDE, "a reason").explanation == "a reason"
+
+
+def test_a_sweep_is_the_same_each_time() -> None:
+    def experiment(key: jax.Array, eta: jax.Array) -> jax.Array:
+        return eta * jax.random.normal(key, (), np.float32)
+
+    first, again = (swept(experiment, Settings(3, True), eta=np.array([1.0, 2.0], np.float32)) for _ in range(2))
+    assert first.shape == (3, 2)
+    np.testing.assert_array_equal(first, again)
+
+
+# Tables of one's own
+
+
+def test_a_users_table_is_read(tmp_path: Path) -> None:
+    rows = [f"{i},{i * i},{'odd' if i % 2 else 'even'}" for i in range(60)]
+    (tmp_path / "named.csv").write_text("a,b,kind\n" + "\n".join(rows), encoding="utf-8")
+    (tmp_path / "bare.CSV").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "years.csv").write_text(
+        "1990,2000,kind\n" + "\n".join(f"{i},{i * i},{i % 2}" for i in range(60)), encoding="utf-8"
+    )
+    x = np.array([[i, i * i] for i in range(60)], np.float32)
+    np.savez(tmp_path / "table.npz", x=x, y=np.arange(60) % 2)
+    np.savez(tmp_path / "column.npz", x=x, y=np.arange(60)[:, None] % 2)
+    for name in ("named.csv", "bare.CSV", "years.csv", "table.npz", "column.npz"):
+        table = data.load(tmp_path / name)
+        assert table.classes == 2
+        np.testing.assert_allclose(table.x, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-4)
+        np.testing.assert_array_equal(table.y, np.arange(60) % 2)
+    np.savez(tmp_path / "numbers.npz", x=x, y=np.arange(60) + 0.5)
+    assert data.load(tmp_path / "numbers.npz").classes == 0
+
+
+def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.savez(tmp_path / "numbers.npz", x=x, y=x[:, 0] + 0.5)
+    np.savez(tmp_path / "classes.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    known = available()
+    found = {name: chosen(Options(data=tmp_path / f"{name}.npz"), known) for name in ("numbers", "classes")}
+    assert found == {"numbers": ("adadelta",), "classes": ("adadelta", "depth", "digits")}
+    with pytest.raises(data.Unreadable, match="answers must be classes"):
+        known["depth"](Settings(2, True, data=str(tmp_path / "numbers.npz")), print)
+    for name, measure in (("numbers", "R²"), ("classes", "accuracy")):
+        outcome = known["adadelta"](Settings(2, True, data=str(tmp_path / f"{name}.npz")), lambda words: None)
+        assert {row[0] for row in outcome.tables[0].rows} == {f"{name}.npz"}
+        assert f"held-out {measure}" in outcome.figures[0].svg
+    outcome = known["depth"](Settings(2, True, data=str(tmp_path / "classes.npz")), lambda words: None)
+    assert [row[0] for row in outcome.tables[0].rows] == ["classes.npz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,a\n1,x,b\n" * 30, "must be a number, got 'x'"),
+        ("1,,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
+        (",,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
+        ("1,2\n1,2,3\n" * 30, "as many in each line"),
+        ("1;2;a\n" * 60, "separated by commas"),
+        ("1,2,a\n1,2,b\n", "of 50 or more"),
+        ("nan,2,a\n" * 60, "must be finite"),
+        ("", "at least two columns"),
+        ("1,2,a\n" * 60, "every answer is a"),
+        ("1,2,3.5\n" * 59 + "1,2,NA\n", "all numbers or all words, got 'NA' among numbers"),
+        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 objects"),
+    ],
+)
+def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(data.Unreadable, match=message):
+        data.load(tmp_path / "table.csv")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for name in ("table.txt", "table.npz"):
+        (tmp_path / name).write_text("1,2,a\n" * 60, encoding="utf-8")
+    with pytest.raises(data.Unreadable, match=r"cannot be read as \.npz"):
+        data.load(tmp_path / "table.npz")
+    np.savez(tmp_path / "words.npz", x=np.full((60, 2), "word"), y=np.arange(60))
+    with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
+        data.load(tmp_path / "words.npz")
+    np.savez(tmp_path / "objects.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
+    with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
+        data.load(tmp_path / "objects.npz")
+    (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
+    with pytest.raises(data.Unreadable, match=r"cannot be read as \.csv.*utf-8"):
+        data.load(tmp_path / "latin.csv")
+    with pytest.raises(data.Unreadable, match=r"must be a \.csv or an \.npz"):
+        data.load(tmp_path / "table.txt")
+    with pytest.raises(data.Unreadable, match="there is no such file"):
+        data.load(tmp_path / "nowhere.csv")
+
+
+def test_the_tables_of_scikit_learn() -> None:
+    sizes = {
+        t.label: (*t.x.shape, t.classes) for t in (data.digits(), data.breast_cancer(), data.wine(), data.diabetes())
+    }
+    assert sizes == {
+        "digits": (1797, 64, 10),
+        "breast cancer": (569, 30, 2),
+        "wine": (178, 13, 3),
+        "diabetes": (442, 10, 0),
+    }

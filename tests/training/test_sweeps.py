@@ -1,0 +1,245 @@
+"""Sweeps: every row is the run it stands for, on any devices and in any chunks; new seeds or rates compile nothing.
+
+The tests run with three CPU devices (see conftest), so that most sweeps leave a remainder.
+"""
+
+import subprocess
+import sys
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnn
+from fnn import dense, inverted_dropout, linear, run, run_until_stable, serial, squared, sweep, tanh, trainer
+from fnn.training.sweeps import _carried, _fits_caches
+
+X = jax.random.normal(jax.random.key(1), (30, 3))
+DATA = (X, jnp.sin(X))
+KEYS = jax.random.split(jax.random.key(0), 4)
+ETAS, PS = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
+
+
+def experiment(key: jax.Array, eta: Any = 0.01, p: Any = 0.2) -> dict[str, jax.Array]:
+    net = serial(dense(6, tanh), inverted_dropout(p), linear(3))
+    learn = trainer(net, squared, fnn.adam(eta), batch_size=5)
+    state, metrics = run(learn, learn.init(key, DATA), DATA, 20, every=10)
+    return {"loss": metrics["loss"], "w": state.params[0]["w"]}
+
+
+def test_there_are_several_devices() -> None:
+    assert len(jax.devices()) == 3
+
+
+def test_every_row_equals_the_single_run() -> None:
+    results = sweep(experiment, KEYS, eta=ETAS, p=PS)
+    assert results["loss"].shape == (4, 3, 2, 2)
+    single = jax.jit(experiment)
+    for i, j, k in np.ndindex(4, 3, 2):
+        row = jax.tree.map(lambda leaf, at=(i, j, k): leaf[at], results)
+        chex.assert_trees_all_close(row, single(KEYS[i], ETAS[j], PS[k]), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("devices", "at_once"), [(1, None), (1, 5), (2, 1), (3, 2), (3, 100)])
+def test_the_rows_do_not_depend_on_devices_and_chunks(devices: int, at_once: int | None) -> None:
+    expected = sweep(experiment, KEYS, eta=ETAS[:1], p=PS)
+    results = sweep(experiment, KEYS, devices=jax.devices()[:devices], at_once=at_once, eta=ETAS[:1], p=PS)
+    chex.assert_trees_all_close(results, expected, rtol=1e-12)
+
+
+def test_fewer_rows_than_devices() -> None:
+    assert sweep(lambda key: jax.random.uniform(key), KEYS[:1]).tolist() == [float(jax.random.uniform(KEYS[0]))]
+
+
+def test_every_device_has_its_share() -> None:
+    text = str(jax.make_jaxpr(lambda keys: sweep(lambda key: jax.random.uniform(key), keys))(KEYS))
+    assert "shard_map" not in text  # inside another program a sweep stays on its device
+    seen = []
+    jax.block_until_ready(sweep(lambda key: jax.debug.callback(seen.append, jax.random.bits(key)), KEYS))
+    jax.effects_barrier()
+    assert len(seen) == 6  # four rows on three devices: shares of two, filled up
+    assert len(set(map(int, seen))) == 4
+
+
+def test_without_hyper_parameters_a_sweep_is_over_seeds() -> None:
+    results = sweep(experiment, KEYS)
+    chex.assert_trees_all_close(results["loss"][2], jax.jit(experiment)(KEYS[2])["loss"], rtol=1e-9)
+
+
+def test_axes_come_in_the_order_of_the_arguments() -> None:
+    table = sweep(lambda key, a, b: 10 * a + b, KEYS, b=[1, 2, 3], a=[4, 5])
+    assert table.shape == (4, 3, 2)
+    assert table[0].tolist() == [[41, 51], [42, 52], [43, 53]]
+
+
+def test_new_keys_and_values_compile_nothing() -> None:
+    traces = []
+
+    def counted(key: jax.Array, eta: jax.Array) -> jax.Array:
+        traces.append(eta)
+        return eta * jax.random.normal(key)
+
+    sweep(counted, KEYS, eta=[0.1, 0.2])
+    assert len(traces) == 1
+    sweep(counted, jax.random.split(jax.random.key(9), 4), eta=[0.3, 0.4])
+    assert len(traces) == 1
+
+
+def test_raw_keys_and_structured_results_sweep_too() -> None:
+    raw = jax.random.key_data(KEYS)
+    results = sweep(lambda key: (jax.random.uniform(key), {"constant": 1.0}), raw)
+    np.testing.assert_array_equal(results[0], jax.vmap(jax.random.uniform)(KEYS))
+
+
+def test_results_mix_with_other_arrays() -> None:
+    results = sweep(experiment, KEYS)
+    committed = jax.device_put(jnp.ones(4), jax.devices()[0])
+    assert (results["loss"] + committed[:, None]).shape == (4, 2)
+
+
+def test_a_sweep_joins_jit_vmap_and_grad() -> None:
+    def mean(eta: jax.Array) -> jax.Array:
+        return jnp.mean(sweep(lambda key: experiment(key, eta)["loss"], KEYS))
+
+    apart = [mean(eta) for eta in ETAS]
+    np.testing.assert_allclose(jax.vmap(jax.jit(mean))(ETAS), apart, rtol=1e-9)
+    assert jnp.isfinite(jax.grad(jax.jit(mean))(0.1))
+    with pytest.raises(TypeError, match="closes over a traced value"):
+        jax.vmap(mean)(ETAS)
+
+
+def test_rows_that_stabilise_stop_by_themselves() -> None:
+    def until_stable(key: jax.Array) -> jax.Array:
+        learn = trainer(linear(3), squared, fnn.sgd(0.05), batch_size=5)
+        options = {"max_steps": 400, "every": 20, "quality_tolerance": 0.1}
+        return run_until_stable(learn, learn.init(key, DATA), DATA, **options)[1].steps
+
+    steps = sweep(until_stable, KEYS, at_once=1)
+    assert len(set(steps.tolist())) > 1
+    assert steps.tolist() == [int(until_stable(key)) for key in KEYS]
+
+
+def test_chunks_keep_what_rows_carry_in_the_caches() -> None:
+    row = jax.make_jaxpr(experiment)(KEYS[0]).jaxpr
+    params = 3 * (3 * 6 + 6 + 6 * 3 + 3) * 8  # the params and Adam's two averages, in float64
+    assert params < _carried(row) < params + 200
+    assert _fits_caches(row) == 64
+    large = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x + 1, x))(jnp.zeros(10**6))
+    assert _carried(large.jaxpr) >= 8e6
+    assert _fits_caches(large.jaxpr) == 1
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_cores_become_devices_only_before_jax_starts() -> None:
+    done = python("import fnn, jax; print(fnn.use_cores(5), len(jax.devices()), fnn.use_cores(5)); fnn.use_cores(2)")
+    assert done.stdout.split() == ["5", "5", "5"]
+    assert "RuntimeError: use_cores(2) comes too late: JAX has started with 5 CPU device(s)" in done.stderr
+
+
+def test_by_default_every_core_becomes_a_device() -> None:
+    done = python("import fnn, jax, os; print(fnn.use_cores() == len(jax.devices()) == len(os.sched_getaffinity(0)))")
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_bases_of_every_row_on_every_device_are_had_without_waiting_for_ever() -> None:
+    code = (
+        "import fnn, jax, jax.numpy as jnp; fnn.use_cores(2)\n"
+        "def experiment(key): return fnn.nn.orthogonal()(key, (64, 64), jnp.float32)\n"
+        "w = fnn.sweep(experiment, jax.random.split(jax.random.key(0), 64))\n"
+        "assert jnp.allclose(w @ jnp.swapaxes(w, 1, 2), jnp.eye(64)[None], atol=1e-5)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# What a program depends on
+
+
+def drawn(key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (2,)) / 3
+
+
+def of_a_seed(key: jax.Array) -> jax.Array:
+    return jnp.sum(jax.random.key_data(jax.random.key(5)))
+
+
+def test_a_sweep_under_another_configuration_is_another_program() -> None:
+    for x64 in (False, True, False):
+        with jax.enable_x64(x64):
+            assert sweep(drawn, KEYS).dtype == (jnp.float64 if x64 else jnp.float32)
+    for impl, words in (("threefry2x32", 2), ("rbg", 4), ("threefry2x32", 2)):
+        with jax.default_prng_impl(impl):
+            assert int(sweep(of_a_seed, KEYS)[0]) == 5 * words // 2  # rbg's four words are those of threefry twice
+    for precision in ("bfloat16", "highest"):
+        with jax.default_matmul_precision(precision):
+            seen: list[Any] = []
+
+            def told(key: jax.Array, seen: list[Any] = seen) -> jax.Array:
+                seen.append(jax.config.values["jax_default_matmul_precision"])
+                return jnp.zeros(())
+
+            sweep(told, KEYS)
+            assert seen == [precision]
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_a_row_draws_what_its_key_gives_alone(impl: str, at_once: int | None) -> None:
+    keys = jax.random.split(jax.random.key(1, impl=impl), 4)
+    alone = np.stack([drawn(key) for key in keys])
+    np.testing.assert_allclose(sweep(drawn, keys, at_once=at_once), alone, rtol=1e-14)
+    np.testing.assert_allclose(jax.jit(lambda keys: sweep(drawn, keys, at_once=at_once))(keys), alone, rtol=1e-14)
+    same = sweep(lambda key, eta: eta * drawn(key), keys[np.zeros(4, int)], eta=jnp.ones(3), at_once=at_once)
+    np.testing.assert_allclose(same, np.broadcast_to(alone[0], (4, 3, 2)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_that_an_experiment_makes_itself_count_too(impl: str) -> None:
+    def experiment(key: jax.Array, seed: jax.Array) -> jax.Array:
+        return drawn(jax.random.key(seed, impl=impl))
+
+    alone = np.stack([drawn(jax.random.key(seed, impl=impl)) for seed in (3, 8, 9)])
+    np.testing.assert_allclose(sweep(experiment, KEYS[:1], seed=[3, 8, 9])[0], alone, rtol=1e-14)
+
+
+# What goes from sweep to sweep
+
+
+def test_what_one_sweep_found_goes_into_the_next() -> None:
+    first = sweep(lambda key, eta: {"w": eta * drawn(key), "key": key}, KEYS, eta=[1.0, 2.0])
+
+    def second(key: jax.Array, i: jax.Array) -> jax.Array:
+        return first["w"][i, 1] + drawn(first["key"][i, 0])
+
+    expected = 3 * np.stack([drawn(key) for key in KEYS])
+    for devices in (jax.devices(), jax.devices()[:2]):
+        np.testing.assert_allclose(sweep(second, KEYS[:1], devices=devices, i=np.arange(4))[0], expected, rtol=1e-14)
+        given = sweep(lambda key, w: 2 * w, KEYS[:1], devices=devices, w=first["w"])
+        np.testing.assert_array_equal(given[0], 2 * first["w"])
+
+
+def test_an_experiment_closes_over_arrays_of_any_sharding() -> None:
+    mesh = jax.make_mesh((3,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.device_put(jnp.arange(6.0), jax.sharding.NamedSharding(mesh, jax.P("x")))
+    np.testing.assert_array_equal(sweep(lambda key, i: cut[i], KEYS[:2], i=np.arange(6))[1], np.arange(6.0))
+
+
+def test_a_nan_is_told_with_what_gave_it() -> None:
+    def bad(key: jax.Array, a: jax.Array) -> jax.Array:
+        return jnp.log(a) + 0 * jax.random.normal(key)
+
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="encountered in log"):
+        sweep(bad, KEYS, a=[1.0, -1.0])
+    assert np.isnan(sweep(bad, KEYS, a=[1.0, -1.0])[0]).tolist() == [False, True]
+
+
+def test_a_value_that_its_dtype_takes_for_1_is_refused() -> None:
+    with jax.enable_x64(False):
+        with pytest.raises(ValueError, match="values that float32 can tell from 1"):
+            sweep(lambda key, alpha: 1 - alpha, KEYS, alpha=[0.9, 1 - 1e-8])
+        assert sweep(lambda key, p: 1 - p, KEYS, p=[0.5, 1.0])[0].tolist() == [0.5, 0.0]
