@@ -22,7 +22,7 @@ from experiments.contenders.timing import at_least_of_times, at_most_of_times, i
 from experiments.report import COLORS, Figure, Outcome, Settings, Show, Table, Verdict, figure, finished
 from fnn import Layer, backprop, dense, linear, serial, softmax_cross_entropy, tanh
 from fnn.derivatives import (
-    clip_per_object,
+    clip_per_example,
     ggn_diagonal,
     ggn_product,
     gradient_noise,
@@ -49,7 +49,7 @@ READINGS = {
     "second moment": fnn.second_moment,
     "variance": fnn.variance,
     "signal to noise": fnn.signal_to_noise,
-    "gradients of objects": fnn.per_object,
+    "gradients of objects": fnn.per_example,
 }
 
 
@@ -66,7 +66,7 @@ def along_params(product: Quantity) -> Quantity:
 def by_hand(net: Layer) -> dict[str, Quantity]:
     """Every quantity by the hand-written backward pass."""
     in_signature = {name: backprop(net, LOSS, read) for name, read in READINGS.items()} | {
-        "clipped per object": clip_per_object(THRESHOLD)(net, LOSS),
+        "clipped per object": clip_per_example(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": ggn_diagonal(net, LOSS),
         "Gauss–Newton diagonal, 1 sample": ggn_diagonal(net, LOSS, samples=1),
         "Kronecker factors": kronecker_factors(net, LOSS),
@@ -88,7 +88,7 @@ def by_hand(net: Layer) -> dict[str, Quantity]:
 def twins(net: Layer) -> dict[str, Quantity]:
     """The same by automatic derivatives of the plain forward pass."""
     in_signature = {name: automatic.read(net, LOSS, read) for name, read in READINGS.items()} | {
-        "clipped per object": automatic.clip_per_object(THRESHOLD)(net, LOSS),
+        "clipped per object": automatic.clip_per_example(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": automatic.ggn_diagonal(net, LOSS),
         "Kronecker factors": automatic.kronecker_factors(net, LOSS),
         "Hessian diagonal": automatic.hessian_diagonal(net, LOSS),

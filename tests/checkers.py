@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from fnn import Layer, Reading, gradient, per_object, second_moment, squared_norm
+from fnn import Layer, Reading, gradient, per_example, second_moment, squared_norm
 from fnn.nn import unwatched
 from tests.problems import normal
 
@@ -104,7 +104,7 @@ def squares(leaf: Any) -> Any:
 
 READINGS: dict[Reading, Callable[[Any], Any]] = {
     gradient: lambda g: jnp.sum(g, axis=0),
-    per_object: lambda g: g,
+    per_example: lambda g: g,
     squared_norm: squares,
     second_moment: lambda g: jnp.sum(jnp.square(g), axis=0),
 }
@@ -170,7 +170,7 @@ def check_curve(
         error, c, loss = quadratic(layer, params, state, x, key)
         _, _, tape = layer.forward(params, state, x, key)
         assert layer.curve is not None
-        through, below, readings = layer.curve(params, tape, error, c, per_object)
+        through, below, readings = layer.curve(params, tape, error, c, per_example)
         slope = jax.grad(lambda x: jnp.sum(loss(params, x)))(x)
         return (through, below, unwatched(readings)), (slope, *hessians(loss, params, x))
 

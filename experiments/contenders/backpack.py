@@ -73,10 +73,10 @@ class Peer:
         def read(parameter: Any) -> np.ndarray:
             return scale * getattr(parameter, attribute).detach().numpy()
 
-        per_object = attribute == "batch_l2"
+        per_example = attribute == "batch_l2"
         weights = [read(linear.weight) for linear in self.linears]
         return [
-            {"w": w if per_object else transposed(w), "b": read(linear.bias)}
+            {"w": w if per_example else transposed(w), "b": read(linear.bias)}
             for w, linear in zip(weights, self.linears, strict=True)
         ]
 

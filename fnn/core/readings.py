@@ -13,7 +13,7 @@ reading            what                               leaf's shape  cost in grad
 `second_moment`    (1/n) Σ g_n²                       [i, o]        1.1, the product of squares
 `variance`         (1/n) Σ (g_n − g)²                 [i, o]        1.4, both products
 `signal_to_noise`  g² / variance                      [i, o]        1.5
-`per_object`       g_n                                [n, i, o]     14, all of it writing; n × the memory
+`per_example`       g_n                                [n, i, o]     14, all of it writing; n × the memory
 `contributions`    x_n and ε_n themselves             `Outer`       less than a gradient, as norms
 ================== ================================== ============= =====================================
 
@@ -121,8 +121,8 @@ gradient = Reading(
 )
 """Σ_n x_n ε_nᵀ: the sum of the contributions, which is what a gradient is."""
 
-per_object = Reading(
-    label="per_object",
+per_example = Reading(
+    label="per_example",
     outer=lambda x, error: x[:, :, None] * error[:, None, :],
     rows=_unchanged,
     stack=_objects_first,

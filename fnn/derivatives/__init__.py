@@ -5,7 +5,7 @@ from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backp
 from fnn.derivatives.gauss_newton import Kronecker, ggn_diagonal, ggn_product, kronecker_factors
 from fnn.derivatives.hessian import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
 from fnn.derivatives.matvec import Estimate, Spectrum, hessian_product, hutchinson, lanczos, trace
-from fnn.derivatives.noise import GradientNoise, clip_per_object, gradient_noise
+from fnn.derivatives.noise import GradientNoise, clip_per_example, gradient_noise
 
 __all__ = [
     "Estimate",
@@ -16,7 +16,7 @@ __all__ = [
     "Spectrum",
     "autodiff",
     "backprop",
-    "clip_per_object",
+    "clip_per_example",
     "gate_curvature",
     "ggn_diagonal",
     "ggn_product",

@@ -55,4 +55,4 @@ def several_objects(where: str, n: int) -> None:
 def is_reading(value: Any) -> None:
     """A reading, with a hint for its name."""
     if not isinstance(value, Reading):
-        raise TypeError(f"read must be a Reading such as fnn.gradient or fnn.per_object, got {checks.shown(value)}")
+        raise TypeError(f"read must be a Reading such as fnn.gradient or fnn.per_example, got {checks.shown(value)}")

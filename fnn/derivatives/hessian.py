@@ -53,7 +53,7 @@ def second_derivatives(
     Args:
         net: a layer; `watch(net)` shows the curvature at every layer too.
         loss: a loss.
-        read: what to gather of the objects' second derivatives: by default their mean; `per_object` keeps each.
+        read: what to gather of the objects' second derivatives: by default their mean; `per_example` keeps each.
         exact: carry every object's whole matrix, or its diagonal only.
         gauss_newton: leave out the terms with σ''.
 

@@ -84,7 +84,7 @@ def noise_of(G: Array) -> GradientNoise:
     )
 
 
-def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
+def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
     """BackProp with every object's gradient clipped to a norm before the mean is taken, as in DP-SGD.
 
     Equation, with θ the threshold::
@@ -104,7 +104,7 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
         threshold: θ > 0; may be traced.
 
     Returns:
-        A function ``(net, loss) -> gradient`` as `backprop` is one: ``trainer(…, gradient=clip_per_object(1.0))``.
+        A function ``(net, loss) -> gradient`` as `backprop` is one: ``trainer(…, gradient=clip_per_example(1.0))``.
 
     Raises:
         ValueError: θ ≤ 0; when called, a network with batch norm in its training stage.
@@ -112,10 +112,10 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from fnn import linear, squared
-        >>> from fnn.derivatives import clip_per_object
+        >>> from fnn.derivatives import clip_per_example
         >>> net, x, y = linear(1), jnp.array([[0.0], [0.0]]), jnp.array([[8.0], [0.5]])
         >>> params, state = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}, ()
-        >>> _, g = clip_per_object(1.0)(net, squared)(params, state, (x, y), jax.random.key(0))
+        >>> _, g = clip_per_example(1.0)(net, squared)(params, state, (x, y), jax.random.key(0))
         >>> g["b"]  # the mean of −8, clipped to −1, and −½
         Array([-0.75], dtype=float32)
 
@@ -125,7 +125,7 @@ def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradien
     checks.positive("threshold", threshold)
 
     def clipping(net: Layer, loss: Loss) -> Gradient:
-        checks.is_layer("clip_per_object", net)
+        checks.is_layer("clip_per_example", net)
         checks.is_loss(loss)
 
         def clipped(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Params]:

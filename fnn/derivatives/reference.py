@@ -9,7 +9,7 @@ here                        what                                                
 =========================== ============================================================= ========================
 `read(reading)`             the reading, from the gradients of all objects                `backprop(…, reading)`
 `gradient_noise`            the definitions, on the gradients of all objects              `gradient_noise`
-`clip_per_object`           the clipped mean of the gradients of all objects              `clip_per_object`
+`clip_per_example`           the clipped mean of the gradients of all objects              `clip_per_example`
 `hessian_diagonal`          the diagonals of `jax.hessian` of all objects' losses         `second_derivatives`
 `gate_curvature`            the diagonal of `jax.hessian` of Q by the gates               `gate_curvature`
 `unit_gate_curvature`       the same by gates on the outputs of all layers                `unit_gate_curvature`
@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from fnn.core.readings import contributions, gradient, is_outer, per_object
+from fnn.core.readings import contributions, gradient, is_outer, per_example
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, objective
@@ -79,7 +79,7 @@ def read(net: Layer, loss: Loss, reading: Reading) -> Gradient:
     return value_and_readings
 
 
-def clip_per_object(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
+def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
     """(1/n) Σ_n min(1, θ/‖g_n‖) g_n from the gradients of all objects."""
 
     def clipping(net: Layer, loss: Loss) -> Gradient:
@@ -101,7 +101,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 
     def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
         n = batch[0].shape[0]
-        each = jax.tree.leaves(read(net, loss, per_object)(params, state, batch, key)[1])
+        each = jax.tree.leaves(read(net, loss, per_example)(params, state, batch, key)[1])
         g = jnp.concatenate([leaf.reshape(n, -1) for leaf in each], axis=1)
         mean = jnp.mean(g, axis=0)
         norm2, along = mean @ mean, g @ mean

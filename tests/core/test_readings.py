@@ -12,7 +12,7 @@ from fnn import (
     gradient,
     linear,
     objective,
-    per_object,
+    per_example,
     prelu,
     repeat,
     residual,
@@ -62,7 +62,7 @@ def test_readings_of_a_batch_of_one(name: str) -> None:
 
 MEANS = {
     gradient: lambda g: jnp.mean(g, axis=0),
-    per_object: lambda g: g,
+    per_example: lambda g: g,
     squared_norm: lambda g: jax.vmap(lambda one: jnp.sum(jnp.square(one)))(g),
     second_moment: lambda g: jnp.mean(jnp.square(g), axis=0),
 }
@@ -109,7 +109,7 @@ def test_repeat_stacks_readings_so_that_objects_come_first() -> None:
         return {name: leaf.shape for name, leaf in net.backward(params, tape, y, read)[1].items()}
 
     assert shapes(gradient) == shapes(second_moment) == {"w": (3, 2, 4, 4), "b": (3, 2, 4)}
-    assert shapes(per_object) == {"w": (7, 3, 2, 4, 4), "b": (7, 3, 2, 4)}
+    assert shapes(per_example) == {"w": (7, 3, 2, 4, 4), "b": (7, 3, 2, 4)}
     assert shapes(squared_norm) == {"w": (7,), "b": (7,)}
 
 
@@ -118,11 +118,11 @@ def test_squared_norm_forms_no_gradient_of_an_object() -> None:
     arguments = posed(problem, n=7)
     program = str(jax.make_jaxpr(backprop(problem.net, problem.loss, squared_norm))(*arguments))
     assert "7,13,11" not in program
-    assert "7,13,11" in str(jax.make_jaxpr(backprop(problem.net, problem.loss, per_object))(*arguments))
+    assert "7,13,11" in str(jax.make_jaxpr(backprop(problem.net, problem.loss, per_example))(*arguments))
 
 
 def test_readings_print_their_names() -> None:
-    assert list(map(str, READINGS)) == ["gradient", "per_object", "squared_norm", "second_moment"]
+    assert list(map(str, READINGS)) == ["gradient", "per_example", "squared_norm", "second_moment"]
 
 
 # watch
@@ -172,5 +172,5 @@ def test_watch_sees_the_errors_of_the_reading() -> None:
     # A reading of single objects takes each object's own loss, which is n times its share of the mean.
     net = serial(linear(3), activate(tanh))
     arguments = posed(Problem(net, squared, 4, 3))
-    errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_object)]
+    errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_example)]
     check_close(5 * errors[0], errors[1])

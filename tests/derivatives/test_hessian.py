@@ -25,7 +25,7 @@ from fnn import (
     in_chunks,
     linear,
     objective,
-    per_object,
+    per_example,
     prelu,
     residual,
     second_derivatives,
@@ -199,7 +199,7 @@ def test_of_a_network_of_relus_gauss_newton_is_all() -> None:
 def test_the_mean_of_the_objects_second_derivatives_is_that_of_the_mean_loss() -> None:
     problem = NETWORKS["regression"]
     arguments = posed(problem)
-    each = second(problem.net, problem.loss, *arguments, read=per_object)
+    each = second(problem.net, problem.loss, *arguments, read=per_example)
     check_close(jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each), second(problem.net, problem.loss, *arguments))
 
 

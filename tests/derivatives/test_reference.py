@@ -20,7 +20,7 @@ from fnn import (
     gram,
     linear,
     parallel,
-    per_object,
+    per_example,
     prelu,
     repeat,
     run,
@@ -41,7 +41,7 @@ from fnn import (
 )
 from fnn.core import contributions, gathered
 from fnn.derivatives import (
-    clip_per_object,
+    clip_per_example,
     gate_curvature,
     ggn_diagonal,
     ggn_product,
@@ -68,7 +68,7 @@ NETS = {
 CONVEX = {name for name, problem in NETS.items() if problem.loss.root is not None}
 OF_OBJECTS = {
     gradient: lambda g: jnp.mean(g, axis=0),
-    per_object: lambda g: g,
+    per_example: lambda g: g,
     squared_norm: lambda g: jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))),
     gram: lambda g: jnp.einsum("ni,mi->nm", *2 * [g.reshape(g.shape[0], -1)]),
     second_moment: lambda g: jnp.mean(jnp.square(g), axis=0),
@@ -81,7 +81,7 @@ OF_OBJECTS = {
 def readings_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any]) -> dict[str, tuple[Any, Any]]:
     """Each reading, taken in the backward pass or gathered from contributions later, and what it should be."""
     net, loss, _, _ = problem
-    _, each = automatic.read(net, loss, per_object)(*given)
+    _, each = automatic.read(net, loss, per_example)(*given)
     _, kept = backprop(net, loss, contributions)(*given)
     pairs = {}
     for read, meant in OF_OBJECTS.items():
@@ -104,7 +104,7 @@ def readings_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any]) -> di
 def diagnostics_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any]) -> dict[str, tuple[Any, Any]]:
     """Clipping, and the noise of gradients, of which the scale may be infinite and its inverse may not."""
     net, loss, _, _ = problem
-    by_hand, twin = (f(0.5)(net, loss)(*given)[1] for f in (clip_per_object, automatic.clip_per_object))
+    by_hand, twin = (f(0.5)(net, loss)(*given)[1] for f in (clip_per_example, automatic.clip_per_example))
     pairs = {"clipped": (by_hand, twin)}
     if given[2][0].shape[0] > 1:
         noises = (f(net, loss)(*given) for f in (gradient_noise, automatic.gradient_noise))
@@ -117,9 +117,9 @@ def curvatures_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any], v: 
     """Each second derivative and its automatic twin."""
     net, loss, _, _ = problem
     Hv, Gv = (twin(net, loss)(*given, v) for twin in (automatic.hessian_product, automatic.ggn_product))
-    each = automatic.hessian_diagonal(net, loss, per_object)(*given)[1]
+    each = automatic.hessian_diagonal(net, loss, per_example)(*given)[1]
     pairs = {
-        "Hessians of objects": (second_derivatives(net, loss, per_object)(*given)[1], each),
+        "Hessians of objects": (second_derivatives(net, loss, per_example)(*given)[1], each),
         "Hessian": (second_derivatives(net, loss)(*given)[1], jax.tree.map(lambda h: jnp.mean(h, axis=0), each)),
         "Hv": (hessian_product(net, loss)(*given, v), Hv),
         "Hv in reverse": (hessian_product(net, loss, reverse=True)(*given, v), Hv),
@@ -204,7 +204,7 @@ def test_a_small_variance_is_seen(apart: float, at_weights: bool) -> None:
 def test_variances_of_half_precision_are_found_in_float32() -> None:
     given = posed(SMALL._replace(loss=squared), 256, dtype=jnp.bfloat16)
     _, ratio = backprop(SMALL.net, squared, signal_to_noise)(*given)
-    _, each = backprop(SMALL.net, squared, per_object)(*given)
+    _, each = backprop(SMALL.net, squared, per_example)(*given)
     want = jax.tree.map(lambda g: jnp.mean(g, axis=0) ** 2 / jnp.var(g, axis=0), widened(each))
     for got, w in zip(jax.tree.leaves(ratio), jax.tree.leaves(want), strict=True):
         assert got.dtype == jnp.bfloat16
@@ -326,24 +326,24 @@ def test_kronecker_factors_are_an_approximation_elsewhere() -> None:
 def test_clipping_bounds_every_object_and_leaves_short_gradients_alone() -> None:
     given = posed(SMALL, 7)
     _, g = backprop(SMALL.net, SMALL.loss)(*given)
-    _, unclipped = clip_per_object(1e6)(SMALL.net, SMALL.loss)(*given)
+    _, unclipped = clip_per_example(1e6)(SMALL.net, SMALL.loss)(*given)
     check_close(unclipped, g)
-    _, tiny = clip_per_object(1e-3)(SMALL.net, SMALL.loss)(*given)
+    _, tiny = clip_per_example(1e-3)(SMALL.net, SMALL.loss)(*given)
     assert float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tiny)))) <= 1e-3 * (1 + 1e-12)
 
 
 def test_an_object_without_a_gradient_stays_without_one() -> None:
     params, state, (x, _), key = posed(SMALL._replace(loss=squared), 3)
     answers = SMALL.net.apply(params, state, x)
-    _, g = clip_per_object(1.0)(SMALL.net, squared)(params, state, (x, answers), key)
+    _, g = clip_per_example(1.0)(SMALL.net, squared)(params, state, (x, answers), key)
     assert all(not leaf.any() for leaf in jax.tree.leaves(g))
 
 
 def clipped_and_twin(given: Any) -> tuple[Any, Any]:
     """The mean of gradients of a linear layer with the norm 1 at most, and what it is in float64."""
-    _, got = clip_per_object(1.0)(linear(3), squared)(*given)
+    _, got = clip_per_example(1.0)(linear(3), squared)(*given)
     params, state, batch, key = given
-    each = automatic.read(linear(3), squared, per_object)(widened(params), state, widened(batch), key)[1]
+    each = automatic.read(linear(3), squared, per_example)(widened(params), state, widened(batch), key)[1]
     g = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(each)], axis=1)
     norm = jnp.linalg.norm(g, axis=1)
     mean = jnp.mean(g / jnp.maximum(norm, 1)[:, None], axis=0)
@@ -366,21 +366,21 @@ def test_no_square_of_a_norm_overflows(dtype: Any, factor: float, rtol: float) -
 
 def test_an_object_of_nan_makes_the_clipped_mean_nan() -> None:
     params, state, (x, y), key = posed(SMALL, 3)
-    _, g = clip_per_object(1.0)(SMALL.net, SMALL.loss)(params, state, (x.at[1].set(jnp.nan), y), key)
+    _, g = clip_per_example(1.0)(SMALL.net, SMALL.loss)(params, state, (x.at[1].set(jnp.nan), y), key)
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(g))
 
 
 def test_a_network_without_params_has_nothing_to_clip() -> None:
     net = serial(activate(tanh), activate(tanh))
     given = posed(Problem(net, squared, 4, 4), 3)
-    (value, _), g = jax.jit(clip_per_object(1.0)(net, squared))(*given)
+    (value, _), g = jax.jit(clip_per_example(1.0)(net, squared))(*given)
     assert (float(value), g) == (float(backprop(net, squared)(*given)[0][0]), ((), ()))
 
 
 def test_clipping_trains() -> None:
     net = serial(dense(8, tanh), linear(1))
     x = jnp.linspace(-1, 1, 32)[:, None]
-    learn = trainer(net, squared, sgd(0.5), batch_size=16, gradient=clip_per_object(0.5))
+    learn = trainer(net, squared, sgd(0.5), batch_size=16, gradient=clip_per_example(0.5))
     _, metrics = run(learn, learn.init(jax.random.key(0), (x, jnp.abs(x))), (x, jnp.abs(x)), 400, every=200)
     assert metrics["loss"][-1] < 0.5 * metrics["loss"][0]
 
@@ -388,13 +388,13 @@ def test_clipping_trains() -> None:
 @pytest.mark.parametrize("threshold", [0, -1.0, float("nan")])
 def test_a_threshold_is_positive(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold must be"):
-        clip_per_object(threshold)
+        clip_per_example(threshold)
 
 
 def test_clipping_refuses_batch_norm() -> None:
     problem = NETWORKS["batch norm"]
     with pytest.raises(ValueError, match="couples the objects"):
-        clip_per_object(1.0)(problem.net, problem.loss)(*posed(problem))
+        clip_per_example(1.0)(problem.net, problem.loss)(*posed(problem))
 
 
 # Losses

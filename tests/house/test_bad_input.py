@@ -210,9 +210,9 @@ LAYERS = [
     Wrong("reading by name", "backprop(net, squared, 'gradient')", TypeError, ["Reading", "'gradient'"]),
     Wrong(
         "objects apart through batch norm",
-        "backprop(serial(net, batch_norm()), squared, per_object)(*normed, (x, y), key)",
+        "backprop(serial(net, batch_norm()), squared, per_example)(*normed, (x, y), key)",
         ValueError,
-        ["batch_norm()", "per_object", "no meaning", "gradient"],
+        ["batch_norm()", "per_example", "no meaning", "gradient"],
     ),
     Wrong("dropout 1", "dropout(1)", ValueError, ["probability of dropping", "[0, 1)", "got 1"]),
     Wrong("dropout -0.1", "inverted_dropout(-0.1)", ValueError, ["probability of dropping", "[0, 1)", "got -0.1"]),

@@ -28,7 +28,7 @@ from fnn import (
     fit,
     from_function,
     linear,
-    per_object,
+    per_example,
     serial,
     sgd,
     squared,
@@ -196,8 +196,8 @@ def test_gradients_of_single_objects_are_those_of_the_same_layers_of_fnn(mixed: 
 
     @jax.jit
     def both(params: Any) -> Any:
-        _, theirs = backprop(mixed.net, squared, per_object)(params, mixed.state, data, key)
-        _, ours = backprop(written, squared, per_object)(in_fnn(params), ((), ((), ()), ()), data, key)
+        _, theirs = backprop(mixed.net, squared, per_example)(params, mixed.state, data, key)
+        _, ours = backprop(written, squared, per_example)(in_fnn(params), ((), ((), ()), ()), data, key)
         return in_fnn(theirs), ours
 
     check_close(*both(mixed.params))

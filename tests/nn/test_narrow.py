@@ -11,7 +11,15 @@ import fnn
 from experiments.data import accuracy
 from fnn import backprop, in_chunks, in_precision, linear, second_derivatives, squared
 from fnn.core._numerics import lengths, ratio
-from fnn.derivatives import clip_per_object, ggn_diagonal, gradient_noise, hutchinson, kronecker_factors, lanczos, trace
+from fnn.derivatives import (
+    clip_per_example,
+    ggn_diagonal,
+    gradient_noise,
+    hutchinson,
+    kronecker_factors,
+    lanczos,
+    trace,
+)
 from fnn.derivatives.noise import noise_of
 from fnn.lecture.pretraining import _of_one_answer
 from fnn.nn import Pass
@@ -60,7 +68,7 @@ def test_clipping_in_every_dtype_is_that_of_float64(dtype, within, theta, n):
     x, y, w = (np.asarray(jnp.asarray(part, dtype), np.float64) for part in pixels(n))
     params = {"w": jnp.asarray(w, outside), "b": jnp.zeros(1, outside)}
     data = jnp.asarray(x, outside), jnp.asarray(y, outside)
-    _, g = jax.jit(clip_per_object(theta)(net, squared))(params, (), data, jax.random.key(0))
+    _, g = jax.jit(clip_per_example(theta)(net, squared))(params, (), data, jax.random.key(0))
     right = clipped_by_loops(x, y, w, theta)
     assert {leaf.dtype for leaf in jax.tree.leaves(g)} == {jnp.dtype(outside)}
     eps = float(jnp.finfo(dtype).eps)
@@ -78,16 +86,16 @@ def test_an_object_without_a_gradient_neither_counts_nor_spoils_the_others(dtype
     x, y = np.array([[0.0], [200.0], [100.0]]), np.array([[1000.0], [100.0], [-50.0]])
     net = fnn.from_function(lambda key, x: jnp.zeros((1, 1), x.dtype), lambda w, x: x @ w)
     given = jnp.zeros((1, 1), dtype), (), (jnp.asarray(x, dtype), jnp.asarray(y, dtype)), jax.random.key(0)
-    _, g = clip_per_object(0.01)(net, squared)(*given)
+    _, g = clip_per_example(0.01)(net, squared)(*given)
     np.testing.assert_allclose(float64(g), [[(0 - 0.01 + 0.01) / 3]], atol=1e-5)
-    _, g = clip_per_object(0.01)(net, squared)(*given[:2], (given[2][0][:2], given[2][1][:2]), given[3])
+    _, g = clip_per_example(0.01)(net, squared)(*given[:2], (given[2][0][:2], given[2][1][:2]), given[3])
     np.testing.assert_allclose(float64(g), [[-0.01 / 2]], rtol=4 * float(jnp.finfo(dtype).eps))
 
 
 def test_clipping_keeps_infinite_and_nan_objects_as_they_were():
     x, y = jnp.array([[1.0], [1.0]]), jnp.array([[jnp.nan], [1.0]])
     params = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}
-    assert np.isnan(clip_per_object(1.0)(linear(1), squared)(params, (), (x, y), jax.random.key(0))[1]["b"])
+    assert np.isnan(clip_per_example(1.0)(linear(1), squared)(params, (), (x, y), jax.random.key(0))[1]["b"])
 
 
 # Roots and quotients, differentiated where they are 0
@@ -103,11 +111,11 @@ def test_clipping_can_be_differentiated_at_a_perfectly_fitted_object():
 
     def bias_gradient(t):
         params = {"w": jnp.zeros((1, 1)), "b": jnp.full(1, t)}  # object 0 is fitted at t = 0
-        return clip_per_object(100.0)(linear(1), squared)(params, (), (x, y), key)[1]["b"][0]
+        return clip_per_example(100.0)(linear(1), squared)(params, (), (x, y), key)[1]["b"][0]
 
     def clipped_bias_gradient(t):
         params = {"w": jnp.zeros((1, 1)), "b": jnp.full(1, t)}
-        return clip_per_object(0.5)(linear(1), squared)(params, (), (x, y), key)[1]["b"][0]
+        return clip_per_example(0.5)(linear(1), squared)(params, (), (x, y), key)[1]["b"][0]
 
     for f, right in ((bias_gradient, 1.0), (clipped_bias_gradient, 0.5)):
         slope, quotient = slope_and_quotient(f)
@@ -311,7 +319,7 @@ def test_whole_numbers_among_trained_params_are_named():
     net, x = fnn.serial(permuted, linear(1)), jnp.ones((4, 2))
     given = *net.init(jax.random.key(0), x), (x, jnp.ones((4, 1))), jax.random.key(1)
     assert net.apply(*given[:2], x).shape == (4, 1)
-    for f in (backprop(net, squared), backprop(net, squared, fnn.per_object), second_derivatives(net, squared)):
+    for f in (backprop(net, squared), backprop(net, squared, fnn.per_example), second_derivatives(net, squared)):
         with pytest.raises(TypeError, match=r"permuted.*floats.*int64.*order.*close over"):
             f(*given)
 

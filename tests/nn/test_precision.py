@@ -25,7 +25,7 @@ from fnn import (
     gram,
     in_precision,
     linear,
-    per_object,
+    per_example,
     prelu,
     relu,
     repeat,
@@ -159,7 +159,7 @@ def test_bfloat16_gradients_are_near_and_all_outside_is_float32(name: str) -> No
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
-READINGS = [per_object, squared_norm, gram, second_moment, variance, signal_to_noise, contributions]
+READINGS = [per_example, squared_norm, gram, second_moment, variance, signal_to_noise, contributions]
 
 
 @pytest.mark.parametrize("read", READINGS, ids=str)

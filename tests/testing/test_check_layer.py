@@ -50,7 +50,7 @@ from fnn.testing._laws.judges import relative_errors
 
 X = np.random.default_rng(0).standard_normal((3, 2))
 PARAMS = {"w": np.arange(4.0).reshape(2, 2), "b": np.array([1.0, -2.0])}
-COUPLED = {"takes a batch of one", *(f"reading {r}" for r in ("per_object", "squared_norm", "gram", "second_moment"))}
+COUPLED = {"takes a batch of one", *(f"reading {r}" for r in ("per_example", "squared_norm", "gram", "second_moment"))}
 COUPLED |= {"reading variance", "reading contributions", "curve gives the error", "curve at x equals jax.hessian"}
 COUPLED |= {"curve at the params equals jax.hessian", "one pass is the exact diagonal"}
 

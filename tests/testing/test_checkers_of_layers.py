@@ -20,7 +20,7 @@ from fnn import (
     gradient,
     inverted_dropout,
     linear,
-    per_object,
+    per_example,
     prelu,
     remat,
     repeat,
@@ -240,8 +240,8 @@ def test_check_backward_fails_on_a_wrong_structure(missing: str) -> None:
 
 MISREADINGS: dict[str, tuple[Reading, Reading]] = {
     "gradient of the first object": (gradient, gradient._replace(outer=lambda x, e: x[:1].T @ e[:1])),
-    "share in the mean": (per_object, per_object._replace(outer=lambda x, e: per_object.outer(x, e) / x.shape[0])),
-    "per object, depth first": (per_object, per_object._replace(stack=gradient.stack)),
+    "share in the mean": (per_example, per_example._replace(outer=lambda x, e: per_example.outer(x, e) / x.shape[0])),
+    "per object, depth first": (per_example, per_example._replace(stack=gradient.stack)),
     "norm instead of its square": (
         squared_norm,
         squared_norm._replace(outer=lambda x, e: jnp.sqrt(squared_norm.outer(x, e))),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
-from fnn.core.readings import contributions, gram, per_object, second_moment, squared_norm, variance
+from fnn.core.readings import contributions, gram, per_example, second_moment, squared_norm, variance
 from fnn.core.types import Layer, Params, State
 from fnn.testing._laws.asking import Judge, Measured, Question, ask
 from fnn.testing._laws.equations import narrowest
@@ -58,7 +58,7 @@ from fnn.testing._laws.surroundings import (
 )
 from fnn.testing._laws.trees import are_floats, precise, shaken, shaken_state
 
-READINGS = (per_object, squared_norm, gram, second_moment, variance, contributions)
+READINGS = (per_example, squared_norm, gram, second_moment, variance, contributions)
 
 NARROW = 8
 """Units in the last place of a dtype to which a layer rounds on its way, that it may be off by."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core.readings import gradient, per_object
+from fnn.core.readings import gradient, per_example
 from fnn.core.types import Array, Batch, Layer, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.reference import hessian_diagonal, read
@@ -110,12 +110,12 @@ class Subject:
     @cached_property
     def gradients(self) -> Params:
         """The automatic gradients of all objects in that network, with the object as the first axis."""
-        return read(self.net, squared, per_object)(*self.posed)[1]
+        return read(self.net, squared, per_example)(*self.posed)[1]
 
     @cached_property
     def second_derivatives(self) -> Params:
         """The automatic ∂²L_n/∂w² of all objects in that network, with the object as the first axis."""
-        return hessian_diagonal(self.net, squared, per_object)(*self.posed)[1]
+        return hessian_diagonal(self.net, squared, per_example)(*self.posed)[1]
 
     # In low precision
 

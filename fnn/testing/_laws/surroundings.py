@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core.readings import contributions, gathered, gradient, gram, per_object, second_moment, squared_norm
+from fnn.core.readings import contributions, gathered, gradient, gram, per_example, second_moment, squared_norm
 from fnn.core.types import Array, Reading
 from fnn.derivatives.backpropagation import backprop
 from fnn.derivatives.hessian import second_derivatives
@@ -65,7 +65,7 @@ def objects_are_independent(s: Subject) -> Measured:
     alone = jax.lax.map(among_copies, jnp.arange(s.x.shape[0]))
     refuses = False
     try:
-        s.pulled(s.error, per_object)
+        s.pulled(s.error, per_example)
     except Exception as error:
         refuses = is_refusal(error)
     return {"object": (list(alone), list(s.forward[0])), "refuses": refuses}
@@ -95,7 +95,7 @@ def reading_is_automatic(s: Subject, read: Reading) -> Measured:
         raise NotAsked("the layer has no params")
     got, _ = or_refused(lambda: unwatched(backprop(s.net, squared, read)(*s.posed)[1]))
     if read is contributions:
-        return paired(gathered(per_object, got), s.gradients[0], str(read))
+        return paired(gathered(per_example, got), s.gradients[0], str(read))
     scale = read.scale(s.x.shape[0])
     return paired(got, jax.tree.map(lambda g: read.rows(g * scale), s.gradients[0]), str(read))
 
@@ -131,7 +131,7 @@ def curve_at_params(s: Subject) -> Measured:
     if size(s.params) > MOST_PARAMETERS:
         raise NotAsked(f"the Hessian of {size(s.params)} parameters is too large; check a narrower layer of the kind")
     found, n = {}, s.x.shape[0]
-    for read in (gradient, per_object, squared_norm, gram, second_moment):
+    for read in (gradient, per_example, squared_norm, gram, second_moment):
         got = or_refused(lambda read=read: unwatched(second_derivatives(s.net, squared, read)(*s.posed)[1]))
         wanted = jax.tree.map(lambda h, read=read: read.rows(h * read.scale(n)), s.second_derivatives)
         found |= paired(got, wanted, "∂²Q/∂w²" if read is gradient else f"∂²L/∂w², reading {read}")
