@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 import fnn
 from fnn import Layer, Loss
-from fnn.nn import parts_of
+from fnn.nn import iter_layers
 from fnn.testing import Law, Laws, check_layer
 
 OTHERS = str(Path(__file__).parent), str(Path(fnn.__file__).parent), sysconfig.get_path("stdlib"), "<"
@@ -88,7 +88,7 @@ def laws_of(given: Posed, at: tuple[Any, ...], show: Callable[[str], None]) -> d
     readings = jax.jit(fnn.backprop(fnn.watch(given.net), given.loss))(*at)[1]
     seen = jax.tree.leaves_with_path(readings, is_leaf=lambda node: isinstance(node, fnn.nn.Pass))
     found = {}
-    for (path, one), layer in zip(seen, parts_of(given.net), strict=True):
+    for (path, one), layer in zip(seen, iter_layers(given.net), strict=True):
         name = f"{jax.tree_util.keystr(path)} {layer}".strip()
         show(f"laws of {name}")
         found[name] = _asked(layer, one.x.reshape(-1, *one.x.shape[-2:])[0])  # of `repeat` the first copy

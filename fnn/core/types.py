@@ -112,7 +112,7 @@ class Layer(NamedTuple):
     is its identity, and the backward of a composite is its parts' backwards in reverse.
 
     ``parts`` and ``rebuild`` let a composite be looked into: ``rebuild(*parts)`` is the composite
-    made again of other parts (see `each_part`). Both are empty for a layer without parts.
+    made again of other parts (see `map_layers`). Both are empty for a layer without parts.
     ``stages`` are the other forms of a layer whose training stage is not its application stage.
     """
 

@@ -42,7 +42,7 @@ from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.derivatives.hessian import probe_key
-from fnn.nn.surgery import parts_of, unwatched
+from fnn.nn.surgery import iter_layers, unwatched
 
 Product = Callable[[Params], Params]
 """v ↦ M v for a symmetric M, from and to the shapes of the params."""
@@ -109,7 +109,7 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
     checks.is_layer("hutchinson", net)
     probes = checks.count("probes", probes)
     if units:
-        _draws_nothing("hutchinson", parts_of(net))
+        _draws_nothing("hutchinson", iter_layers(net))
     one_probe = _at_units(net, loss) if units else _at_weights(net, loss)
 
     def value_and_estimate(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:

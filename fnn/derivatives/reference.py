@@ -50,7 +50,7 @@ from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, objective
 from fnn.derivatives.gauss_newton import Kronecker
 from fnn.derivatives.noise import GradientNoise
-from fnn.nn.surgery import each_part, unwatched
+from fnn.nn.surgery import map_layers, unwatched
 
 Product = Callable[[Params, State, Batch, Array, Params], Params]
 
@@ -175,7 +175,7 @@ def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
 
     def value_and_factors(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         kept = _kept(net, params, state, batch[0], key)
-        output = lambda p: each_part(_shifting, net).forward(p, state, batch[0], key)[0]  # noqa: E731
+        output = lambda p: map_layers(_shifting, net).forward(p, state, batch[0], key)[0]  # noqa: E731
         with_shifts = jax.tree.map(_with_shift, kept, params, is_leaf=_has_weights)
         H = _loss_hessian(loss, output(with_shifts), batch[1])
         value_and_state, diagonal = ggn_diagonal(net, loss)(params, state, batch, key)
@@ -239,7 +239,7 @@ def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> An
 
         return part._replace(forward=forward)
 
-    return each_part(telling, net).forward(params, state, x, key)[1]
+    return map_layers(telling, net).forward(params, state, x, key)[1]
 
 
 def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
@@ -306,12 +306,12 @@ def unit_gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batc
         return part._replace(forward=forward)
 
     def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
-        _, open_, _ = each_part(with_ones, net).forward(params, state, batch[0], key)
+        _, open_, _ = map_layers(with_ones, net).forward(params, state, batch[0], key)
         flat, unravel = ravel_pytree(jax.tree.map(lambda node: node.gate, open_, is_leaf=is_gated))
 
         def gated(g: Array) -> Array:
             gates = jax.tree.map(lambda node, gate: node._replace(gate=gate), open_, unravel(g), is_leaf=is_gated)
-            return objective(each_part(gating, net), loss)(params, gates, batch, key)[0]
+            return objective(map_layers(gating, net), loss)(params, gates, batch, key)[0]
 
         return unravel(jnp.diagonal(jax.hessian(gated)(flat)))
 

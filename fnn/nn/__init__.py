@@ -56,7 +56,7 @@ from fnn.nn.losses import (
 from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
 from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
 from fnn.nn.precision import in_precision
-from fnn.nn.surgery import Pass, each_part, parts_of, unwatched, watch
+from fnn.nn.surgery import Pass, iter_layers, map_layers, unwatched, watch
 from fnn.nn.wrappers import RematTape, remat, residual
 
 __all__ = [
@@ -81,7 +81,6 @@ __all__ = [
     "constant",
     "dense",
     "dropout",
-    "each_part",
     "exponential_margin",
     "from_function",
     "gaussian",
@@ -92,14 +91,15 @@ __all__ = [
     "identity",
     "in_precision",
     "inverted_dropout",
+    "iter_layers",
     "leaky_relu",
     "linear",
     "logarithmic",
     "logistic_margin",
+    "map_layers",
     "monte_carlo",
     "orthogonal",
     "parallel",
-    "parts_of",
     "prelu",
     "relu",
     "remat",

@@ -24,7 +24,7 @@ from fnn.core import _checks as checks
 from fnn.core._numerics import wide
 from fnn.core.types import Array, Layer, Params, Stages, State
 from fnn.nn.dropouts import DropoutTape
-from fnn.nn.surgery import each_part, parts_of
+from fnn.nn.surgery import iter_layers, map_layers
 
 MOST_NEURONS = 16
 
@@ -47,7 +47,7 @@ def applied(net: Layer) -> Layer:
         serial(dense(4, tanh), applied(dropout(0.5)), applied(batch_norm()))
     """
     checks.is_layer("applied", net)
-    return each_part(lambda part: part if part.stages is None else part.stages.applied, net)
+    return map_layers(lambda part: part if part.stages is None else part.stages.applied, net)
 
 
 def monte_carlo(net: Layer, samples: int) -> Callable[[Params, State, Array, Array], Array]:
@@ -156,12 +156,12 @@ def thinned_average(
 
 def _dropping(net: Layer) -> Layer:
     """The network that drops neurons as in training and is applied otherwise."""
-    return each_part(lambda part: part if part.stages is None or part.stages.thinned else part.stages.applied, net)
+    return map_layers(lambda part: part if part.stages is None or part.stages.thinned else part.stages.applied, net)
 
 
 def _dropouts(net: Layer) -> list[Stages]:
     """The stages of the layers that drop neurons, in the order of their tapes."""
-    return [part.stages for part in parts_of(net) if part.stages is not None and part.stages.thinned]
+    return [part.stages for part in iter_layers(net) if part.stages is not None and part.stages.thinned]
 
 
 def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:
@@ -180,4 +180,4 @@ def _thinned(net: Layer, masks: Iterator[Array]) -> Layer:
             return part
         return part.stages.thinned(next(masks)) if part.stages.thinned else part.stages.applied
 
-    return each_part(form, net)
+    return map_layers(form, net)

@@ -11,7 +11,7 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array, Layer, Params, Reading, State
 
 
-def each_part(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
+def map_layers(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
     """The same network with every layer that has no parts replaced by what `change` makes of it.
 
     Args:
@@ -22,22 +22,22 @@ def each_part(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
         A layer composed as the given one.
 
     Example:
-        >>> from fnn import dense, dropout, each_part, linear, residual, serial, tanh
+        >>> from fnn import dense, dropout, map_layers, linear, residual, serial, tanh
         >>> net = serial(dense(4, tanh), residual(serial(dropout(0.5), linear(4))))
-        >>> each_part(lambda part: serial() if str(part) == "dropout(0.5)" else part, net)
+        >>> map_layers(lambda part: serial() if str(part) == "dropout(0.5)" else part, net)
         serial(dense(4, tanh), residual(serial(serial(), linear(4))))
     """
     if layer.rebuild is None:
         return change(layer)
-    return layer.rebuild(*(each_part(change, part) for part in layer.parts))
+    return layer.rebuild(*(map_layers(change, part) for part in layer.parts))
 
 
-def parts_of(layer: Layer) -> Iterator[Layer]:
+def iter_layers(layer: Layer) -> Iterator[Layer]:
     """Every layer without parts in a network, in the order of composition."""
     if layer.rebuild is None:
         yield layer
     for part in layer.parts:
-        yield from parts_of(part)
+        yield from iter_layers(part)
 
 
 class Pass(NamedTuple):
@@ -80,7 +80,7 @@ def watch(layer: Layer) -> Layer:
         ((3, 4), (3, 4), (2, 4))
     """
     checks.is_layer("watch", layer)
-    return each_part(_watched, layer)
+    return map_layers(_watched, layer)
 
 
 def unwatched(readings: Any) -> Any:

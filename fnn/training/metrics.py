@@ -23,7 +23,7 @@ import jax
 
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Layer, Params, Reading, TrainState
-from fnn.nn.surgery import Pass, each_part, watch
+from fnn.nn.surgery import Pass, map_layers, watch
 
 
 class GradientStep(NamedTuple):
@@ -80,7 +80,7 @@ def measured(net: Layer, metrics: Sequence[Metric]) -> Layer:
 
         return watched._replace(label=f"measured({layer})", backward=backward)
 
-    return each_part(change, net) if of_layers else net
+    return map_layers(change, net) if of_layers else net
 
 
 def parted(readings: Any) -> tuple[Any, dict[str, Any]]:

@@ -19,12 +19,12 @@ from fnn import (
     columns,
     dense,
     dropout,
-    each_part,
     from_function,
     gradient,
     gram,
     in_precision,
     linear,
+    map_layers,
     per_example,
     prelu,
     relu,
@@ -109,7 +109,7 @@ def test_backward_is_the_vjp_of_the_narrow_forward(name: str) -> None:
 def test_it_composes_from_within_as_other_layers_do(name: str) -> None:
     """A policy for parts: every layer by itself narrow in a wide network."""
     at, want = alone(name)
-    partly = each_part(partial(in_precision, dtype=jnp.float32), CASES[name].layer)
+    partly = map_layers(partial(in_precision, dtype=jnp.float32), CASES[name].layer)
     got = jax.jit(partial(passes, partly))(at)
     assert 1e-12 < off(got, want) < NARROW
 

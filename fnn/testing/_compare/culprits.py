@@ -17,7 +17,7 @@ import numpy as np
 
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
-from fnn.nn.surgery import each_part, parts_of, unwatched
+from fnn.nn.surgery import iter_layers, map_layers, unwatched
 
 
 class Judged(NamedTuple):
@@ -64,7 +64,7 @@ def _judged(layer: Layer) -> Layer:
 
 def _views(net: Layer) -> Iterator[tuple[Layer, list[Layer]]]:
     """The network with some of its layers judged, and which these are: all parts, and then each composite."""
-    yield each_part(_judged, net), list(parts_of(net))
+    yield map_layers(_judged, net), list(iter_layers(net))
     for view, composite in _of_composites(net):
         yield view, [composite]
 
@@ -90,7 +90,7 @@ def follow_dtype(net: Layer, given: tuple[Params, State, Batch, Array]) -> None:
         return layer._replace(forward=forward)
 
     params, state, (x, _), key = given
-    jax.eval_shape(each_part(change, net).forward, params, state, x, key)
+    jax.eval_shape(map_layers(change, net).forward, params, state, x, key)
 
 
 def culprit(

@@ -18,7 +18,7 @@ from fnn.nn.compositions import serial
 from fnn.nn.inference import applied
 from fnn.nn.losses import squared
 from fnn.nn.neurons import linear
-from fnn.nn.surgery import parts_of, unwatched
+from fnn.nn.surgery import iter_layers, unwatched
 from fnn.testing._laws.asking import Broken, Measured, is_refusal
 from fnn.testing._laws.equations import CHANGE, draws
 from fnn.testing._laws.trees import (
@@ -242,7 +242,7 @@ def apply_is_finite(s: Subject) -> Measured:
 def apply_is_forward(s: Subject) -> Measured:
     """The application stage is forward's y, or that of what the layer's `stages` name; but for a draw or a memory."""
     net = applied(s.layer)
-    is_told = all(part.stages is not None for part in parts_of(s.layer))
+    is_told = all(part.stages is not None for part in iter_layers(s.layer))
     may_differ = derivatives_checks.uses_key(net, *s.given) or (bool(jax.tree.leaves(s.state)) and not is_told)
     pair = s.layer.apply(*s.given[:3]), net.forward(*s.given)[0]
     return paired(*pair, "y of apply") | {"may differ": may_differ}
@@ -289,7 +289,7 @@ def gradient_is_automatic(s: Subject) -> Measured:
 
 def applied_is_automatic(s: Subject) -> Measured | str:
     """The backward pass of the application stage, where that is a stage of its own, against `jax.vjp`."""
-    if all(part.stages is None for part in parts_of(s.layer)):
+    if all(part.stages is None for part in iter_layers(s.layer)):
         return "trains as it is applied"
     return s.at(layer=applied(s.layer)).both
 
