@@ -91,7 +91,7 @@ def _matrix(params: Any) -> np.ndarray | None:
 
 def is_chain(net: fnn.Layer) -> bool:
     """Whether every layer takes what the one before it gave, and nothing else does."""
-    return not net.parts or (net.label.startswith("serial(") and all(map(is_chain, net.parts)))
+    return not net.children or (net.label.startswith("serial(") and all(map(is_chain, net.children)))
 
 
 def differences(rows: list[Row], chain: bool) -> tuple[float | None, float | None]:

@@ -92,7 +92,7 @@ def laws_of(given: Posed, at: tuple[Any, ...], show: Callable[[str], None]) -> d
         name = f"{jax.tree_util.keystr(path)} {layer}".strip()
         show(f"laws of {name}")
         found[name] = _asked(layer, one.x.reshape(-1, *one.x.shape[-2:])[0])  # of `repeat` the first copy
-    if given.net.parts and all(laws.passed for laws in found.values()):
+    if given.net.children and all(laws.passed for laws in found.values()):
         found["the network"] = _asked(given.net, given.batch[0])
     return found
 

@@ -111,7 +111,7 @@ class Layer(NamedTuple):
     equals `jax.vjp` of ``forward``. Layers compose into layers: `serial` is associative, `serial()`
     is its identity, and the backward of a composite is its parts' backwards in reverse.
 
-    ``parts`` and ``rebuild`` let a composite be looked into: ``rebuild(*parts)`` is the composite
+    ``children`` and ``with_children`` let a composite be looked into: ``with_children(*children)`` is the composite
     made again of other parts (see `map_layers`). Both are empty for a layer without parts.
     ``stages`` are the other forms of a layer whose training stage is not its application stage.
     """
@@ -122,8 +122,8 @@ class Layer(NamedTuple):
     forward: Callable[[Params, State, Array, Array], tuple[Array, State, Any]]
     backward: Callable[[Params, Any, Array, Reading], tuple[Array, Any]]
     curve: Callable[[Params, Any, Array, Array, Reading], tuple[Array, Array, Any]] | None = None
-    parts: tuple[Layer, ...] = ()
-    rebuild: Callable[..., Layer] | None = None
+    children: tuple[Layer, ...] = ()
+    with_children: Callable[..., Layer] | None = None
     stages: Stages | None = None
 
     def __repr__(self) -> str:

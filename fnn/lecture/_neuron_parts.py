@@ -41,8 +41,8 @@ class Slice(NamedTuple):
 
 def flat(net: Layer, params: Params, state: State) -> Iterator[Part]:
     """The parts of a `serial` and of those in it, in order."""
-    if net.rebuild is serial:
-        for part in zip(net.parts, params, state, strict=True):
+    if net.with_children is serial:
+        for part in zip(net.children, params, state, strict=True):
             yield from flat(*part)
     else:
         yield net, params, state
@@ -50,19 +50,19 @@ def flat(net: Layer, params: Params, state: State) -> Iterator[Part]:
 
 def nested(net: Layer, params: Iterator[Params]) -> Params:
     """The way back from `flat`, for the params alone."""
-    return tuple(nested(part, params) for part in net.parts) if net.rebuild is serial else next(params)
+    return tuple(nested(part, params) for part in net.children) if net.with_children is serial else next(params)
 
 
 def has_neurons(layer: Layer, p: Params) -> bool:
     """Whether column h of w and entry h of b make neuron h; the params of `residual` look alike."""
-    if layer.parts or not _is_neurons(p) or p["w"].ndim != 2:
+    if layer.children or not _is_neurons(p) or p["w"].ndim != 2:
         return False
     return "b" not in p or p["b"].shape == p["w"].shape[1:]
 
 
 def hides_neurons(layer: Layer, p: Params) -> bool:
     """Whether there are neurons within a composite."""
-    return bool(layer.parts) and any(map(_is_neurons, jax.tree.leaves(p, is_leaf=_is_neurons)))
+    return bool(layer.children) and any(map(_is_neurons, jax.tree.leaves(p, is_leaf=_is_neurons)))
 
 
 def _is_neurons(p: Any) -> bool:
@@ -81,8 +81,8 @@ def activations(parts: list[Part], S: Any) -> Iterator[tuple[Slice, ...]]:
 
 def _slices(layer: Layer, p: Params, s: State, tape: Any, width: int) -> tuple[Slice, ...]:
     """The neurons of one σ each, side by side; none for a layer that does not act on every neuron alone."""
-    if isinstance(tape, ColumnsTape) and len(tape.tapes) == len(layer.parts):
-        parts = zip(layer.parts, p, s, tape.tapes, (y.shape[1] for y in tape.widths), strict=True)
+    if isinstance(tape, ColumnsTape) and len(tape.tapes) == len(layer.children):
+        parts = zip(layer.children, p, s, tape.tapes, (y.shape[1] for y in tape.widths), strict=True)
         own = [_slices(*part) for part in parts]
         return tuple(chain(*own)) if all(own) else ()
     return (Slice(width, layer, p, s),) if _acts_alone(layer, tape) else ()
@@ -90,9 +90,9 @@ def _slices(layer: Layer, p: Params, s: State, tape: Any, width: int) -> tuple[S
 
 def _acts_alone(layer: Layer, tape: Any) -> bool:
     """Whether a layer is an `activate`, or a `serial` of them; a `residual` of one leaves the same tape."""
-    if layer.rebuild is serial:
-        return all(map(_acts_alone, layer.parts, tape))
-    return layer.rebuild is None and isinstance(tape, ActivateTape)
+    if layer.with_children is serial:
+        return all(map(_acts_alone, layer.children, tape))
+    return layer.with_children is None and isinstance(tape, ActivateTape)
 
 
 def own_sigma(slices: tuple[Slice, ...], h: Array, S: Array) -> Array:

@@ -152,8 +152,8 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         return errors, jnp.concatenate(own, axis=1), readings
 
     label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
-    rebuild = lambda *parts: columns(*zip(widths, parts, strict=True))  # noqa: E731
-    return Layer(label, init, apply, forward, backward, curve, layers, rebuild)
+    with_children = lambda *parts: columns(*zip(widths, parts, strict=True))  # noqa: E731
+    return Layer(label, init, apply, forward, backward, curve, layers, with_children)
 
 
 def _split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:

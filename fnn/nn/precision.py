@@ -78,8 +78,8 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
         return _to(error.dtype, through), _to(c.dtype, own), _like((params, error), readings)
 
     label = f"in_precision({layer}, {dtype})"
-    rebuild = lambda part: in_precision(part, dtype)  # noqa: E731
-    return Layer(label, layer.init, apply, forward, backward, curve, (layer,), rebuild)
+    with_children = lambda part: in_precision(part, dtype)  # noqa: E731
+    return Layer(label, layer.init, apply, forward, backward, curve, (layer,), with_children)
 
 
 def _is_float(leaf: Any) -> bool:

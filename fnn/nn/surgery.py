@@ -27,16 +27,16 @@ def map_layers(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
         >>> map_layers(lambda part: serial() if str(part) == "dropout(0.5)" else part, net)
         serial(dense(4, tanh), residual(serial(serial(), linear(4))))
     """
-    if layer.rebuild is None:
+    if layer.with_children is None:
         return change(layer)
-    return layer.rebuild(*(map_layers(change, part) for part in layer.parts))
+    return layer.with_children(*(map_layers(change, part) for part in layer.children))
 
 
 def iter_layers(layer: Layer) -> Iterator[Layer]:
     """Every layer without parts in a network, in the order of composition."""
-    if layer.rebuild is None:
+    if layer.with_children is None:
         yield layer
-    for part in layer.parts:
+    for part in layer.children:
         yield from iter_layers(part)
 
 

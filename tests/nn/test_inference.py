@@ -44,7 +44,7 @@ def test_the_training_stage_of_the_applied_network_is_the_application_stage(name
 
 def test_what_has_one_stage_is_left_as_it_is() -> None:
     net = serial(dense(4, tanh), residual(linear(4)))
-    assert applied(net).parts[0] is net.parts[0]
+    assert applied(net).children[0] is net.children[0]
     assert str(applied(net)) == str(net)
 
 

@@ -97,7 +97,7 @@ def test_our_own_layers_keep_all_laws(layer):
     expected = set(COUPLED) if coupled else set()
     if not same_width or layer in (LAYERS["columns"], LAYERS["watch"]):
         expected |= {"runs inside repeat"}
-    if layer.parts:
+    if layer.children:
         expected |= {"one pass is the exact diagonal"}
     if not jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0), X)[0]):
         expected |= {law.name for law in laws.rows if law.name.startswith("reading")}

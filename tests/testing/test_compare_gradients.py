@@ -338,7 +338,7 @@ def test_a_layer_that_is_right_but_for_a_composite_around_it_is_not_blamed() -> 
     lossy = lambda layer: layer._replace(  # noqa: E731
         label="my combinator",
         backward=faulty(layer, error_times(1.5)).backward,
-        rebuild=lambda *of: lossy(residual(*of)),
+        with_children=lambda *of: lossy(residual(*of)),
     )
     residual = fnn.residual
     report = compared(serial(ROOMY, serial(linear(5), lossy(inner)), linear(3)))

@@ -70,11 +70,11 @@ def _views(net: Layer) -> Iterator[tuple[Layer, list[Layer]]]:
 
 
 def _of_composites(layer: Layer) -> Iterator[tuple[Layer, Layer]]:
-    if layer.rebuild is None:
+    if layer.with_children is None:
         return
-    for i, part in enumerate(layer.parts):
+    for i, part in enumerate(layer.children):
         for view, composite in _of_composites(part):
-            yield layer.rebuild(*layer.parts[:i], view, *layer.parts[i + 1 :]), composite
+            yield layer.with_children(*layer.children[:i], view, *layer.children[i + 1 :]), composite
     yield _judged(layer), layer
 
 

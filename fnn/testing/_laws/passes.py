@@ -255,7 +255,7 @@ def draws_in_training_only(s: Subject) -> str:
     if derivatives_checks.uses_key(applied(s.layer), *s.given):
         raise Broken(
             "forward draws from the key, and applied(layer) does so too; name the layer's application stage by "
-            "stages=Stages(applied=…), or leave the parts of a composite open by `parts` and `rebuild`"
+            "stages=Stages(applied=…), or leave the parts of a composite open by `children` and `with_children`"
         )
     return "draws in training, and not in application"
 

@@ -118,7 +118,7 @@ def _curved(s: Subject, c: Array) -> Any:
 
 def one_pass_is_diagonal(s: Subject) -> Measured:
     """Of the same diagonal c both modes make the same, where nothing is between them that mixes: in a layer alone."""
-    if s.layer.rebuild is not None:
+    if s.layer.with_children is not None:
         raise NotAsked("one pass through a composite drops what its parts mix; check each part")
     c = s.random_error(7)
     _, one_pass, readings = or_refused(lambda: _curved(s, c))
