@@ -72,8 +72,8 @@ def rows_of(posed: Posed, key: jax.Array) -> list[Row]:
     return rows
 
 
-def _seen(n: int, params: Any, seen: fnn.nn.Pass) -> dict[str, Any]:
-    while isinstance(seen.readings, fnn.nn.Pass):  # of a layer that was watched already
+def _seen(n: int, params: Any, seen: fnn.nn.LayerRecord) -> dict[str, Any]:
+    while isinstance(seen.readings, fnn.nn.LayerRecord):  # of a layer that was watched already
         seen = seen.readings
     found = {"x": seen.x, "error": n * seen.error, "params": params, "gradient": seen.readings}
     if isinstance(seen.tape, LinearTape):  # σ = identity

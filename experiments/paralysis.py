@@ -47,7 +47,7 @@ SATURATED = 0.01
 """a neuron is saturated for an object where z is under this part of the largest slope"""
 
 
-def _slopes(params: Any, seen: fnn.nn.Pass) -> jax.Array | None:
+def _slopes(params: Any, seen: fnn.nn.LayerRecord) -> jax.Array | None:
     """How z/max σ' is distributed over objects and neurons: shares in equal bins of [0, 1]."""
     if not hasattr(seen.tape, "z") or not hasattr(seen.tape, "S"):
         return None
@@ -55,7 +55,7 @@ def _slopes(params: Any, seen: fnn.nn.Pass) -> jax.Array | None:
     return jnp.mean((bins == jnp.arange(BINS, dtype=jnp.int32)[None, :]).astype(jnp.float32), axis=0)
 
 
-def _error(params: Any, seen: fnn.nn.Pass) -> jax.Array | None:
+def _error(params: Any, seen: fnn.nn.LayerRecord) -> jax.Array | None:
     """‖ε_i‖, the mean over objects."""
     return None if not hasattr(seen.tape, "z") else jnp.sum(jnp.linalg.norm(seen.error, axis=1))
 

@@ -86,7 +86,7 @@ def load(network: str, loss: str, features: int, objects: int) -> Posed:
 def laws_of(given: Posed, at: tuple[Any, ...], show: Callable[[str], None]) -> dict[str, Laws]:
     """The laws of each layer on what it meets in the network; of the whole network too, if no layer breaks one."""
     readings = jax.jit(fnn.backprop(fnn.watch(given.net), given.loss))(*at)[1]
-    seen = jax.tree.leaves_with_path(readings, is_leaf=lambda node: isinstance(node, fnn.nn.Pass))
+    seen = jax.tree.leaves_with_path(readings, is_leaf=lambda node: isinstance(node, fnn.nn.LayerRecord))
     found = {}
     for (path, one), layer in zip(seen, iter_layers(given.net), strict=True):
         name = f"{jax.tree_util.keystr(path)} {layer}".strip()

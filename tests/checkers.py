@@ -16,7 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fnn import Layer, Reading, gradient, per_example, second_moment, squared_norm
-from fnn.nn import unwatched
+from fnn.nn import drop_records
 from tests.problems import normal
 
 TOLERANCE = {
@@ -84,7 +84,7 @@ def check_backward(
         _, _, tape = layer.forward(params, state, x, key)
         error, readings = layer.backward(params, tape, cotangent(y), gradient)
         want_readings, want_error = pull(cotangent(y))
-        return {"params": unwatched(readings), "x": error}, {"params": want_readings, "x": want_error}
+        return {"params": drop_records(readings), "x": error}, {"params": want_readings, "x": want_error}
 
     got, want = both(params, state, x, key)
     check_close(got, want, rtol)
@@ -126,7 +126,7 @@ def check_readings(
         each = per_object_gradients(layer, params, state, x, key)
         y, _, tape = layer.forward(params, state, x, key)
         got = {str(read): layer.backward(params, tape, random_cotangent(y), read)[1] for read in readings}
-        return unwatched(got), {str(read): jax.tree.map(meant, each) for read, meant in readings.items()}
+        return drop_records(got), {str(read): jax.tree.map(meant, each) for read, meant in readings.items()}
 
     got, want = both(params, state, x, key)
     for name, reading in got.items():
@@ -172,7 +172,7 @@ def check_curve(
         assert layer.curve is not None
         through, below, readings = layer.curve(params, tape, error, c, per_example)
         slope = jax.grad(lambda x: jnp.sum(loss(params, x)))(x)
-        return (through, below, unwatched(readings)), (slope, *hessians(loss, params, x))
+        return (through, below, drop_records(readings)), (slope, *hessians(loss, params, x))
 
     for got, want in zip(*both(params, state, x, key), strict=True):
         check_close(got, want, rtol)
@@ -192,7 +192,7 @@ def everything(layer: Layer, params: Any, state: Any, x: Any, key: Any, read: Re
     """Both stages and the backward pass of a random cotangent."""
     y, new_state, tape = layer.forward(params, state, x, key)
     error, readings = layer.backward(params, tape, random_cotangent(y), read)
-    return Everything(layer.apply(params, state, x), y, new_state, error, unwatched(readings))
+    return Everything(layer.apply(params, state, x), y, new_state, error, drop_records(readings))
 
 
 def check_same(one: Everything, other: Everything, rtol: float = TOLERANCE["same program"]) -> None:

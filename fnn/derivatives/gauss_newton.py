@@ -35,7 +35,7 @@ from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient
 from fnn.derivatives.hessian import loss_hessian, probe_key
-from fnn.nn.surgery import unwatched
+from fnn.nn.surgery import drop_records
 
 
 def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
@@ -125,7 +125,7 @@ def ggn_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array
 
         a, Jv, tape = jax.jvp(output, (params,), (v,), has_aux=True)
         bent = jnp.einsum("nmk,nk->nm", loss_hessian(loss, a, y), Jv)
-        return unwatched(net.backward(params, tape, bent / x.shape[0], gradient)[1])
+        return drop_records(net.backward(params, tape, bent / x.shape[0], gradient)[1])
 
     return product
 
@@ -155,7 +155,7 @@ def _read_from_columns(
         x, y = checks.batch(batch)
         a, state, tape = net.forward(params, state, x, key)
         errors = root_columns(loss, a, y) if samples is None else _mixtures(loss, a, y, samples, probe_key(key))
-        kept = jax.vmap(lambda error: unwatched(net.backward(params, tape, error, contributions)[1]))(errors)
+        kept = jax.vmap(lambda error: drop_records(net.backward(params, tape, error, contributions)[1]))(errors)
         return (jnp.mean(loss.value(a, y)), state), read(kept, x.shape[0])
 
     return value_and_readings

@@ -42,7 +42,7 @@ from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient
 from fnn.nn._second_order import diagonal
-from fnn.nn.surgery import Pass, watch
+from fnn.nn.surgery import LayerRecord, watch
 
 
 def second_derivatives(
@@ -133,14 +133,14 @@ def unit_gate_curvature(
     """
     walk = _walk(watch(net), loss, exact, gauss_newton, "unit_gate_curvature")
 
-    def of_layer(seen: Pass) -> Array:
+    def of_layer(seen: LayerRecord) -> Array:
         is_matrix = seen.curvature.ndim > seen.y.ndim
         c = jnp.diagonal(seen.curvature, axis1=-2, axis2=-1) if is_matrix else seen.curvature
         return jnp.sum(jnp.square(seen.y) * c, axis=-2)
 
     def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
         _, _, _, passes = walk(params, state, batch, key, gradient)
-        return jax.tree.map(of_layer, passes, is_leaf=lambda node: isinstance(node, Pass))
+        return jax.tree.map(of_layer, passes, is_leaf=lambda node: isinstance(node, LayerRecord))
 
     return at_gates
 

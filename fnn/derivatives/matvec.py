@@ -42,7 +42,7 @@ from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.derivatives.hessian import probe_key
-from fnn.nn.surgery import iter_layers, unwatched
+from fnn.nn.surgery import drop_records, iter_layers
 
 Product = Callable[[Params], Params]
 """v ↦ M v for a symmetric M, from and to the shapes of the params."""
@@ -70,7 +70,7 @@ def hessian_product(
         v = derivatives_checks.like_params("hessian_product", v, params)
 
         def slope(params: Params) -> Params:
-            return unwatched(value_and_gradient(params, state, batch, key)[1])
+            return drop_records(value_and_gradient(params, state, batch, key)[1])
 
         if reverse:
             return jax.vjp(slope, params)[1](v)[0]
@@ -148,13 +148,13 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
         x, y = checks.batch(batch)
         n = x.shape[0]
         _needs_no_key("hutchinson", net, params, state, x, key)
-        kinds = jax.eval_shape(lambda p: unwatched(read(p, state, (x, y), key)[1]), params)
+        kinds = jax.eval_shape(lambda p: drop_records(read(p, state, (x, y), key)[1]), params)
         is_weight = jax.tree.map(is_outer, kinds, is_leaf=is_outer)
         own = jax.tree.map(lambda w, p: None if w else jnp.broadcast_to(p[None], (n, *p.shape)), is_weight, params)
 
         def of_one(own: Any, x: Array, y: Array) -> Any:
             merged = jax.tree.map(lambda w, p, o: p if w else o, is_weight, params, own)
-            return unwatched(read(merged, state, (x[None], y[None]), key)[1])
+            return drop_records(read(merged, state, (x[None], y[None]), key)[1])
 
         v = _signs(own_key, own)
         kept, bent = jax.jvp(lambda own: jax.vmap(of_one)(own, x, y), (own,), (v,))

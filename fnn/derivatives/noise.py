@@ -18,7 +18,7 @@ from fnn.core.readings import beyond_rounding, gradient, gram
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, backprop
-from fnn.nn.surgery import unwatched
+from fnn.nn.surgery import drop_records
 
 
 def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
@@ -56,7 +56,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         n = checks.batch(batch)[0].shape[0]
         derivatives_checks.several_objects("gradient_noise", n)
         (value, _), of_leaves = read(params, state, batch, key)
-        return noise_of(sum(jax.tree.leaves(unwatched(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
+        return noise_of(sum(jax.tree.leaves(drop_records(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
 
     return noise
 
@@ -135,7 +135,7 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
             unit = units(error)
             at_unit = wide(error) * (1 / unit)[:, None]
             _, of_leaves = net.backward(params, tape, at_unit.astype(error.dtype), _NORM)
-            norm = lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(unwatched(of_leaves))], axis=1))
+            norm = lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(drop_records(of_leaves))], axis=1))
             theta = jnp.asarray(threshold, norm.dtype)
             share = jnp.minimum(unit, theta / jnp.where(norm == 0, theta / unit, norm))
             at_unit, rest = _at_unit_size(at_unit, share, norm)

@@ -50,7 +50,7 @@ from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, objective
 from fnn.derivatives.gauss_newton import Kronecker
 from fnn.derivatives.noise import GradientNoise
-from fnn.nn.surgery import map_layers, unwatched
+from fnn.nn.surgery import drop_records, map_layers
 
 Product = Callable[[Params, State, Batch, Array, Params], Params]
 
@@ -203,7 +203,7 @@ def _kept(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any
 
     def contributed(params: Params) -> Any:
         y, _, tape = net.forward(params, state, x, key)
-        return unwatched(net.backward(params, tape, y, contributions)[1])
+        return drop_records(net.backward(params, tape, y, contributions)[1])
 
     return jax.eval_shape(contributed, params)
 

@@ -56,7 +56,7 @@ from fnn.nn.losses import (
 from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
 from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
 from fnn.nn.precision import in_precision
-from fnn.nn.surgery import Pass, iter_layers, map_layers, unwatched, watch
+from fnn.nn.surgery import LayerRecord, drop_records, iter_layers, map_layers, watch
 from fnn.nn.wrappers import RematTape, remat, residual
 
 __all__ = [
@@ -68,9 +68,9 @@ __all__ = [
     "DropoutTape",
     "FunctionTape",
     "Initializer",
+    "LayerRecord",
     "LinearTape",
     "PReLUTape",
-    "Pass",
     "RematTape",
     "activate",
     "applied",
@@ -80,6 +80,7 @@ __all__ = [
     "columns",
     "constant",
     "dense",
+    "drop_records",
     "dropout",
     "exponential_margin",
     "from_function",
@@ -116,7 +117,6 @@ __all__ = [
     "uniform",
     "uniform_fan_in",
     "uniform_fan_out",
-    "unwatched",
     "watch",
     "zeros",
 ]

@@ -13,7 +13,7 @@ from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._common import output
 from fnn.nn._second_order import both_through, is_exact
-from fnn.nn.surgery import Pass
+from fnn.nn.surgery import LayerRecord
 
 
 def repeat(layer: Layer, depth: int) -> Layer:
@@ -159,11 +159,11 @@ def _stacked(read: Reading, readings: Any) -> Any:
     """Join what a scan has stacked; of what `watch` saw, only the readings are the reading's to join."""
 
     def join(node: Any) -> Any:
-        if isinstance(node, Pass):
+        if isinstance(node, LayerRecord):
             return node._replace(readings=jax.tree.map(read.stack, node.readings))
         return read.stack(node)
 
-    return jax.tree.map(join, readings, is_leaf=lambda node: isinstance(node, Pass))
+    return jax.tree.map(join, readings, is_leaf=lambda node: isinstance(node, LayerRecord))
 
 
 def _equal_slices(where: str, x: Any, count: int) -> int:

@@ -40,7 +40,7 @@ def iter_layers(layer: Layer) -> Iterator[Layer]:
         yield from iter_layers(part)
 
 
-class Pass(NamedTuple):
+class LayerRecord(NamedTuple):
     """What `watch` saw at one layer during one forward and backward pass."""
 
     x: Array
@@ -61,7 +61,7 @@ def watch(layer: Layer) -> Layer:
     """The same network, whose backward pass also shows what it saw at every layer: x, y, z, ε.
 
     Computes what the layer does. Where the backward of a layer without parts would give its readings, this gives a
-    `Pass` with the layer's inputs, outputs, tape, error and readings, and its curve one with the curvature too.
+    `LayerRecord` with the layer's inputs, outputs, tape, error and readings, and its curve one with the curvature too.
     Under `jit` what is not used costs nothing.
 
     Args:
@@ -83,7 +83,7 @@ def watch(layer: Layer) -> Layer:
     return map_layers(_watched, layer)
 
 
-def unwatched(readings: Any) -> Any:
+def drop_records(readings: Any) -> Any:
     """The readings alone, without what else `watch` saw.
 
     Args:
@@ -92,8 +92,8 @@ def unwatched(readings: Any) -> Any:
     Returns:
         The readings in the shape of the params.
     """
-    is_pass = lambda node: isinstance(node, Pass)  # noqa: E731
-    return jax.tree.map(lambda node: unwatched(node.readings) if is_pass(node) else node, readings, is_leaf=is_pass)
+    is_pass = lambda node: isinstance(node, LayerRecord)  # noqa: E731
+    return jax.tree.map(lambda node: drop_records(node.readings) if is_pass(node) else node, readings, is_leaf=is_pass)
 
 
 def _watched(layer: Layer) -> Layer:
@@ -104,11 +104,11 @@ def _watched(layer: Layer) -> Layer:
     def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
         x, y, inner = tape
         through, readings = layer.backward(params, inner, error, read)
-        return through, Pass(x, y, inner, error, readings)
+        return through, LayerRecord(x, y, inner, error, readings)
 
     def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         x, y, inner = tape
         through, own, readings = checks.curve_of(layer)(params, inner, error, c, read)
-        return through, own, Pass(x, y, inner, error, readings, c)
+        return through, own, LayerRecord(x, y, inner, error, readings, c)
 
     return layer._replace(label=f"watch({layer})", forward=forward, backward=backward, curve=curve)

@@ -45,7 +45,7 @@ from fnn.core._labels import aligned
 from fnn.core._numerics import ratio, safe_sqrt, wide
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives.backpropagation import backprop
-from fnn.nn.surgery import Pass
+from fnn.nn.surgery import LayerRecord
 from fnn.training import _checks as training_checks
 from fnn.training.metrics import Metric, measured, parted
 
@@ -82,7 +82,7 @@ def dead(below: float = 0.01) -> Metric:
 def _share(name: str, below: float, of: Callable[[Array], Array]) -> Metric:
     checks.positive("below", below)
 
-    def share(params: Params, seen: Pass) -> Array | None:
+    def share(params: Params, seen: LayerRecord) -> Array | None:
         z = getattr(seen.tape, "z", None)
         if z is None:
             return None
@@ -96,11 +96,11 @@ def _norm(tree: Any) -> Array:
     return safe_sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(wide(tree))))
 
 
-def _gradient_norm(params: Params, seen: Pass) -> Array | None:
+def _gradient_norm(params: Params, seen: LayerRecord) -> Array | None:
     return _norm(seen.readings) if jax.tree.leaves(params) else None
 
 
-def _gradient_ratio(params: Params, seen: Pass) -> Array | None:
+def _gradient_ratio(params: Params, seen: LayerRecord) -> Array | None:
     if not jax.tree.leaves(params):
         return None
     return ratio(_norm(seen.readings), _norm(params))

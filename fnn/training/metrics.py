@@ -23,7 +23,7 @@ import jax
 
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Layer, Params, Reading, TrainState
-from fnn.nn.surgery import Pass, map_layers, watch
+from fnn.nn.surgery import LayerRecord, map_layers, watch
 
 
 class GradientStep(NamedTuple):
@@ -41,7 +41,7 @@ class GradientStep(NamedTuple):
 class Metric(NamedTuple):
     """What a `trainer` tells of each step besides the loss: a value at every layer, or one of the whole step.
 
-    - ``of_layer(params, seen) -> value``: from a layer's params and what BackProp sees there, a `Pass`; None leaves the
+    - ``of_layer(params, seen) -> value``: from a layer's params and what BackProp sees there, a `LayerRecord`; None leaves the
       layer out. It is found within the one backward pass; in `repeat` every copy has its own, [depth, …].
     - ``of_step(step) -> value``: from a `GradientStep`.
 
@@ -49,7 +49,7 @@ class Metric(NamedTuple):
     """
 
     name: str
-    of_layer: Callable[[Params, Pass], Any] | None = None
+    of_layer: Callable[[Params, LayerRecord], Any] | None = None
     of_step: Callable[[GradientStep], Any] | None = None
 
     def __repr__(self) -> str:

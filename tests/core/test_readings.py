@@ -24,7 +24,7 @@ from fnn import (
     tanh,
     watch,
 )
-from fnn.nn import Pass
+from fnn.nn import LayerRecord
 from tests.checkers import READINGS, check_close, check_readings
 from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, given, posed
 
@@ -129,15 +129,15 @@ def test_readings_print_their_names() -> None:
 
 
 def is_pass(node) -> bool:
-    return isinstance(node, Pass)
+    return isinstance(node, LayerRecord)
 
 
 @pytest.mark.parametrize("read", READINGS, ids=str)
 def test_watch_shows_the_readings_in_the_place_of_each_layer(read: Reading) -> None:
     net = serial(dense(3, tanh), repeat(residual(serial(linear(2), linear(3))), 2), prelu())
     both = jax.jit(lambda *arguments: [backprop(f, squared, read)(*arguments)[1] for f in (net, watch(net))])
-    unwatched, watched = both(*posed(Problem(net, squared, 4, 3)))
-    check_close(jax.tree.map(lambda p: p.readings, watched, is_leaf=is_pass), unwatched)
+    drop_records, watched = both(*posed(Problem(net, squared, 4, 3)))
+    check_close(jax.tree.map(lambda p: p.readings, watched, is_leaf=is_pass), drop_records)
     first, (second, third), last = watched
     assert first.error.shape == (5, 3)
     assert (second.x.shape, second.y.shape, third.error.shape) == ((2, 5, 3), (2, 5, 2), (2, 5, 3))

@@ -53,7 +53,7 @@ from fnn.derivatives import (
 from fnn.derivatives import reference as automatic
 from fnn.derivatives.gauss_newton import root_columns
 from fnn.derivatives.hessian import loss_hessian
-from fnn.nn import unwatched
+from fnn.nn import drop_records
 from fnn.testing._laws.asking import HASTE
 from tests.checkers import check_close
 from tests.problems import LOSSES, NETWORKS, Problem, answers, couples, normal, posed
@@ -252,7 +252,7 @@ def test_unwatched_leaves_the_readings() -> None:
     given = posed(SMALL, 3)
     _, seen = backprop(watch(SMALL.net), SMALL.loss)(*given)
     _, plain = backprop(SMALL.net, SMALL.loss)(*given)
-    check_close(unwatched(seen), plain)
+    check_close(drop_records(seen), plain)
 
 
 # Gates of units

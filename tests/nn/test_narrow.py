@@ -22,7 +22,7 @@ from fnn.derivatives import (
 )
 from fnn.derivatives.noise import noise_of
 from fnn.lecture.pretraining import _of_one_answer
-from fnn.nn import Pass
+from fnn.nn import LayerRecord
 from fnn.training.diagnosis import _gradient_ratio, _norm
 
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
@@ -155,7 +155,7 @@ def test_gradient_noise_can_be_differentiated_where_the_objects_agree():
 
 def test_metrics_of_a_layer_that_stands_still_can_be_differentiated():
     def of(t: Any, w: Any) -> Any:
-        seen = Pass(**{name: t[None] for name in Pass._fields})
+        seen = LayerRecord(**{name: t[None] for name in LayerRecord._fields})
         return _gradient_ratio({"w": w[None]}, seen)
 
     assert float(jax.grad(lambda t: _norm({"w": t * jnp.ones(3)}))(0.0)) == 0

@@ -43,7 +43,7 @@ from fnn import (
     watch,
 )
 from fnn.core import contributions
-from fnn.nn import monte_carlo, thinned_average, unwatched
+from fnn.nn import drop_records, monte_carlo, thinned_average
 from tests.checkers import check_backward, check_close, norm
 from tests.problems import COMBINATORS, LAYERS, Given, given
 
@@ -241,7 +241,7 @@ def test_it_is_looked_into_as_other_combinators() -> None:
     at = at_start(NET)
     _, seen = jax.jit(backprop(watch(bfloat16(NET)), squared))(*at)
     assert dtypes(seen) == {"float32"}
-    check_close(unwatched(seen), jax.jit(backprop(bfloat16(NET), squared))(*at)[1], rtol=2**-7)
+    check_close(drop_records(seen), jax.jit(backprop(bfloat16(NET), squared))(*at)[1], rtol=2**-7)
 
 
 def test_dropout_within_it_is_averaged_over() -> None:

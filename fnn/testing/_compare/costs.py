@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fnn.core import _checks as checks
-from fnn.nn.surgery import unwatched
+from fnn.nn.surgery import drop_records
 from fnn.testing import _checks as testing_checks
 
 
@@ -53,7 +53,7 @@ def in_signature(f: Any, name: str, bare: bool = False) -> Callable[..., tuple[A
     def function(*given: Any) -> tuple[Any, Any]:
         found = f(*given)
         value_and_state, tree = (None, found) if bare else _value_and_tree(name, found, given[1])
-        return value_and_state, unwatched(tree)
+        return value_and_state, drop_records(tree)
 
     return function
 

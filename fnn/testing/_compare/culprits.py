@@ -17,7 +17,7 @@ import numpy as np
 
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
-from fnn.nn.surgery import iter_layers, map_layers, unwatched
+from fnn.nn.surgery import drop_records, iter_layers, map_layers
 
 
 class Judged(NamedTuple):
@@ -57,7 +57,7 @@ def _judged(layer: Layer) -> Layer:
         through, readings = layer.backward(params, inner, error, read)
         _, pull = jax.vjp(lambda p, x: layer.forward(p, state, x, key)[0], params, x)
         at_params, at_x = pull(error)
-        return at_x, Judged(x, y, error, (through, unwatched(readings)), (at_x, at_params))
+        return at_x, Judged(x, y, error, (through, drop_records(readings)), (at_x, at_params))
 
     return layer._replace(label=f"judged({layer})", forward=forward, backward=backward, curve=None)
 

@@ -18,7 +18,7 @@ from fnn.nn.compositions import serial
 from fnn.nn.inference import applied
 from fnn.nn.losses import squared
 from fnn.nn.neurons import linear
-from fnn.nn.surgery import iter_layers, unwatched
+from fnn.nn.surgery import drop_records, iter_layers
 from fnn.testing._laws.asking import Broken, Measured, is_refusal
 from fnn.testing._laws.equations import CHANGE, draws
 from fnn.testing._laws.trees import (
@@ -75,7 +75,7 @@ class Subject:
     def pulled(self, error: Array, read: Reading = gradient) -> tuple[Array, Any]:
         """The layer's own backward pass: the error at x, and the readings."""
         through, readings = self.layer.backward(self.params, self.forward[2], error, read)
-        return through, unwatched(readings)
+        return through, drop_records(readings)
 
     @cached_property
     def by_hand(self) -> tuple[Array, Params]:
@@ -141,7 +141,7 @@ class Subject:
             if is_refusal(refusal):
                 return {}
             raise
-        return {"∂²L/∂x²": below, "∂²L/∂w²": unwatched(readings)}
+        return {"∂²L/∂x²": below, "∂²L/∂w²": drop_records(readings)}
 
     @cached_property
     def draws(self) -> bool:

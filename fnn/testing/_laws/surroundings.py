@@ -15,7 +15,7 @@ from fnn.derivatives.hessian import second_derivatives
 from fnn.nn._second_order import diagonal
 from fnn.nn.copies import repeat
 from fnn.nn.losses import squared
-from fnn.nn.surgery import unwatched
+from fnn.nn.surgery import drop_records
 from fnn.testing._laws.asking import Broken, Measured, NotAsked, is_refusal, or_refused
 from fnn.testing._laws.passes import Subject, of_pass
 from fnn.testing._laws.trees import DTYPES, alike, is_float, named, normal, paired, shaken, size, struct
@@ -75,7 +75,7 @@ def in_serial(s: Subject) -> Measured:
     """With neurons after it and a loss, the mean of the automatic gradients of all objects."""
     jax.eval_shape(s.net.init, s.key, struct(s.x))
     mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), s.gradients)
-    return paired(unwatched(backprop(s.net, squared)(*s.posed)[1]), mean, "gradient")
+    return paired(drop_records(backprop(s.net, squared)(*s.posed)[1]), mean, "gradient")
 
 
 def in_repeat(s: Subject) -> Measured:
@@ -93,7 +93,7 @@ def reading_is_automatic(s: Subject, read: Reading) -> Measured:
     """A reading in serial(layer, linear(2)), of the automatic gradients of all objects."""
     if not jax.tree.leaves(s.params):
         raise NotAsked("the layer has no params")
-    got, _ = or_refused(lambda: unwatched(backprop(s.net, squared, read)(*s.posed)[1]))
+    got, _ = or_refused(lambda: drop_records(backprop(s.net, squared, read)(*s.posed)[1]))
     if read is contributions:
         return paired(gathered(per_example, got), s.gradients[0], str(read))
     scale = read.scale(s.x.shape[0])
@@ -113,7 +113,7 @@ def curve_gives_error(s: Subject) -> Measured:
 
 def _curved(s: Subject, c: Array) -> Any:
     through, below, readings = checks.curve_of(s.layer)(s.params, s.forward[2], s.error, c, gradient)
-    return through, below, unwatched(readings)
+    return through, below, drop_records(readings)
 
 
 def one_pass_is_diagonal(s: Subject) -> Measured:
@@ -132,7 +132,7 @@ def curve_at_params(s: Subject) -> Measured:
         raise NotAsked(f"the Hessian of {size(s.params)} parameters is too large; check a narrower layer of the kind")
     found, n = {}, s.x.shape[0]
     for read in (gradient, per_example, squared_norm, gram, second_moment):
-        got = or_refused(lambda read=read: unwatched(second_derivatives(s.net, squared, read)(*s.posed)[1]))
+        got = or_refused(lambda read=read: drop_records(second_derivatives(s.net, squared, read)(*s.posed)[1]))
         wanted = jax.tree.map(lambda h, read=read: read.rows(h * read.scale(n)), s.second_derivatives)
         found |= paired(got, wanted, "∂²Q/∂w²" if read is gradient else f"∂²L/∂w², reading {read}")
     return found
