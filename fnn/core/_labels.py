@@ -23,11 +23,11 @@ def aligned(rows: Iterable[tuple[str, ...]], text_columns: int) -> str:
     return "\n".join([line(rows[0]), "  ".join("─" * width for width in widths).rstrip(), *map(line, rows[1:])])
 
 
-def written(name: str, *arguments: Any, **options: tuple[Any, Any]) -> str:
+def call_repr(name: str, *arguments: Any, **options: tuple[Any, Any]) -> str:
     """A label: the call as it was written; an option (value, default) shows where it differs.
 
     Example:
-        >>> written("adam", 0.01, gamma=(0.9, 0.9), alpha=(0.99, 0.999))
+        >>> call_repr("adam", 0.01, gamma=(0.9, 0.9), alpha=(0.99, 0.999))
         'adam(0.01, alpha=0.99)'
     """
 

@@ -45,7 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Activation, Array, Layer, Params, State
 from fnn.lecture import _checks as lecture_checks
 from fnn.nn.activations import sigmoid
@@ -108,7 +108,7 @@ def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float =
         return {"w": glorot_uniform()(key, (x.shape[1], 1), x.dtype)}, ()
 
     weighted_sum = linear(1, bias=False)._replace(init=alphas)
-    label = written("cybenko", hidden, activation, steepness=(steepness, 10.0))
+    label = call_repr("cybenko", hidden, activation, steepness=(steepness, 10.0))
     return serial(neurons._replace(init=spread), weighted_sum)._replace(label=label)
 
 

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import logistic, logistic_density, wide
 from fnn.core.types import Activation, Array
 
@@ -143,7 +143,7 @@ def leaky_relu(alpha: float = 0.01) -> Activation:
         return jnp.where(S >= 0, jnp.ones_like(S), jnp.asarray(alpha, S.dtype))
 
     return Activation(
-        label=written("leaky_relu", alpha),
+        label=call_repr("leaky_relu", alpha),
         value=lambda S: jnp.where(S >= 0, S, jnp.asarray(alpha, S.dtype) * S),
         slope=slope,
         curvature=jnp.zeros_like,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Array, Layer, Params, Reading, Stages, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._common import without_parameters
@@ -85,7 +85,7 @@ def dropout(p: float) -> Layer:
     Raises:
         ValueError: p outside [0, 1).
     """
-    return _dropping(written("dropout", p), p, kept=lambda keep: 1.0, applied=lambda keep: keep)
+    return _dropping(call_repr("dropout", p), p, kept=lambda keep: 1.0, applied=lambda keep: keep)
 
 
 def inverted_dropout(p: float) -> Layer:
@@ -105,4 +105,4 @@ def inverted_dropout(p: float) -> Layer:
     Raises:
         ValueError: p outside [0, 1).
     """
-    return _dropping(written("inverted_dropout", p), p, kept=lambda keep: 1 / keep, applied=lambda keep: 1.0)
+    return _dropping(call_repr("inverted_dropout", p), p, kept=lambda keep: 1 / keep, applied=lambda keep: 1.0)

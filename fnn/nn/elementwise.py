@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Activation, Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._common import without_parameters
@@ -78,7 +78,7 @@ def prelu(alpha: float = 0.25) -> Layer:
         A layer with params ``{"alpha": [o]}`` and no state.
     """
     checks.finite("alpha", alpha)
-    label = written("prelu", alpha=(alpha, 0.25))
+    label = call_repr("prelu", alpha=(alpha, 0.25))
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import qr
 from fnn.core.types import Array
 
@@ -66,7 +66,7 @@ def uniform(bound: float) -> Initializer:
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)  # flat: see above
 
-    return _named(written("uniform", bound), initializer)
+    return _named(call_repr("uniform", bound), initializer)
 
 
 def uniform_fan_in(gain: float = 1.0) -> Initializer:
@@ -92,7 +92,7 @@ def uniform_fan_in(gain: float = 1.0) -> Initializer:
         1.00
     """
     checks.positive("gain", gain)
-    return _uniform(lambda fan_in, fan_out: gain / math.sqrt(fan_in), written("uniform_fan_in", gain=(gain, 1.0)))
+    return _uniform(lambda fan_in, fan_out: gain / math.sqrt(fan_in), call_repr("uniform_fan_in", gain=(gain, 1.0)))
 
 
 def uniform_fan_out(gain: float = 1.0) -> Initializer:
@@ -106,7 +106,7 @@ def uniform_fan_out(gain: float = 1.0) -> Initializer:
         gain: factor on the bound, > 0; 1 is the slide's.
     """
     checks.positive("gain", gain)
-    return _uniform(lambda fan_in, fan_out: gain / math.sqrt(fan_out), written("uniform_fan_out", gain=(gain, 1.0)))
+    return _uniform(lambda fan_in, fan_out: gain / math.sqrt(fan_out), call_repr("uniform_fan_out", gain=(gain, 1.0)))
 
 
 def glorot_uniform(gain: float = 1.0) -> Initializer:
@@ -121,7 +121,7 @@ def glorot_uniform(gain: float = 1.0) -> Initializer:
     checks.positive("gain", gain)
     return _uniform(
         lambda fan_in, fan_out: gain * math.sqrt(6 / (fan_in + fan_out)),
-        written("glorot_uniform", gain=(gain, 1.0)),
+        call_repr("glorot_uniform", gain=(gain, 1.0)),
     )
 
 
@@ -145,7 +145,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
         gain: factor on the basis, > 0.
     """
     checks.positive("gain", gain)
-    label = written("orthogonal", gain=(gain, 1.0))
+    label = call_repr("orthogonal", gain=(gain, 1.0))
 
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         fan_in, fan_out = _weight_shape(label, shape)
@@ -166,7 +166,7 @@ def zeros() -> Initializer:
 def constant(value: float) -> Initializer:
     """The same value everywhere, a finite number: a bias that starts every ReLU alive, a PReLU's first slope."""
     checks.finite("value", value)
-    return _named(written("constant", value), lambda key, shape, dtype: jnp.full(shape, value, dtype))
+    return _named(call_repr("constant", value), lambda key, shape, dtype: jnp.full(shape, value, dtype))
 
 
 def _weight_shape(where: str, shape: tuple[int, ...]) -> tuple[int, int]:

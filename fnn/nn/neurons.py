@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Activation, Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._second_order import diagonal, plus_diagonal, scaled, through_weights
@@ -110,7 +110,7 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
         Array([[0., 0.]], dtype=float32)
     """
     width = checks.count("width", width)
-    label = written("linear", width, w=(w, None), b=(b, None), bias=(bias, True))
+    label = call_repr("linear", width, w=(w, None), b=(b, None), bias=(bias, True))
     init, pre_activation = _affine(label, width, w, b, bias)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, LinearTape]:
@@ -170,7 +170,7 @@ def dense(
     """
     width = checks.count("width", width)
     nn_checks.is_activation("dense", activation)
-    label = written("dense", width, activation, w=(w, None), b=(b, None), bias=(bias, True))
+    label = call_repr("dense", width, activation, w=(w, None), b=(b, None), bias=(bias, True))
     init, pre_activation = _affine(label, width, w, b, bias)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DenseTape]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, not_flushed, wide
 from fnn.core.types import Array, Layer, Params, Reading, Stages, State
 from fnn.nn import _checks as nn_checks
@@ -63,7 +63,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
     """
     checks.positive("epsilon", epsilon)
     checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")
-    label = written("batch_norm", epsilon=(epsilon, 1e-5), rate=(rate, 0.1))
+    label = call_repr("batch_norm", epsilon=(epsilon, 1e-5), rate=(rate, 0.1))
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)

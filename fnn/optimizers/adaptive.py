@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Array, Optimizer, Params, Rate
 from fnn.optimizers import _checks as optimizers_checks
 from fnn.optimizers._arithmetic import average, each, from_equations, next_step, rate_at, root_plus, squares
@@ -52,7 +52,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
         step = each(lambda g, G, eta: -eta * g / root_plus(G, epsilon), g, G, eta=rate_at(eta, state.k))
         return step, RMSPropState(next_step(state.k), G)
 
-    label = written("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8))
+    label = call_repr("rmsprop", eta, alpha=(alpha, 0.9), epsilon=(epsilon, 1e-8))
     return from_equations(label, RMSPropState, equations)
 
 
@@ -90,5 +90,5 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
         step = each(lambda delta, eta: -eta * delta, delta, eta=rate_at(eta, state.k))
         return step, AdaDeltaState(next_step(state.k), G, Delta)
 
-    label = written("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-3))
+    label = call_repr("adadelta", eta=(eta, 1.0), alpha=(alpha, 0.9), epsilon=(epsilon, 1e-3))
     return from_equations(label, AdaDeltaState, equations)

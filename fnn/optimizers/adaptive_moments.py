@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Array, Optimizer, Params, Rate
 from fnn.optimizers import _checks as optimizers_checks
 from fnn.optimizers._arithmetic import average, calibrated, each, from_equations, next_step, rate_at, root_plus, squares
@@ -50,7 +50,7 @@ def _adaptive_momentum(
         )
         return step, AdamState(k, v, G)
 
-    label = written(name, eta, gamma=(gamma, 0.9), alpha=(alpha, 0.999), epsilon=(epsilon, 1e-8))
+    label = call_repr(name, eta, gamma=(gamma, 0.9), alpha=(alpha, 0.999), epsilon=(epsilon, 1e-8))
     return from_equations(label, AdamState, equations)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, wide
 from fnn.core.types import Array, Optimizer, Params, Rate
 from fnn.optimizers import _checks as optimizers_checks
@@ -58,7 +58,7 @@ def sgd(eta: Rate) -> Optimizer:
     def equations(g: Params, state: SGDState) -> tuple[Params, SGDState]:
         return each(lambda g, eta: -eta * g, g, eta=rate_at(eta, state.k)), SGDState(next_step(state.k))
 
-    return from_equations(written("sgd", eta), SGDState, equations)
+    return from_equations(call_repr("sgd", eta), SGDState, equations)
 
 
 def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
@@ -84,7 +84,7 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
         step = each(lambda v, eta: -eta * v, v, eta=rate_at(eta, state.k))
         return step, MomentumState(next_step(state.k), v)
 
-    return from_equations(written("momentum", eta, gamma=(gamma, 0.9)), MomentumState, equations)
+    return from_equations(call_repr("momentum", eta, gamma=(gamma, 0.9)), MomentumState, equations)
 
 
 def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
@@ -131,7 +131,7 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
         )
         return step, NAGState(k, v, reach)
 
-    return from_equations(written("nag", eta, gamma=(gamma, 0.9)), NAGState, equations, init)
+    return from_equations(call_repr("nag", eta, gamma=(gamma, 0.9)), NAGState, equations, init)
 
 
 def nag_weights(params: Params, state: NAGState) -> Params:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._trees import Part, leaves_by_path, subtree
 from fnn.core.types import Optimizer, Params
 from fnn.optimizers import _checks as optimizers_checks
@@ -64,7 +64,7 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
         return merged, state
 
     takes, steps = ("some" if leaves else None for leaves in checks.role(optimizer))
-    return Optimizer(init, update, written("masked", optimizer, mask if callable(mask) else "mask"), takes, steps)
+    return Optimizer(init, update, call_repr("masked", optimizer, mask if callable(mask) else "mask"), takes, steps)
 
 
 def mask_of_parts(params: Params, parts: Iterable[Part]) -> Mask:
@@ -107,7 +107,7 @@ def freeze(optimizer: Any, mask: Mask) -> Optimizer:
         return jax.tree.map(lambda frozen: not frozen, mask(params) if callable(mask) else mask)
 
     init, update, *_ = chain(masked(_STILL, mask), masked(optimizer, others))
-    label = written("freeze", optimizer, mask if callable(mask) else "mask")
+    label = call_repr("freeze", optimizer, mask if callable(mask) else "mask")
     return Optimizer(init, update, label, *checks.role(optimizer))
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, safe_sqrt, wide
 from fnn.core.types import Array, Optimizer, Params
 from fnn.nn import _checks as nn_checks
@@ -68,7 +68,7 @@ def chain(*optimizers: Any) -> Optimizer:
         return gradient, tuple(states)
 
     takes, steps = (_most(leaves) for leaves in zip((None, None), *map(checks.role, optimizers), strict=True))
-    return Optimizer(init, update, written("chain", *optimizers), takes, steps)
+    return Optimizer(init, update, call_repr("chain", *optimizers), takes, steps)
 
 
 def _most(leaves: tuple[str | None, ...]) -> str | None:
@@ -104,7 +104,7 @@ def clip_by_norm(theta: float) -> Optimizer:
 
         return each(clipped, g, theta=theta, unit=unit, norm=norm)
 
-    return _stateless(written("clip_by_norm", theta), clip)
+    return _stateless(call_repr("clip_by_norm", theta), clip)
 
 
 def tree_norm(tree: Any) -> Array:
@@ -143,7 +143,7 @@ def l2(strength: float) -> Optimizer:
         optimizers_checks.needs_params("l2", params)
         return each(lambda g, w, strength: g + strength * w.astype(g.dtype), g, params, strength=strength)
 
-    return _stateless(written("l2", strength), add)
+    return _stateless(call_repr("l2", strength), add)
 
 
 def _takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Array, Params, Trainer
 from fnn.optimizers.masks import Mask, weights_only
 from fnn.pruning import _checks as pruning_checks
@@ -139,7 +139,7 @@ def feature_pruner(
     def fewer(saliency: Any, links: Links, number: Any) -> Links:
         return remove_features(saliency, links, number, of=of)
 
-    label = written("feature_pruner", trainer, score, amount=(amount, None), retrain=(retrain, None))
+    label = call_repr("feature_pruner", trainer, score, amount=(amount, None), retrain=(retrain, None))
     share = lambda links: jnp.mean(features_left(links, of))  # noqa: E731
     return in_rounds(label, trainer, score, evaluate, fewer, share, amount, retrain, tolerance)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import DictKey
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import wide
 from fnn.core.types import Array, Optimizer, Params, TrainState
 from fnn.optimizers import _checks as optimizers_checks
@@ -184,7 +184,7 @@ def sparse(optimizer: Any) -> Optimizer:
         kept_or_back = lambda left, u, w: jnp.where(left, u, -w.astype(u.dtype))  # noqa: E731
         return jax.tree.map(kept_or_back, state.links, updates, params), SparseState(state.links, inner)
 
-    return Optimizer(init, update, written("sparse", optimizer), *checks.role(optimizer))
+    return Optimizer(init, update, call_repr("sparse", optimizer), *checks.role(optimizer))
 
 
 def remove_links(state: TrainState, links: Links) -> TrainState:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
 from fnn.optimizers.masks import Mask, weights_only
 from fnn.pruning import _checks as pruning_checks
@@ -108,7 +108,7 @@ def pruner(
         return remove_least(saliency, links, number, scope=scope, prunable=prunable)
 
     options = {"amount": (amount, None), "retrain": (retrain, None), "scope": (scope, "layer")}
-    label = written("pruner", trainer, score, **options)
+    label = call_repr("pruner", trainer, score, **options)
     share = lambda links: share_left(links, prunable)  # noqa: E731
     return in_rounds(label, trainer, score, evaluate, fewer, share, amount, retrain, tolerance)
 

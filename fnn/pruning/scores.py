@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.derivatives.hessian import gate_curvature, in_chunks, second_derivatives
@@ -58,7 +58,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
         _, h = _whole_or(second, chunk)(params, state, batch, key)
         return jax.tree.map(lambda h, w: 0.5 * h * jnp.square(w), h, params)
 
-    return Score(written("obd", **options), saliency)
+    return Score(call_repr("obd", **options), saliency)
 
 
 def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
-from fnn.core._labels import written
+from fnn.core._labels import call_repr
 from fnn.core._numerics import Sum, mean, no_sum, plus, wide
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState
 from fnn.data.sampling import Draw, shuffled, with_replacement
@@ -118,7 +118,7 @@ def trainer(
         return after, {"loss": L, "quality": Q} | of_layers | of_steps
 
     differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
-    return Trainer(init, step, update, written("trainer", net, loss, optimizer, **differs))
+    return Trainer(init, step, update, call_repr("trainer", net, loss, optimizer, **differs))
 
 
 def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
