@@ -24,9 +24,9 @@ from fnn import Layer, backprop, dense, linear, serial, softmax_cross_entropy, t
 from fnn.derivatives import (
     clip_per_example,
     ggn_diagonal,
-    ggn_product,
+    ggn_vector_product,
     gradient_noise,
-    hessian_product,
+    hessian_vector_product,
     hutchinson,
     kronecker_factors,
 )
@@ -79,9 +79,9 @@ def by_hand(net: Layer) -> dict[str, Quantity]:
     return {name: readings_of(f) for name, f in in_signature.items()} | {
         "gradient noise": gradient_noise(net, LOSS),
         "curvature at input gates": fnn.derivatives.gate_curvature(net, LOSS),
-        "Hessian · v": along_params(hessian_product(net, LOSS)),
-        "Hessian · v, in reverse": along_params(hessian_product(net, LOSS, reverse=True)),
-        "Gauss–Newton · v": along_params(ggn_product(net, LOSS)),
+        "Hessian · v": along_params(hessian_vector_product(net, LOSS)),
+        "Hessian · v, in reverse": along_params(hessian_vector_product(net, LOSS, reverse=True)),
+        "Gauss–Newton · v": along_params(ggn_vector_product(net, LOSS)),
     }
 
 
@@ -93,13 +93,13 @@ def twins(net: Layer) -> dict[str, Quantity]:
         "Kronecker factors": automatic.kronecker_factors(net, LOSS),
         "Hessian diagonal": automatic.hessian_diagonal(net, LOSS),
     }
-    product = along_params(automatic.hessian_product(net, LOSS))
+    product = along_params(automatic.hessian_vector_product(net, LOSS))
     return {name: readings_of(f) for name, f in in_signature.items()} | {
         "gradient noise": automatic.gradient_noise(net, LOSS),
         "curvature at input gates": automatic.gate_curvature(net, LOSS),
         "Hessian · v": product,
         "Hessian · v, in reverse": product,
-        "Gauss–Newton · v": along_params(automatic.ggn_product(net, LOSS)),
+        "Gauss–Newton · v": along_params(automatic.ggn_vector_product(net, LOSS)),
     }
 
 

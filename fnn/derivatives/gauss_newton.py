@@ -11,7 +11,7 @@ s_nc = ∂/∂S, of which only a sum over the columns matters, so the weights ar
 
     diagonal at w_io  = (1/n) Σ_n x_ni² (Σ_c s_nco²)                                       `ggn_diagonal`
     block at (w, b)   ≈ A ⊗ G,  A = (1/n) Σ_n x̄_n x̄_nᵀ,  G = (1/n) Σ_nc s_nc s_ncᵀ         `kronecker_factors`
-    GGN v             = (1/n) Σ_n J_nᵀ ∇²ℒ_n (J_n v)                                       `ggn_product`
+    GGN v             = (1/n) Σ_n J_nᵀ ∇²ℒ_n (J_n v)                                       `ggn_vector_product`
 
 Exactly, the first two take C backward passes of errors, C = the number of outputs; by ``samples`` m they take m, of
 random mixtures Σ_c ±r_c, whose mean is right for every m and which are off by about 1/√m.
@@ -100,7 +100,7 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> 
     return _read_from_columns(net, loss, samples, "kronecker_factors", _factors)
 
 
-def ggn_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array, Params], Params]:
+def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array, Params], Params]:
     """The Gauss–Newton matrix times a vector, GGN v: forward with a tangent, then one backward pass.
 
     Costs one gradient and one tangent of the forward pass. Right for batch norm too, whose J is that of the batch.
@@ -112,12 +112,12 @@ def ggn_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array
     Returns:
         A function ``(params, state, (x, y), key, v) -> GGN v``, v in the shapes of the params.
     """
-    checks.is_layer("ggn_product", net)
+    checks.is_layer("ggn_vector_product", net)
     checks.is_loss(loss)
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
         x, y = checks.batch(batch)
-        v = derivatives_checks.like_params("ggn_product", v, params)
+        v = derivatives_checks.like_params("ggn_vector_product", v, params)
 
         def output(params: Params) -> tuple[Array, Any]:
             a, _, tape = net.forward(params, state, x, key)

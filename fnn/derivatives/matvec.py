@@ -6,7 +6,7 @@ exact multiplication by the Hessian*, 1994). Everything else here asks for nothi
 ================== ================================================== ====================================
 function           what                                               cost
 ================== ================================================== ====================================
-`hessian_product`  H v                                                about 2 gradients
+`hessian_vector_product`  H v                                                about 2 gradients
 `hutchinson`       diag H = E v∘Hv, v = ±1 at weights or at units     one product a probe
 `trace`            tr M = E vᵀMv                                      one product a probe
 `lanczos`          eigenvalues of M from its ends inwards             one product a step
@@ -15,10 +15,10 @@ function           what                                               cost
 Example:
     >>> import jax, jax.numpy as jnp
     >>> from fnn import linear, squared
-    >>> from fnn.derivatives import hessian_product, lanczos, trace
+    >>> from fnn.derivatives import hessian_vector_product, lanczos, trace
     >>> net, x, y = linear(1), jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.zeros((2, 1))
     >>> params, state = net.init(jax.random.key(0), x)
-    >>> H = lambda v: hessian_product(net, squared)(params, state, (x, y), jax.random.key(1), v)
+    >>> H = lambda v: hessian_vector_product(net, squared)(params, state, (x, y), jax.random.key(1), v)
     >>> H(params)["w"].shape, lanczos(H, params, jax.random.key(2), steps=3).values.shape
     ((2, 1), (3,))
     >>> found = trace(H, params, jax.random.key(3), probes=100)
@@ -48,7 +48,7 @@ Product = Callable[[Params], Params]
 """v ↦ M v for a symmetric M, from and to the shapes of the params."""
 
 
-def hessian_product(
+def hessian_vector_product(
     net: Layer, loss: Loss, *, reverse: bool = False
 ) -> Callable[[Params, State, Batch, Array, Params], Params]:
     """The Hessian of the mean loss times a vector, H v, through the hand-written backward pass.
@@ -67,7 +67,7 @@ def hessian_product(
     value_and_gradient = backprop(net, loss)
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
-        v = derivatives_checks.like_params("hessian_product", v, params)
+        v = derivatives_checks.like_params("hessian_vector_product", v, params)
 
         def slope(params: Params) -> Params:
             return drop_records(value_and_gradient(params, state, batch, key)[1])
@@ -131,7 +131,7 @@ def _signs(key: Array, like: Any) -> Any:
 
 
 def _at_weights(net: Layer, loss: Loss) -> Callable[..., Params]:
-    product = hessian_product(net, loss)
+    product = hessian_vector_product(net, loss)
 
     def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
         v = _signs(own_key, params)
@@ -184,7 +184,7 @@ def trace(product: Product, like: Params, key: Array, probes: int = 32) -> Estim
     """The trace of a matrix from products, tr M = E vᵀMv for random v = ±1.
 
     Args:
-        product: v ↦ M v, such as a `hessian_product` with all but v given.
+        product: v ↦ M v, such as a `hessian_vector_product` with all but v given.
         like: params, for their shapes and dtypes.
         key: a key.
         probes: how many products to take.
@@ -224,7 +224,7 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
     invariant a new random direction goes on; with as many steps as there are parameters all eigenvalues are exact.
 
     Args:
-        product: v ↦ M v, such as a `hessian_product` or a `ggn_product` with all but v given.
+        product: v ↦ M v, such as a `hessian_vector_product` or a `ggn_vector_product` with all but v given.
         like: params, for their shapes and dtypes.
         key: a key.
         steps: products to take, at most dim W; keeps as many vectors.

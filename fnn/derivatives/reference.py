@@ -15,8 +15,8 @@ here                        what                                                
 `unit_gate_curvature`       the same by gates on the outputs of all layers                `unit_gate_curvature`
 `ggn_diagonal`              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`           `ggn_diagonal`
 `kronecker_factors`         A from what each layer was given, G from the Jacobian by S    `kronecker_factors`
-`hessian_product`           `jax.jvp` of `jax.grad` of Q                                  `hessian_product`
-`ggn_product`               Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose              `ggn_product`
+`hessian_vector_product`           `jax.jvp` of `jax.grad` of Q                                  `hessian_vector_product`
+`ggn_vector_product`               Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose              `ggn_vector_product`
 `hessian`, `ggn`            the whole matrix [dim W, dim W]; `jnp.trace` and              `trace`, `lanczos`
                             `jnp.linalg.eigvalsh` take the rest from it
 =========================== ============================================================= ========================
@@ -247,23 +247,23 @@ def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
     return jax.vmap(lambda a, y: jax.hessian(lambda a: loss.value(a[None], y[None])[0])(a))(a, y)
 
 
-def hessian_product(net: Layer, loss: Loss) -> Product:
+def hessian_vector_product(net: Layer, loss: Loss) -> Product:
     """H v, the tangent of the automatic gradient."""
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
-        v = derivatives_checks.like_params("hessian_product", v, params)
+        v = derivatives_checks.like_params("hessian_vector_product", v, params)
         slope = jax.grad(lambda p: objective(net, loss)(p, state, batch, key)[0])
         return jax.jvp(slope, (params,), (v,))[1]
 
     return product
 
 
-def ggn_product(net: Layer, loss: Loss) -> Product:
+def ggn_vector_product(net: Layer, loss: Loss) -> Product:
     """Jᵀ ∇²ℒ J v/n."""
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
         x, y = batch
-        v = derivatives_checks.like_params("ggn_product", v, params)
+        v = derivatives_checks.like_params("ggn_vector_product", v, params)
         a, push = jax.linearize(lambda p: net.forward(p, state, x, key)[0], params)
         bent = jax.jvp(jax.grad(lambda a: jnp.mean(loss.value(a, y))), (a,), (push(v),))[1]
         return jax.linear_transpose(push, params)(bent)[0]

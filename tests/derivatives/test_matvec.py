@@ -32,9 +32,9 @@ from fnn import (
 )
 from fnn.derivatives import (
     ggn_diagonal,
-    ggn_product,
+    ggn_vector_product,
     gradient_noise,
-    hessian_product,
+    hessian_vector_product,
     hutchinson,
     kronecker_factors,
     lanczos,
@@ -80,12 +80,12 @@ def test_a_backward_pass_that_is_no_gradient_has_two_hessians() -> None:
     net = serial(linear(3), good._replace(backward=backward), linear(1))
     given = posed(Problem(net, squared, 4, 1), 7)
     v = normal(given[0], seed=3)
-    forward, reverse = (jax.jit(hessian_product(net, squared, reverse=r))(*given, v) for r in (False, True))
+    forward, reverse = (jax.jit(hessian_vector_product(net, squared, reverse=r))(*given, v) for r in (False, True))
     with pytest.raises(AssertionError, match="relative errors"):
         check_close(forward, reverse, rtol=1e-6)
 
 
-@pytest.mark.parametrize("product", [hessian_product, ggn_product])
+@pytest.mark.parametrize("product", [hessian_vector_product, ggn_vector_product])
 def test_products_go_through_batch_norm_in_training(product: Any) -> None:
     net, loss, _, _ = problem = NETWORKS["batch norm"]
     given = posed(problem, 7)
@@ -94,13 +94,13 @@ def test_products_go_through_batch_norm_in_training(product: Any) -> None:
     check_close(jax.jit(product(net, loss))(*given, v), jax.jit(twin(net, loss))(*given, v), rtol=1e-11)
 
 
-@pytest.mark.parametrize("product", [hessian_product, ggn_product])
+@pytest.mark.parametrize("product", [hessian_vector_product, ggn_vector_product])
 def test_a_vector_of_another_structure_is_refused(product: Any) -> None:
     with pytest.raises(ValueError, match="v "):
         product(NET.net, NET.loss)(*GIVEN, GIVEN[0][:1])
 
 
-@pytest.mark.parametrize("product", [hessian_product, ggn_product])
+@pytest.mark.parametrize("product", [hessian_vector_product, ggn_vector_product])
 def test_a_vector_of_another_dtype_is_refused(product: Any) -> None:
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), GIVEN[0])
     for made in (product, getattr(automatic, product.__name__)):
@@ -152,7 +152,7 @@ def test_what_is_random_is_within_five_standard_errors_of_its_twin(name: str, n:
         estimates["Gauss–Newton"] = ggn_diagonal(net, loss, samples=1), automatic.ggn_diagonal
         estimates["factors"] = kronecker_factors(net, loss, samples=1), automatic.kronecker_factors
 
-    of_hessian: Any = hessian_product(net, loss)
+    of_hessian: Any = hessian_vector_product(net, loss)
 
     def found(given: Any, keys: Any) -> Any:
         product = lambda v: of_hessian(*given, v)  # noqa: E731
@@ -310,7 +310,7 @@ def test_all_steps_give_all_eigenvalues(hessian: Any) -> None:
 
 def test_few_steps_give_the_ends_and_honest_errors(hessian: Any) -> None:
     given = *GIVEN, KEY
-    product = lambda v: hessian_product(NET.net, NET.loss)(*given[:4], v)  # noqa: E731
+    product = lambda v: hessian_vector_product(NET.net, NET.loss)(*given[:4], v)  # noqa: E731
     for steps in (5, 15):
         found = jax.jit(lambda s=steps: lanczos(product, GIVEN[0], KEY, steps=s))()
         nearest = jnp.min(jnp.abs(found.values[:, None] - jnp.linalg.eigvalsh(hessian)[None]), axis=1)
@@ -396,8 +396,8 @@ def test_products_keep_the_digits_of_saturated_neurons(sigma: Activation, S: flo
         params = {"w": jnp.full((1, 1), S), "b": zero}, {"w": jnp.full((1, 1), v), "b": zero}
         along = {"w": jnp.ones((1, 1)), "b": zero}, {"w": jnp.zeros((1, 1)), "b": zero}
         given = params, ((), ()), (x, y), jax.random.key(0)
-        G = ggn_product(net, squared)(*given, along)[0]["w"]
-        H = [hessian_product(net, squared, reverse=reverse)(*given, along)[1]["w"] for reverse in (False, True)]
+        G = ggn_vector_product(net, squared)(*given, along)[0]["w"]
+        H = [hessian_vector_product(net, squared, reverse=reverse)(*given, along)[1]["w"] for reverse in (False, True)]
     e = np.exp(-abs(2 * S if sigma is tanh else S))
     slope = (4 if sigma is tanh else 1) * e / (1 + e) ** 2
     value = np.tanh(S) if sigma is tanh else 1 / (1 + np.exp(-S))

@@ -44,9 +44,9 @@ from fnn.derivatives import (
     clip_per_example,
     gate_curvature,
     ggn_diagonal,
-    ggn_product,
+    ggn_vector_product,
     gradient_noise,
-    hessian_product,
+    hessian_vector_product,
     kronecker_factors,
     unit_gate_curvature,
 )
@@ -116,14 +116,14 @@ def diagnostics_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any]) ->
 def curvatures_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any], v: Any) -> dict[str, tuple[Any, Any]]:
     """Each second derivative and its automatic twin."""
     net, loss, _, _ = problem
-    Hv, Gv = (twin(net, loss)(*given, v) for twin in (automatic.hessian_product, automatic.ggn_product))
+    Hv, Gv = (twin(net, loss)(*given, v) for twin in (automatic.hessian_vector_product, automatic.ggn_vector_product))
     each = automatic.hessian_diagonal(net, loss, per_example)(*given)[1]
     pairs = {
         "Hessians of objects": (second_derivatives(net, loss, per_example)(*given)[1], each),
         "Hessian": (second_derivatives(net, loss)(*given)[1], jax.tree.map(lambda h: jnp.mean(h, axis=0), each)),
-        "Hv": (hessian_product(net, loss)(*given, v), Hv),
-        "Hv in reverse": (hessian_product(net, loss, reverse=True)(*given, v), Hv),
-        "GGN v": (ggn_product(net, loss)(*given, v), Gv),
+        "Hv": (hessian_vector_product(net, loss)(*given, v), Hv),
+        "Hv in reverse": (hessian_vector_product(net, loss, reverse=True)(*given, v), Hv),
+        "GGN v": (ggn_vector_product(net, loss)(*given, v), Gv),
         "gates": tuple(f(net, loss)(*given) for f in (gate_curvature, automatic.gate_curvature)),
         "gates of units": tuple(f(net, loss)(*given) for f in (unit_gate_curvature, automatic.unit_gate_curvature)),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn.derivatives import ggn_diagonal, ggn_product
+from fnn.derivatives import ggn_diagonal, ggn_vector_product
 from fnn.derivatives.gauss_newton import root_columns
 from fnn.derivatives.hessian import loss_hessian
 from tests import oracles
@@ -227,7 +227,7 @@ def test_no_confident_object_makes_the_gauss_newton_matrix_indefinite(gap):
     for diagonal in (fnn.second_derivatives(net, loss), ggn_diagonal(net, loss)):
         np.testing.assert_allclose(np.asarray(diagonal(*given)[1]["b"]) / curvature, [1, 1], rtol=1e-5)
     v = {"w": jnp.asarray([[0.0, 1.0]], jnp.float32), "b": jnp.zeros(2, jnp.float32)}
-    np.testing.assert_allclose(ggn_product(net, loss)(*given, v)["b"] / curvature, [-1, 1], rtol=1e-5)
+    np.testing.assert_allclose(ggn_vector_product(net, loss)(*given, v)["b"] / curvature, [-1, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 import fnn
 from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
-from fnn.derivatives import ggn_product, gradient_noise, hessian_product
+from fnn.derivatives import ggn_vector_product, gradient_noise, hessian_vector_product
 from fnn.derivatives import reference as automatic
 from fnn.testing import Culprit, GradientComparison, Objects, compare
 from fnn.testing._compare.verdicts import Kind
@@ -478,8 +478,8 @@ def test_any_two_functions_can_be_compared() -> None:
 
 
 BARE = {
-    "hessian_product": (hessian_product, automatic.hessian_product),
-    "ggn_product": (ggn_product, automatic.ggn_product),
+    "hessian_vector_product": (hessian_vector_product, automatic.hessian_vector_product),
+    "ggn_vector_product": (ggn_vector_product, automatic.ggn_vector_product),
     "gate_curvature": (fnn.derivatives.gate_curvature, automatic.gate_curvature),
     "gradient_noise": (gradient_noise, automatic.gradient_noise),
 }
@@ -517,7 +517,7 @@ def test_a_tree_that_looks_like_a_value_and_a_tree_is_not_taken_for_one() -> Non
     scale = fnn.from_function(lambda key, x: jnp.ones(()), lambda a, x: a * x, "scale")
     net = serial(serial(scale, linear(3)), fnn.activate(tanh))
     params, state = net.init(KEY, X)
-    product = hessian_product(net, softmax_cross_entropy)
+    product = hessian_vector_product(net, softmax_cross_entropy)
     assert jnp.shape(product(params, state, (X, Y), KEY, params)[0][0]) == ()
     with pytest.raises(TypeError, match="first must return"):
         compare(product, product, (params, state, (X, Y), KEY, params))
@@ -526,7 +526,7 @@ def test_a_tree_that_looks_like_a_value_and_a_tree_is_not_taken_for_one() -> Non
 def test_what_a_function_brings_along_does_not_become_float64() -> None:
     net, x = serial(dense(5, tanh), linear(3)), X.astype(jnp.float32)
     given = *net.init(KEY, x), (x, Y), KEY
-    product: Any = hessian_product(net, softmax_cross_entropy)
+    product: Any = hessian_vector_product(net, softmax_cross_entropy)
     along = lambda *at: product(*at, given[0])  # noqa: E731
     with pytest.raises(
         TypeError, match=r"first takes the arrays as given and not in float64.*take all its arrays from"

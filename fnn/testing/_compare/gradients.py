@@ -192,7 +192,7 @@ def compare(
     """Compare any two functions in the signature of a gradient, or of what is read from one.
 
     That signature is ``(params, state, (x, y), key) -> ((value, state), tree)``, as that of `backprop`. Functions that
-    return the tree alone are compared with ``bare=True``: `hessian_product`, `ggn_product`, `gate_curvature`,
+    return the tree alone are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`, `gate_curvature`,
     `gradient_noise`. What else a function takes, such as the v of a product, stands behind the key in ``given``: a v
     that it brings along would not become float64 with the rest.
 
@@ -224,13 +224,13 @@ def compare(
         >>> from fnn.derivatives import reference as automatic
         >>> from fnn import backprop, linear, second_moment, squared
         >>> from fnn.testing import compare
-        >>> from fnn.derivatives import hessian_product
+        >>> from fnn.derivatives import hessian_vector_product
         >>> net, batch = linear(1), (jnp.arange(6.0).reshape(3, 2), jnp.ones((3, 1)))
         >>> given = *net.init(jax.random.key(0), batch[0]), batch, jax.random.key(1)
         >>> by_hand, twin = backprop(net, squared, second_moment), automatic.read(net, squared, second_moment)
         >>> compare(by_hand, twin, given, names=("by hand", "twin")).worst < 1e-12
         True
-        >>> by_hand, twin = hessian_product(net, squared), automatic.hessian_product(net, squared)
+        >>> by_hand, twin = hessian_vector_product(net, squared), automatic.hessian_vector_product(net, squared)
         >>> compare(by_hand, twin, (*given, given[0]), bare=True).worst < 1e-12  # H v for v = the params
         True
     """
