@@ -3,7 +3,7 @@
 from fnn.derivatives import reference
 from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backprop, objective
 from fnn.derivatives.gauss_newton import Kronecker, ggn_diagonal, ggn_vector_product, kronecker_factors
-from fnn.derivatives.hessian import gate_curvature, in_chunks, second_derivatives, unit_gate_curvature
+from fnn.derivatives.hessian import gate_curvature, microbatched, second_derivatives, unit_gate_curvature
 from fnn.derivatives.matvec import Estimate, Spectrum, hessian_vector_product, hutchinson, lanczos, trace
 from fnn.derivatives.noise import GradientNoise, clip_per_example, gradient_noise
 
@@ -23,9 +23,9 @@ __all__ = [
     "gradient_noise",
     "hessian_vector_product",
     "hutchinson",
-    "in_chunks",
     "kronecker_factors",
     "lanczos",
+    "microbatched",
     "objective",
     "reference",
     "second_derivatives",

@@ -174,7 +174,7 @@ def loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
     return jax.vmap(jnp.diag)(loss.curvature(a, y)) if loss.hessian is None else loss.hessian(a, y)
 
 
-def in_chunks(value_and_gradient: Gradient, size: int) -> Gradient:
+def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:
     """The same value and gradient, a chunk of the batch at a time: less memory for a large batch or an exact curvature.
 
     Args:
@@ -186,15 +186,15 @@ def in_chunks(value_and_gradient: Gradient, size: int) -> Gradient:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import backprop, in_chunks, linear, squared
+        >>> from fnn import backprop, microbatched, linear, squared
         >>> net, x, y = linear(1), jnp.arange(5.0)[:, None], jnp.ones((5, 1))
         >>> params, state = net.init(jax.random.key(0), x)
         >>> given = params, state, (x, y), jax.random.key(1)
-        >>> whole, parts = backprop(net, squared), in_chunks(backprop(net, squared), 2)
+        >>> whole, parts = backprop(net, squared), microbatched(backprop(net, squared), 2)
         >>> all(map(jnp.allclose, jax.tree.leaves(whole(*given)), jax.tree.leaves(parts(*given))))
         True
     """
-    checks.is_function("in_chunks", value_and_gradient)
+    checks.is_function("microbatched", value_and_gradient)
     size = checks.count("size", size)
 
     def chunked(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:

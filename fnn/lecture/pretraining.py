@@ -95,7 +95,7 @@ def pretrain(
     Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, alone or
     in a `serial` (nested or not). An `activate` right after one is its σ, and `columns` of `activate` are the σ of its
     neurons one by one. All else keeps its first params and is passed through in the application stage: `dropout`,
-    `batch_norm`, `prelu`, and the composites `residual`, `repeat`, `columns`, `parallel`, `remat`; neurons that stand
+    `batch_norm`, `prelu`, and the composites `residual`, `repeat`, `columns`, `grouped`, `remat`; neurons that stand
     in one of these are not trained, and a warning names it. Outside of `jit` each layer is compiled once and kept.
 
     The slide's three ways are alternatives, "either … or"; here each is one argument, they mix, and the defaults take

@@ -11,7 +11,7 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array, Layer
 from fnn.lecture.approximators import Function
 from fnn.nn.compositions import serial
-from fnn.nn.copies import parallel
+from fnn.nn.copies import grouped
 from fnn.nn.functions import from_function
 
 
@@ -57,8 +57,8 @@ def kolmogorov(d: int, *, inner: Layer, outer: Layer) -> Layer:
         return jnp.tile(x, (1, terms))
 
     total = _wiring("total", lambda x: jnp.sum(x, axis=1, keepdims=True))
-    term = serial(parallel(inner, d), total, outer)
-    return serial(_wiring("copies", copied), parallel(term, terms), total)._replace(label=label)
+    term = serial(grouped(inner, d), total, outer)
+    return serial(_wiring("copies", copied), grouped(term, terms), total)._replace(label=label)
 
 
 def _wiring(label: str, f: Function) -> Layer:

@@ -11,8 +11,8 @@ A new layer is a function that returns `Layer(label, init, apply, forward, backw
 from a function whose backward nobody has derived.
 
 Combinators take layers and return a layer, so all of them nest. Laws, held by the tests: `serial` is associative up to
-the nesting of its parameters; `serial()` is its identity; `repeat(f, 1)`, `parallel(f, 1)`, `remat(f)`,
-`in_precision(f, its own dtype)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a composite is
+the nesting of its parameters; `serial()` is its identity; `repeat(f, 1)`, `grouped(f, 1)`, `remat(f)`,
+`mixed_precision(f, its own dtype)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a composite is
 its parts' backwards in reverse. Part i gets the key ``fold_in(key, i)``, so a part that draws nothing costs nothing.
 
 Example:
@@ -28,7 +28,7 @@ Example:
 
 from fnn.nn.activations import gaussian, heaviside, identity, leaky_relu, logarithmic, relu, sigmoid, softplus, tanh
 from fnn.nn.compositions import ColumnsTape, columns, serial
-from fnn.nn.copies import parallel, repeat
+from fnn.nn.copies import grouped, repeat
 from fnn.nn.dropouts import DropoutTape, dropout, inverted_dropout
 from fnn.nn.elementwise import ActivateTape, PReLUTape, activate, prelu
 from fnn.nn.functions import FunctionTape, as_function, from_function
@@ -55,7 +55,7 @@ from fnn.nn.losses import (
 )
 from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
 from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
-from fnn.nn.precision import in_precision
+from fnn.nn.precision import mixed_precision
 from fnn.nn.surgery import LayerRecord, drop_records, iter_layers, map_layers, watch
 from fnn.nn.wrappers import RematTape, remat, residual
 
@@ -86,11 +86,11 @@ __all__ = [
     "from_function",
     "gaussian",
     "glorot_uniform",
+    "grouped",
     "he",
     "heaviside",
     "hinge_margin",
     "identity",
-    "in_precision",
     "inverted_dropout",
     "iter_layers",
     "leaky_relu",
@@ -98,9 +98,9 @@ __all__ = [
     "logarithmic",
     "logistic_margin",
     "map_layers",
+    "mixed_precision",
     "monte_carlo",
     "orthogonal",
-    "parallel",
     "prelu",
     "relu",
     "remat",

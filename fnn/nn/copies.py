@@ -77,7 +77,7 @@ def repeat(layer: Layer, depth: int) -> Layer:
     return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: repeat(part, depth))
 
 
-def parallel(layer: Layer, count: int) -> Layer:
+def grouped(layer: Layer, count: int) -> Layer:
     """The same kind of layer `count` times side by side, each on its slice of the features, with weights of its own.
 
     Computes what ``columns((width, layer), …, (width, layer))`` does for slices of equal width, by `jax.vmap`, so that
@@ -95,8 +95,8 @@ def parallel(layer: Layer, count: int) -> Layer:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import dense, parallel, tanh
-        >>> net = parallel(dense(5, tanh), 3)
+        >>> from fnn import dense, grouped, tanh
+        >>> net = grouped(dense(5, tanh), 3)
         >>> params, state = net.init(jax.random.key(0), jnp.zeros((1, 6)))
         >>> params["w"].shape, net.apply(params, state, jnp.zeros((7, 6))).shape
         ((3, 2, 5), (7, 15))
@@ -139,7 +139,7 @@ def parallel(layer: Layer, count: int) -> Layer:
         between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
         return joined(errors), _with_diagonal_blocks(between, own), _stacked(read, readings)
 
-    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: parallel(part, count))
+    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: grouped(part, count))
 
 
 def _diagonal_blocks(c: Array, count: int) -> Array:

@@ -116,7 +116,7 @@ def thinned_average(
         The mean, in the shape of ``of(a)``.
 
     Raises:
-        ValueError: no neurons to drop, or more than 16; a dropout within `repeat`, `parallel` or `remat`, where
+        ValueError: no neurons to drop, or more than 16; a dropout within `repeat`, `grouped` or `remat`, where
             one layer stands for several or keeps no tape.
     """
     checks.is_layer("thinned_average", net)

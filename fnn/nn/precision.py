@@ -12,7 +12,7 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array, Layer, Params, Reading, State
 
 
-def in_precision(layer: Layer, dtype: Any) -> Layer:
+def mixed_precision(layer: Layer, dtype: Any) -> Layer:
     """A layer that computes in a narrower dtype, its parameters kept in their own (mixed precision).
 
     Equations, with r for rounding to `dtype`, f the layer and ε = ∂L/∂y::
@@ -24,7 +24,7 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
     the parameters in theirs, and running statistics stay as they are. So an optimizer adds to w what is far below the
     spacing of `dtype`. Inside, products, activations and tapes are in `dtype`, which accelerators multiply fastest and
     which takes half of the memory; only `batch_norm` takes its statistics in float32 all the same. Whole numbers and
-    keys are never rounded. ``in_precision(net, jnp.bfloat16)`` is the whole policy; around parts of a network it is a
+    keys are never rounded. ``mixed_precision(net, jnp.bfloat16)`` is the whole policy; around parts of a network it is a
     policy for these.
 
     Laws: in the network's own dtype it computes exactly what the layer does; its backward equals `jax.vjp` of its own
@@ -45,10 +45,10 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import backprop, dense, in_precision, linear, serial, squared, tanh
-        >>> net = in_precision(serial(dense(4, tanh), linear(1)), jnp.bfloat16)
+        >>> from fnn import backprop, dense, mixed_precision, linear, serial, squared, tanh
+        >>> net = mixed_precision(serial(dense(4, tanh), linear(1)), jnp.bfloat16)
         >>> net
-        in_precision(serial(dense(4, tanh), linear(1)), bfloat16)
+        mixed_precision(serial(dense(4, tanh), linear(1)), bfloat16)
         >>> x, y = jnp.ones((3, 2)), jnp.ones((3, 1))
         >>> params, state = net.init(jax.random.key(0), x)
         >>> (value, _), g = backprop(net, squared)(params, state, (x, y), jax.random.key(1))
@@ -57,8 +57,8 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
 
     Source: P. Micikevicius and others, *Mixed precision training*, 2018, without the scaling of the loss.
     """
-    checks.is_layer("in_precision", layer)
-    dtype = _float_dtype("in_precision", dtype)
+    checks.is_layer("mixed_precision", layer)
+    dtype = _float_dtype("mixed_precision", dtype)
 
     def apply(params: Params, state: State, x: Array) -> Array:
         return _like((x, params), layer.apply(_to(dtype, params), state, _to(dtype, x)))
@@ -77,8 +77,8 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
         )
         return _to(error.dtype, through), _to(c.dtype, own), _like((params, error), readings)
 
-    label = f"in_precision({layer}, {dtype})"
-    with_children = lambda part: in_precision(part, dtype)  # noqa: E731
+    label = f"mixed_precision({layer}, {dtype})"
+    with_children = lambda part: mixed_precision(part, dtype)  # noqa: E731
     return Layer(label, layer.init, apply, forward, backward, curve, (layer,), with_children)
 
 

@@ -31,7 +31,7 @@ def features_left(links: Links, of: Mask = first_weights) -> Array:
     Args:
         links: masks.
         of: the weight matrices [i, o] that read the features, a pytree of bools or a function from params to one.
-            Where they are several and read slices, as in `columns` and `parallel`, their rows are counted on.
+            Where they are several and read slices, as in `columns` and `grouped`, their rows are counted on.
     """
     return jnp.concatenate([jnp.any(_rows(leaf), axis=1) for leaf in chosen_leaves(links, links, of)])
 
@@ -51,7 +51,7 @@ def remove_features(saliency: Any, links: Links, amount: Any, *, of: Mask = firs
         amount: how many features to remove: a whole number, or a fraction in [0, 1) of those left, rounded. May be
             traced.
         of: the weight matrices [i, o] that read the features, a pytree of bools or a function from params to one.
-            Where they are several and read slices, as in `columns` and `parallel`, their rows are counted on.
+            Where they are several and read slices, as in `columns` and `grouped`, their rows are counted on.
 
     Returns:
         New masks; where fewer features are left than the amount, none of their links.

@@ -12,7 +12,7 @@ from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives.backpropagation import Gradient, backprop
-from fnn.derivatives.hessian import gate_curvature, in_chunks, second_derivatives
+from fnn.derivatives.hessian import gate_curvature, microbatched, second_derivatives
 from fnn.nn.inference import applied
 
 Saliency = Callable[[Params, State, Batch, Array], Any]
@@ -149,4 +149,4 @@ def schedule(final: float, rounds: int, power: float = 3.0) -> Callable[[Array],
 
 
 def _whole_or(function: Gradient, chunk: int | None) -> Gradient:
-    return function if chunk is None else in_chunks(function, chunk)
+    return function if chunk is None else microbatched(function, chunk)

@@ -22,8 +22,8 @@ from fnn import (
     dropout,
     gradient,
     identity,
-    in_chunks,
     linear,
+    microbatched,
     objective,
     per_example,
     prelu,
@@ -246,7 +246,7 @@ def test_chunks_add_up(make: Callable, size: int) -> None:
     net = serial(dense(3, tanh), linear(2))
     arguments = posed(Problem(net, squared, 3, 2), n=7)
     whole = make(net, squared)
-    check_close(jax.jit(in_chunks(whole, size))(*arguments), jax.jit(whole)(*arguments))
+    check_close(jax.jit(microbatched(whole, size))(*arguments), jax.jit(whole)(*arguments))
 
 
 # Wrong layers are found out

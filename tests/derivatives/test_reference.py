@@ -18,8 +18,8 @@ from fnn import (
     dense,
     gradient,
     gram,
+    grouped,
     linear,
-    parallel,
     per_example,
     prelu,
     repeat,
@@ -63,7 +63,7 @@ NETS = {
     for name, problem in NETWORKS.items()
 } | {
     "bottleneck": Problem(serial(dense(1, tanh), dense(4, softplus), linear(3)), softmax_cross_entropy, 4, 3),
-    "side by side": Problem(serial(parallel(dense(3, tanh), 2), linear(2)), squared, 4, 2),
+    "side by side": Problem(serial(grouped(dense(3, tanh), 2), linear(2)), squared, 4, 2),
 }
 CONVEX = {name for name, problem in NETS.items() if problem.loss.root is not None}
 OF_OBJECTS = {
@@ -276,7 +276,7 @@ def test_gates_of_units_are_second_derivatives_by_gates(exact: bool) -> None:
 
 
 def test_gates_within_repeat_have_the_depth_first() -> None:
-    net = serial(repeat(dense(4, tanh), 3), parallel(dense(3, tanh), 2))
+    net = serial(repeat(dense(4, tanh), 3), grouped(dense(3, tanh), 2))
     copies, beside = jax.eval_shape(unit_gate_curvature(net, squared), *posed(Problem(net, squared, 4, 6), 7))
     assert (copies.shape, beside.shape) == ((3, 4), (2, 3))
 

@@ -427,10 +427,12 @@ TRAINING = [
         ValueError,
         ["validate must give a scalar float", "take its mean"],
     ),
-    Wrong("precision of whole numbers", "in_precision(net, jnp.int8)", TypeError, ["dtype of floats", "bfloat16"]),
-    Wrong("precision of nothing known", "in_precision(net, 'narrow')", TypeError, ["dtype of floats", "'narrow'"]),
-    Wrong("no precision", "in_precision(net, None)", TypeError, ["in_precision needs a dtype of floats", "got None"]),
-    Wrong("precision of no layer", "in_precision(squared, jnp.float32)", TypeError, ["takes layers", "got squared"]),
+    Wrong("precision of whole numbers", "mixed_precision(net, jnp.int8)", TypeError, ["dtype of floats", "bfloat16"]),
+    Wrong("precision of nothing known", "mixed_precision(net, 'narrow')", TypeError, ["dtype of floats", "'narrow'"]),
+    Wrong(
+        "no precision", "mixed_precision(net, None)", TypeError, ["mixed_precision needs a dtype of floats", "got None"]
+    ),
+    Wrong("precision of no layer", "mixed_precision(squared, jnp.float32)", TypeError, ["takes layers", "got squared"]),
     Wrong("words to sweep", "sweep(experiment, keys, name=['adam'])", TypeError, ["name", "numbers"]),
     Wrong(
         "comparison with another net's params",

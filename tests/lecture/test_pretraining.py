@@ -18,10 +18,10 @@ from fnn import (
     columns,
     dense,
     dropout,
+    grouped,
     identity,
     linear,
     logistic_margin,
-    parallel,
     relu,
     remat,
     repeat,
@@ -221,7 +221,7 @@ HIDING = {
     "residual": residual(dense(4, tanh)),
     "repeat": repeat(dense(4, tanh), 2),
     "columns": columns((2, dense(2, tanh)), (2, activate(relu))),
-    "parallel": parallel(linear(2), 2),
+    "parallel": grouped(linear(2), 2),
     "remat": remat(serial(dense(4, tanh), linear(4, bias=False))),
     "within a serial": serial(serial(repeat(residual(linear(4)), 2))),
 }
@@ -241,7 +241,7 @@ def test_neurons_that_are_passed_over_are_named_and_keep_their_first_values(laye
 
 
 def test_neurons_behind_the_head_are_named_where_the_head_is_not_trained():
-    net = serial(dense(3, tanh), linear(2), parallel(linear(1), 2))
+    net = serial(dense(3, tanh), linear(2), grouped(linear(1), 2))
     options = {"optimizer": sgd(0.4), "steps": 1, "batch_size": OBJECTS}
     data = DATA[0], jnp.stack([DATA[1]] * 2, axis=1)
     pretrain(KEY, net, data, squared, **options)

@@ -15,9 +15,9 @@ from fnn import (
     dense,
     dropout,
     gradient,
+    grouped,
     inverted_dropout,
     linear,
-    parallel,
     prelu,
     remat,
     repeat,
@@ -153,12 +153,12 @@ def test_columns_are_their_parts_on_slices(key: jax.Array) -> None:
 
 @keeping_width
 def test_parallel_is_columns_of_equal_width(layer: Layer) -> None:
-    params, state, x, key = given(parallel(layer, 2), 8)
+    params, state, x, key = given(grouped(layer, 2), 8)
     p, st = (tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(2)) for tree in (params, state))
     columned = everything(columns((4, layer), (4, layer)), p, st, x, key)
     joined = lambda parts: jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)  # noqa: E731
     stacked = columned._replace(state=joined(columned.state), readings=joined(columned.readings))
-    check_same(everything(parallel(layer, 2), params, state, x, key), stacked)
+    check_same(everything(grouped(layer, 2), params, state, x, key), stacked)
 
 
 # residual

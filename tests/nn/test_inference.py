@@ -15,9 +15,9 @@ from fnn import (
     batch_norm,
     dense,
     dropout,
+    grouped,
     inverted_dropout,
     linear,
-    parallel,
     remat,
     repeat,
     residual,
@@ -126,7 +126,7 @@ def test_too_many_neurons_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "net", [repeat(serial(dense(3, tanh), dropout(0.5)), 2), parallel(dropout(0.5), 3), remat(dropout(0.5))], ids=str
+    "net", [repeat(serial(dense(3, tanh), dropout(0.5)), 2), grouped(dropout(0.5), 3), remat(dropout(0.5))], ids=str
 )
 def test_dropouts_that_stand_for_several_are_refused(net: Any) -> None:
     with pytest.raises(ValueError, match="within repeat, parallel or remat"):

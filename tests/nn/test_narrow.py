@@ -9,7 +9,7 @@ import pytest
 
 import fnn
 from experiments.data import accuracy
-from fnn import backprop, in_chunks, in_precision, linear, second_derivatives, squared
+from fnn import backprop, linear, microbatched, mixed_precision, second_derivatives, squared
 from fnn.core._numerics import lengths, ratio
 from fnn.derivatives import (
     clip_per_example,
@@ -59,12 +59,12 @@ def clipped_by_loops(x: np.ndarray, y: np.ndarray, w: np.ndarray, theta: float) 
 
 
 @every_dtype
-@pytest.mark.parametrize("within", [False, True], ids=["own", "in_precision"])
+@pytest.mark.parametrize("within", [False, True], ids=["own", "mixed_precision"])
 @pytest.mark.parametrize("theta", [0.1, 1.0, 1e3])
 @pytest.mark.parametrize("n", [8, 600])
 def test_clipping_in_every_dtype_is_that_of_float64(dtype, within, theta, n):
     outside = jnp.float32 if within and dtype != jnp.float64 else dtype
-    net = in_precision(linear(1), dtype) if within else linear(1)
+    net = mixed_precision(linear(1), dtype) if within else linear(1)
     x, y, w = (np.asarray(jnp.asarray(part, dtype), np.float64) for part in pixels(n))
     params = {"w": jnp.asarray(w, outside), "b": jnp.zeros(1, outside)}
     data = jnp.asarray(x, outside), jnp.asarray(y, outside)
@@ -213,11 +213,11 @@ def test_chunks_in_every_dtype(dtype):
     params = {"w": jnp.zeros((1, 1), dtype), "b": jnp.zeros(1, dtype)}
     given = params, (), (x, y), jax.random.key(0)
     for size in (1, 300):
-        (value, _), g = in_chunks(backprop(linear(1), squared), size)(*given)
+        (value, _), g = microbatched(backprop(linear(1), squared), size)(*given)
         assert (value.dtype, g["b"].dtype) == (dtype, dtype)
         np.testing.assert_allclose(float64(g["b"]), -float64(y[0]), rtol=2 * float(jnp.finfo(dtype).eps))
     one = jnp.full((n, 1), 1.0, dtype)
-    (value, _), _ = in_chunks(backprop(linear(1), squared), 1)(params, (), (x, one), jax.random.key(0))
+    (value, _), _ = microbatched(backprop(linear(1), squared), 1)(params, (), (x, one), jax.random.key(0))
     np.testing.assert_allclose(float64(value), 0.5, rtol=2 * float(jnp.finfo(dtype).eps))
 
 

@@ -22,9 +22,9 @@ from fnn import (
     from_function,
     gradient,
     gram,
-    in_precision,
     linear,
     map_layers,
+    mixed_precision,
     per_example,
     prelu,
     relu,
@@ -53,7 +53,7 @@ CASES = LAYERS | {name: COMBINATORS[name] for name in WITHIN}
 NARROW = 1e-5
 """Of float32 within float64: its spacing, 1.2e-7, through a few layers of a few objects."""
 
-bfloat16 = partial(in_precision, dtype=jnp.bfloat16)
+bfloat16 = partial(mixed_precision, dtype=jnp.bfloat16)
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -87,14 +87,14 @@ def dtypes(tree: Any) -> set[str]:
 @every_case
 def test_in_its_own_dtype_it_is_the_layer(name: str) -> None:
     at, want = alone(name)
-    got = jax.jit(partial(passes, in_precision(CASES[name].layer, "float64")))(at)
+    got = jax.jit(partial(passes, mixed_precision(CASES[name].layer, "float64")))(at)
     chex.assert_trees_all_equal(got, want)
 
 
 @every_case
 def test_narrow_within_it_is_the_layer_up_to_rounding_in_dtypes_of_its_own(name: str) -> None:
     at, want = alone(name)
-    got = jax.jit(partial(passes, in_precision(CASES[name].layer, jnp.float32)))(at)
+    got = jax.jit(partial(passes, mixed_precision(CASES[name].layer, jnp.float32)))(at)
     least = 1e-12 if jax.tree.leaves(at.params) else 0  # it did compute in float32, if it computed anything
     assert least <= off(got, want) < NARROW
 
@@ -102,21 +102,21 @@ def test_narrow_within_it_is_the_layer_up_to_rounding_in_dtypes_of_its_own(name:
 @every_case
 def test_backward_is_the_vjp_of_the_narrow_forward(name: str) -> None:
     layer, inputs = CASES[name]
-    check_backward(in_precision(layer, jnp.float32), *given(layer, inputs), rtol=NARROW)
+    check_backward(mixed_precision(layer, jnp.float32), *given(layer, inputs), rtol=NARROW)
 
 
 @pytest.mark.parametrize("name", ["serial", "columns, nested", "repeat of batch_norm", "parallel", "everything"])
 def test_it_composes_from_within_as_other_layers_do(name: str) -> None:
     """A policy for parts: every layer by itself narrow in a wide network."""
     at, want = alone(name)
-    partly = map_layers(partial(in_precision, dtype=jnp.float32), CASES[name].layer)
+    partly = map_layers(partial(mixed_precision, dtype=jnp.float32), CASES[name].layer)
     got = jax.jit(partial(passes, partly))(at)
     assert 1e-12 < off(got, want) < NARROW
 
 
 def test_within_itself_it_is_itself() -> None:
-    at, once = alone("serial")[0], in_precision(CASES["serial"].layer, jnp.float32)
-    got, want = (jax.jit(partial(passes, each))(at) for each in (in_precision(once, jnp.float32), once))
+    at, once = alone("serial")[0], mixed_precision(CASES["serial"].layer, jnp.float32)
+    got, want = (jax.jit(partial(passes, each))(at) for each in (mixed_precision(once, jnp.float32), once))
     chex.assert_trees_all_equal(got, want)
 
 
@@ -187,7 +187,7 @@ def test_errors_and_curvatures_come_back_in_the_dtypes_they_came_in(exact: bool)
         assert net.curve is not None
         return net.curve(at.params, tape, y, c, gradient)
 
-    got, want = (curved(net, at) for net in (in_precision(SMOOTH, jnp.float32), SMOOTH))
+    got, want = (curved(net, at) for net in (mixed_precision(SMOOTH, jnp.float32), SMOOTH))
     assert 1e-12 < off(got, want) < NARROW
 
 
@@ -237,7 +237,7 @@ def test_whole_numbers_and_keys_are_never_cast(key: jax.Array) -> None:
 
 
 def test_it_is_looked_into_as_other_combinators() -> None:
-    assert str(applied(bfloat16(NET))) == f"in_precision({applied(NET)}, bfloat16)"
+    assert str(applied(bfloat16(NET))) == f"mixed_precision({applied(NET)}, bfloat16)"
     at = at_start(NET)
     _, seen = jax.jit(backprop(watch(bfloat16(NET)), squared))(*at)
     assert dtypes(seen) == {"float32"}
@@ -270,7 +270,7 @@ def test_batch_norm_takes_its_statistics_in_float32() -> None:
 
 def test_steps_below_the_spacing_of_the_narrow_dtype_add_up() -> None:
     """From w = 1 in steps of 1e-4, which bfloat16 cannot add to 1: its spacing there is 0.004."""
-    net = in_precision(linear(1, w=fnn.nn.constant(1.0)), jnp.bfloat16)
+    net = mixed_precision(linear(1, w=fnn.nn.constant(1.0)), jnp.bfloat16)
     data = jnp.ones((4, 1), jnp.float32), jnp.zeros((4, 1), jnp.float32)
     learn = trainer(net, squared, fnn.adam(1e-4), batch_size=4)
     state, _ = run(learn, learn.init(jax.random.key(0), data), data, 1000)
@@ -280,7 +280,7 @@ def test_steps_below_the_spacing_of_the_narrow_dtype_add_up() -> None:
 
 def test_training_in_bfloat16_gets_where_float32_gets() -> None:
     losses = []
-    for net in (NET, in_precision(NET, jnp.bfloat16)):
+    for net in (NET, mixed_precision(NET, jnp.bfloat16)):
         learn = trainer(net, squared, fnn.adam(0.003), batch_size=32)
         start = learn.init(jax.random.key(0), (X, Y))
         state, metrics = run(learn, start, (X, Y), 600, every=100)

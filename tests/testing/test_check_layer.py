@@ -23,15 +23,15 @@ from fnn import (
     dense,
     dropout,
     from_function,
-    in_precision,
+    grouped,
     inverted_dropout,
     l2,
     linear,
     masked,
+    mixed_precision,
     momentum,
     nadam,
     nag,
-    parallel,
     prelu,
     remat,
     repeat,
@@ -81,7 +81,7 @@ LAYERS: dict[str, Layer] = {
     "from_function": from_function(lambda key, x: jnp.ones(x.shape[1], x.dtype), sine),
     "serial": serial(prelu(), linear(2)),
     "columns": columns((1, linear(2)), (1, prelu())),
-    "parallel": parallel(prelu(), 2),
+    "parallel": grouped(prelu(), 2),
     "residual": residual(dense(2, tanh)),
     "repeat": repeat(prelu(), 2),
     "remat": remat(linear(2)),
@@ -650,13 +650,13 @@ def test_a_state_that_starts_at_zero_hides_no_fault():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_a_layer_that_computes_in_a_narrower_dtype_is_judged_to_its_rounding(dtype):
-    laws = check_layer(in_precision(serial(dense(3, tanh), linear(2)), dtype), X)
+    laws = check_layer(mixed_precision(serial(dense(3, tanh), linear(2)), dtype), X)
     laws.raise_if_failed()
     assert f"rounds to {jnp.dtype(dtype)} on its way" in laws.law("keeps the dtype").finding
     off = 1 + 16 * float(jnp.finfo(dtype).eps)
     wrong = with_backward(lambda e, r, *_: (e * off, times(off, r)))
     by_jax = {"error equals jax.vjp", "gradient equals jax.vjp"}
-    assert by_jax <= broken(check_layer(in_precision(wrong, dtype), X))
+    assert by_jax <= broken(check_layer(mixed_precision(wrong, dtype), X))
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e4])

@@ -801,21 +801,21 @@ def test_as_many_objects_above_a_kink_as_below_do_not_hide_how_far_all_of_them_g
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_network_that_rounds_on_purpose_is_judged_to_that_rounding(dtype: str) -> None:
     for given in (X, X.astype("float32")):
-        report = squared_of(fnn.in_precision(serial(dense(5, tanh), linear(2)), dtype), given, dtypes=("float32",))
+        report = squared_of(fnn.mixed_precision(serial(dense(5, tanh), linear(2)), dtype), given, dtypes=("float32",))
         assert report.verdict == f"agree to the rounding of {dtype}"
         assert report.verdict.kind is Kind.AGREE
         assert report.culprit is None
         assert "quotient" not in str(report)
         assert "kinks" not in str(report)
-    for net in (NET, serial(fnn.in_precision(dense(8, fnn.relu), dtype), linear(3))):
-        assert compared(fnn.in_precision(net, dtype)).verdict == f"agree to the rounding of {dtype}"
+    for net in (NET, serial(fnn.mixed_precision(dense(8, fnn.relu), dtype), linear(3))):
+        assert compared(fnn.mixed_precision(net, dtype)).verdict == f"agree to the rounding of {dtype}"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("change", [times(1.5), error_times(1.5)])
 def test_a_fault_within_a_lower_precision_is_found(dtype: str, change) -> None:
     net = serial(dense(5, tanh), faulty(dense(5, tanh), change), linear(2))
-    report = squared_of(fnn.in_precision(net, dtype), X)
+    report = squared_of(fnn.mixed_precision(net, dtype), X)
     assert report.verdict == f"differ by more than the rounding of {dtype}"
     assert found(report).place == "[1] faulty"
     assert squared_of(serial(dense(5, tanh), fnn.inverted_dropout(0.2), linear(2)), X).verdict.startswith("agree to 1")

@@ -172,7 +172,7 @@ def _in_words(worst: Culprit, whose: str) -> Culprit:
 
 
 def _norms(leaf: Array | np.ndarray, lead: int) -> np.ndarray:
-    """The norm of what stands behind the leading axes that `repeat` and `parallel` add."""
+    """The norm of what stands behind the leading axes that `repeat` and `grouped` add."""
     return np.linalg.norm(np.asarray(leaf).astype(np.float64).reshape(*leaf.shape[:lead], -1), axis=-1)
 
 

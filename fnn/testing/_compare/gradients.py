@@ -66,10 +66,10 @@ def compare_gradients(
     "differ by more than the …"      it does, and they are not
     ================================ ====================================================================
 
-    A network that computes in a lower precision on purpose, as with `in_precision`, can be judged to that precision
+    A network that computes in a lower precision on purpose, as with `mixed_precision`, can be judged to that precision
     only: its Q is a staircase, so that quotients are not asked, and nobody tells who is wrong. What rounding may change
     is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
-    To judge such a network's equations compare the layers within, without `in_precision`.
+    To judge such a network's equations compare the layers within, without `mixed_precision`.
 
     The printed table has a row for each leaf: largest difference, relative norm, cosine and units in the last place of
     manual against automatic in float64; then relative norms only: the same in the parameters' own dtype, and each

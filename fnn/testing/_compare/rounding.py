@@ -3,7 +3,7 @@
 Rounding costs a right function about what it changes by where each number it is given is rounded anew, for which the
 automatic gradient is asked in float64 at three such points, and a few units in the last place more. What is further
 off than eight times that has another reason. Nothing is judged where rounding alone changes a tenth of a leaf.
-A forward pass that rounds on purpose, as that of `fnn.in_precision`, is judged in the same way, to that rounding alone.
+A forward pass that rounds on purpose, as that of `fnn.mixed_precision`, is judged in the same way, to that rounding alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _changes(of: Compared, scale: float) -> Any:
 
 
 def of_narrow(exact: list[list[np.ndarray]], of: Compared) -> list[Verdict]:
-    """The verdicts on the leaves where the forward pass itself rounds, as that of `fnn.in_precision`.
+    """The verdicts on the leaves where the forward pass itself rounds, as that of `fnn.mixed_precision`.
 
     Its Q is a staircase, of which quotients tell nothing: the two are set against each other, up to that rounding.
 

@@ -86,7 +86,7 @@ def check_layer(
         judges are `jax.vjp` and `jax.hessian` of the layer's own forward pass. On a kink of forward, as of relu at 0,
         any slope is accepted that lies between those beside it, or for once the width of that range off it.
 
-        A layer that rounds to a narrower dtype on its way, as `in_precision` does, is judged to eight units in the
+        A layer that rounds to a narrower dtype on its way, as `mixed_precision` does, is judged to eight units in the
         last place of that dtype, which the finding of "keeps the dtype" names; check the layer inside it for more.
         Where rounding has taken all digits from JAX's own gradient, as where tanh is 1, or a number lies outside the
         range of a dtype, either side of it, nothing is judged by it. Of a layer that draws other random numbers in
