@@ -45,7 +45,7 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
         learn = fnn.trainer(net, LOSS, fnn.adam(RATE), batch_size=BATCH)
         gap = overfitting_gap(net, LOSS, seen, unseen)
         state, told = fnn.run(learn, learn.init(key_run, seen), seen, steps, every=steps // POINTS, validate=gap)
-        halved = fnn.serial(hidden, fnn.applied(fnn.dropout(p)), fnn.inverted_dropout(0.5), output)
+        halved = fnn.serial(hidden, fnn.inference_mode(fnn.dropout(p)), fnn.inverted_dropout(0.5), output)
         params = state.params[0], (), (), state.params[2]
         return {
             "training": data.accuracy(net.apply(state.params, state.state, seen[0]), seen[1]),

@@ -24,7 +24,6 @@ from fnn.data import permuted, shuffled, with_replacement
 from fnn.derivatives import autodiff, backprop, microbatched, objective, second_derivatives
 from fnn.nn import (
     activate,
-    applied,
     as_function,
     batch_norm,
     binary_cross_entropy,
@@ -38,6 +37,7 @@ from fnn.nn import (
     heaviside,
     hinge_margin,
     identity,
+    inference_mode,
     inverted_dropout,
     leaky_relu,
     linear,
@@ -91,7 +91,6 @@ __all__ = [
     "activate",
     "adadelta",
     "adam",
-    "applied",
     "apply_updates",
     "as_function",
     "autodiff",
@@ -119,6 +118,7 @@ __all__ = [
     "heaviside",
     "hinge_margin",
     "identity",
+    "inference_mode",
     "inverted_dropout",
     "l2",
     "leaky_relu",

@@ -133,7 +133,7 @@ class Layer(NamedTuple):
 class Stages(NamedTuple):
     """Other forms of a layer that the lecture gives two stages; each takes the layer's own params and state.
 
-    ``applied`` is a layer whose training stage is the application stage of this one. ``keep`` and ``thinned`` are for
+    ``inference_mode`` is a layer whose training stage is the application stage of this one. ``keep`` and ``thinned`` are for
     layers which drop neurons: the probability that a neuron stays, and ``thinned(mask [o])``, the layer that keeps
     the same neurons, those where the mask is 1, for every object.
     """

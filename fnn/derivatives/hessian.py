@@ -24,7 +24,7 @@ one pass    its diagonal            0.2 to 0.5 gradients                 Levenbe
 
 The costs are for 784-128-64-10 and 64-64-64-10 with 128 objects on two CPU cores; the exact one grows with the width d.
 
-Batch norm couples the objects of a batch in training and refuses; so take the derivatives of `applied(net)`.
+Batch norm couples the objects of a batch in training and refuses; so take the derivatives of `inference_mode(net)`.
 """
 
 from __future__ import annotations

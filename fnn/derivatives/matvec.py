@@ -91,7 +91,7 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
     falls as 1/√probes.
 
     Args:
-        net: a layer; for probes at units, one which draws nothing (else take ``applied(net)``) and couples no objects.
+        net: a layer; for probes at units, one which draws nothing (else take ``inference_mode(net)``) and couples no objects.
         loss: a loss.
         probes: how many, drawn with the key.
         units: shake units, or weights.

@@ -36,7 +36,7 @@ from fnn.data.sampling import permuted, shuffled
 from fnn.lecture._neuron_parts import activations, flat, has_neurons, hides_neurons, nested, own_sigma
 from fnn.nn.compositions import serial
 from fnn.nn.functions import from_function
-from fnn.nn.inference import applied
+from fnn.nn.inference import inference_mode
 from fnn.nn.losses import (
     binary_cross_entropy,
     exponential_margin,
@@ -238,7 +238,7 @@ def _head(
     params: Params, state: State, x: Array, y: Array, key: Array,
 ) -> Params:  # fmt: skip
     """The params of the last layers, trained as one model on the network's own loss."""
-    tail = applied(serial(*layers))._replace(init=lambda key, x: (params, state))
+    tail = inference_mode(serial(*layers))._replace(init=lambda key, x: (params, state))
     learn = trainer(tail, loss, optimizer, batch_size=plan.batch_size, draw=_places)
     return run(learn, learn.init(key, (x, y)), (x, y), plan.steps)[0].params
 

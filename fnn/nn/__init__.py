@@ -32,7 +32,7 @@ from fnn.nn.copies import grouped, repeat
 from fnn.nn.dropouts import DropoutTape, dropout, inverted_dropout
 from fnn.nn.elementwise import ActivateTape, PReLUTape, activate, prelu
 from fnn.nn.functions import FunctionTape, as_function, from_function
-from fnn.nn.inference import applied, monte_carlo, thinned_average
+from fnn.nn.inference import inference_mode, monte_carlo, thinned_average
 from fnn.nn.initializers import (
     Initializer,
     constant,
@@ -73,7 +73,6 @@ __all__ = [
     "PReLUTape",
     "RematTape",
     "activate",
-    "applied",
     "as_function",
     "batch_norm",
     "binary_cross_entropy",
@@ -91,6 +90,7 @@ __all__ = [
     "heaviside",
     "hinge_margin",
     "identity",
+    "inference_mode",
     "inverted_dropout",
     "iter_layers",
     "leaky_relu",

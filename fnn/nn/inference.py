@@ -29,7 +29,7 @@ from fnn.nn.surgery import iter_layers, map_layers
 MOST_NEURONS = 16
 
 
-def applied(net: Layer) -> Layer:
+def inference_mode(net: Layer) -> Layer:
     """The network whose training stage is the application stage of another: no neuron dropped, no batch looked at.
 
     Its forward is deterministic and judges each object by itself, batch norm included, by the running estimates. So
@@ -42,8 +42,8 @@ def applied(net: Layer) -> Layer:
         A layer with the params and state of `net`.
 
     Example:
-        >>> from fnn import applied, batch_norm, dense, dropout, serial, tanh
-        >>> applied(serial(dense(4, tanh), dropout(0.5), batch_norm()))
+        >>> from fnn import inference_mode, batch_norm, dense, dropout, serial, tanh
+        >>> inference_mode(serial(dense(4, tanh), dropout(0.5), batch_norm()))
         serial(dense(4, tanh), applied(dropout(0.5)), applied(batch_norm()))
     """
     checks.is_layer("applied", net)

@@ -59,7 +59,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
     Raises:
         ValueError: a batch of one object, which has no variance; in backward, a reading of single objects,
             for the batch's objects are coupled; second derivatives for the same reason, but not in the
-            application stage (see `applied`).
+            application stage (see `inference_mode`).
     """
     checks.positive("epsilon", epsilon)
     checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")

@@ -91,7 +91,7 @@ def freeze(optimizer: Any, mask: Mask) -> Optimizer:
 
     Not the same as ``masked(optimizer, …)``, which hands on the gradients of the other leaves as they are, for the
     next in a `chain`. Here they become 0, and the optimizer sees and remembers nothing of them: no decay, no momentum.
-    Running statistics are no parameters; they go on moving under frozen weights, unless the layer is `applied`.
+    Running statistics are no parameters; they go on moving under frozen weights, unless the layer is `inference_mode`.
 
     Args:
         optimizer: a pair with ``init`` and ``update``.

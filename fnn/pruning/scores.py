@@ -13,7 +13,7 @@ from fnn.core._labels import call_repr
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.derivatives.hessian import gate_curvature, microbatched, second_derivatives
-from fnn.nn.inference import applied
+from fnn.nn.inference import inference_mode
 
 Saliency = Callable[[Params, State, Batch, Array], Any]
 
@@ -36,7 +36,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
 
     Three assumptions stand behind it: Q is at a minimum (so the gradient is 0), quadratic around it, and links are
     removed one at a time (so cross terms do not matter). For one link of a trained network it is close; in bulk it is
-    not, so prune few, retrain, repeat. Second derivatives are those of the application stage, `applied(net)`.
+    not, so prune few, retrain, repeat. Second derivatives are those of the application stage, `inference_mode(net)`.
 
     Erratum: the slide has no ½, which changes no ranking. Away from a minimum some second derivatives are negative;
     such links rank first, as removing them is expected to lower Q.
@@ -52,7 +52,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
         A `Score`; the saliencies of the weights of `net`, in the units of Q.
     """
     options = {"exact": (exact, True), "gauss_newton": (gauss_newton, False)}
-    second = second_derivatives(applied(net), loss, exact=exact, gauss_newton=gauss_newton)
+    second = second_derivatives(inference_mode(net), loss, exact=exact, gauss_newton=gauss_newton)
 
     def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
         _, h = _whole_or(second, chunk)(params, state, batch, key)
@@ -69,7 +69,7 @@ def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
         loss: a loss.
         chunk: objects at a time.
     """
-    first = backprop(applied(net), loss)
+    first = backprop(inference_mode(net), loss)
 
     def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
         _, g = _whole_or(first, chunk)(params, state, batch, key)
@@ -114,7 +114,7 @@ def gate_saliency(net: Layer, loss: Loss, *, exact: bool = True) -> Saliency:
     Returns:
         A function ``(params, state, (x, y), key) -> [i]``.
     """
-    at_gates = gate_curvature(applied(net), loss, exact=exact)
+    at_gates = gate_curvature(inference_mode(net), loss, exact=exact)
     return lambda params, state, batch, key: 0.5 * at_gates(params, state, batch, key)
 
 

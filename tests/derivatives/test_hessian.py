@@ -14,7 +14,6 @@ from fnn import (
     Activation,
     Layer,
     Loss,
-    applied,
     backprop,
     batch_norm,
     binary_cross_entropy,
@@ -22,6 +21,7 @@ from fnn import (
     dropout,
     gradient,
     identity,
+    inference_mode,
     linear,
     microbatched,
     objective,
@@ -45,7 +45,7 @@ EXACT = TOLERANCE["second derivative"]
 
 def decoupled(layer: Layer) -> Layer:
     """The layer itself where objects are apart in training, else its application stage."""
-    return applied(layer) if couples(layer) else layer
+    return inference_mode(layer) if couples(layer) else layer
 
 
 def second(net: Layer, loss: Loss, *arguments: Any, **options: Any) -> Any:

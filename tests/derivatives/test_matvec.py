@@ -14,10 +14,10 @@ from fnn import (
     Activation,
     Layer,
     activate,
-    applied,
     backprop,
     dense,
     dropout,
+    inference_mode,
     linear,
     objective,
     prelu,
@@ -218,7 +218,7 @@ def test_probes_at_units_refuse_dropout_and_batch_norm_and_take_the_application_
     with pytest.raises(ValueError, match=r"dropout\(0.5\) would draw another mask.*applied"):
         hutchinson(net, softmax_cross_entropy)
     given = posed(Problem(net, softmax_cross_entropy, 4, 2), 3)
-    hutchinson(applied(net), softmax_cross_entropy)(*given)
+    hutchinson(inference_mode(net), softmax_cross_entropy)(*given)
     hutchinson(net, softmax_cross_entropy, units=False)(*given)
     problem = NETWORKS["batch norm"]
     with pytest.raises(ValueError, match="couples the objects"):

@@ -13,12 +13,12 @@ from fnn import (
     Loss,
     Reading,
     activate,
-    applied,
     backprop,
     dense,
     gradient,
     gram,
     grouped,
+    inference_mode,
     linear,
     per_example,
     prelu,
@@ -59,7 +59,7 @@ from tests.checkers import check_close
 from tests.problems import LOSSES, NETWORKS, Problem, answers, couples, normal, posed
 
 NETS = {
-    name: problem._replace(net=applied(problem.net)) if couples(problem.net) else problem
+    name: problem._replace(net=inference_mode(problem.net)) if couples(problem.net) else problem
     for name, problem in NETWORKS.items()
 } | {
     "bottleneck": Problem(serial(dense(1, tanh), dense(4, softplus), linear(3)), softmax_cross_entropy, 4, 3),

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from fnn import (
-    applied,
     batch_norm,
     dense,
     dropout,
     grouped,
+    inference_mode,
     inverted_dropout,
     linear,
     remat,
@@ -28,7 +28,7 @@ from fnn.nn import monte_carlo, thinned_average
 from tests.checkers import check_backward, check_close
 from tests.problems import EVERY_LAYER, given
 
-STAGED = [name for name, case in EVERY_LAYER.items() if str(applied(case.layer)) != str(case.layer)]
+STAGED = [name for name, case in EVERY_LAYER.items() if str(inference_mode(case.layer)) != str(case.layer)]
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -36,16 +36,16 @@ def test_the_training_stage_of_the_applied_network_is_the_application_stage(name
     layer, inputs = EVERY_LAYER[name]
     params, state, x, key = given(layer, inputs)
     state = jax.tree.map(lambda s: s + 0.5, state)  # running estimates that are not those of no batch
-    y, after, _ = applied(layer).forward(params, state, x, key)
+    y, after, _ = inference_mode(layer).forward(params, state, x, key)
     check_close(y, layer.apply(params, state, x))
     check_close(after, state)
-    check_backward(applied(layer), params, state, x, key)
+    check_backward(inference_mode(layer), params, state, x, key)
 
 
 def test_what_has_one_stage_is_left_as_it_is() -> None:
     net = serial(dense(4, tanh), residual(linear(4)))
-    assert applied(net).children[0] is net.children[0]
-    assert str(applied(net)) == str(net)
+    assert inference_mode(net).children[0] is net.children[0]
+    assert str(inference_mode(net)) == str(net)
 
 
 # The 2^N networks

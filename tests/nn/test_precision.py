@@ -12,7 +12,6 @@ import pytest
 import fnn
 from fnn import (
     Layer,
-    applied,
     as_function,
     backprop,
     batch_norm,
@@ -22,6 +21,7 @@ from fnn import (
     from_function,
     gradient,
     gram,
+    inference_mode,
     linear,
     map_layers,
     mixed_precision,
@@ -237,7 +237,7 @@ def test_whole_numbers_and_keys_are_never_cast(key: jax.Array) -> None:
 
 
 def test_it_is_looked_into_as_other_combinators() -> None:
-    assert str(applied(bfloat16(NET))) == f"mixed_precision({applied(NET)}, bfloat16)"
+    assert str(inference_mode(bfloat16(NET))) == f"mixed_precision({inference_mode(NET)}, bfloat16)"
     at = at_start(NET)
     _, seen = jax.jit(backprop(watch(bfloat16(NET)), squared))(*at)
     assert dtypes(seen) == {"float32"}

@@ -14,11 +14,11 @@ from fnn import (
     TrainState,
     adadelta,
     adam,
-    applied,
     batch_norm,
     chain,
     dense,
     dropout,
+    inference_mode,
     l2,
     linear,
     momentum,
@@ -109,7 +109,7 @@ def test_at_the_minimum_of_a_quadratic_the_saliency_is_the_rise_of_q() -> None:
 
 def test_the_saliency_is_half_w_squared_h_of_the_application_stage() -> None:
     net = serial(dense(4, tanh), dropout(0.5), batch_norm(), linear(3))
-    problem = Problem(applied(net), softmax_cross_entropy, 3, 3)
+    problem = Problem(inference_mode(net), softmax_cross_entropy, 3, 3)
     params, state, batch, key = arguments = posed(problem)
     flat, unravel = ravel_pytree(params)
     Q = lambda p: objective(problem.net, problem.loss)(unravel(p), state, batch, key)[0]  # noqa: E731

@@ -558,7 +558,7 @@ def test_rounding_of_one_equation_in_two_places_is_not_impure():
 
 
 def test_constants_in_a_state_and_the_application_stage_need_not_learn():
-    for right in (constant(linear(3)), fnn.applied(batch_norm())):
+    for right in (constant(linear(3)), fnn.inference_mode(batch_norm())):
         check_layer(right, X).raise_if_failed()
     staged = noisy_layer()._replace(stages=Stages(activate(fnn.identity)))
     assert check_layer(staged, X).law("draws in training only").verdict == "holds"
@@ -690,7 +690,7 @@ def test_noise_moves_a_result_by_what_rounding_costs_it():
 
 def test_the_backward_pass_of_the_application_stage_is_looked_at():
     staged = batch_norm()
-    applied: Any = fnn.applied(staged)
+    applied: Any = fnn.inference_mode(staged)
     wrong = applied._replace(backward=lambda *given: (-applied.backward(*given)[0], applied.backward(*given)[1]))
     for layer in (staged._replace(stages=Stages(wrong)), serial(linear(2), staged._replace(stages=Stages(wrong)))):
         assert broken(check_layer(layer, X)) == {"applied(layer) equals jax.vjp"}

@@ -15,7 +15,7 @@ from fnn.core.types import Array, Batch, Layer, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.reference import hessian_diagonal, read
 from fnn.nn.compositions import serial
-from fnn.nn.inference import applied
+from fnn.nn.inference import inference_mode
 from fnn.nn.losses import squared
 from fnn.nn.neurons import linear
 from fnn.nn.surgery import drop_records, iter_layers
@@ -241,7 +241,7 @@ def apply_is_finite(s: Subject) -> Measured:
 
 def apply_is_forward(s: Subject) -> Measured:
     """The application stage is forward's y, or that of what the layer's `stages` name; but for a draw or a memory."""
-    net = applied(s.layer)
+    net = inference_mode(s.layer)
     is_told = all(part.stages is not None for part in iter_layers(s.layer))
     may_differ = derivatives_checks.uses_key(net, *s.given) or (bool(jax.tree.leaves(s.state)) and not is_told)
     pair = s.layer.apply(*s.given[:3]), net.forward(*s.given)[0]
@@ -252,7 +252,7 @@ def draws_in_training_only(s: Subject) -> str:
     """A layer that draws from the key has another stage to be applied by, in which it does not."""
     if not s.draws:
         return "draws nothing from the key"
-    if derivatives_checks.uses_key(applied(s.layer), *s.given):
+    if derivatives_checks.uses_key(inference_mode(s.layer), *s.given):
         raise Broken(
             "forward draws from the key, and applied(layer) does so too; name the layer's application stage by "
             "stages=Stages(applied=…), or leave the parts of a composite open by `children` and `with_children`"
@@ -291,7 +291,7 @@ def applied_is_automatic(s: Subject) -> Measured | str:
     """The backward pass of the application stage, where that is a stage of its own, against `jax.vjp`."""
     if all(part.stages is None for part in iter_layers(s.layer)):
         return "trains as it is applied"
-    return s.at(layer=applied(s.layer)).both
+    return s.at(layer=inference_mode(s.layer)).both
 
 
 def backward_is_linear(s: Subject) -> Measured:
