@@ -147,7 +147,7 @@ def _losses(cases: dict[str, Found], steps: int) -> Figure:
             for i in (0, USUAL)
             for which in ("training loss", "held-out loss")
         },
-        "Losses in the application stage as training goes on, a fifth of the training labels wrong.",
+        "Losses in inference mode as training goes on, a fifth of the training labels wrong.",
         "Line plot over training steps. Without dropout the training loss falls to nearly zero while the held-out loss "
         "rises again; with dropout both stay closer together.",
         xlabel="step",

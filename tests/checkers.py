@@ -189,7 +189,7 @@ class Everything(NamedTuple):
 
 
 def everything(layer: Layer, params: Any, state: Any, x: Any, key: Any, read: Reading = gradient) -> Everything:
-    """Both stages and the backward pass of a random cotangent."""
+    """Both modes and the backward pass of a random cotangent."""
     y, new_state, tape = layer.forward(params, state, x, key)
     error, readings = layer.backward(params, tape, random_cotangent(y), read)
     return Everything(layer.apply(params, state, x), y, new_state, error, drop_records(readings))

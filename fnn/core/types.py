@@ -98,8 +98,8 @@ class Layer(NamedTuple):
     """A lens: a forward pass which leaves a tape, and a backward pass which reads it.
 
     - ``init(key, x) -> (params, state)``; x is an array or `jax.ShapeDtypeStruct` [n, i].
-    - ``apply(params, state, x) -> y``: the application stage, a pure function of x.
-    - ``forward(params, state, x, key) -> (y, state, tape)``: the training stage.
+    - ``apply(params, state, x) -> y``: inference mode, a pure function of x.
+    - ``forward(params, state, x, key) -> (y, state, tape)``: training mode.
     - ``backward(params, tape, error, read) -> (error, readings)``: the hand-written VJP of
       ``forward``, from ∂L/∂y [n, o] to ∂L/∂x [n, i], with the readings in the shape of ``params``.
     - ``curve(params, tape, error, curvature, read) -> (error, curvature, readings)``: the same walk
@@ -113,7 +113,7 @@ class Layer(NamedTuple):
 
     ``children`` and ``with_children`` let a composite be looked into: ``with_children(*children)`` is the composite
     made again of other parts (see `map_layers`). Both are empty for a layer without parts.
-    ``stages`` are the other forms of a layer whose training stage is not its application stage.
+    ``modes`` are the other forms of a layer that differs between training and inference.
     """
 
     label: str
@@ -124,21 +124,21 @@ class Layer(NamedTuple):
     curve: Callable[[Params, Any, Array, Array, Reading], tuple[Array, Array, Any]] | None = None
     children: tuple[Layer, ...] = ()
     with_children: Callable[..., Layer] | None = None
-    stages: Stages | None = None
+    modes: Modes | None = None
 
     def __repr__(self) -> str:
         return self.label
 
 
-class Stages(NamedTuple):
-    """Other forms of a layer that the lecture gives two stages; each takes the layer's own params and state.
+class Modes(NamedTuple):
+    """Other forms of a layer that differs between training and inference; each takes the layer's own params and state.
 
-    ``inference_mode`` is a layer whose training stage is the application stage of this one. ``keep`` and ``thinned`` are for
-    layers which drop neurons: the probability that a neuron stays, and ``thinned(mask [o])``, the layer that keeps
-    the same neurons, those where the mask is 1, for every object.
+    ``inference`` is a layer that trains as this one infers. ``keep`` and ``thinned`` are for layers which drop neurons:
+    the probability that a neuron stays, and ``thinned(mask [o])``, the layer that keeps the same neurons, those where
+    the mask is 1, for every object.
     """
 
-    applied: Layer
+    inference: Layer
     keep: Any = None
     thinned: Callable[[Array], Layer] | None = None
 

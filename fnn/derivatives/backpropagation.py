@@ -46,7 +46,7 @@ Gradient = Callable[[Params, State, Batch, Array], tuple[tuple[Array, State], An
 
 
 def objective(net: Layer, loss: Loss) -> Objective:
-    """The mean loss of a batch, Q = (1/n) Σ_n ℒ(a(x_n, W), y_n), in the training stage.
+    """The mean loss of a batch, Q = (1/n) Σ_n ℒ(a(x_n, W), y_n), in training mode.
 
     Args:
         net: a layer.

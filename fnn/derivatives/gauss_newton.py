@@ -53,7 +53,7 @@ def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradi
         A function ``(params, state, (x, y), key) -> ((value, state), diagonal)``, in the signature of `backprop`.
 
     Raises:
-        ValueError: a loss without a root; when called, a network with batch norm in its training stage.
+        ValueError: a loss without a root; when called, a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp

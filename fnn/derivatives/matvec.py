@@ -101,7 +101,7 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
 
     Raises:
         ValueError: for probes at units, a network with dropout; when called, a network of any layers that draws with
-            its key, weights with no bias beside them, and batch norm in its training stage.
+            its key, weights with no bias beside them, and batch norm in training mode.
 
     Source: M. Hutchinson, 1990, for the trace; C. Bekas, E. Kokiopoulou, Y. Saad, *An estimator for the diagonal of a
     matrix*, 2007.
@@ -281,7 +281,7 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
 def _draws_nothing(where: str, parts: Iterable[Layer]) -> None:
     """Layers of which none says that it drops neurons at random."""
     for part in parts:
-        if part.stages is not None and part.stages.keep is not None:
+        if part.modes is not None and part.modes.keep is not None:
             raise _draws(where, part)
 
 
@@ -294,7 +294,7 @@ def _needs_no_key(where: str, net: Layer, *given: Any) -> None:
 def _draws(where: str, layer: Layer) -> ValueError:
     return ValueError(
         f"{where} with probes at units takes each object by itself, where {layer} would draw another mask than "
-        "for the batch; take fnn.applied(net) of a layer with `stages`, or units=False"
+        "for the batch; take fnn.inference_mode(net) of a layer with `modes`, or units=False"
     )
 
 

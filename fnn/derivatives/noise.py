@@ -34,7 +34,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         A function ``(params, state, (x, y), key) -> GradientNoise``.
 
     Raises:
-        ValueError: when called, for a batch of one, and for a network with batch norm in its training stage.
+        ValueError: when called, for a batch of one, and for a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -107,7 +107,7 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
         A function ``(net, loss) -> gradient`` as `backprop` is one: ``trainer(…, gradient=clip_per_example(1.0))``.
 
     Raises:
-        ValueError: θ ≤ 0; when called, a network with batch norm in its training stage.
+        ValueError: θ ≤ 0; when called, a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp

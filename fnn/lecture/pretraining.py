@@ -1,7 +1,7 @@
 """Layer-wise pre-training (slide "Heuristics for the initial approximation", item 3): every neuron a linear model.
 
 The layers are trained from the first to the last. A layer's neurons are trained apart from each other, each to give
-the answer by itself from the layer's input; then the layer's outputs, in the application stage, are the input of the
+the answer by itself from the layer's input; then the layer's outputs, in inference mode, are the input of the
 next. So that the neurons differ, each one has a random subsample of the objects, a random subset of the inputs, a
 random start of its own, or any mix of the three.
 
@@ -94,7 +94,7 @@ def pretrain(
 
     Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, alone or
     in a `serial` (nested or not). An `activate` right after one is its σ, and `columns` of `activate` are the σ of its
-    neurons one by one. All else keeps its first params and is passed through in the application stage: `dropout`,
+    neurons one by one. All else keeps its first params and is passed through in inference mode: `dropout`,
     `batch_norm`, `prelu`, and the composites `residual`, `repeat`, `columns`, `grouped`, `remat`; neurons that stand
     in one of these are not trained, and a warning names it. Outside of `jit` each layer is compiled once and kept.
 

@@ -55,7 +55,7 @@ def batch_of_several(where: str, x: Any) -> int:
     if x.shape[0] < 2:
         raise ValueError(
             f"{where} takes statistics over a batch and needs at least 2 objects to train, got {x.shape[0]}; "
-            "enlarge the batch, or use net.apply for the application stage"
+            "enlarge the batch, or use net.apply for inference mode"
         )
     return x.shape[0]
 

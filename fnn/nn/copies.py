@@ -101,9 +101,9 @@ def grouped(layer: Layer, count: int) -> Layer:
         >>> params["w"].shape, net.apply(params, state, jnp.zeros((7, 6))).shape
         ((3, 2, 5), (7, 15))
     """
-    checks.is_layer("parallel", layer)
+    checks.is_layer("grouped", layer)
     count = checks.count("count", count)
-    label = f"parallel({layer}, {count})"
+    label = f"grouped({layer}, {count})"
 
     def keys(key: Array) -> Array:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))

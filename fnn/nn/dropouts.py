@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
-from fnn.core.types import Array, Layer, Params, Reading, Stages, State
+from fnn.core.types import Array, Layer, Modes, Params, Reading, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._common import without_parameters
 from fnn.nn._second_order import scaled
@@ -23,7 +23,7 @@ class DropoutTape(NamedTuple):
     """ξ, or ξ/(1 − p) for the inverted form, [n, o]"""
 
 
-def _masking(label: str, mask: Callable[[Array, Array], Array], apply: Callable, stages: Stages | None) -> Layer:
+def _masking(label: str, mask: Callable[[Array, Array], Array], apply: Callable, modes: Modes | None) -> Layer:
     """Y = ξ∘x with ξ [n, o] = mask(x, key), which is as linear backwards as forwards."""
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DropoutTape]:
@@ -39,23 +39,23 @@ def _masking(label: str, mask: Callable[[Array, Array], Array], apply: Callable,
         nn_checks.curvature(label, error, c, *tape.mask.shape)
         return error * tape.mask, scaled(c, tape.mask), ()
 
-    return Layer(label, without_parameters(label), apply, forward, backward, curve, stages=stages)
+    return Layer(label, without_parameters(label), apply, forward, backward, curve, modes=modes)
 
 
-def _dropping(label: str, p: float, kept: Callable[[Any], Any], applied: Callable[[Any], Any]) -> Layer:
-    """Y = ξ·kept(1 − p)·x in training and y = applied(1 − p)·x in application, P(ξ = 0) = p."""
+def _dropping(label: str, p: float, kept: Callable[[Any], Any], inferred: Callable[[Any], Any]) -> Layer:
+    """Y = ξ·kept(1 − p)·x in training and y = inferred(1 − p)·x in application, P(ξ = 0) = p."""
     checks.fraction("p, the probability of dropping a neuron,", p)
 
     def apply(params: Params, state: State, x: Array) -> Array:
         checks.features(label, x)
-        return jnp.asarray(applied(1 - p), x.dtype) * x
+        return jnp.asarray(inferred(1 - p), x.dtype) * x
 
     def drawn(x: Array, key: Array) -> Array:
         stays = jax.random.bernoulli(key, 1 - p, (x.size,)).reshape(x.shape)  # flat: compiles sooner under vmap
         return jnp.where(stays, jnp.asarray(kept(1 - p), x.dtype), jnp.zeros((), x.dtype))
 
     def rule(x: Array, key: Array) -> Array:
-        return jnp.full(x.shape, jnp.asarray(applied(1 - p), x.dtype))
+        return jnp.full(x.shape, jnp.asarray(inferred(1 - p), x.dtype))
 
     def thinned(mask: Array) -> Layer:
         def given(x: Array, key: Array) -> Array:
@@ -64,8 +64,8 @@ def _dropping(label: str, p: float, kept: Callable[[Any], Any], applied: Callabl
 
         return _masking(f"thinned({label})", given, apply, None)
 
-    stages = Stages(_masking(f"applied({label})", rule, apply, None), 1 - p, thinned)
-    return _masking(label, drawn, apply, stages)
+    modes = Modes(_masking(f"inference_mode({label})", rule, apply, None), 1 - p, thinned)
+    return _masking(label, drawn, apply, modes)
 
 
 def dropout(p: float) -> Layer:
@@ -85,11 +85,11 @@ def dropout(p: float) -> Layer:
     Raises:
         ValueError: p outside [0, 1).
     """
-    return _dropping(call_repr("dropout", p), p, kept=lambda keep: 1.0, applied=lambda keep: keep)
+    return _dropping(call_repr("dropout", p), p, kept=lambda keep: 1.0, inferred=lambda keep: keep)
 
 
 def inverted_dropout(p: float) -> Layer:
-    """Dropout whose application stage needs neither a correction nor p (slide "Inverted Dropout").
+    """Dropout whose inference needs neither a correction nor p (slide "Inverted Dropout").
 
     Equations::
 
@@ -105,4 +105,4 @@ def inverted_dropout(p: float) -> Layer:
     Raises:
         ValueError: p outside [0, 1).
     """
-    return _dropping(call_repr("inverted_dropout", p), p, kept=lambda keep: 1 / keep, applied=lambda keep: 1.0)
+    return _dropping(call_repr("inverted_dropout", p), p, kept=lambda keep: 1 / keep, inferred=lambda keep: 1.0)

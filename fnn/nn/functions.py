@@ -30,7 +30,7 @@ class FunctionTape(NamedTuple):
 
 
 def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Array, State]]:
-    """The network's training stage as a JAX function, which `jax.grad` differentiates by the hand-written backward.
+    """The network's training as a JAX function, which `jax.grad` differentiates by the hand-written backward.
 
     Goes through `jit`, `vmap`, `grad`, `grad` of `grad` and `jax.hessian`. `jax.jvp` of it raises, as for every
     `jax.custom_vjp`; take ``lambda *a: net.forward(*a)[:2]`` or `backprop` there, which are plain JAX. The new state
@@ -86,7 +86,7 @@ def from_function(
         label: how the layer prints; by default after f's name.
 
     Returns:
-        A layer without state, whose forward and application stages are both f. Its second derivatives are automatic
+        A layer without state, whose forward and inferences are both f. Its second derivatives are automatic
         too, at the price of one gradient for each parameter of f.
 
     Raises:

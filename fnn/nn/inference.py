@@ -1,4 +1,4 @@
-"""The two stages of dropout and batch norm, and the networks dropout averages (slide "Interpretations of Dropout").
+"""Training and inference of dropout and batch norm, and the networks dropout averages (slide "Interpretations of Dropout").
 
 A network with N neurons that may be dropped is 2^N networks with common weights. Training sees one of them at a time;
 application should average them all. For a linear output over one dropped layer the average is what the rule (1 − p)
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import wide
-from fnn.core.types import Array, Layer, Params, Stages, State
+from fnn.core.types import Array, Layer, Modes, Params, State
 from fnn.nn.dropouts import DropoutTape
 from fnn.nn.surgery import iter_layers, map_layers
 
@@ -30,7 +30,7 @@ MOST_NEURONS = 16
 
 
 def inference_mode(net: Layer) -> Layer:
-    """The network whose training stage is the application stage of another: no neuron dropped, no batch looked at.
+    """The network whose training is inference of another: no neuron dropped, no batch looked at.
 
     Its forward is deterministic and judges each object by itself, batch norm included, by the running estimates. So
     every reading and second derivative can be had of it, for instance to prune a trained network.
@@ -44,10 +44,10 @@ def inference_mode(net: Layer) -> Layer:
     Example:
         >>> from fnn import inference_mode, batch_norm, dense, dropout, serial, tanh
         >>> inference_mode(serial(dense(4, tanh), dropout(0.5), batch_norm()))
-        serial(dense(4, tanh), applied(dropout(0.5)), applied(batch_norm()))
+        serial(dense(4, tanh), inference_mode(dropout(0.5)), inference_mode(batch_norm()))
     """
-    checks.is_layer("applied", net)
-    return map_layers(lambda part: part if part.stages is None else part.stages.applied, net)
+    checks.is_layer("inference_mode", net)
+    return map_layers(lambda part: part if part.modes is None else part.modes.inference, net)
 
 
 def monte_carlo(net: Layer, samples: int) -> Callable[[Params, State, Array, Array], Array]:
@@ -101,7 +101,7 @@ def thinned_average(
     """The mean over all 2^N thinned networks, Σ_ξ P(ξ) of(a(x; ξ)), every mask ξ in {0, 1}^N enumerated.
 
     The slide "Interpretations of Dropout" counts 2^N networks of N weights: what a mask drops are N *neurons*. A mask
-    is common to the objects, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in their application stage.
+    is common to the objects, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in inference mode.
     With ``of=jax.nn.log_softmax`` a softmax of the result is the normalised geometric mean of the networks.
 
     Args:
@@ -121,11 +121,11 @@ def thinned_average(
     """
     checks.is_layer("thinned_average", net)
     checks.is_function("of", of)
-    keeps, widths = [stages.keep for stages in _dropouts(net)], _dropped_widths(net, params, state, x)
+    keeps, widths = [modes.keep for modes in _dropouts(net)], _dropped_widths(net, params, state, x)
     if len(keeps) != len(widths):
         raise ValueError(
             f"thinned_average enumerates the masks of dropout layers that stand by themselves, and in {net} some stand "
-            "within repeat, parallel or remat; write serial(layer, …) for repeat(layer, …), columns for parallel, "
+            "within repeat, grouped or remat; write serial(layer, …) for repeat(layer, …), columns for grouped, "
             "leave remat out"
         )
     N = sum(widths)
@@ -156,12 +156,12 @@ def thinned_average(
 
 def _dropping(net: Layer) -> Layer:
     """The network that drops neurons as in training and is applied otherwise."""
-    return map_layers(lambda part: part if part.stages is None or part.stages.thinned else part.stages.applied, net)
+    return map_layers(lambda part: part if part.modes is None or part.modes.thinned else part.modes.inference, net)
 
 
-def _dropouts(net: Layer) -> list[Stages]:
-    """The stages of the layers that drop neurons, in the order of their tapes."""
-    return [part.stages for part in iter_layers(net) if part.stages is not None and part.stages.thinned]
+def _dropouts(net: Layer) -> list[Modes]:
+    """The modes of the layers that drop neurons, in the order of their tapes."""
+    return [part.modes for part in iter_layers(net) if part.modes is not None and part.modes.thinned]
 
 
 def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:
@@ -176,8 +176,8 @@ def _thinned(net: Layer, masks: Iterator[Array]) -> Layer:
     """The network that keeps the neurons of the given masks, one a dropout layer, and is applied otherwise."""
 
     def form(part: Layer) -> Layer:
-        if part.stages is None:
+        if part.modes is None:
             return part
-        return part.stages.thinned(next(masks)) if part.stages.thinned else part.stages.applied
+        return part.modes.thinned(next(masks)) if part.modes.thinned else part.modes.inference
 
     return map_layers(form, net)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, not_flushed, wide
-from fnn.core.types import Array, Layer, Params, Reading, Stages, State
+from fnn.core.types import Array, Layer, Modes, Params, Reading, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._second_order import diagonal, scaled
 
@@ -25,7 +25,7 @@ class BatchNormTape(NamedTuple):
 
 
 class BatchNormState(NamedTuple):
-    """Running estimates for the application stage, each divided by ``weight`` when used."""
+    """Running estimates for inference mode, each divided by ``weight`` when used."""
 
     mean: Array
     """Σ of the batches' means with exponentially fading weights [o]"""
@@ -44,8 +44,8 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         ∂L/∂γ_o = Σ_n e_no x̂_no              ∂L/∂β_o = Σ_n e_no
         ∂L/∂x_no = (γ_o/s_o)(e_no − mean_n e_no − x̂_no mean_n(e_no x̂_no))
 
-    The two means carry the error that flows through μ and σ². The slide gives the training stage only. The
-    application stage here takes running estimates: exponential averages of the batches' means and *unbiased* variances,
+    The two means carry the error that flows through μ and σ². The slide gives training mode only. The
+    inference here takes running estimates: exponential averages of the batches' means and *unbiased* variances,
     calibrated as Adam calibrates its averages, so that they are right from the first batch on. They and the batch's own
     statistics are computed in float32 at least, whatever the dtype of x.
 
@@ -59,7 +59,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
     Raises:
         ValueError: a batch of one object, which has no variance; in backward, a reading of single objects,
             for the batch's objects are coupled; second derivatives for the same reason, but not in the
-            application stage (see `inference_mode`).
+            inference (see `inference_mode`).
     """
     checks.positive("epsilon", epsilon)
     checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")
@@ -99,17 +99,17 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
     def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         raise _couples_objects(label)
 
-    applied = _applied(label, init, epsilon)
-    return Layer(label, init, applied.apply, forward, backward, curve, stages=Stages(applied))
+    inference = _inference(label, init, epsilon)
+    return Layer(label, init, inference.apply, forward, backward, curve, modes=Modes(inference))
 
 
 def _scale_and_shift(params: Params, x_hat: Array) -> Array:
     return params["gamma"][None, :] * x_hat + params["beta"][None, :]
 
 
-def _applied(name: str, init: Any, epsilon: float) -> Layer:
-    """The application stage, y = γ(x − μ)/s + β with the running estimates, as a layer with its own backward."""
-    label = f"applied({name})"
+def _inference(name: str, init: Any, epsilon: float) -> Layer:
+    """Inference, y = γ(x − μ)/s + β with the running estimates, as a layer with its own backward."""
+    label = f"inference_mode({name})"
 
     def normalised(params: Params, state: BatchNormState, x: Array) -> BatchNormTape:
         nn_checks.fits(name, x, params, ("gamma", "beta"))
@@ -149,7 +149,7 @@ def _per_object_readable(where: str, read: Reading) -> None:
     if not read.linear:
         raise ValueError(
             f"{where} couples the objects of a batch, so the reading '{read}' of single objects has no meaning "
-            "through it; read `gradient`, or take the network in its application stage, fnn.applied(net)"
+            "through it; read `gradient`, or take the network in inference mode, fnn.inference_mode(net)"
         )
 
 
@@ -157,5 +157,5 @@ def _couples_objects(where: str) -> ValueError:
     """What a layer says that has no second derivatives of one object alone."""
     return ValueError(
         f"{where} couples the objects of a batch in training, so there are no second derivatives of single objects to "
-        "carry through it; take them in the application stage, of fnn.applied(net)"
+        "carry through it; take them in inference mode, of fnn.inference_mode(net)"
     )

@@ -36,7 +36,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
 
     Three assumptions stand behind it: Q is at a minimum (so the gradient is 0), quadratic around it, and links are
     removed one at a time (so cross terms do not matter). For one link of a trained network it is close; in bulk it is
-    not, so prune few, retrain, repeat. Second derivatives are those of the application stage, `inference_mode(net)`.
+    not, so prune few, retrain, repeat. Second derivatives are those of inference mode, `inference_mode(net)`.
 
     Erratum: the slide has no ½, which changes no ranking. Away from a minimum some second derivatives are negative;
     such links rank first, as removing them is expected to lower Q.

@@ -127,7 +127,7 @@ def diagnostics(below: float = 0.01) -> tuple[Metric, ...]:
 
 
 class Gap(NamedTuple):
-    """Mean losses in the application stage, with the same weights."""
+    """Mean losses in inference mode, with the same weights."""
 
     training: Array
     held_out: Array
@@ -139,7 +139,7 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
     """Overfitting: the loss on held-out data minus that on training data.
 
     ``run(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, once in k steps; the training
-    loss that `run` reports beside it is another one, of the training stage and of weights that change meanwhile.
+    loss that `run` reports beside it is another one, of training mode and of weights that change meanwhile.
 
     Args:
         net: a layer.
@@ -235,7 +235,7 @@ def propagation_report(net: Layer, loss: Loss, x: Array, y: Array, key: Array, *
     by themselves: in `residual`, x^l is what the layer adds.
 
     Args:
-        net: a layer; its training stage is reported.
+        net: a layer; its training is reported.
         loss: a loss.
         x: objects [n, …], as they will be trained on: a few hundred will do.
         y: their answers [n, …].

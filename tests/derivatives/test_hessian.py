@@ -44,7 +44,7 @@ EXACT = TOLERANCE["second derivative"]
 
 
 def decoupled(layer: Layer) -> Layer:
-    """The layer itself where objects are apart in training, else its application stage."""
+    """The layer itself where objects are apart in training, else its inference."""
     return inference_mode(layer) if couples(layer) else layer
 
 
@@ -315,7 +315,7 @@ def test_a_wrong_curve_is_found_out(layer: Layer, inputs: int) -> None:
 def test_batch_norm_in_training_refuses() -> None:
     net = serial(dense(3, tanh), batch_norm(), linear(2))
     arguments = posed(Problem(net, squared, 4, 2))
-    with pytest.raises(ValueError, match=r"batch_norm\(\) couples the objects.*fnn.applied"):
+    with pytest.raises(ValueError, match=r"batch_norm\(\) couples the objects.*fnn.inference_mode"):
         second_derivatives(net, squared)(*arguments)
 
 

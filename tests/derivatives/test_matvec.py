@@ -213,9 +213,9 @@ def test_random_columns_estimate_the_gauss_newton_diagonal() -> None:
         assert all(bool((leaf >= 0).all()) for leaf in jax.tree.leaves(found))
 
 
-def test_probes_at_units_refuse_dropout_and_batch_norm_and_take_the_application_stage() -> None:
+def test_probes_at_units_refuse_dropout_and_batch_norm_and_take_the_inference_mode() -> None:
     net = serial(dense(3, tanh), dropout(0.5), linear(2))
-    with pytest.raises(ValueError, match=r"dropout\(0.5\) would draw another mask.*applied"):
+    with pytest.raises(ValueError, match=r"dropout\(0.5\) would draw another mask.*inference_mode"):
         hutchinson(net, softmax_cross_entropy)
     given = posed(Problem(net, softmax_cross_entropy, 4, 2), 3)
     hutchinson(inference_mode(net), softmax_cross_entropy)(*given)

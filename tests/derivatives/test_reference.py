@@ -142,7 +142,7 @@ def test_everything_equals_its_automatic_twin(name: str, n: int) -> None:
     """By one program a network and size, compiled in haste: the compiler is what takes the time here."""
     problem = NETS[name]
     given = posed(problem, n)
-    if name in NETWORKS and couples(NETWORKS[name].net):  # statistics for the application stage: all of them 1
+    if name in NETWORKS and couples(NETWORKS[name].net):  # statistics for inference mode: all of them 1
         given = (given[0], jax.tree.map(jnp.ones_like, given[1]), *given[2:])
 
     def both(given: Any, v: Any) -> Any:
@@ -244,7 +244,7 @@ def test_contributions_keep_the_two_factors_and_the_object_first() -> None:
 @pytest.mark.parametrize("read", [gram, variance, signal_to_noise, contributions], ids=str)
 def test_batch_norm_refuses_what_is_of_single_objects(read: Reading) -> None:
     problem = NETWORKS["batch norm"]
-    with pytest.raises(ValueError, match=r"couples the objects.*fnn\.applied"):
+    with pytest.raises(ValueError, match=r"couples the objects.*fnn\.inference_mode"):
         jax.eval_shape(backprop(problem.net, problem.loss, read), *posed(problem))
 
 

@@ -221,7 +221,7 @@ HIDING = {
     "residual": residual(dense(4, tanh)),
     "repeat": repeat(dense(4, tanh), 2),
     "columns": columns((2, dense(2, tanh)), (2, activate(relu))),
-    "parallel": grouped(linear(2), 2),
+    "grouped": grouped(linear(2), 2),
     "remat": remat(serial(dense(4, tanh), linear(4, bias=False))),
     "within a serial": serial(serial(repeat(residual(linear(4)), 2))),
 }
@@ -245,7 +245,7 @@ def test_neurons_behind_the_head_are_named_where_the_head_is_not_trained():
     options = {"optimizer": sgd(0.4), "steps": 1, "batch_size": OBJECTS}
     data = DATA[0], jnp.stack([DATA[1]] * 2, axis=1)
     pretrain(KEY, net, data, squared, **options)
-    with pytest.warns(UserWarning, match=r"within parallel\(linear\(1\), 2\) with"):
+    with pytest.warns(UserWarning, match=r"within grouped\(linear\(1\), 2\) with"):
         pretrain(KEY, net, data, squared, head=False, **options)
 
 

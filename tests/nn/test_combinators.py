@@ -148,7 +148,7 @@ def test_columns_are_their_parts_on_slices(key: jax.Array) -> None:
         chex.assert_trees_all_equal(got, (y_i, through_i, readings_i))
 
 
-# parallel
+# grouped
 
 
 @keeping_width

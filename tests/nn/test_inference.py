@@ -1,4 +1,4 @@
-"""The application stage as a network of its own, and the networks that dropout averages."""
+"""Inference as a network of its own, and the networks that dropout averages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STAGED = [name for name, case in EVERY_LAYER.items() if str(inference_mode(case.
 
 
 @pytest.mark.parametrize("name", STAGED)
-def test_the_training_stage_of_the_applied_network_is_the_application_stage(name: str) -> None:
+def test_the_training_stage_of_the_applied_network_is_the_inference_mode(name: str) -> None:
     layer, inputs = EVERY_LAYER[name]
     params, state, x, key = given(layer, inputs)
     state = jax.tree.map(lambda s: s + 0.5, state)  # running estimates that are not those of no batch
@@ -101,7 +101,7 @@ def test_a_thousand_networks_by_vmap_and_jit() -> None:
 
 def test_drawn_networks_average_to_the_average_of_all() -> None:
     net = serial(dense(5, tanh), dropout(0.4), dense(3, tanh), batch_norm(), linear(2))
-    params, state, x, key = given(net, 3, n=1)  # one object: batch norm is in its application stage
+    params, state, x, key = given(net, 3, n=1)  # one object: batch norm is in inference mode
     draws = jax.jit(monte_carlo(net, 4000))(params, state, x, key)
     assert draws.shape == (4000, 1, 2)
     error = draws.std(axis=0) / np.sqrt(4000)
@@ -129,7 +129,7 @@ def test_too_many_neurons_are_refused() -> None:
     "net", [repeat(serial(dense(3, tanh), dropout(0.5)), 2), grouped(dropout(0.5), 3), remat(dropout(0.5))], ids=str
 )
 def test_dropouts_that_stand_for_several_are_refused(net: Any) -> None:
-    with pytest.raises(ValueError, match="within repeat, parallel or remat"):
+    with pytest.raises(ValueError, match="within repeat, grouped or remat"):
         thinned_average(net, *given(net, 3)[:3])
 
 

@@ -1,4 +1,4 @@
-"""Each layer by itself: its backward pass, its kinks, its two stages, its dtypes, its init."""
+"""Each layer by itself: its backward pass, its kinks, training and inference, its dtypes, its init."""
 
 import math
 from itertools import product

@@ -47,7 +47,7 @@ from fnn.nn import drop_records, monte_carlo, thinned_average
 from tests.checkers import check_backward, check_close, norm
 from tests.problems import COMBINATORS, LAYERS, Given, given
 
-WITHIN = ("serial", "columns, nested", "residual", "parallel", "everything")
+WITHIN = ("serial", "columns, nested", "residual", "grouped", "everything")
 WITHIN += ("repeat of batch_norm", "remat of batch_norm")
 CASES = LAYERS | {name: COMBINATORS[name] for name in WITHIN}
 NARROW = 1e-5
@@ -58,7 +58,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 
 
 def passes(layer: Layer, at: Given) -> Any:
-    """What both stages and backward give; only shapes matter of the error that comes in."""
+    """What both modes and backward give; only shapes matter of the error that comes in."""
     y, state, tape = layer.forward(*at)
     return layer.apply(*at[:3]), y, state, layer.backward(at.params, tape, jnp.cos(y), gradient)
 
@@ -105,7 +105,7 @@ def test_backward_is_the_vjp_of_the_narrow_forward(name: str) -> None:
     check_backward(mixed_precision(layer, jnp.float32), *given(layer, inputs), rtol=NARROW)
 
 
-@pytest.mark.parametrize("name", ["serial", "columns, nested", "repeat of batch_norm", "parallel", "everything"])
+@pytest.mark.parametrize("name", ["serial", "columns, nested", "repeat of batch_norm", "grouped", "everything"])
 def test_it_composes_from_within_as_other_layers_do(name: str) -> None:
     """A policy for parts: every layer by itself narrow in a wide network."""
     at, want = alone(name)

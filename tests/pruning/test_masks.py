@@ -107,7 +107,7 @@ def test_at_the_minimum_of_a_quadratic_the_saliency_is_the_rise_of_q() -> None:
     check_close(feature_saliency(saliency["w"]), gates)  # one layer: nothing is beside the diagonal
 
 
-def test_the_saliency_is_half_w_squared_h_of_the_application_stage() -> None:
+def test_the_saliency_is_half_w_squared_h_of_the_inference_mode() -> None:
     net = serial(dense(4, tanh), dropout(0.5), batch_norm(), linear(3))
     problem = Problem(inference_mode(net), softmax_cross_entropy, 3, 3)
     params, state, batch, key = arguments = posed(problem)

@@ -43,7 +43,7 @@ from fnn import (
     watch,
     weights_only,
 )
-from fnn.core import Stages
+from fnn.core import Modes
 from fnn.testing import Law, Laws, check_layer, check_optimizer
 from fnn.testing._laws.equations import CHANGE, noisy
 from fnn.testing._laws.judges import relative_errors
@@ -81,7 +81,7 @@ LAYERS: dict[str, Layer] = {
     "from_function": from_function(lambda key, x: jnp.ones(x.shape[1], x.dtype), sine),
     "serial": serial(prelu(), linear(2)),
     "columns": columns((1, linear(2)), (1, prelu())),
-    "parallel": grouped(prelu(), 2),
+    "grouped": grouped(prelu(), 2),
     "residual": residual(dense(2, tanh)),
     "repeat": repeat(prelu(), 2),
     "remat": remat(linear(2)),
@@ -373,7 +373,7 @@ def frozen(*names: str) -> Layer:
 
 
 def noisy_layer() -> Layer:
-    """Noise in proportion to x, and no word of another stage; its apply is without."""
+    """Noise in proportion to x, and no word of another mode; its apply is without."""
 
     def forward(params, state, x, key):
         noise = 1 + 0.1 * jax.random.normal(key, x.shape, x.dtype)
@@ -476,14 +476,14 @@ FAULTS: dict[str, Fault] = {
         linear(3)._replace(backward=raising), "backward runs under jit", "RuntimeError: no gradient today"
     ),
     "apply without the bias": Fault(
-        dense(3, tanh)._replace(apply=lambda params, state, x: jnp.tanh(x @ params["w"])), "apply is forward", "stages"
+        dense(3, tanh)._replace(apply=lambda params, state, x: jnp.tanh(x @ params["w"])), "apply is forward", "modes"
     ),
     "apply in a composite": Fault(
         serial(dropout(0.4), linear(3)._replace(apply=lambda params, state, x: x @ params["w"])),
         "apply is forward",
         "y of apply",
     ),
-    "apply is not what the stages say": Fault(
+    "apply is not what the modes say": Fault(
         dropout(0.4)._replace(apply=lambda params, state, x: 0.4 * x), "apply is forward", "off by 3.3e-01"
     ),
     "one pass alone is wrong": Fault(
@@ -531,7 +531,7 @@ FAULTS: dict[str, Fault] = {
         frozen("mean", "variance", "weight"), "the state is learned", "state.mean, state.variance"
     ),
     "frozen variance": Fault(frozen("variance"), "the state is learned", "state.variance stays as it is"),
-    "noise without a second stage": Fault(noisy_layer(), "draws in training only", "stages=Stages(applied="),
+    "noise without a second mode": Fault(noisy_layer(), "draws in training only", "modes=Modes(inference="),
     "couples to the first": Fault(by_first(), "objects are independent", "object[2]: coupled, so backward must"),
     "params of integers": Fault(fixed_mask(), "init gives arrays", "params must be floats, and params['m'] is int32"),
     "couples in silence": Fault(centred(), "objects are independent", "must raise ValueError"),
@@ -560,7 +560,7 @@ def test_rounding_of_one_equation_in_two_places_is_not_impure():
 def test_constants_in_a_state_and_the_application_stage_need_not_learn():
     for right in (constant(linear(3)), fnn.inference_mode(batch_norm())):
         check_layer(right, X).raise_if_failed()
-    staged = noisy_layer()._replace(stages=Stages(activate(fnn.identity)))
+    staged = noisy_layer()._replace(modes=Modes(activate(fnn.identity)))
     assert check_layer(staged, X).law("draws in training only").verdict == "holds"
 
 
@@ -603,7 +603,7 @@ def drawn(factor: float = 1.0) -> Layer:
     def backward(params, noise, error, read):
         return error * noise * (factor if error.dtype == jnp.float32 else 1.0), ()
 
-    return right._replace(label="drawn", backward=backward, stages=Stages(activate(fnn.identity)))
+    return right._replace(label="drawn", backward=backward, modes=Modes(activate(fnn.identity)))
 
 
 def twice_in_float32(layer: Layer) -> Layer:
@@ -692,9 +692,9 @@ def test_the_backward_pass_of_the_application_stage_is_looked_at():
     staged = batch_norm()
     applied: Any = fnn.inference_mode(staged)
     wrong = applied._replace(backward=lambda *given: (-applied.backward(*given)[0], applied.backward(*given)[1]))
-    for layer in (staged._replace(stages=Stages(wrong)), serial(linear(2), staged._replace(stages=Stages(wrong)))):
-        assert broken(check_layer(layer, X)) == {"applied(layer) equals jax.vjp"}
-    assert check_layer(linear(2), X).law("applied(layer) equals jax.vjp").finding == "trains as it is applied"
+    for layer in (staged._replace(modes=Modes(wrong)), serial(linear(2), staged._replace(modes=Modes(wrong)))):
+        assert broken(check_layer(layer, X)) == {"inference_mode(layer) equals jax.vjp"}
+    assert check_layer(linear(2), X).law("inference_mode(layer) equals jax.vjp").finding == "trains as it is applied"
 
 
 def test_numbers_outside_the_range_of_a_dtype_judge_nothing():

@@ -239,7 +239,7 @@ def test_bad_metrics_are_told_apart() -> None:
 # Overfitting
 
 
-def test_the_gap_is_measured_after_every_block_in_the_application_stage() -> None:
+def test_the_gap_is_measured_after_every_block_in_the_inference_mode() -> None:
     (x, y), net = DATA, serial(dense(5, tanh, w=constant(0.3)), dropout(0.5), linear(2, w=constant(0.2)))
     seen, unseen = (x[:24], y[:24]), (x[24:], y[24:])
     learn = trainer(net, squared, sgd(0.1), batch_size=8)

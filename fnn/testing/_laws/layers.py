@@ -21,7 +21,6 @@ from fnn.testing._laws.memory import learns, state_learns
 from fnn.testing._laws.passes import (
     Start,
     Subject,
-    applied_is_automatic,
     apply_is_finite,
     apply_is_forward,
     apply_is_pure,
@@ -37,6 +36,7 @@ from fnn.testing._laws.passes import (
     forward_runs,
     gradient_has_shapes,
     gradient_is_automatic,
+    inference_is_automatic,
     init_gives_arrays,
     init_is_pure,
     zero_gives_zeros,
@@ -149,7 +149,7 @@ def _by_jax() -> set[str]:
     """The laws that compare with JAX's derivatives."""
     curves = {"curve at the params equals jax.hessian", "curve at x equals jax.hessian", "takes a batch of one"}
     inside = {"error equals jax.vjp", "gradient equals jax.vjp", "runs inside serial", "runs inside repeat"}
-    inside |= {"applied(layer) equals jax.vjp"}
+    inside |= {"inference_mode(layer) equals jax.vjp"}
     return curves | inside | {f"reading {read}" for read in READINGS}
 
 
@@ -178,7 +178,7 @@ def _questions(tolerance: float, within: Any) -> list[Question]:
         ("forward is finite", forward_is_finite, finite(_NAN)),
         ("apply is pure", apply_is_pure, repeated(tolerance, _IMPURE)),
         ("apply is finite", apply_is_finite, finite(_NAN)),
-        ("apply is forward", apply_is_forward, _of_stages(tolerance)),
+        ("apply is forward", apply_is_forward, _of_modes(tolerance)),
         ("the state is learned", state_learns, learns),
         ("draws in training only", draws_in_training_only, by_shape),
     ]
@@ -187,7 +187,7 @@ def _questions(tolerance: float, within: Any) -> list[Question]:
         ("gradient has the shapes of the params", gradient_has_shapes, by_shape),
         ("error equals jax.vjp", error_is_automatic, same(_WRONG_ERROR)),
         ("gradient equals jax.vjp", gradient_is_automatic, same(_WRONG_GRADIENT)),
-        ("applied(layer) equals jax.vjp", applied_is_automatic, same(_WRONG_APPLIED)),
+        ("inference_mode(layer) equals jax.vjp", inference_is_automatic, same(_WRONG_INFERENCE)),
         ("backward is linear in the error", backward_is_linear, same(_NOT_LINEAR)),
         ("a zero error gives zeros", zero_gives_zeros, equal(_NOT_ZERO)),
         ("backward is pure", backward_is_pure, repeated(tolerance, _IMPURE)),
@@ -220,7 +220,7 @@ def _of_dtypes(within: Any, careful: bool) -> list[tuple[str, Any, Judge]]:
 
 _IMPURE_INIT = "init may use the key and the shape and dtype of x only: no counter, no other random numbers, no values"
 
-_APPLY = "a layer of one stage applies what it trains: apply must be forward's y; for two stages, fill in `stages`"
+_APPLY = "a layer of one mode applies what it trains: apply must be forward's y; for two modes, fill in `modes`"
 
 _IMPURE = "the same arguments gave something else: look for a counter, a random draw without the key, a changed global"
 
@@ -230,8 +230,8 @@ _WRONG_ERROR = "∂L/∂x must be the error times the layer's slopes: look for a
 
 _WRONG_GRADIENT = "∂L/∂w must be summed over the objects: look at a mean for a sum, a sign, a lost slope"
 
-_WRONG_APPLIED = (
-    "of the layer's stages the applied one is a layer with a backward pass of its own: it must be right too"
+_WRONG_INFERENCE = (
+    "of the layer's modes the applied one is a layer with a backward pass of its own: it must be right too"
 )
 
 _NOT_LINEAR = "backward must multiply the error and nothing else: look for a clip, a sign, an added constant"
@@ -253,14 +253,14 @@ _ONE_PASS = "of a diagonal c, [n, o], curve must make the diagonal of what it ma
 _CURVE_ERROR = "curve is backward with more beside it: its error must be that of backward"
 
 
-def _of_stages(tolerance: float) -> Judge:
-    """Where a layer draws with its key or remembers, its two stages may differ, which is no more than information."""
+def _of_modes(tolerance: float) -> Judge:
+    """Where a layer draws with its key or remembers, training and inference may differ, which is no more than information."""
 
     def judge(found: Measured) -> tuple[str, str]:
         may_differ = found.pop("may differ")
         verdict, finding = close(tolerance, _APPLY)(found)
         if verdict == BROKEN and may_differ:
-            return HOLDS, f"{finding.partition(':')[0]}: two stages, for the layer draws from the key or has a state"
+            return HOLDS, f"{finding.partition(':')[0]}: two modes, for the layer draws from the key or has a state"
         return verdict, finding
 
     return judge

@@ -34,7 +34,7 @@ TRAINING = "y", "state", "error", "gradient", "∂²L/∂x²", "∂²L/∂w²"
 
 
 def in_dtype(s: Subject, dtype: str, careful: bool = False) -> Measured:
-    """Both stages, backward and curve in a dtype and in float64; careful also gradients by `jax.vjp` in the dtype."""
+    """Both modes, backward and curve in a dtype and in float64; careful also gradients by `jax.vjp` in the dtype."""
     coarse, like = s.coarse, jax.eval_shape(s.layer.init, s.key, struct(s.x, jnp.dtype(dtype)))
     params, state = (cast(u, v, dtype) for u, v in zip((coarse.params, coarse.state), like, strict=True))
     low = s.at(params=params, state=state, x=coarse.x.astype(dtype))

@@ -50,9 +50,9 @@ def _drawn(state: Any, again: Any) -> Any:
 
 
 def learns(found: Measured) -> tuple[str, str]:
-    """What apply reads and the training stage does not must be taken from the batches, or nobody ever supplies it.
+    """What apply reads and training mode does not must be taken from the batches, or nobody ever supplies it.
 
-    A leaf that both stages read may stay as it is: it is a constant, such as a frozen or pretrained one.
+    A leaf that both modes read may stay as it is: it is a constant, such as a frozen or pretrained one.
     """
     differs = lambda tree, row: not np.array_equal(tree[row], tree[0], equal_nan=True)  # noqa: E731
     frozen, learned = [], 0
@@ -63,7 +63,7 @@ def learns(found: Measured) -> tuple[str, str]:
             frozen += [] if moves else [name]
     if frozen:
         return BROKEN, (
-            f"{', '.join(frozen)} stays as it is: apply reads it and the training stage does not, so forward must give "
+            f"{', '.join(frozen)} stays as it is: apply reads it and training mode does not, so forward must give "
             "it back learned from the batch, as running estimates are; a constant belongs into the layer itself"
         )
     return HOLDS, f"{learned} leaves are read by apply alone, and learned by forward"

@@ -1,4 +1,4 @@
-"""The laws of a layer by itself: init, its two stages, and the backward pass."""
+"""The laws of a layer by itself: init, training and inference, and the backward pass."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Subject:
         return self.at(params=coarse(self.params), state=coarse(self.state), x=coarse(self.x))
 
     def passes(self, error: Array) -> dict[str, Any]:
-        """What both stages and the backward pass compute."""
+        """What both modes and the backward pass compute."""
         y, state, _ = self.forward
         through, readings = self.pulled(error)
         applied = self.layer.apply(self.params, self.state, self.x)
@@ -227,7 +227,7 @@ def forward_is_finite(s: Subject) -> Measured:
 
 
 def apply_is_pure(s: Subject) -> Measured:
-    """The same y from the same arguments, in the shape and dtype of the training stage's."""
+    """The same y from the same arguments, in the shape and dtype of training mode's."""
     one, again = (s.layer.apply(s.params, s.state, s.x) for _ in range(2))
     alike(one, s.forward[0], "y of apply", "as from forward")
     return paired(again, one, "y of apply")
@@ -240,22 +240,22 @@ def apply_is_finite(s: Subject) -> Measured:
 
 
 def apply_is_forward(s: Subject) -> Measured:
-    """The application stage is forward's y, or that of what the layer's `stages` name; but for a draw or a memory."""
+    """Inference is forward's y, or that of what the layer's `modes` name; but for a draw or a memory."""
     net = inference_mode(s.layer)
-    is_told = all(part.stages is not None for part in iter_layers(s.layer))
+    is_told = all(part.modes is not None for part in iter_layers(s.layer))
     may_differ = derivatives_checks.uses_key(net, *s.given) or (bool(jax.tree.leaves(s.state)) and not is_told)
     pair = s.layer.apply(*s.given[:3]), net.forward(*s.given)[0]
     return paired(*pair, "y of apply") | {"may differ": may_differ}
 
 
 def draws_in_training_only(s: Subject) -> str:
-    """A layer that draws from the key has another stage to be applied by, in which it does not."""
+    """A layer that draws from the key has another mode to be applied by, in which it does not."""
     if not s.draws:
         return "draws nothing from the key"
     if derivatives_checks.uses_key(inference_mode(s.layer), *s.given):
         raise Broken(
-            "forward draws from the key, and applied(layer) does so too; name the layer's application stage by "
-            "stages=Stages(applied=…), or leave the parts of a composite open by `children` and `with_children`"
+            "forward draws from the key, and inference_mode(layer) does so too; name the layer's inference by "
+            "modes=Modes(inference=…), or leave the parts of a composite open by `children` and `with_children`"
         )
     return "draws in training, and not in application"
 
@@ -287,9 +287,9 @@ def gradient_is_automatic(s: Subject) -> Measured:
     return paired(s.by_hand[1], s.by_jax[1], "gradient")
 
 
-def applied_is_automatic(s: Subject) -> Measured | str:
-    """The backward pass of the application stage, where that is a stage of its own, against `jax.vjp`."""
-    if all(part.stages is None for part in iter_layers(s.layer)):
+def inference_is_automatic(s: Subject) -> Measured | str:
+    """The backward pass of inference mode, where that is a mode of its own, against `jax.vjp`."""
+    if all(part.modes is None for part in iter_layers(s.layer)):
         return "trains as it is applied"
     return s.at(layer=inference_mode(s.layer)).both
 
