@@ -24,7 +24,7 @@ from fnn.training import Metric
 from fnn.training.metrics import measured, parted
 
 MOST, MOST_ROWS = 64, 12
-"""objects or units, and layers, that are drawn of a large network"""
+"""examples or units, and layers, that are drawn of a large network"""
 
 
 class Row(NamedTuple):
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     S: np.ndarray | None
     z: np.ndarray | None
     error: np.ndarray
-    """ε_i = ∂ℒ_i/∂x of each object's own loss"""
+    """ε_i = ∂ℒ_i/∂x of each example's own loss"""
     gradient: np.ndarray | None
     """∂Q/∂w of the mean loss"""
 
@@ -126,7 +126,7 @@ def heat_maps(posed: Posed, rows: list[Row], chain: bool) -> Figure:
                 _map(axes, name, values)
         return finished(
             canvas,
-            f"One batch forwards and backwards: {posed.label}. In x, S, z, ε an object is a row and a unit a column; "
+            f"One batch forwards and backwards: {posed.label}. In x, S, z, ε an example is a row and a unit a column; "
             "w leads from the unit of its row to that of its column, biases are left out. Blue is negative, orange "
             f"positive, nothing zero; ± is the full ink of each map.{_left_out(rows)}",
             f"Heat maps for {len(shown)} layers of inputs x, weights w, sums S, slopes z, errors ε and gradients.",

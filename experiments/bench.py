@@ -58,7 +58,7 @@ def run(settings: Settings, show: Show) -> Outcome:
             key = str(problem), seeds
             races[key], losses[f"{problem}, {seeds} seeds"] = race(problem, seeds, rounds, show)
     show("drawing of batches")
-    draws = {objects: drawing(objects, rounds) for objects in ((1797,) if quick else (1797, 1_000_000))}
+    draws = {examples: drawing(examples, rounds) for examples in ((1797,) if quick else (1797, 1_000_000))}
     show("compilation by depth")
     depths = {depth: [compiling(depth) for _ in range(1 if quick else 7)] for depth in (10, 1000)}
     return Outcome(
@@ -75,7 +75,7 @@ def run(settings: Settings, show: Show) -> Outcome:
             "versions": _versions(),
             "seconds per seed-step": {f"{p}, {s} seeds": _medians(race) for (p, s), race in races.items()},
             "losses": losses,
-            "drawing": {str(objects): _medians(found) for objects, found in draws.items()},
+            "drawing": {str(examples): _medians(found) for examples, found in draws.items()},
             "compile seconds by depth": {str(depth): float(np.median(s)) for depth, s in depths.items()},
             "cold start": {who: [float(np.median(times)) for times in start] for who, start in cold.items()},
             "peak memory": {str(seeds): found["peak"] for seeds, found in memory.items()},
@@ -132,8 +132,8 @@ def _verdicts(
         what = f"one seed of {posed(LARGE, 1024)},"
         at_most(f"training {what}", 1.15, alone, large[FNN] / large[FLOOR])
         faster(large, field.TORCH, 1, what)
-    for objects, found in draws.items():
-        claim = f"a step whose batch is drawn from {objects:,} shuffled objects"
+    for examples, found in draws.items():
+        claim = f"a step whose batch is drawn from {examples:,} shuffled examples"
         at_most(claim, 1.05, "as long as one whose batch was written down before", found[SHUFFLED] / found[WRITTEN])
     ratios = np.array(depths[1000]) / np.array(depths[10])
     at_most("compiling 1000 layers in repeat", 1.3, "as long as compiling 10", ratios)
@@ -165,8 +165,8 @@ def _others(
     memory: dict[int, dict[str, float]],
 ) -> list[Table]:
     drawn = [
-        (f"{objects:,}", name, str(spread(s * 1e6)), str(spread(s / found[WRITTEN])))
-        for objects, found in draws.items()
+        (f"{examples:,}", name, str(spread(s * 1e6)), str(spread(s / found[WRITTEN])))
+        for examples, found in draws.items()
         for name, s in found.items()
     ]
     starts = [(who, str(spread(start.imported)), str(spread(start.first))) for who, start in cold.items()]
@@ -175,7 +175,7 @@ def _others(
     return [
         Table(
             "Steps of one seed by how their batches are drawn; ratios within each turn",
-            ("objects", "batches", "µs per step", "in the time of those written down before"),
+            ("examples", "batches", "µs per step", "in the time of those written down before"),
             drawn,
         ),
         Table("Seconds from the start of a process", ("who", "imported", "first network trained"), starts),

@@ -35,7 +35,7 @@ PARAMETERS, BATCH = 2000, 32
 DEPTHS = (1, 2, 3, 5)
 """layers of weights, the last one included"""
 RATES = (0.003, 0.02)
-"""of Adam; the better one on validation objects is taken"""
+"""of Adam; the better one on validation examples is taken"""
 POINT = 0.01
 
 
@@ -61,7 +61,7 @@ def network(depth: int, sample: data.Sample) -> fnn.Layer:
 
 
 def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[..., Any]:
-    """The pure experiment ``(key, eta) -> accuracies`` on validation and on held-out objects, a fifth each."""
+    """The pure experiment ``(key, eta) -> accuracies`` on validation and on held-out examples, a fifth each."""
     net, fifth = network(depth, sample), len(sample.x) // 5
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
@@ -125,7 +125,7 @@ def run(settings: Settings, show: Show) -> Outcome:
     small = min(samples, key=lambda sample: len(sample.x))
 
     def gained(over: int) -> dict[str, np.ndarray]:
-        """By how much the deeper network that is best on validation objects beats the one of so many layers."""
+        """By how much the deeper network that is best on validation examples beats the one of so many layers."""
         deeper = {
             name: max((depth for depth in of if depth > over), key=lambda depth: of[depth])
             for name, of in validation.items()
@@ -137,14 +137,14 @@ def run(settings: Settings, show: Show) -> Outcome:
         lead=f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn "
         f"{', '.join(accuracy)} by {steps} steps of Adam. Layers are counted as in the lecture, the last one "
         "included: one layer is a linear classifier, whose number of parameters cannot be chosen. A fifth of the "
-        f"objects chooses the rate, {' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out.",
+        f"examples chooses the rate, {' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out.",
         equation="dim W = Σ_l (H_{l−1} + 1) H_l",
         verdicts=[
             at_most(
                 f"three layers suffice: the best deeper network's held-out accuracy is at most {POINT} higher",
                 POINT,
                 gained(3),
-                why=f"{small.label} has {len(small.x) // 5} held-out objects, one of which is "
+                why=f"{small.label} has {len(small.x) // 5} held-out examples, one of which is "
                 f"{5 / len(small.x):.2g} of the accuracy: its interval is wide",
             ),
             at_most(

@@ -70,8 +70,8 @@ def experiment_with(name: str, sample: data.Sample, steps: int, points: int) -> 
         if name == "nag":  # its parameters look ahead; the weights are a step behind
             params = fnn.optimizers.nag_weights(params, state.optimizer_state)
 
-        def right(objects: jax.Array) -> jax.Array:
-            return data.accuracy(net.apply(params, state.state, x[objects]), y[objects])
+        def right(examples: jax.Array) -> jax.Array:
+            return data.accuracy(net.apply(params, state.state, x[examples]), y[examples])
 
         return {"loss": metrics["loss"], "validation": right(validation), "test": right(test)}
 
@@ -116,9 +116,9 @@ def run(settings: Settings, show: Show) -> Outcome:
         slide=16,
         title=f"Seven optimizers on {'handwritten digits' if settings.data is None else sample.label}",
         lead=f"{network(sample.classes)}, batches of {BATCH}, {steps} steps of hand-written BackProp on {train} of the "
-        f"{len(sample.x)} objects. Each seed has its own split, first weights and order of batches. All seeds and "
+        f"{len(sample.x)} examples. Each seed has its own split, first weights and order of batches. All seeds and "
         f"{len(rates)} learning rates of an optimizer run in one compiled call; the rate is chosen by accuracy on "
-        "validation objects, and the accuracy on other held-out objects is reported as a mean with a 95 % interval "
+        "validation examples, and the accuracy on other held-out examples is reported as a mean with a 95 % interval "
         f"over {settings.seeds} seeds.",
         equation="sgd: w := w − ηg,   g = ∂Q/∂w of a batch\n"
         "momentum: v := γv + (1 − γ)g,   w := w − ηv;   nag: likewise, with g at w − ηγv\n"

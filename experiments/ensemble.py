@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments ensemble``; 17 seconds on two CPU cores. Expect the rule 1 − p to be exact to 1e-7 over
 one dropped layer, and with p = 0.5 to be off by 24 % over two and 37 % over three, where it names the same class all
-the same for 98 % of the objects or more.
+the same for 98 % of the examples or more.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ Found = dict[str, np.ndarray]
 
 
 def relative(a: jax.Array, b: jax.Array) -> jax.Array:
-    """‖a − b‖/‖b‖ over all objects and outputs."""
+    """‖a − b‖/‖b‖ over all examples and outputs."""
     return jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())
 
 
 def everything(key: jax.Array, step: jax.Array, size: int, batch_size: int) -> jax.Array:
-    """Every object in every step: what is random is dropout alone."""
+    """Every example in every step: what is random is dropout alone."""
     return jnp.arange(size, dtype=jnp.int32)
 
 
@@ -142,10 +142,10 @@ def run(settings: Settings, show: Show) -> Outcome:
     return Outcome(
         slide=19,
         lead=f"Networks of 1 to {depths[-1]} hidden layers of {WIDTH} tanh neurons, each layer under dropout, learn "
-        f"the three classes of wine for {steps} steps of Adam on all objects. A network with N dropped neurons is 2^N "
-        "networks with common weights. The outputs of every one of them are computed, for each sixth object, and "
+        f"the three classes of wine for {steps} steps of Adam on all examples. A network with N dropped neurons is 2^N "
+        "networks with common weights. The outputs of every one of them are computed, for each sixth example, and "
         "their mean over all masks is compared with what the network gives in application, all neurons on, times "
-        "1 − p. Differences are ‖a − b‖/‖b‖ over objects and outputs. Then the mean is estimated from a few random "
+        "1 − p. Differences are ‖a − b‖/‖b‖ over examples and outputs. Then the mean is estimated from a few random "
         "masks. Last, a network of 64 hidden neurons is trained by SG with dropout and with inverted dropout on "
         f"{178 - HELD_OUT} wines, the others held out.",
         equation="Σ_ξ P(ξ) a(x; ξ) ≈ a(x; 1 − p),   P(ξ) = (1 − p)^kept p^dropped\n"
@@ -200,7 +200,7 @@ def _of_rule(found: dict[int, Found]) -> list[Verdict]:
         ),
         at_least(
             "with p = 0.5 the rule 1 − p names the same class as a vote of all 2^N networks, for 95 % or more "
-            "of the objects",
+            "of the examples",
             0.95,
             {f"N = {WIDTH * depth}": f["same class"] for depth, f in usual.items()},
         ),

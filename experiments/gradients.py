@@ -21,16 +21,16 @@ from experiments.zoo import CLASSES, faults, zoo
 from fnn import Layer, Loss
 from fnn.testing import Difference, GradientComparison, Laws, LeafComparison
 
-OBJECTS, FEATURES = 128, 64
+EXAMPLES, FEATURES = 128, 64
 
 
 def compared(net: Layer, loss: Loss, rounds: int) -> GradientComparison:
     """One network's comparison on a random batch."""
     key_batch, key_net, key = jax.random.split(jax.random.key(7), 3)
     outputs = 1 if loss.label.endswith("margin") else CLASSES
-    x, y = posed.batch(loss, key_batch, OBJECTS, FEATURES, outputs)
+    x, y = posed.batch(loss, key_batch, EXAMPLES, FEATURES, outputs)
     params, state = net.init(key_net, x)
-    return fnn.compare_gradients(net, loss, params, state, (x, y), key, rounds=rounds, objects=False, dtypes=())
+    return fnn.compare_gradients(net, loss, params, state, (x, y), key, rounds=rounds, examples=False, dtypes=())
 
 
 def of_faults(planted: dict[str, tuple[Layer, str]], show: Show) -> dict[str, tuple[GradientComparison, str]]:
@@ -40,7 +40,7 @@ def of_faults(planted: dict[str, tuple[Layer, str]], show: Show) -> dict[str, tu
         show(f"planted fault: {name}")
         x, y = posed.batch(fnn.softmax_cross_entropy, jax.random.key(5), 7, 4, 3)
         given = *net.init(jax.random.key(6), x), (x, y), jax.random.key(7)
-        report = fnn.compare_gradients(net, fnn.softmax_cross_entropy, *given, objects=False, dtypes=(), rounds=0)
+        report = fnn.compare_gradients(net, fnn.softmax_cross_entropy, *given, examples=False, dtypes=(), rounds=0)
         found[name] = report, verdict
     return found
 
@@ -75,7 +75,7 @@ def run(settings: Settings, show: Show) -> Outcome:
     return Outcome(
         slide=11,
         title="Manual against automatic gradients",
-        lead=f"{len(reports)} networks of {FEATURES} features, {OBJECTS} objects a batch; those of the full run use "
+        lead=f"{len(reports)} networks of {FEATURES} features, {EXAMPLES} examples a batch; those of the full run use "
         "every layer, combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the "
         "same forward pass and with central differences; the costs are those of the two compiled programs, run in "
         "turn. remat runs part of the forward pass twice on purpose, which the automatic gradient does not: it is no "
@@ -120,7 +120,7 @@ def _of_users(given: Posed, settings: Settings, show: Show) -> Outcome:
     return Outcome(
         slide=11,
         title=f"Manual against automatic gradients of {given.label}",
-        lead=f"{report.label}, {len(given.batch[0])} random objects. {report.objects}.",
+        lead=f"{report.label}, {len(given.batch[0])} random examples. {report.examples}.",
         equation="‖g_manual − g_automatic‖ / ‖g_automatic‖",
         verdicts=[
             Verdict(

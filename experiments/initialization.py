@@ -138,7 +138,7 @@ def run(settings: Settings, show: Show) -> Outcome:
         slide=23,
         lead=f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
         f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a "
-        "linear model on a random half of the objects and inputs; or taken from a network that has learned the "
+        "linear model on a random half of the examples and inputs; or taken from a network that has learned the "
         f"digits 0 to 4, all but the head. Each layer of the former had {earlier} steps of SG at η = {RATE:g}, the "
         f"network of the latter {earlier} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the "
         "first step the variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps "

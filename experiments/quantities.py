@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments quantities``; a minute on two CPU cores. Expect float64 differences of at
 most 3e-14 from the automatic twins, and readings of first order at the cost of 0.8 to 1.6 gradients, more for those of
-each object. Where torch and backpack-for-pytorch are installed, they take the same quantities of the same network and
+each example. Where torch and backpack-for-pytorch are installed, they take the same quantities of the same network and
 data too. Costs are medians of runs in turn, with quartiles; ratios are taken within each turn.
 """
 
@@ -33,7 +33,7 @@ from fnn.derivatives import (
 from fnn.derivatives import reference as automatic
 
 LOSS = softmax_cross_entropy
-FEATURES, CLASSES, OBJECTS, THRESHOLD = 64, 10, 128, 1.0
+FEATURES, CLASSES, EXAMPLES, THRESHOLD = 64, 10, 128, 1.0
 WIDE = serial(dense(256, tanh), dense(256, tanh), linear(CLASSES))
 SMALL = serial(dense(16, tanh), dense(16, tanh), linear(CLASSES))
 
@@ -44,12 +44,12 @@ Quantity = Callable[..., Any]
 
 READINGS = {
     "gradient": fnn.gradient,
-    "squared norms of objects": fnn.squared_norm,
+    "squared norms of examples": fnn.squared_norm,
     "Gram matrix": fnn.gram,
     "second moment": fnn.second_moment,
     "variance": fnn.variance,
     "signal to noise": fnn.signal_to_noise,
-    "gradients of objects": fnn.per_example,
+    "gradients of examples": fnn.per_example,
 }
 
 
@@ -66,7 +66,7 @@ def along_params(product: Quantity) -> Quantity:
 def by_hand(net: Layer) -> dict[str, Quantity]:
     """Every quantity by the hand-written backward pass."""
     in_signature = {name: backprop(net, LOSS, read) for name, read in READINGS.items()} | {
-        "clipped per object": clip_per_example(THRESHOLD)(net, LOSS),
+        "clipped per example": clip_per_example(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": ggn_diagonal(net, LOSS),
         "Gauss–Newton diagonal, 1 sample": ggn_diagonal(net, LOSS, samples=1),
         "Kronecker factors": kronecker_factors(net, LOSS),
@@ -88,7 +88,7 @@ def by_hand(net: Layer) -> dict[str, Quantity]:
 def twins(net: Layer) -> dict[str, Quantity]:
     """The same by automatic derivatives of the plain forward pass."""
     in_signature = {name: automatic.read(net, LOSS, read) for name, read in READINGS.items()} | {
-        "clipped per object": automatic.clip_per_example(THRESHOLD)(net, LOSS),
+        "clipped per example": automatic.clip_per_example(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": automatic.ggn_diagonal(net, LOSS),
         "Kronecker factors": automatic.kronecker_factors(net, LOSS),
         "Hessian diagonal": automatic.hessian_diagonal(net, LOSS),
@@ -104,7 +104,7 @@ def twins(net: Layer) -> dict[str, Quantity]:
 
 
 def vmapped(net: Layer) -> dict[str, Quantity]:
-    """What one would write without an open backward pass: `jax.vmap` of `jax.grad` over single objects."""
+    """What one would write without an open backward pass: `jax.vmap` of `jax.grad` over single examples."""
 
     def each(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         def of_one(x: jax.Array, y: jax.Array) -> Any:
@@ -115,14 +115,14 @@ def vmapped(net: Layer) -> dict[str, Quantity]:
     def norms(*given: Any) -> Any:
         return sum(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(each(*given)))
 
-    return {"gradients of objects": each, "squared norms of objects": norms}
+    return {"gradients of examples": each, "squared norms of examples": norms}
 
 
-def problem(net: Layer, objects: int, dtype: Any) -> tuple[Any, Any, Any, jax.Array]:
-    """Random objects and labels, and the network's own first parameters."""
+def problem(net: Layer, examples: int, dtype: Any) -> tuple[Any, Any, Any, jax.Array]:
+    """Random examples and labels, and the network's own first parameters."""
     keys = jax.random.split(jax.random.key(3), 4)
-    x = jax.random.normal(keys[0], (objects, FEATURES), dtype)
-    y = jax.random.randint(keys[1], (objects,), 0, CLASSES, jnp.int32)
+    x = jax.random.normal(keys[0], (examples, FEATURES), dtype)
+    y = jax.random.randint(keys[1], (examples,), 0, CLASSES, jnp.int32)
     return *net.init(keys[2], x), (x, y), keys[3]
 
 
@@ -141,7 +141,7 @@ def agreement() -> dict[str, float]:
 
 def costs(rounds: int, show: Show) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
     """Run times [rounds] and memory in those of one gradient, of the same turn; and what was found."""
-    given = problem(WIDE, OBJECTS, jnp.float32)
+    given = problem(WIDE, EXAMPLES, jnp.float32)
     functions = by_hand(WIDE) | {f"vmap(grad), {name}": f for name, f in vmapped(WIDE).items()}
     programs, found = {}, {}
     for name, f in functions.items():
@@ -166,13 +166,13 @@ def run(settings: Settings, show: Show) -> Outcome:
     peers: dict[str, tuple[float, float]] = {}
     if backpack.is_installed():
         show("BackPACK")
-        params, _, (x, y), _ = problem(WIDE, OBJECTS, jnp.float32)
+        params, _, (x, y), _ = problem(WIDE, EXAMPLES, jnp.float32)
         peers = backpack.compared(params, np.asarray(x), np.asarray(y), found, rounds)
     beside = f"Beside it {backpack.versions()}." if peers else "BackPACK is not installed here."
     return Outcome(
         title="What can be read from one backward pass",
         lead=f"Every quantity that fnn reads from its hand-written backward pass. Differences from the automatic twin: "
-        f"64-16-16-10, 32 objects, float64. Costs: 64-256-256-10, {OBJECTS} objects, float32, in run times of one "
+        f"64-16-16-10, 32 examples, float64. Costs: 64-256-256-10, {EXAMPLES} examples, float32, in run times of one "
         f"gradient by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the "
         f"compiled program takes for temporary arrays and results. {beside}",
         equation="g_n = x_n ε_nᵀ,   ‖g_n‖² = ‖x_n‖²‖ε_n‖²,   Σ_n g_n² = (x∘x)ᵀ(ε∘ε)\n"
@@ -185,10 +185,10 @@ def run(settings: Settings, show: Show) -> Outcome:
 
 
 MOST = {
-    "squared norms of objects": ("the squared gradient norms of all objects take", 0.9),
-    "second moment": ("the second moment of the objects' gradients takes", 1.2),
+    "squared norms of examples": ("the squared gradient norms of all examples take", 0.9),
+    "second moment": ("the second moment of the examples' gradients takes", 1.2),
     "Gauss–Newton diagonal": ("the Gauss–Newton diagonal takes", 5.0),
-    "clipped per object": ("the sum of gradients clipped object by object takes", 2.2),
+    "clipped per example": ("the sum of gradients clipped example by example takes", 2.2),
 }
 """What each may cost, in gradients."""
 
@@ -215,13 +215,13 @@ def _verdicts(
         claim = f"{words} at most {most:g} times the time of one gradient"
         verdicts.append(at_most_of_times(claim, most, times[name], NOISE))
     for name, words, least in (
-        ("squared norms of objects", "the squared gradient norms of all objects", 10),
-        ("gradients of objects", "the gradients of all objects", 2),
+        ("squared norms of examples", "the squared gradient norms of all examples", 10),
+        ("gradients of examples", "the gradients of all examples", 2),
     ):
         claim = f"fnn finds {words} at least {least} times as fast as jax.vmap of jax.grad"
         verdicts.append(at_least_of_times(claim, least, times[f"vmap(grad), {name}"] / times[name], NOISE))
-    taken = memory["squared norms of objects"]
-    claim = "the squared gradient norms of all objects take at most 1.2 times the memory of one gradient"
+    taken = memory["squared norms of examples"]
+    claim = "the squared gradient norms of all examples take at most 1.2 times the memory of one gradient"
     verdicts.append(Verdict(claim, taken <= 1.2, f"{taken:.2f}"))
     if peers:
         worst = max(peers, key=lambda name: peers[name][0])
@@ -260,7 +260,7 @@ def _costs(times: dict[str, float]) -> Figure:
             canvas,
             "What each quantity costs",
             f"Bars: readings of first order cost {min(light):.1f} to {max(light):.1f} gradients, the gradients of "
-            f"objects {each:.1f}, the exact Hessian diagonal {times['Hessian diagonal']:.0f}; by vmap(grad), in the "
-            f"other colour, the gradients of objects cost {times['vmap(grad), gradients of objects']:.1f}, their norms "
-            f"{times['vmap(grad), squared norms of objects']:.1f}.",
+            f"examples {each:.1f}, the exact Hessian diagonal {times['Hessian diagonal']:.0f}; by vmap(grad), in the "
+            f"other colour, the gradients of examples cost {times['vmap(grad), gradients of examples']:.1f}, their "
+            f"norms {times['vmap(grad), squared norms of examples']:.1f}.",
         )

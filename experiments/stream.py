@@ -1,6 +1,6 @@
 """How small a part of a huge sample is enough to learn from.
 
-Command: ``python -m experiments stream``; 14 seconds on two CPU cores. Expect half of the objects, seen
+Command: ``python -m experiments stream``; 14 seconds on two CPU cores. Expect half of the examples, seen
 twice, to be as good as all of them, and a tenth, seen ten times, to cost 0.013 of accuracy, with noisy answers 0.026.
 """
 
@@ -23,7 +23,7 @@ SHARES = (0.02, 0.1, 0.5, 1.0)
 """of the stream that are seen, over and over in the same number of steps"""
 TENTH, HALF = SHARES.index(0.1), SHARES.index(0.5)
 NEAR = 0.01
-"""errors this near are as good as equal: one object in a hundred"""
+"""errors this near are as good as equal: one example in a hundred"""
 
 
 def experiment_with(steps: int) -> Any:
@@ -38,19 +38,19 @@ def experiment_with(steps: int) -> Any:
         key_teacher, key_student, key_stream, key_test = jax.random.split(key, 4)
         knows, still = teacher.init(key_teacher, jax.ShapeDtypeStruct((1, FEATURES), jnp.float32))
 
-        def objects(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def examples(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
             drawn = jax.random.normal(key, (count, FEATURES + CLASSES), jnp.float32)
             x, blur = drawn[:, :FEATURES], noise * drawn[:, FEATURES:]
             a = teacher.apply(knows, still, x)
             y, truth = (jnp.argmax(outputs, axis=1).astype(jnp.int32) for outputs in (a + blur, a))
             return x, y, truth
 
-        x_test, y_test, truth = objects(key_test, HELD_OUT)
+        x_test, y_test, truth = examples(key_test, HELD_OUT)
         first = jnp.zeros((BATCH, FEATURES), jnp.float32), jnp.zeros(BATCH, jnp.int32)
         seen = jnp.round(share * steps).astype(jnp.int32)
 
         def step(state: fnn.TrainState, _: None) -> tuple[fnn.TrainState, jax.Array]:
-            batch = objects(jax.random.fold_in(key_stream, state.step % seen), BATCH)
+            batch = examples(jax.random.fold_in(key_stream, state.step % seen), BATCH)
             state, metrics = learn.update(state, batch[:2])
             return state, metrics["loss"]
 
@@ -72,7 +72,7 @@ def experiment_with(steps: int) -> Any:
 def run(settings: Settings, show: Show) -> Outcome:
     """Learn from the stream and from parts of it, judge and draw."""
     steps = 1000 if settings.quick else 4000
-    show(f"{settings.seeds} seeds × {len(NOISE)} levels of noise × {len(SHARES)} shares of {BATCH * steps} objects")
+    show(f"{settings.seeds} seeds × {len(NOISE)} levels of noise × {len(SHARES)} shares of {BATCH * steps} examples")
     found = swept(
         experiment_with(steps),
         settings,
@@ -92,27 +92,27 @@ def run(settings: Settings, show: Show) -> Outcome:
 
     return Outcome(
         slide=12,
-        lead=f"A stream of {BATCH * steps} objects with {FEATURES} random features, whose {CLASSES} classes a random "
+        lead=f"A stream of {BATCH * steps} examples with {FEATURES} random features, whose {CLASSES} classes a random "
         f"network of {TEACHER} hidden units gives, is too long to keep: every batch of {BATCH} is drawn when its turn "
         f"comes. A network of {STUDENT} hidden ReLU units learns from it, by Adam, whose rate falls with the step k "
         "as 0.01/√(1 + k/100), however long the run, in one pass and, in the same number of steps, from its first 2 %, "
-        f"10 % or half, over and over. The error is the share of {HELD_OUT} other objects that it puts into another "
+        f"10 % or half, over and over. The error is the share of {HELD_OUT} other examples that it puts into another "
         "class than the teacher without noise. With noise, what it learns from is the largest of the teacher's "
         f"outputs with normal noise of deviation {NOISE[1]:g}.",
-        equation="error after n objects ∝ n⁻ᵃ",
+        equation="error after n examples ∝ n⁻ᵃ",
         verdicts=[
             at_most(
                 f"one pass may stop early: after a tenth of a stream the error is at most {NEAR} above that after all "
                 "of it",
                 NEAR,
                 by_noise(whole[..., RECORDS // 10 - 1] - whole[..., -1], "error above that after all"),
-                why="the error keeps falling, about as a power of the number of objects, and has no plateau; a good "
-                "part of that is not new objects but more steps, as the runs over and over a tenth of them show, and "
+                why="the error keeps falling, about as a power of the number of examples, and has no plateau; a good "
+                "part of that is not new examples but more steps, as the runs over and over a tenth of them show, and "
                 "the rate has fallen less by then",
             ),
             *(
                 at_most(
-                    f"{part} of the objects of a stream is enough: in as many steps as the whole stream takes, from "
+                    f"{part} of the examples of a stream is enough: in as many steps as the whole stream takes, from "
                     f"these alone, over and over, the error gets to at most {NEAR} above that from all",
                     NEAR,
                     by_noise(error[:, :, i, -1] - whole[..., -1], "error above that from all"),
@@ -122,13 +122,13 @@ def run(settings: Settings, show: Show) -> Outcome:
                     (
                         "a tenth",
                         TENTH,
-                        "the same objects again teach less than new ones, the more so with noisy answers",
+                        "the same examples again teach less than new ones, the more so with noisy answers",
                     ),
                     ("half", HALF, ""),
                 )
             ),
             at_most(
-                "the returns of a stream diminish: from a tenth of it on the error after n objects falls more slowly "
+                "the returns of a stream diminish: from a tenth of it on the error after n examples falls more slowly "
                 "than 1/√n, as n⁻ᵃ with a < ½",
                 0.5,
                 by_noise(powers, "a"),
@@ -144,7 +144,7 @@ def run(settings: Settings, show: Show) -> Outcome:
         tables=[_table(error, optimism, steps)],
         figures=_figures(error, whole, parts),
         numbers={
-            "objects": BATCH * steps,
+            "examples": BATCH * steps,
             "share": list(SHARES),
             "error": {
                 f"noise {noise:g}": [Interval.of(v)._asdict() for v in error[:, i, :, -1].T]
@@ -167,7 +167,7 @@ def _table(error: np.ndarray, optimism: np.ndarray, steps: int) -> Table:
         for i, noise in enumerate(NOISE)
         for j, share in enumerate(SHARES)
     ]
-    header = ("noise", "objects seen", "times each", "held-out error", "held-out loss − running loss")
+    header = ("noise", "examples seen", "times each", "held-out error", "held-out loss − running loss")
     caption = f"After {steps} steps, means over seeds with 95 % intervals; losses of the last fifth of the steps"
     return Table(caption, header, rows)
 
@@ -178,7 +178,7 @@ def _figures(error: np.ndarray, whole: np.ndarray, parts: np.ndarray) -> list[Fi
             100 * parts,
             {f"noise {noise:g}": whole[:, i] for i, noise in enumerate(NOISE)},
             "Held-out error in one pass, by how much of the stream has gone by, mean and 95 % interval over seeds",
-            "Two falling lines, nearly straight on logarithmic scales: each doubling of the objects takes about the "
+            "Two falling lines, nearly straight on logarithmic scales: each doubling of the examples takes about the "
             "same part off the error. With noise the error is higher.",
             xlabel="part of the stream seen, %",
             ylabel="held-out error",
@@ -188,7 +188,7 @@ def _figures(error: np.ndarray, whole: np.ndarray, parts: np.ndarray) -> list[Fi
         curves(
             100 * np.array(SHARES),
             {f"noise {noise:g}": error[:, i, :, -1] for i, noise in enumerate(NOISE)},
-            "Held-out error after equally many steps, by the share of the stream whose objects are seen over and over",
+            "Held-out error after equally many steps, by the share of the stream whose examples are seen over and over",
             "Two lines that fall steeply between two and ten per cent, little from ten to fifty, and not at all from "
             "there to a hundred.",
             xlabel="share of the stream that is used, %",

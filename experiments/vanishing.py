@@ -209,7 +209,7 @@ def _verdicts(found: Found, factors: dict[str, dict[str, np.ndarray]]) -> list[V
             EXPLODING * 0.98,
             EXPLODING * 1.02,
             normal["ReLU"],
-            why=f"here layers have {WIDTH} neurons and batches {BATCH} objects, where the theory has infinitely many",
+            why=f"here layers have {WIDTH} neurons and batches {BATCH} examples, where the theory has infinitely many",
         ),
         at_least(
             f"a plain sigmoid network of 5 or more hidden layers does not learn: its loss stays above {GUESSING}",

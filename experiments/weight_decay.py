@@ -36,9 +36,9 @@ from experiments.report import (
 from fnn.training import overfitting_gap
 
 WIDTH, BATCH, ETA, SHRINKING = 32, 20, 0.3, 100
-"""hidden neurons, objects in a batch, η, and steps that are taken without a gradient"""
+"""hidden neurons, examples in a batch, η, and steps that are taken without a gradient"""
 LEARNED_ON = {"digits": 100, "breast cancer": 40}
-"""how many objects are learned; the others are held out"""
+"""how many examples are learned; the others are held out"""
 STRENGTHS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 CHOSEN = STRENGTHS.index(1e-2)
 CLEARLY = 0.99
@@ -54,7 +54,7 @@ def weights(params: Any) -> Any:
 
 
 def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
-    """The pure experiment ``(key, strength) -> records``: a few objects of the sample are learned."""
+    """The pure experiment ``(key, strength) -> records``: a few examples of the sample are learned."""
     net = fnn.serial(fnn.dense(WIDTH, fnn.relu), fnn.linear(sample.classes))
 
     def experiment(key: jax.Array, strength: Any) -> dict[str, jax.Array]:
@@ -129,9 +129,9 @@ def run(settings: Settings, show: Show) -> Outcome:
     learned = ", ".join(f"{LEARNED_ON[name]} of {name}" for name in found)
     return Outcome(
         slide=20,
-        lead=f"A network of {WIDTH} hidden ReLU learns a few objects ({learned}) by {steps} steps of SG (stochastic "
-        f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other objects are held out. The "
-        "overfitting gap is the loss on held-out objects minus that on those learned, both without the penalty.",
+        lead=f"A network of {WIDTH} hidden ReLU learns a few examples ({learned}) by {steps} steps of SG (stochastic "
+        f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other examples are held out. The "
+        "overfitting gap is the loss on held-out examples minus that on those learned, both without the penalty.",
         equation="L(W) + λ/2 ‖W‖² → min\nw := w(1 − ηλ) − η ∂L/∂w",
         verdicts=_verdicts(found),
         tables=[_table(name, of) for name, of in found.items()],
@@ -159,7 +159,7 @@ def _table(name: str, of: dict[str, np.ndarray]) -> Table:
         (f"{strength:g}", *(str(Interval.of(values[:, i])) for values in columns.values()))
         for i, strength in enumerate(STRENGTHS)
     ]
-    return Table(f"After training on {LEARNED_ON[name]} objects of {name}", ("λ", *columns), rows)
+    return Table(f"After training on {LEARNED_ON[name]} examples of {name}", ("λ", *columns), rows)
 
 
 def _verdicts(found: Found) -> list[Verdict]:
@@ -202,7 +202,7 @@ def _verdicts(found: Found) -> list[Verdict]:
             with_and_without("held-out loss"),
             CLEARLY,
             why=f"the λ with the lowest held-out loss is {best}; the larger λ, the worse are "
-            "the objects learned fitted",
+            "the examples learned fitted",
         ),
         at_least(
             "L2 with λ = 0.01 raises the held-out accuracy by 0.001 or more against λ = 0",

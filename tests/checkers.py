@@ -90,8 +90,8 @@ def check_backward(
     check_close(got, want, rtol)
 
 
-def per_object_gradients(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> Any:
-    """Every object's own gradient, automatic: pull back the errors of one object at a time, [n, …] at each leaf."""
+def per_example_gradients(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> Any:
+    """Every example's own gradient, automatic: pull back the errors of one example at a time, [n, …] at each leaf."""
     y, pull = jax.vjp(lambda p: layer.forward(p, state, x, key)[0], params)
     alone = jnp.eye(x.shape[0], dtype=y.dtype)[:, :, None] * random_cotangent(y)[None]
     return jax.vmap(lambda error: pull(error)[0])(alone)
@@ -108,7 +108,7 @@ READINGS: dict[Reading, Callable[[Any], Any]] = {
     squared_norm: squares,
     second_moment: lambda g: jnp.sum(jnp.square(g), axis=0),
 }
-"""What each reading is of per-object gradients g [n, …]."""
+"""What each reading is of per-example gradients g [n, …]."""
 
 
 def check_readings(
@@ -119,11 +119,11 @@ def check_readings(
     key: Any,
     readings: dict[Reading, Callable[[Any], Any]] = READINGS,
 ) -> None:
-    """Each reading of one backward pass is what its name says of the objects' own automatic gradients."""
+    """Each reading of one backward pass is what its name says of the examples' own automatic gradients."""
 
     @jax.jit
     def both(params: Any, state: Any, x: Any, key: Any) -> tuple[Any, Any]:
-        each = per_object_gradients(layer, params, state, x, key)
+        each = per_example_gradients(layer, params, state, x, key)
         y, _, tape = layer.forward(params, state, x, key)
         got = {str(read): layer.backward(params, tape, random_cotangent(y), read)[1] for read in readings}
         return drop_records(got), {str(read): jax.tree.map(meant, each) for read, meant in readings.items()}
@@ -134,7 +134,7 @@ def check_readings(
 
 
 def quadratic(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> tuple[Any, Any, Any]:
-    """A loss [n] of each object apart, with a random error e and a random curvature c at the output: e·y + ½ dᵀcd."""
+    """A loss [n] of each example apart, with a random error e and a random curvature c at the output: e·y + ½ dᵀcd."""
     y, _, _ = layer.forward(params, state, x, key)
     error, c = random_cotangent(y), normal(jnp.zeros((*y.shape, y.shape[1])), seed=12)
     c = c + jnp.swapaxes(c, 1, 2)
@@ -148,7 +148,7 @@ def quadratic(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> tuple[
 
 
 def hessians(loss: Callable[[Any, Any], Any], params: Any, x: Any) -> tuple[Any, Any]:
-    """Of a loss [n] the objects' automatic Hessians at x [n, i, i], and diagonals at the params, [n, …] a leaf."""
+    """Of a loss [n] the examples' automatic Hessians at x [n, i, i], and diagonals at the params, [n, …] a leaf."""
     flat, unravel = ravel_pytree(params)
     at_x = jax.hessian(lambda x: jnp.sum(loss(params, x)))(x)
     at_params = jnp.diagonal(jax.hessian(lambda p: loss(unravel(p), x))(flat), axis1=1, axis2=2)
@@ -163,7 +163,7 @@ def check_curve(
     key: Any,
     rtol: float = TOLERANCE["second derivative"],
 ) -> None:
-    """The hand-written second derivatives of every object are those of `jax.hessian` of the plain forward."""
+    """The hand-written second derivatives of every example are those of `jax.hessian` of the plain forward."""
 
     @jax.jit
     def both(params: Any, state: Any, x: Any, key: Any) -> tuple[Any, Any]:

@@ -220,11 +220,11 @@ LOSSES: dict[str, Callable] = {
     "binary_cross_entropy": _yes_no,
     "softmax_cross_entropy": _choice,
 }
-"""ℒ(a, y) of one object, a and y sequences, by the losses' labels."""
+"""ℒ(a, y) of one example, a and y sequences, by the losses' labels."""
 
 
 def losses(name: str, a: Vector, y: Vector) -> Vector:
-    """ℒ(a_n, y_n) for every object n, in 120 digits, rounded once to float64."""
+    """ℒ(a_n, y_n) for every example n, in 120 digits, rounded once to float64."""
     with localcontext(EXACT):
         rows = zip(a, np.reshape(y, (len(a), -1)), strict=True)
         return np.array(

@@ -50,7 +50,7 @@ from fnn import (
     watch,
 )
 
-OBJECTS = 5
+EXAMPLES = 5
 
 
 class Case(NamedTuple):
@@ -188,7 +188,7 @@ NETWORKS: dict[str, Problem] = {
 
 
 def couples(layer: Layer) -> bool:
-    """Whether an object's output depends on the other objects of its batch."""
+    """Whether an example's output depends on the other examples of its batch."""
     return "batch_norm" in str(layer)
 
 
@@ -198,7 +198,7 @@ def normal(like: Any, seed: int, scale: float = 1.0) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype), like)
 
 
-def given(layer: Layer, inputs: int, n: int = OBJECTS, seed: int = 0, dtype: Any = jnp.float64) -> Given:
+def given(layer: Layer, inputs: int, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> Given:
     """Arguments for a forward pass, with random numbers for parameters: no bias is 0 and no γ is 1, as init makes them.
 
     They are small, so that no tanh saturates: where 1 − t² is 1e-5, five of its digits are rounding, by hand or not.
@@ -222,13 +222,13 @@ ANSWERS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
 }
 
 
-def answers(problem: Problem, n: int = OBJECTS, seed: int = 0, dtype: Any = jnp.float64) -> jax.Array:
+def answers(problem: Problem, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> jax.Array:
     """Random answers y of the kind the problem's loss takes."""
     y = ANSWERS[str(problem.loss)](np.random.default_rng(seed + 3), n, problem.outputs)
     return jnp.asarray(y, dtype if y.dtype.kind == "f" else jnp.int64)
 
 
-def posed(problem: Problem, n: int = OBJECTS, seed: int = 0, dtype: Any = jnp.float64) -> tuple[Any, Any, Any, Any]:
+def posed(problem: Problem, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> tuple[Any, Any, Any, Any]:
     """Arguments (params, state, (x, y), key) of `backprop(problem.net, problem.loss)`."""
     params, state, x, key = given(problem.net, problem.inputs, n, seed, dtype)
     return params, state, (x, answers(problem, n, seed, dtype)), key

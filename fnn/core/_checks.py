@@ -26,13 +26,13 @@ def is_array(where: str, x: Any) -> None:
 
 
 def features(where: str, x: Any, width: int | None = None) -> None:
-    """Objects as a batch [n, features] of floats, of a known width."""
+    """Examples as a batch [n, features] of floats, of a known width."""
     is_array(where, x)
     if len(x.shape) != 2:
         hint = (
-            "give a single object a batch axis, x[None, :]"
+            "give a single example a batch axis, x[None, :]"
             if len(x.shape) < 2
-            else "give each object one row by x.reshape(len(x), -1), or map over stacked tasks by jax.vmap"
+            else "give each example one row by x.reshape(len(x), -1), or map over stacked tasks by jax.vmap"
         )
         raise ValueError(f"{where} expects a batch [n, features], got shape {x.shape}; {hint}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -45,7 +45,7 @@ def features(where: str, x: Any, width: int | None = None) -> None:
 
 
 def batch(pair: Any) -> tuple[Any, Any]:
-    """A batch (x, y) of equally many objects, at least one."""
+    """A batch (x, y) of equally many examples, at least one."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"a batch is a pair (x, y), got {type(pair).__name__}; pass (x, y)")
     x, y = pair
@@ -53,7 +53,7 @@ def batch(pair: Any) -> tuple[Any, Any]:
     is_array("y of a batch (x, y)", y)
     if jnp.ndim(x) == 0 or jnp.ndim(y) == 0 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
         raise ValueError(
-            f"a batch holds as many objects as answers, at least one, got x of shape {jnp.shape(x)} "
+            f"a batch holds as many examples as answers, at least one, got x of shape {jnp.shape(x)} "
             f"and y of shape {jnp.shape(y)}"
         )
     return x, y

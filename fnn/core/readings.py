@@ -1,7 +1,7 @@
 """What one backward pass can tell besides the gradient.
 
-At a weight matrix, object n of a batch contributes g_n = x_n ε_nᵀ; the readings below differ in what they keep of
-these contributions. Let g_n be the gradient of object n's own loss L_n and Q = (1/n) Σ L_n. Then
+At a weight matrix, example n of a batch contributes g_n = x_n ε_nᵀ; the readings below differ in what they keep of
+these contributions. Let g_n be the gradient of example n's own loss L_n and Q = (1/n) Σ L_n. Then
 `backprop(net, loss, read)` gives, leaf by leaf of the parameters:
 
 ================== ================================== ============= =====================================
@@ -17,7 +17,7 @@ reading            what                               leaf's shape  cost in grad
 `contributions`    x_n and ε_n themselves             `Outer`       less than a gradient, as norms
 ================== ================================== ============= =====================================
 
-The costs are measured on 64-256-256-10 with 128 objects on two CPU cores, where `jax.vmap` of `jax.grad` costs 33
+The costs are measured on 64-256-256-10 with 128 examples on two CPU cores, where `jax.vmap` of `jax.grad` costs 33
 (``python -m experiments quantities``).
 
 The squared norm and the Gram matrix of whole gradients are sums over leaves. The second moment is the diagonal of the
@@ -44,7 +44,7 @@ from fnn.core.types import Array, Params, Reading
 
 
 class Outer(NamedTuple):
-    """The contributions x_n ε_nᵀ to a weight matrix, in two factors; in `repeat` the depth stands after the object."""
+    """The contributions x_n ε_nᵀ to a weight matrix, in two factors; in `repeat` the depth stands after the example."""
 
     x: Array
     """[n, …, i]"""
@@ -77,7 +77,7 @@ def _flat(rows: Array) -> Array:
     return rows.reshape(rows.shape[0], -1)
 
 
-def _square_per_object(rows: Array) -> Array:
+def _square_per_example(rows: Array) -> Array:
     return jnp.sum(jnp.square(_flat(wide(rows))), axis=1)
 
 
@@ -87,12 +87,12 @@ def _inner_products(rows: Array) -> Array:
 
 
 def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
-    """What a difference of two sums over n objects tells: 0 where it is at most n eps of what was subtracted from."""
+    """What a difference of two sums over n examples tells: 0 where it is at most n eps of what was subtracted from."""
     return jnp.where(difference <= max(8, n) * jnp.finfo(of.dtype).eps * of, 0, difference)
 
 
 def _of_moments(label: str, combine: Any) -> Reading:
-    """A reading of the objects' mean g and of their variance, in float32 at least."""
+    """A reading of the examples' mean g and of their variance, in float32 at least."""
 
     def of_outer(x: Array, error: Array) -> Array:
         n, u, v = x.shape[0], wide(x), wide(error)
@@ -129,17 +129,17 @@ per_example = Reading(
     scale=lambda n: 1.0,
     linear=False,
 )
-"""x_n ε_nᵀ for every object: what `jax.vmap(jax.grad(...))` gives, with the object as the first axis."""
+"""x_n ε_nᵀ for every example: what `jax.vmap(jax.grad(...))` gives, with the example as the first axis."""
 
 squared_norm = Reading(
     label="squared_norm",
-    outer=lambda x, error: _square_per_object(x) * _square_per_object(error),
-    rows=_square_per_object,
+    outer=lambda x, error: _square_per_example(x) * _square_per_example(error),
+    rows=_square_per_example,
     stack=_sum_of_layers,
     scale=lambda n: 1.0,
     linear=False,
 )
-"""‖x_n‖²‖ε_n‖²: the squared norm of each object's gradient, never forming that gradient."""
+"""‖x_n‖²‖ε_n‖²: the squared norm of each example's gradient, never forming that gradient."""
 
 gram = Reading(
     label="gram",
@@ -149,7 +149,7 @@ gram = Reading(
     scale=lambda n: 1.0,
     linear=False,
 )
-"""⟨x_n, x_m⟩⟨ε_n, ε_m⟩: the inner products of the objects' gradients, never forming one."""
+"""⟨x_n, x_m⟩⟨ε_n, ε_m⟩: the inner products of the examples' gradients, never forming one."""
 
 second_moment = Reading(
     label="second_moment",
@@ -167,7 +167,7 @@ difference of moments, (1/n) Σ g_n² − g²: what is at most n eps of the firs
 as 8 at least. At other parameters g is subtracted first, so that all but (n eps g)² is seen."""
 
 signal_to_noise = _of_moments("signal_to_noise", lambda g, var: ratio(jnp.square(g), var))
-"""g²/variance of every parameter, with the variance's own threshold: infinite where the objects agree to rounding, as
+"""g²/variance of every parameter, with the variance's own threshold: infinite where the examples agree to rounding, as
 in a batch of one, and 0 where g is 0."""
 
 contributions = Reading(
@@ -178,7 +178,7 @@ contributions = Reading(
     scale=lambda n: 1.0,
     linear=False,
 )
-"""x_n and ε_n of every object, unread: an `Outer` for each weight matrix, rows [n, …] for other parameters."""
+"""x_n and ε_n of every example, unread: an `Outer` for each weight matrix, rows [n, …] for other parameters."""
 
 
 def gathered(read: Reading, kept: Any) -> Params:

@@ -6,7 +6,7 @@ states are pytrees which the functions take and return.
 
 The letters are the lecture's: ``l`` layer, ``h`` neuron of layer l, ``k`` neuron of layer l−1,
 ``S`` pre-activation, ``x`` output, ``z = σ'(S)``, ``ε = ∂L/∂x`` error, ``w`` weights. In array
-shapes ``n`` is the object within a batch, ``i`` the inputs and ``o`` the outputs of a layer.
+shapes ``n`` is the example within a batch, ``i`` the inputs and ``o`` the outputs of a layer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ State = Any
 """A pytree of what a layer remembers between batches; `()` but for running statistics."""
 
 Batch = tuple[Array, Array]
-"""(x, y): objects [n, features] and their answers, [n, …]."""
+"""(x, y): examples [n, features] and their answers, [n, …]."""
 
 Rate = float | Array | Callable[[Array], Array]
 """A learning rate: a number, a tracer, or a schedule from the step (0, 1, …) to a rate."""
@@ -48,9 +48,9 @@ class Activation(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """ℒ(a, y) for each object apart, with its derivatives by the network's output a [n, M].
+    """ℒ(a, y) for each example apart, with its derivatives by the network's output a [n, M].
 
-    ``value`` is [n]; ``slope`` is ∂ℒ/∂a [n, M], the output error ε^L of each object's own loss;
+    ``value`` is [n]; ``slope`` is ∂ℒ/∂a [n, M], the output error ε^L of each example's own loss;
     ``curvature`` is the diagonal ∂²ℒ/∂a_m² [n, M]; ``hessian`` is all of ∂²ℒ/∂a_m∂a_k [n, M, M], and None
     where the loss is a sum over outputs, so that the diagonal is all of it. ``root`` is R with R Rᵀ that Hessian,
     [n, M, C], or its diagonal [n, M] where the diagonal is all; None for a loss which is not convex or whose root
@@ -69,18 +69,18 @@ class Loss(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What to gather at a parameter from the contributions of the objects of a batch.
+    """What to gather at a parameter from the contributions of the examples of a batch.
 
-    At a weight, object n contributes the outer product of x_n and ε_n; a gradient is only their
+    At a weight, example n contributes the outer product of x_n and ε_n; a gradient is only their
     sum. A reading says what to keep instead:
 
     - ``outer(x [n, i], error [n, o])`` reads the contributions x_n ε_nᵀ of a weight matrix;
     - ``rows(contributions [n, …])`` reads contributions that are already there, as for a bias;
     - ``stack(readings [depth, …])`` joins the readings of stacked parameters (`repeat`);
-    - ``scale(n)`` is the factor on each object's error that makes the reading of a whole batch the
-      reading of the *mean* loss: 1/n for a sum of ε, 1/√n for a sum of ε², 1 for what stays per object;
+    - ``scale(n)`` is the factor on each example's error that makes the reading of a whole batch the
+      reading of the *mean* loss: 1/n for a sum of ε, 1/√n for a sum of ε², 1 for what stays per example;
     - ``linear`` tells that the reading needs the sum of the contributions only. Then it is also
-      right in a layer that couples the objects of a batch; other readings are refused there.
+      right in a layer that couples the examples of a batch; other readings are refused there.
     """
 
     label: str
@@ -104,7 +104,7 @@ class Layer(NamedTuple):
       ``forward``, from ∂L/∂y [n, o] to ∂L/∂x [n, i], with the readings in the shape of ``params``.
     - ``curve(params, tape, error, curvature, read) -> (error, curvature, readings)``: the same walk
       with the second derivatives beside the first, from ∂²L/∂y² to ∂²L/∂x² (see `fnn.derivatives.hessian`). The rank
-      of ``curvature`` tells the mode: [n, o] the diagonal only, [n, o, o] each object's whole matrix.
+      of ``curvature`` tells the mode: [n, o] the diagonal only, [n, o, o] each example's whole matrix.
       None for a layer whose second derivatives nobody has written.
 
     Laws: ``backward`` is linear in ``error``, recomputes nothing, and with the reading `gradient`
@@ -135,7 +135,7 @@ class Modes(NamedTuple):
 
     ``inference`` is a layer that trains as this one infers. ``keep`` and ``thinned`` are for layers which drop neurons:
     the probability that a neuron stays, and ``thinned(mask [o])``, the layer that keeps the same neurons, those where
-    the mask is 1, for every object.
+    the mask is 1, for every example.
     """
 
     inference: Layer

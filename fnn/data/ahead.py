@@ -42,7 +42,7 @@ def read_ahead(batches: Iterable[Any], *, ahead: int = 2, device: Any = None) ->
 
     Raises:
         TypeError: no iterable, or, when their turn comes, batches that are no pairs of arrays.
-        ValueError: `ahead` below 1; pairs of unequally many objects.
+        ValueError: `ahead` below 1; pairs of unequally many examples.
 
     Example:
         >>> import numpy as np

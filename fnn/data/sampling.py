@@ -1,4 +1,4 @@
-"""Which objects make up the batch of step t: sampling with replacement, or epochs of shuffled objects.
+"""Which examples make up the batch of step t: sampling with replacement, or epochs of shuffled examples.
 
 A drawing rule is a function ``(key, step, size, batch_size) -> indices [batch_size]``, stateless: any batch of any
 epoch can be had directly, in O(batch_size), and a resumed run draws what an unbroken one would have.
@@ -29,13 +29,13 @@ _GOLDEN = 0x9E3779B9  # 2³² divided by the golden ratio: consecutive multiples
 
 
 def with_replacement(key: Array, step: Any, size: int, batch_size: int) -> Array:
-    """Objects drawn independently and uniformly, as in the lecture's SG (slide "Algorithm SG").
+    """Examples drawn independently and uniformly, as in the lecture's SG (slide "Algorithm SG").
 
     Args:
         key: a key; step t draws from ``fold_in(key, t)``.
         step: the step 0, 1, …; may be traced.
-        size: number of objects ℓ, below 2³¹.
-        batch_size: objects in a batch, at least 1; more than ℓ is allowed.
+        size: number of examples ℓ, below 2³¹.
+        batch_size: examples in a batch, at least 1; more than ℓ is allowed.
 
     Returns:
         Indices in [0, ℓ), int32 [batch_size].
@@ -45,16 +45,16 @@ def with_replacement(key: Array, step: Any, size: int, batch_size: int) -> Array
 
 
 def shuffled(key: Array, step: Any, size: int, batch_size: int) -> Array:
-    """Objects in an order shuffled anew each epoch; every batch is full, none has an object twice.
+    """Examples in an order shuffled anew each epoch; every batch is full, none has an example twice.
 
-    An epoch is ⌊ℓ/batch_size⌋ batches. The ℓ mod batch_size objects that its order puts last are left out of it; as
+    An epoch is ⌊ℓ/batch_size⌋ batches. The ℓ mod batch_size examples that its order puts last are left out of it; as
     each epoch has its own order, they differ from epoch to epoch.
 
     Args:
         key: a key; the order of epoch e is `permuted` with ``(key, e)``.
         step: the step 0, 1, …; may be traced.
-        size: number of objects ℓ, below 2³¹.
-        batch_size: objects in a batch, in 1 … ℓ.
+        size: number of examples ℓ, below 2³¹.
+        batch_size: examples in a batch, in 1 … ℓ.
 
     Returns:
         Indices in [0, ℓ), int32 [batch_size].
@@ -80,7 +80,7 @@ def permuted(key: Array, epoch: Any, positions: Array, size: int) -> Array:
     half of all sizes; below 256, the first a. It is even, since with a and b odd every round is an even permutation and
     half of all orders would never come.
 
-    The fewer the positions, the more rounds it takes until all orders are equally frequent: for 7 objects 16 rounds
+    The fewer the positions, the more rounds it takes until all orders are equally frequent: for 7 examples 16 rounds
     fail a χ² test over all 5040 orders and 24 pass it; for 256 and more, 8 pass those over places and distances.
 
     Source: J. Black, P. Rogaway, *Ciphers with arbitrary finite domains*, 2002, their generalised Feistel cipher.
@@ -147,7 +147,7 @@ def _round_words(key: Array, epoch: Any, rounds: int) -> Array:
 
 
 def _sample_size(size: Any) -> int:
-    """A number of objects that indices in int32 reach."""
+    """A number of examples that indices in int32 reach."""
     size = checks.count("size", size)
     if size >= 2**31:
         raise ValueError(f"a draw expects a size below 2³¹ = {2**31}, got {size}; cut the sample into several")
@@ -155,9 +155,9 @@ def _sample_size(size: Any) -> int:
 
 
 def _batch_fits(batch_size: int, size: int) -> None:
-    """A batch of different objects holds no more than there are."""
+    """A batch of different examples holds no more than there are."""
     if batch_size > size:
         raise ValueError(
-            f"batch_size {batch_size} exceeds the {size} objects of data; take batch_size <= {size}, "
+            f"batch_size {batch_size} exceeds the {size} examples of data; take batch_size <= {size}, "
             "or draw=with_replacement"
         )

@@ -24,7 +24,7 @@ def memory_mapped(x_path: str | PathLike[str], y_path: str | PathLike[str]) -> t
     """A sample in two .npy files, which stays on the disk: only what is read comes to memory.
 
     Args:
-        x_path: objects [ℓ, …], as `numpy.save` stores them.
+        x_path: examples [ℓ, …], as `numpy.save` stores them.
         y_path: answers [ℓ, …].
 
     Returns:
@@ -51,22 +51,22 @@ def minibatches(
     """Shuffled mini-batches of a sample that need not fit in memory (slide "BackProp").
 
     The sample is cut into runs of `contiguous` neighbours, and an epoch takes the runs in random order. As many of them
-    as make up `buffer` objects are read, and batches are drawn from these without replacement. Objects of one run meet
-    in a batch more often than others: where neighbours are alike, as in a sample sorted by classes, take a short run;
-    the shortest, 1, reads slowest.
+    as make up `buffer` examples are read, and batches are drawn from these without replacement. Examples of one run
+    meet in a batch more often than others: where neighbours are alike, as in a sample sorted by classes, take a short
+    run; the shortest, 1, reads slowest.
 
-    Every batch is full. The ℓ mod batch_size objects that come last in an epoch are left out of it; they differ from
+    Every batch is full. The ℓ mod batch_size examples that come last in an epoch are left out of it; they differ from
     epoch to epoch. A memory map, or a view of one without gaps, is read from its file: mapped pages would count as
     memory of this process.
 
     Args:
-        x: objects [ℓ, …]: a NumPy array, memory-mapped or not, or what gives one by ``x[start:stop]``, as HDF5 does.
+        x: examples [ℓ, …]: a NumPy array, memory-mapped or not, or what gives one by ``x[start:stop]``, as HDF5 does.
         y: answers [ℓ, …], likewise.
-        batch_size: objects in a batch, in 1 … ℓ.
+        batch_size: examples in a batch, in 1 … ℓ.
         key: a key; all order is a function of it and of the epoch.
         epochs: passes over the sample; None for no end.
         contiguous: neighbours read in one go; 1 gives the order of a full shuffle if `buffer` is large.
-        buffer: objects in memory at a time; by default as many as take 32 MB, at least a batch and a run.
+        buffer: examples in memory at a time; by default as many as take 32 MB, at least a batch and a run.
 
     Returns:
         An iterator of (x [batch_size, …], y [batch_size, …]), NumPy arrays that are copies.
@@ -83,9 +83,9 @@ def minibatches(
     """
     size = _large_sample(x, y, batch_size, contiguous)
     x, y = (np.asarray(part) if isinstance(part, jax.Array) else part for part in (x, y))
-    object_bytes = sum(part.dtype.itemsize * int(np.prod(part.shape[1:])) for part in (x, y))
+    example_bytes = sum(part.dtype.itemsize * int(np.prod(part.shape[1:])) for part in (x, y))
     if buffer is None:
-        buffer = max(_BUFFER_BYTES // max(object_bytes, 1), batch_size, contiguous)
+        buffer = max(_BUFFER_BYTES // max(example_bytes, 1), batch_size, contiguous)
     _buffer(buffer, batch_size, contiguous)
     numbers = count() if epochs is None else range(checks.count("epochs", epochs))
     epoch = partial(_epoch, (x, y), batch_size, key, min(-(-size // contiguous), buffer // contiguous), contiguous)
@@ -118,21 +118,21 @@ _permuted = jax.jit(permuted, static_argnums=3)
 
 
 def _read(array: Any, starts: np.ndarray, contiguous: int, after: np.ndarray) -> np.ndarray:
-    """Copies of the runs of objects that begin at `starts`, after those there are already."""
+    """Copies of the runs of examples that begin at `starts`, after those there are already."""
     lengths = np.minimum(contiguous, len(array) - starts)
-    objects = np.empty((len(after) + lengths.sum(), *array.shape[1:]), array.dtype)
-    objects[: len(after)] = after
+    examples = np.empty((len(after) + lengths.sum(), *array.shape[1:]), array.dtype)
+    examples[: len(after)] = after
     source, end = _place_in_file(array), len(after)
     with open(source[0], "rb", buffering=0) if source is not None else nullcontext() as file:
         for start, length in zip(map(int, starts), map(int, lengths), strict=True):
-            place = objects[end : (end := end + length)]
+            place = examples[end : (end := end + length)]
             if file is None or source is None:
                 place[...] = array[start : start + length]
             else:
                 file.seek(source[1] + start * place[0].nbytes)
                 got = file.readinto(place.reshape(-1).view(np.uint8).data)
                 _read_whole(source[0], got, place.nbytes)
-    return objects
+    return examples
 
 
 def _place_in_file(array: Any) -> tuple[Any, int] | None:
@@ -151,16 +151,16 @@ def _place_in_file(array: Any) -> tuple[Any, int] | None:
 
 
 def _mapped_files(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
-    """Two memory-mapped arrays that pair, whose objects lie one after another."""
+    """Two memory-mapped arrays that pair, whose examples lie one after another."""
     for name, part in zip(names, (x, y), strict=True):
         if part.ndim == 0 or not part.flags.c_contiguous:
             raise ValueError(
-                f"{name} must hold objects one after another, got an array of shape {part.shape} in Fortran order; "
+                f"{name} must hold examples one after another, got an array of shape {part.shape} in Fortran order; "
                 "store it by np.save(path, np.ascontiguousarray(array))"
             )
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(
-            f"{names[0]} holds {len(x)} objects and {names[1]} {len(y)} answers; they must pair, at least one"
+            f"{names[0]} holds {len(x)} examples and {names[1]} {len(y)} answers; they must pair, at least one"
         )
 
 
@@ -169,21 +169,21 @@ def _large_sample(x: Any, y: Any, batch_size: Any, contiguous: Any) -> int:
     for name, part in (("x", x), ("y", y)):
         checks.is_array(f"minibatches: {name}", part)
         if not part.shape:
-            raise ValueError(f"minibatches: {name} must hold objects [n, …], got one number")
+            raise ValueError(f"minibatches: {name} must hold examples [n, …], got one number")
     size = x.shape[0]
     if y.shape[0] != size:
-        raise ValueError(f"minibatches got {size} objects in x and {y.shape[0]} answers in y; they must pair")
+        raise ValueError(f"minibatches got {size} examples in x and {y.shape[0]} answers in y; they must pair")
     checks.count("contiguous", contiguous)
     if checks.count("batch_size", batch_size) > size:
-        raise ValueError(f"batch_size {batch_size} exceeds the {size} objects of x; take batch_size <= {size}")
+        raise ValueError(f"batch_size {batch_size} exceeds the {size} examples of x; take batch_size <= {size}")
     return size
 
 
-def _buffer(objects: Any, batch_size: int, contiguous: int) -> None:
+def _buffer(examples: Any, batch_size: int, contiguous: int) -> None:
     """A buffer that holds a batch, and a run of neighbours."""
-    if checks.count("buffer", objects) < max(batch_size, contiguous):
+    if checks.count("buffer", examples) < max(batch_size, contiguous):
         raise ValueError(
-            f"buffer must hold a batch of {batch_size} and a run of {contiguous} objects, got {objects}; enlarge it, "
+            f"buffer must hold a batch of {batch_size} and a run of {contiguous} examples, got {examples}; enlarge it, "
             "or take a smaller batch_size or contiguous"
         )
 

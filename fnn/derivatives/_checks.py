@@ -46,10 +46,10 @@ def like_params(where: str, v: Any, params: Any) -> Any:
     return v
 
 
-def several_objects(where: str, n: int) -> None:
-    """Two objects or more."""
+def several_examples(where: str, n: int) -> None:
+    """Two examples or more."""
     if n < 2:
-        raise ValueError(f"{where} tells how objects differ, so it takes two or more, got a batch of {n}")
+        raise ValueError(f"{where} tells how examples differ, so it takes two or more, got a batch of {n}")
 
 
 def is_reading(value: Any) -> None:

@@ -5,7 +5,7 @@ With a = a(x_n, W) the output, J_n = ∂a/∂w its Jacobian and ∇²ℒ = R R�
     GGN = (1/n) Σ_n J_nᵀ ∇²ℒ_n J_n = (1/n) Σ_n Σ_c g_nc g_ncᵀ            g_nc = J_nᵀ r_nc
 
 It is the Hessian of Q without the terms with σ'', never indefinite, and for `softmax_cross_entropy` the Fisher matrix.
-Each g_nc is what BackProp makes of the error r_nc, so whatever can be read from gradients of objects can be read from
+Each g_nc is what BackProp makes of the error r_nc, so whatever can be read from gradients of examples can be read from
 these: a backward pass is linear in the error and is vmapped over the columns. A layer S = x w + b meets in it
 s_nc = ∂/∂S, of which only a sum over the columns matters, so the weights are touched once, whatever C is::
 
@@ -41,7 +41,7 @@ from fnn.nn.surgery import drop_records
 def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
     """The diagonal of the Gauss–Newton matrix, exact or by Monte-Carlo.
 
-    Equal to ``second_derivatives(net, loss, gauss_newton=True)``, which carries a matrix d × d for each object where
+    Equal to ``second_derivatives(net, loss, gauss_newton=True)``, which carries a matrix d × d for each example where
     this carries C columns: take this one for layers wider than the output, and that one for losses without a root.
 
     Args:
@@ -131,7 +131,7 @@ def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch
 
 
 def root_columns(loss: Loss, a: Array, y: Array) -> Array:
-    """The columns r_c of the root of every object's loss Hessian, [C, n, M]."""
+    """The columns r_c of the root of every example's loss Hessian, [C, n, M]."""
     _has_root("root_columns", loss)
     root = loss.root(a, y)  # pyright: ignore[reportOptionalCall]
     return jnp.moveaxis(jax.vmap(jnp.diag)(root) if root.ndim == 2 else root, -1, 0)
@@ -194,9 +194,9 @@ class Kronecker(NamedTuple):
     """The two factors of a layer's block of the Gauss–Newton matrix, which is about A ⊗ G."""
 
     A: Array
-    """mean of x̄ x̄ᵀ over the objects, [i+1, i+1]: x̄ is x with a 1 behind it for the bias, if there is one"""
+    """mean of x̄ x̄ᵀ over the examples, [i+1, i+1]: x̄ is x with a 1 behind it for the bias, if there is one"""
     G: Array
-    """mean over the objects of ∂²L/∂S² without the terms in σ'', [o, o]"""
+    """mean over the examples of ∂²L/∂S² without the terms in σ'', [o, o]"""
 
 
 def _has_root(where: str, loss: Loss) -> None:

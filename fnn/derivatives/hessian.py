@@ -1,14 +1,14 @@
 """Second derivatives in BackProp (slide "Optimal Brain Damage").
 
 Beside the error ε = ∂L/∂x runs a curvature c = ∂²L/∂x² from the loss down to the inputs. Each layer y = f(x) takes it
-to Jᵀ c J + Σ_k ε_k ∇²f_k, so a layer of neurons S = x w + b, y = σ(S), z = σ'(S) does for each object::
+to Jᵀ c J + Σ_k ε_k ∇²f_k, so a layer of neurons S = x w + b, y = σ(S), z = σ'(S) does for each example::
 
     exact       C_S = diag(z) C diag(z) + diag(σ''(S)∘ε)          C_x = w C_S wᵀ
     one pass    c_S = z²∘c + σ''(S)∘ε                             c_x = c_S (w∘w)ᵀ
 
     ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo                        ∂²Q/∂b_o² = (1/n) Σ_n (C_S)_noo
 
-The exact mode carries one matrix an object, and its diagonals are those of the Hessian. The one-pass mode is that of
+The exact mode carries one matrix an example, and its diagonals are those of the Hessian. The one-pass mode is that of
 Y. LeCun, J. Denker, S. Solla, *Optimal Brain Damage*, 1989, with the exact diagonal of the loss at the top. It drops
 what weights mix from beside the diagonal, so it is exact in the last layer of weights, and in the one below if the
 Hessian of the loss is diagonal, as for `squared` or one logit. Elsewhere it is not.
@@ -22,9 +22,10 @@ exact       the loss's Hessian      6 to 9 gradients, n·d² numbers       diago
 one pass    its diagonal            0.2 to 0.5 gradients                 Levenberg–Marquardt's, never negative
 =========== ======================= ==================================== ======================================
 
-The costs are for 784-128-64-10 and 64-64-64-10 with 128 objects on two CPU cores; the exact one grows with the width d.
+The costs are for 784-128-64-10 and 64-64-64-10 with 128 examples on two CPU cores; the exact one grows with the width
+d.
 
-Batch norm couples the objects of a batch in training and refuses; so take the derivatives of `inference_mode(net)`.
+Batch norm couples the examples of a batch in training and refuses; so take the derivatives of `inference_mode(net)`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def second_derivatives(
     Args:
         net: a layer; `watch(net)` shows the curvature at every layer too.
         loss: a loss.
-        read: what to gather of the objects' second derivatives: by default their mean; `per_example` keeps each.
-        exact: carry every object's whole matrix, or its diagonal only.
+        read: what to gather of the examples' second derivatives: by default their mean; `per_example` keeps each.
+        exact: carry every example's whole matrix, or its diagonal only.
         gauss_newton: leave out the terms with σ''.
 
     Returns:
@@ -62,8 +63,8 @@ def second_derivatives(
         `backprop` and in the shapes of the params.
 
     Raises:
-        ValueError: when called, for a network with a layer that has no second derivatives of single objects (batch norm
-            in training) or whose `curve` nobody has written.
+        ValueError: when called, for a network with a layer that has no second derivatives of single examples (batch
+            norm in training) or whose `curve` nobody has written.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -170,7 +171,7 @@ def probe_key(key: Array) -> Array:
 
 
 def loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
-    """∂²ℒ/∂a_m∂a_k [n, M, M] of each object; the diagonal alone for a loss that is a sum over outputs."""
+    """∂²ℒ/∂a_m∂a_k [n, M, M] of each example; the diagonal alone for a loss that is a sum over outputs."""
     return jax.vmap(jnp.diag)(loss.curvature(a, y)) if loss.hessian is None else loss.hessian(a, y)
 
 
@@ -178,8 +179,8 @@ def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:
     """The same value and gradient, a chunk of the batch at a time: less memory for a large batch or an exact curvature.
 
     Args:
-        value_and_gradient: `backprop(…)`, `second_derivatives(…)` or a function alike which gives means over objects.
-        size: objects in a chunk; what is left over is one smaller chunk.
+        value_and_gradient: `backprop(…)`, `second_derivatives(…)` or a function alike which gives means over examples.
+        size: examples in a chunk; what is left over is one smaller chunk.
 
     Returns:
         A function of the same signature. The state goes from chunk to chunk, and each chunk draws with its own key.

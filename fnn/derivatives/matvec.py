@@ -83,7 +83,7 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
     """An estimate of the diagonal of the Hessian without second derivatives by hand, from random probes v = ±1.
 
     At weights, diag H = E v∘(H v): every weight hears the noise of all others. At units, the probes shake the
-    pre-activations S of every object by itself, and the weights are reached by the exact last step::
+    pre-activations S of every example by itself, and the weights are reached by the exact last step::
 
         ∂²L_n/∂S_no² = E v_no (∂ε_n/∂S v)_o          ∂²Q/∂w_io² = (1/n) Σ_n x_ni² ∂²L_n/∂S_no²
 
@@ -91,7 +91,8 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
     falls as 1/√probes.
 
     Args:
-        net: a layer; for probes at units, one which draws nothing (else take ``inference_mode(net)``) and couples no objects.
+        net: a layer; for probes at units, one which draws nothing (else take ``inference_mode(net)``) and couples no
+            examples.
         loss: a loss.
         probes: how many, drawn with the key.
         units: shake units, or weights.
@@ -141,7 +142,7 @@ def _at_weights(net: Layer, loss: Loss) -> Callable[..., Params]:
 
 
 def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
-    """A bias shakes S: here every object has biases, and other parameters that are no weights, of its own."""
+    """A bias shakes S: here every example has biases, and other parameters that are no weights, of its own."""
     read = backprop(net, loss, contributions)
 
     def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
@@ -293,7 +294,7 @@ def _needs_no_key(where: str, net: Layer, *given: Any) -> None:
 
 def _draws(where: str, layer: Layer) -> ValueError:
     return ValueError(
-        f"{where} with probes at units takes each object by itself, where {layer} would draw another mask than "
+        f"{where} with probes at units takes each example by itself, where {layer} would draw another mask than "
         "for the batch; take fnn.inference_mode(net) of a layer with `modes`, or units=False"
     )
 

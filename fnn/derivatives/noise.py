@@ -1,7 +1,7 @@
-"""What the objects' own gradients say together: how noisy a batch's gradient is, and clipping each of them.
+"""What the examples' own gradients say together: how noisy a batch's gradient is, and clipping each of them.
 
-Neither forms a gradient of a single object. With g_n the gradient of object n, g their mean over a batch of n, and the
-Gram matrix ⟨g_n, g_m⟩ from the reading `gram`, all of `GradientNoise` follows from n² numbers.
+Neither forms a gradient of a single example. With g_n the gradient of example n, g their mean over a batch of n, and
+the Gram matrix ⟨g_n, g_m⟩ from the reading `gram`, all of `GradientNoise` follows from n² numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 
     def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
         n = checks.batch(batch)[0].shape[0]
-        derivatives_checks.several_objects("gradient_noise", n)
+        derivatives_checks.several_examples("gradient_noise", n)
         (value, _), of_leaves = read(params, state, batch, key)
         return noise_of(sum(jax.tree.leaves(drop_records(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
 
@@ -62,7 +62,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 
 
 def noise_of(G: Array) -> GradientNoise:
-    """The diagnostics from the Gram matrix [n, n] of the objects' gradients, n ≥ 2.
+    """The diagnostics from the Gram matrix [n, n] of the examples' gradients, n ≥ 2.
 
     With 1 for a vector of ones: ‖g‖² = 1ᵀG1/n², ⟨g_n, g⟩ = (G1)_n/n, tr Σ = (tr G − n‖g‖²)/(n − 1), and across g lies
     tr G − Σ_n ⟨g_n, g⟩²/‖g‖².
@@ -85,20 +85,20 @@ def noise_of(G: Array) -> GradientNoise:
 
 
 def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
-    """BackProp with every object's gradient clipped to a norm before the mean is taken, as in DP-SGD.
+    """BackProp with every example's gradient clipped to a norm before the mean is taken, as in DP-SGD.
 
     Equation, with θ the threshold::
 
         g = (1/n) Σ_n min(1, θ/‖g_n‖) g_n
 
     Two backward passes of one tape: the first reads the norms, the second starts from errors ε_n shortened by each
-    object's factor, for a backward pass is linear in the error. No object moves g by more than 2θ/n. The sum that
+    example's factor, for a backward pass is linear in the error. No example moves g by more than 2θ/n. The sum that
     DP-SGD adds noise to is n g, and the noise is the user's to add.
 
     Norms are found in float32 at least, from lengths in units of their largest entry and of errors in units of theirs,
     so that no square overflows and no exploding gradient is lost. The second pass is at unit size too, and what is left
-    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An object whose
-    gradient is NaN makes g NaN, as in `backprop`: which object to leave out is the user's to decide.
+    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An example whose
+    gradient is NaN makes g NaN, as in `backprop`: which example to leave out is the user's to decide.
 
     Args:
         threshold: θ > 0; may be traced.
@@ -152,7 +152,7 @@ def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Arr
     """Errors [n, o] and a number whose products are at_unit ∘ share, so scaled that float16 holds what BackProp makes.
 
     With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
-    object without a gradient, which counts for no maximum, may have the larger share.
+    example without a gradient, which counts for no maximum, may have the larger share.
     """
     most = jax.lax.stop_gradient(jnp.max(jnp.where(norm == 0, 0, share), initial=0))
     most = jnp.where(most == 0, 1, most)
@@ -175,19 +175,19 @@ _NORM = Reading(
 
 
 class GradientNoise(NamedTuple):
-    """How the gradients of single objects scatter around their mean g over a batch of n, in float32 at least.
+    """How the gradients of single examples scatter around their mean g over a batch of n, in float32 at least.
 
-    Every ratio of noise to signal is 0 where the objects agree, 0/0 too, and infinite where they scatter and show no
+    Every ratio of noise to signal is 0 where the examples agree, 0/0 too, and infinite where they scatter and show no
     signal. A variance of at most n eps of Σ_n ‖g_n‖² is rounding and counts as 0.
     """
 
     squared_norm: Array
     """‖g‖²"""
     variance: Array
-    """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single object's gradient"""
+    """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single example's gradient"""
     noise_scale: Array
     """tr Σ/|G|² with the unbiased |G|² = ‖g‖² − tr Σ/n, or 0 if that is negative: the batch size at which noise and
-    signal are equal, the inverse of one object's signal-to-noise ratio"""
+    signal are equal, the inverse of one example's signal-to-noise ratio"""
     norm_test: Array
     """√(tr Σ/(n‖g‖²)), the relative error of g; an adaptive batch grows while this exceeds a θ < 1"""
     inner_product_test: Array

@@ -4,22 +4,22 @@ Each function here has the name and the signature of its twin by hand and finds 
 the plain forward pass, never meeting a hand-written one. They are for comparing: n gradients, Jacobians and
 Hessians are formed on the way, so small networks are what they are for.
 
-=========================== ============================================================= ========================
-here                        what                                                          by hand
-=========================== ============================================================= ========================
-`read(reading)`             the reading, from the gradients of all objects                `backprop(…, reading)`
-`gradient_noise`            the definitions, on the gradients of all objects              `gradient_noise`
-`clip_per_example`           the clipped mean of the gradients of all objects              `clip_per_example`
-`hessian_diagonal`          the diagonals of `jax.hessian` of all objects' losses         `second_derivatives`
-`gate_curvature`            the diagonal of `jax.hessian` of Q by the gates               `gate_curvature`
-`unit_gate_curvature`       the same by gates on the outputs of all layers                `unit_gate_curvature`
-`ggn_diagonal`              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`           `ggn_diagonal`
-`kronecker_factors`         A from what each layer was given, G from the Jacobian by S    `kronecker_factors`
-`hessian_vector_product`           `jax.jvp` of `jax.grad` of Q                                  `hessian_vector_product`
-`ggn_vector_product`               Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose              `ggn_vector_product`
-`hessian`, `ggn`            the whole matrix [dim W, dim W]; `jnp.trace` and              `trace`, `lanczos`
-                            `jnp.linalg.eigvalsh` take the rest from it
-=========================== ============================================================= ========================
+=========================================== ========================================================== ========================
+here                                        what                                                       by hand
+=========================================== ========================================================== ========================
+`read(reading)`                             the reading, from the gradients of all examples            `backprop(…, reading)`
+`gradient_noise`                            the definitions, on the gradients of all examples          `gradient_noise`
+`clip_per_example`                          the clipped mean of the gradients of all examples          `clip_per_example`
+`hessian_diagonal`                          the diagonals of `jax.hessian` of all examples' losses     `second_derivatives`
+`gate_curvature`                            the diagonal of `jax.hessian` of Q by the gates            `gate_curvature`
+`unit_gate_curvature`                       the same by gates on the outputs of all layers             `unit_gate_curvature`
+`ggn_diagonal`                              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`        `ggn_diagonal`
+`kronecker_factors`                         A from what each layer was given, G from the Jacobian by S `kronecker_factors`
+`hessian_vector_product`                    `jax.jvp` of `jax.grad` of Q                               `hessian_vector_product`
+`ggn_vector_product`                        Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose           `ggn_vector_product`
+`hessian`, `ggn`                            the whole matrix [dim W, dim W]; `jnp.trace` and           `trace`, `lanczos`
+`jnp.linalg.eigvalsh` take the rest from it
+=========================================== ========================================================== ========================
 
 What is random by hand (`hutchinson`, and `ggn_diagonal` and `kronecker_factors` by samples) has for its mean the twin
 of what it estimates. The second derivatives in one pass are an approximation and have none where they are not exact.
@@ -58,7 +58,7 @@ Matrix = Callable[[Params, State, Batch, Array], Array]
 
 
 def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
-    """The losses [n] of single objects, and the state."""
+    """The losses [n] of single examples, and the state."""
 
     def each(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, State]:
         a, state, _ = net.forward(params, state, batch[0], key)
@@ -68,7 +68,7 @@ def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
 
 
 def read(net: Layer, loss: Loss, reading: Reading) -> Gradient:
-    """A reading of the gradients g_n of single objects, which are the rows of the Jacobian of the losses."""
+    """A reading of the gradients g_n of single examples, which are the rows of the Jacobian of the losses."""
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         n = batch[0].shape[0]
@@ -80,7 +80,7 @@ def read(net: Layer, loss: Loss, reading: Reading) -> Gradient:
 
 
 def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
-    """(1/n) Σ_n min(1, θ/‖g_n‖) g_n from the gradients of all objects."""
+    """(1/n) Σ_n min(1, θ/‖g_n‖) g_n from the gradients of all examples."""
 
     def clipping(net: Layer, loss: Loss) -> Gradient:
         def clipped(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Params]:
@@ -121,7 +121,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 
 
 def hessian_diagonal(net: Layer, loss: Loss, reading: Reading = gradient) -> Gradient:
-    """What to gather of ∂²L_n/∂w², the diagonals of `jax.hessian` of all objects' losses, one row of it at a time."""
+    """What to gather of ∂²L_n/∂w², the diagonals of `jax.hessian` of all examples' losses, one row of it at a time."""
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         flat, unravel = ravel_pytree(params)

@@ -69,7 +69,7 @@ def linear_regression(w: Initializer | None = None, *, bias: bool = True) -> Lay
     """The linear model of regression a(x) = ⟨w, x⟩ − w_0, to be trained with `squared` (slide "Linear models").
 
     Errata: the slide writes (σ(⟨w, x⟩ − y))²; it is (σ(⟨w, x⟩) − y)², here with σ(S) = S. The slide's Q is the *sum* of
-    these squares over the objects; `squared` has a factor ½ and training takes the mean, Q/2ℓ, which has the same
+    these squares over the examples; `squared` has a factor ½ and training takes the mean, Q/2ℓ, which has the same
     minimum. The slide's model has no w_0, which is ``bias=False``.
 
     Args:
@@ -119,7 +119,7 @@ def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
         net: a layer with one output, such as `linear_classifier`.
         params: its params.
         state: its state.
-        x: objects [n, d].
+        x: examples [n, d].
 
     Returns:
         Classes [n], int32.

@@ -2,7 +2,7 @@
 
 The layers are trained from the first to the last. A layer's neurons are trained apart from each other, each to give
 the answer by itself from the layer's input; then the layer's outputs, in inference mode, are the input of the
-next. So that the neurons differ, each one has a random subsample of the objects, a random subset of the inputs, a
+next. So that the neurons differ, each one has a random subsample of the examples, a random subset of the inputs, a
 random start of its own, or any mix of the three.
 
 Example:
@@ -54,11 +54,11 @@ _CLASSIFIERS = (*_MARGINS, binary_cross_entropy, softmax_cross_entropy)
 
 
 class _Plan(NamedTuple):
-    """How many steps, and how much each neuron sees: the number of objects, the share of a layer's inputs."""
+    """How many steps, and how much each neuron sees: the number of examples, the share of a layer's inputs."""
 
     steps: int
     batch_size: int
-    objects: int
+    examples: int
     inputs: float
     restart: bool
 
@@ -104,17 +104,17 @@ def pretrain(
     Args:
         key: a key.
         net: a network; the last of its layers of neurons is the head.
-        data: (x [ℓ, i], y), all objects at once.
+        data: (x [ℓ, i], y), all examples at once.
         loss: the loss of the network, for which y is the answer.
         optimizer: a pair with ``init`` and ``update``, for each neuron anew.
         steps: gradient steps of each neuron.
-        batch_size: objects in a batch.
-        subsample: share of the objects that a neuron sees, drawn without replacement; None for all.
+        batch_size: examples in a batch.
+        subsample: share of the examples that a neuron sees, drawn without replacement; None for all.
         inputs: share of the inputs that a neuron sees, at least one; the weights of the others are 0. None for all.
         restart: whether a neuron starts from values of its own, its column of what the layer's ``init`` draws; or all
             from the first column.
         head: whether the head is trained too, with all that follows it: as one model, on the network's loss, from its
-            own first values, on all objects and inputs. Otherwise it keeps its first values.
+            own first values, on all examples and inputs. Otherwise it keeps its first values.
 
     Returns:
         Params in the structure that ``net.init`` gives. Training takes them by ``state._replace(params=…)``.
@@ -162,10 +162,10 @@ def pretrain(
 
 def _planned(x: Array, steps: int, batch_size: int, subsample: Any, inputs: Any, restart: bool) -> _Plan:
     size, subsample, inputs = x.shape[0], _share("subsample", subsample), _share("inputs", inputs)
-    objects = _part_of(size, subsample)
+    examples = _part_of(size, subsample)
     batch_size = checks.count("batch_size", batch_size)
-    _batch_within(batch_size, objects, size)
-    return _Plan(checks.count("steps", steps), batch_size, objects, inputs, bool(restart))
+    _batch_within(batch_size, examples, size)
+    return _Plan(checks.count("steps", steps), batch_size, examples, inputs, bool(restart))
 
 
 def _part_of(whole: int, share: float) -> int:
@@ -181,7 +181,7 @@ def _neurons(
     """The params of a layer, each neuron (column) trained by itself; without a `model` on S = x w + b."""
     i, o = params["w"].shape
     visible = _part_of(i, plan.inputs)
-    of_batches, of_objects, of_inputs, of_answers = jax.random.split(key, 4)
+    of_batches, of_examples, of_inputs, of_answers = jax.random.split(key, 4)
 
     def one(h: Array, m: Array, first: Params) -> Params:
         sees = jnp.ones(i, bool) if visible == i else permuted(of_inputs, h, jnp.arange(i), i) < visible
@@ -199,8 +199,8 @@ def _neurons(
             return x
 
         def drawn(key: Array, step: Any, size: int, batch_size: int) -> Array:
-            places = _places(key, step, plan.objects, batch_size)
-            return places if plan.objects == size else permuted(of_objects, h, places, size)
+            places = _places(key, step, plan.examples, batch_size)
+            return places if plan.examples == size else permuted(of_examples, h, places, size)
 
         neuron = from_function(lambda key, x: first, value, "neuron")
         learn = trainer(neuron, _of_one_answer(loss, m), optimizer, batch_size=plan.batch_size, draw=drawn)
@@ -244,7 +244,7 @@ def _head(
 
 
 def _places(key: Array, step: Any, size: int, batch_size: int) -> Array:
-    """`shuffled`, except that a batch of all objects needs no order."""
+    """`shuffled`, except that a batch of all examples needs no order."""
     if batch_size == size:
         return jnp.arange(size, dtype=jnp.int32)
     return shuffled(key, step, size, batch_size)
@@ -260,12 +260,12 @@ def _share(name: str, value: Any) -> float:
     return float(value)
 
 
-def _batch_within(batch_size: int, objects: int, size: int) -> None:
-    """A batch comes from the objects that a neuron sees."""
-    if batch_size > objects:
+def _batch_within(batch_size: int, examples: int, size: int) -> None:
+    """A batch comes from the examples that a neuron sees."""
+    if batch_size > examples:
         raise ValueError(
-            f"batch_size {batch_size} exceeds the {objects} of {size} objects that each neuron sees; take batch_size "
-            f"<= {objects}, or a larger subsample"
+            f"batch_size {batch_size} exceeds the {examples} of {size} examples that each neuron sees; take batch_size "
+            f"<= {examples}, or a larger subsample"
         )
 
 

@@ -11,20 +11,20 @@ from fnn.core.types import Array
 
 
 def diversity(outputs: Array) -> Array:
-    """How little the neurons of a layer repeat each other: 1 − mean_{h<k} |corr(x_h, x_k)| over objects.
+    """How little the neurons of a layer repeat each other: 1 − mean_{h<k} |corr(x_h, x_k)| over examples.
 
     The correlation tells how nearly one neuron is an affine function of the other, which the next layer could make
     of it. So 0 means that all neurons are one up to scale and shift, 1 that they are uncorrelated. A constant neuron
     adds nothing to any other and counts as fully correlated with it.
 
     Args:
-        outputs: of a layer [n, h], two objects and two neurons or more.
+        outputs: of a layer [n, h], two examples and two neurons or more.
 
     Returns:
         A scalar in [0, 1].
 
     Raises:
-        ValueError: fewer objects or neurons.
+        ValueError: fewer examples or neurons.
         TypeError: no floats.
 
     Example:

@@ -1,11 +1,11 @@
 """Networks: activations, losses, initializers, and layers with forward and hand-written backward on one screen.
 
-Index letters, here as everywhere: ``n`` object of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
+Index letters, here as everywhere: ``n`` example of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
 pass x is [n, i] and y is [n, o]; in a backward pass ``error`` comes in as ∂L/∂y [n, o] and goes out as ∂L/∂x [n, i].
-Parameters take the dtype of the x a layer is initialised with, and a layer refuses objects of another.
+Parameters take the dtype of the x a layer is initialised with, and a layer refuses examples of another.
 
 Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): c is ∂²L/∂y² on its
-way in, the diagonal [n, o] or each object's whole matrix [n, o, o], and ∂²L/∂x² on its way out.
+way in, the diagonal [n, o] or each example's whole matrix [n, o, o], and ∂²L/∂x² on its way out.
 
 A new layer is a function that returns `Layer(label, init, apply, forward, backward, curve)`; `from_function` makes one
 from a function whose backward nobody has derived.

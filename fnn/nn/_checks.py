@@ -13,7 +13,7 @@ from fnn.core.types import Activation
 
 
 def fits(where: str, x: Any, params: Any, names: Sequence[str]) -> None:
-    """Objects that fit a layer's own params: these leaves, the first of them as long as x is wide, one dtype."""
+    """Examples that fit a layer's own params: these leaves, the first of them as long as x is wide, one dtype."""
     checks.features(where, x)
     if not isinstance(params, dict) or set(params) != set(names):
         got = set(params) if isinstance(params, dict) else type(params).__name__
@@ -26,7 +26,7 @@ def fits(where: str, x: Any, params: Any, names: Sequence[str]) -> None:
         )
     if x.dtype != first.dtype:
         raise TypeError(
-            f"{where} has {first.dtype} parameters and got {x.dtype} objects; convert one: "
+            f"{where} has {first.dtype} parameters and got {x.dtype} examples; convert one: "
             f"x.astype(jnp.{first.dtype}), or initialise with an x of {x.dtype}"
         )
 
@@ -41,7 +41,7 @@ def error(where: str, got: Any, n: int, width: int) -> None:
 
 
 def curvature(where: str, error: Any, c: Any, n: int, width: int) -> None:
-    """The error and the curvature that arrive at a layer, either the diagonal or one matrix an object."""
+    """The error and the curvature that arrive at a layer, either the diagonal or one matrix an example."""
     if jnp.shape(error) != (n, width) or jnp.shape(c) not in ((n, width), (n, width, width)):
         raise ValueError(
             f"{where}.curve expects an error of its output's shape {(n, width)} and a curvature {(n, width)} (the "
@@ -51,10 +51,10 @@ def curvature(where: str, error: Any, c: Any, n: int, width: int) -> None:
 
 
 def batch_of_several(where: str, x: Any) -> int:
-    """Batch statistics need two objects or more."""
+    """Batch statistics need two examples or more."""
     if x.shape[0] < 2:
         raise ValueError(
-            f"{where} takes statistics over a batch and needs at least 2 objects to train, got {x.shape[0]}; "
+            f"{where} takes statistics over a batch and needs at least 2 examples to train, got {x.shape[0]}; "
             "enlarge the batch, or use net.apply for inference mode"
         )
     return x.shape[0]

@@ -6,7 +6,7 @@ Beside the error ε = ∂L/∂x [n, o] runs a curvature c, whose rank tells how 
 c           what it is                             what is lost on the way down
 =========== ====================================== ======================================================
 [n, o]      the diagonal ∂²L/∂x_no²                what weights mix from beside the diagonal (one pass)
-[n, o, o]   all of ∂²L/∂x_no∂x_np, per object      nothing (exact)
+[n, o, o]   all of ∂²L/∂x_no∂x_np, per example      nothing (exact)
 =========== ====================================== ======================================================
 
 A layer y = f(x) takes c to Jᵀ c J + Σ_k ε_k ∇²f_k, with J = ∂y/∂x. Below are the products Jᵀ c J of the layers there
@@ -24,7 +24,7 @@ from fnn.core.types import Array
 
 
 def is_exact(c: Array) -> bool:
-    """Whether c holds each object's whole matrix."""
+    """Whether c holds each example's whole matrix."""
     return c.ndim == 3
 
 

@@ -80,7 +80,7 @@ def dropout(p: float) -> Layer:
         p: probability of *dropping*, in [0, 1); 0 is the identity. May be a tracer.
 
     Returns:
-        A layer without parameters and state; its forward draws ξ from the key, anew for each object.
+        A layer without parameters and state; its forward draws ξ from the key, anew for each example.
 
     Raises:
         ValueError: p outside [0, 1).
@@ -100,7 +100,7 @@ def inverted_dropout(p: float) -> Layer:
         p: probability of *dropping*, in [0, 1); 0 is the identity. May be a tracer.
 
     Returns:
-        A layer without parameters and state; its forward draws ξ from the key, anew for each object.
+        A layer without parameters and state; its forward draws ξ from the key, anew for each example.
 
     Raises:
         ValueError: p outside [0, 1).

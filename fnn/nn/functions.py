@@ -80,8 +80,8 @@ def from_function(
     Args:
         init: ``(key, x) -> params``, x [n, i] an array or `jax.ShapeDtypeStruct`; params any pytree of arrays, of
             floats if it is to be trained.
-        f: ``(params, x [n, i]) -> y [n, o]``, which must treat each object by itself for readings other than
-            `gradient` to be right: those run f again on one object at a time. Whole numbers x, as of an embedding,
+        f: ``(params, x [n, i]) -> y [n, o]``, which must treat each example by itself for readings other than
+            `gradient` to be right: those run f again on one example at a time. Whole numbers x, as of an embedding,
             have no derivative: the error and the curvature that go on to them are none.
         label: how the layer prints; by default after f's name.
 
@@ -142,7 +142,7 @@ def _differentiable(where: str, params: Params) -> None:
 def _curvatures(
     f: Callable[[Params, Array], Array], params: Params, x: Array, e: Array, c: Array
 ) -> tuple[Array, Params]:
-    """∂²L/∂x² [i, i] and ∂²L/∂p² of one object x [i] with the error e [o] and the curvature c [o, o] at f.
+    """∂²L/∂x² [i, i] and ∂²L/∂p² of one example x [i] with the error e [o] and the curvature c [o, o] at f.
 
     The Hessian of e·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k e_k ∇²f_k.
     """

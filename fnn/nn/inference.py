@@ -1,4 +1,5 @@
-"""Training and inference of dropout and batch norm, and the networks dropout averages (slide "Interpretations of Dropout").
+"""Training and inference of dropout and batch norm, and the networks dropout averages (slide "Interpretations of
+Dropout").
 
 A network with N neurons that may be dropped is 2^N networks with common weights. Training sees one of them at a time;
 application should average them all. For a linear output over one dropped layer the average is what the rule (1 − p)
@@ -32,7 +33,7 @@ MOST_NEURONS = 16
 def inference_mode(net: Layer) -> Layer:
     """The network whose training is inference of another: no neuron dropped, no batch looked at.
 
-    Its forward is deterministic and judges each object by itself, batch norm included, by the running estimates. So
+    Its forward is deterministic and judges each example by itself, batch norm included, by the running estimates. So
     every reading and second derivative can be had of it, for instance to prune a trained network.
 
     Args:
@@ -54,7 +55,7 @@ def monte_carlo(net: Layer, samples: int) -> Callable[[Params, State, Array, Arr
     """Dropout kept on in application: the outputs of randomly thinned networks, for a mean and a spread.
 
     All else, such as batch norm, is as in application. From Y. Gal and Z. Ghahramani, *Dropout as a Bayesian
-    approximation*, 2016; every object and every sample draws masks of its own.
+    approximation*, 2016; every example and every sample draws masks of its own.
 
     Args:
         net: a network with dropout layers.
@@ -101,14 +102,14 @@ def thinned_average(
     """The mean over all 2^N thinned networks, Σ_ξ P(ξ) of(a(x; ξ)), every mask ξ in {0, 1}^N enumerated.
 
     The slide "Interpretations of Dropout" counts 2^N networks of N weights: what a mask drops are N *neurons*. A mask
-    is common to the objects, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in inference mode.
+    is common to the examples, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in inference mode.
     With ``of=jax.nn.log_softmax`` a softmax of the result is the normalised geometric mean of the networks.
 
     Args:
         net: a network with dropout layers, N ≤ 16 neurons under them in all.
         params: of the network.
         state: of the network.
-        x: objects [n, i].
+        x: examples [n, i].
         of: what to average, a function of the output [n, M].
         batch_size: networks computed at a time; more are faster and take more memory.
 

@@ -1,7 +1,7 @@
 """Losses ℒ(a, y) with ∂ℒ/∂a and ∂²ℒ/∂a² by hand (slides "Linear models", "Differentiating a superposition").
 
-A loss judges each object apart: from the network's output a [n, M] and the answers y it gives ``value`` [n],
-``slope`` [n, M] and ``curvature`` [n, M], the diagonal of each object's Hessian. `objective` takes the mean.
+A loss judges each example apart: from the network's output a [n, M] and the answers y it gives ``value`` [n],
+``slope`` [n, M] and ``curvature`` [n, M], the diagonal of each example's Hessian. `objective` takes the mean.
 
 =========================== ====================== ============================= ======================
 loss                        answers y              value, summed over m          slope
@@ -19,11 +19,11 @@ Here s(u) = 1/(1 + e^−u). For one output, y may be [n]. Logits of ±1e4 lose n
 overflows to infinity, as e^−M itself does in float32 below M = −88.
 
 Shapes and dtypes are checked when a loss is traced, labels wherever they are concrete. A label which arrives traced and
-is none of those allowed makes its object's loss and slope NaN, so that it cannot pass for a good one.
+is none of those allowed makes its example's loss and slope NaN, so that it cannot pass for a good one.
 
 Errata: the slide "Differentiating a superposition" loses the minus sign of ½(a − y)², and "Linear models" prints the
 sigmoid loss as 1/(1 + e^−M), which grows with the margin; a margin loss must not. There Q is the sum of (σ − y)²
-without ½ and without a mean; `squared` has the ½, and training takes the mean over the objects.
+without ½ and without a mean; `squared` has the ½, and training takes the mean over the examples.
 
 Example:
     >>> import jax.numpy as jnp
@@ -268,7 +268,8 @@ def _classes(where: str, a: Any, y: Any) -> None:
         )
     if jnp.shape(y) != (n,):
         raise ValueError(
-            f"{where} expects one label per object, y of shape ({n},), got {jnp.shape(y)}; {_towards_labels(y, (n, m))}"
+            f"{where} expects one label per example, y of shape ({n},), got {jnp.shape(y)}; "
+            f"{_towards_labels(y, (n, m))}"
         )
     known = checks.concrete(y)
     if known is not None and known.size and (known.min() < 0 or known.max() >= m):

@@ -57,8 +57,8 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         A layer with params ``{"gamma": [o], "beta": [o]}`` and a `BatchNormState`.
 
     Raises:
-        ValueError: a batch of one object, which has no variance; in backward, a reading of single objects,
-            for the batch's objects are coupled; second derivatives for the same reason, but not in the
+        ValueError: a batch of one example, which has no variance; in backward, a reading of single examples,
+            for the batch's examples are coupled; second derivatives for the same reason, but not in the
             inference (see `inference_mode`).
     """
     checks.positive("epsilon", epsilon)
@@ -88,7 +88,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
     def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         nn_checks.error(label, error, *tape.x_hat.shape)
-        _per_object_readable(label, read)
+        _per_example_readable(label, read)
         contributions = error * tape.x_hat
         through_mean = jnp.mean(error, axis=0, keepdims=True)
         through_variance = tape.x_hat * jnp.mean(contributions, axis=0, keepdims=True)
@@ -97,7 +97,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         return scale * (error - through_mean - through_variance), readings
 
     def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        raise _couples_objects(label)
+        raise _couples_examples(label)
 
     inference = _inference(label, init, epsilon)
     return Layer(label, init, inference.apply, forward, backward, curve, modes=Modes(inference))
@@ -144,18 +144,18 @@ def _inference(name: str, init: Any, epsilon: float) -> Layer:
     return Layer(label, init, apply, forward, backward, curve)
 
 
-def _per_object_readable(where: str, read: Reading) -> None:
-    """A layer that couples the objects of a batch has no per-object contributions to read."""
+def _per_example_readable(where: str, read: Reading) -> None:
+    """A layer that couples the examples of a batch has no per-example contributions to read."""
     if not read.linear:
         raise ValueError(
-            f"{where} couples the objects of a batch, so the reading '{read}' of single objects has no meaning "
+            f"{where} couples the examples of a batch, so the reading '{read}' of single examples has no meaning "
             "through it; read `gradient`, or take the network in inference mode, fnn.inference_mode(net)"
         )
 
 
-def _couples_objects(where: str) -> ValueError:
-    """What a layer says that has no second derivatives of one object alone."""
+def _couples_examples(where: str) -> ValueError:
+    """What a layer says that has no second derivatives of one example alone."""
     return ValueError(
-        f"{where} couples the objects of a batch in training, so there are no second derivatives of single objects to "
-        "carry through it; take them in inference mode, of fnn.inference_mode(net)"
+        f"{where} couples the examples of a batch in training, so there are no second derivatives of single examples "
+        "to carry through it; take them in inference mode, of fnn.inference_mode(net)"
     )

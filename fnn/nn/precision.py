@@ -24,8 +24,8 @@ def mixed_precision(layer: Layer, dtype: Any) -> Layer:
     the parameters in theirs, and running statistics stay as they are. So an optimizer adds to w what is far below the
     spacing of `dtype`. Inside, products, activations and tapes are in `dtype`, which accelerators multiply fastest and
     which takes half of the memory; only `batch_norm` takes its statistics in float32 all the same. Whole numbers and
-    keys are never rounded. ``mixed_precision(net, jnp.bfloat16)`` is the whole policy; around parts of a network it is a
-    policy for these.
+    keys are never rounded. ``mixed_precision(net, jnp.bfloat16)`` is the whole policy; around parts of a network it is
+    a policy for these.
 
     Laws: in the network's own dtype it computes exactly what the layer does; its backward equals `jax.vjp` of its own
     forward up to the rounding of `dtype`.

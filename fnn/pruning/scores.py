@@ -46,7 +46,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
         loss: a loss.
         exact: exact second derivatives, or those of one pass as in the paper (see `fnn.derivatives.hessian`).
         gauss_newton: without σ'', as the paper advises: never negative.
-        chunk: objects at a time; the exact mode stores width² numbers for each.
+        chunk: examples at a time; the exact mode stores width² numbers for each.
 
     Returns:
         A `Score`; the saliencies of the weights of `net`, in the units of Q.
@@ -67,7 +67,7 @@ def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
     Args:
         net: a layer.
         loss: a loss.
-        chunk: objects at a time.
+        chunk: examples at a time.
     """
     first = backprop(inference_mode(net), loss)
 

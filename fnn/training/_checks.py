@@ -13,7 +13,7 @@ from fnn.core.types import Trainer
 
 
 def data(x: Any, y: Any) -> int:
-    """A sample (x, y) of equally many objects, not empty and, where it can be seen, free of NaN.
+    """A sample (x, y) of equally many examples, not empty and, where it can be seen, free of NaN.
 
     Memory-mapped arrays are not searched for NaN, which would read all of the file.
     """
@@ -22,14 +22,14 @@ def data(x: Any, y: Any) -> int:
             raise TypeError(f"data must be (x, y), two arrays, got {type(part).__name__} for {name}")
     size = x.shape[0]
     if size == 0:
-        raise ValueError("data is empty: x has 0 objects; at least one is needed")
+        raise ValueError("data is empty: x has 0 examples; at least one is needed")
     if y.shape[0] != size:
-        raise ValueError(f"data has {size} objects in x and {y.shape[0]} answers in y; they must pair")
+        raise ValueError(f"data has {size} examples in x and {y.shape[0]} answers in y; they must pair")
     for name, part in (("x", x), ("y", y)):
         known = None if isinstance(part, np.memmap) else checks.concrete(part)
         if known is not None and jnp.issubdtype(known.dtype, jnp.inexact) and not np.isfinite(known).all():
             bad = int((~np.isfinite(known.reshape(size, -1)).all(1)).sum())
-            raise ValueError(f"data has NaN or infinity in {name} ({bad} of {size} objects); clean or impute first")
+            raise ValueError(f"data has NaN or infinity in {name} ({bad} of {size} examples); clean or impute first")
     return size
 
 

@@ -51,7 +51,7 @@ from fnn.training.metrics import Metric, measured, parted
 
 
 def saturated(below: float = 0.01) -> Metric:
-    """Paralysis: the share of |z_no| < below over objects n and neurons o of a layer, z = σ'(S).
+    """Paralysis: the share of |z_no| < below over examples n and neurons o of a layer, z = σ'(S).
 
     Where z ≈ 0 the neuron stands on a horizontal asymptote of σ and no error comes through. ReLU has z = 0 for S ≤ 0,
     so about half of it is saturated when all is well: look at `dead` there.
@@ -66,7 +66,7 @@ def saturated(below: float = 0.01) -> Metric:
 
 
 def dead(below: float = 0.01) -> Metric:
-    """The share of a layer's neurons with |z_no| < below for *all* objects n of the batch.
+    """The share of a layer's neurons with |z_no| < below for *all* examples n of the batch.
 
     Such a neuron learns nothing from this batch; one that is dead in every batch will never learn again.
 
@@ -190,9 +190,9 @@ class LayerPropagation(NamedTuple):
     layer: str
     """where its params stand, and its label; a copy within `repeat` has its number in brackets"""
     output: Moments
-    """of x^l over objects and neurons"""
+    """of x^l over examples and neurons"""
     error: Moments
-    """of ε^l = ∂ℒ/∂x^l, ℒ the loss of the one object"""
+    """of ε^l = ∂ℒ/∂x^l, ℒ the loss of the one example"""
     gradient: Moments | None
     """of ∂Q/∂w over the layer's weights and biases, Q the mean loss; None without parameters"""
 
@@ -202,7 +202,7 @@ class Propagation(NamedTuple):
 
     label: str
     input: Moments
-    """of x^0, the objects"""
+    """of x^0, the examples"""
     layers: tuple[LayerPropagation, ...]
 
     @property
@@ -237,7 +237,7 @@ def propagation_report(net: Layer, loss: Loss, x: Array, y: Array, key: Array, *
     Args:
         net: a layer; its training is reported.
         loss: a loss.
-        x: objects [n, …], as they will be trained on: a few hundred will do.
+        x: examples [n, …], as they will be trained on: a few hundred will do.
         y: their answers [n, …].
         key: a key, of which all starts are drawn.
         seeds: how many starts; all at once, by `jax.vmap`.

@@ -41,8 +41,8 @@ class GradientStep(NamedTuple):
 class Metric(NamedTuple):
     """What a `trainer` tells of each step besides the loss: a value at every layer, or one of the whole step.
 
-    - ``of_layer(params, seen) -> value``: from a layer's params and what BackProp sees there, a `LayerRecord`; None leaves the
-      layer out. It is found within the one backward pass; in `repeat` every copy has its own, [depth, …].
+    - ``of_layer(params, seen) -> value``: from a layer's params and what BackProp sees there, a `LayerRecord`; None
+      leaves the layer out. It is found within the one backward pass; in `repeat` every copy has its own, [depth, …].
     - ``of_step(step) -> value``: from a `GradientStep`.
 
     One of the two is given. Values are pytrees of floats, for `run` takes their means. `fnn.training` has some.

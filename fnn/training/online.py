@@ -27,8 +27,8 @@ class Learned(NamedTuple):
     state: TrainState
     """after the last batch"""
     history: dict[str, Any]
-    """for each `every` batches, and for those left over at the end: the "step" and the number of "objects" learned from
-    when they end, and the means of the metrics"""
+    """for each `every` batches, and for those left over at the end: the "step" and the number of "examples" learned
+    from when they end, and the means of the metrics"""
     stopped: str
     """"end of stream", "steps", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or
     "preempted" (SIGTERM)"""
@@ -41,7 +41,7 @@ def learn_online(
 ) -> Learned:
     """Learn from batches as they come, one gradient step each, until the stream ends (slide "BackProp").
 
-    The step is compiled once for each number of objects in a batch, so a smaller last batch is learned from too, and
+    The step is compiled once for each number of examples in a batch, so a smaller last batch is learned from too, and
     compiles it once more. While the device computes a step, the next batch is read. An error, of the stream or of a
     batch that does not fit, carries what was learned from the batches before: ``error.done``, a `Learned`.
 
@@ -58,7 +58,7 @@ def learn_online(
 
     Raises:
         TypeError: what is no trainer; batches that are no pairs of arrays; a call inside `jit`, `vmap` or `grad`.
-        ValueError: a stream without batches; objects of another shape or dtype than those of the first batch.
+        ValueError: a stream without batches; examples of another shape or dtype than those of the first batch.
     """
     training_checks.is_trainer("learn_online", trainer)
     training_checks.outside_a_trace("learn_online", "trainer.update")
@@ -67,7 +67,7 @@ def learn_online(
     steps = None if steps is None else checks.count("steps", steps)
     rows: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
-    kind, sizes, number, objects, first = None, set(), 0, 0, int(state.step)
+    kind, sizes, number, examples, first = None, set(), 0, 0, int(state.step)
     best, in_flight = state, deque[tuple[TrainState, Any]]()
 
     def finished(left: int) -> bool:
@@ -79,7 +79,7 @@ def learn_online(
 
     def learned(stopped: str) -> Learned:
         went_well = finished(0) and bool(is_finite(state.params))
-        left = [_row(first + number, objects, told)] if told else []
+        left = [_row(first + number, examples, told)] if told else []
         history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows, *left) if rows or left else {}
         return Learned(state, history, stopped, state) if went_well else Learned(state, history, "diverged", best)
 
@@ -94,10 +94,10 @@ def learn_online(
                 after, metrics = _updated(trainer, state, (x, y))
                 training_checks.tells_loss("learn_online", metrics)
                 in_flight.append((state, metrics["loss"]))
-                state, number, objects = after, number + 1, objects + len(x)
+                state, number, examples = after, number + 1, examples + len(x)
                 told.append(metrics)
                 if len(told) == every:
-                    rows.append(_row(first + number, objects, told))
+                    rows.append(_row(first + number, examples, told))
                     told.clear()
         _some_batches(number)
     return learned(ending.stopped or ("steps" if number == steps else "end of stream"))
@@ -108,9 +108,9 @@ def _updated(trainer: Trainer, state: TrainState, batch: tuple[Any, Any]) -> tup
     return trainer.update(state, batch)
 
 
-def _row(step: int, objects: int, told: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(step: int, examples: int, told: list[dict[str, Any]]) -> dict[str, Any]:
     """The means of the metrics of some batches."""
-    return {"step": step, "objects": objects} | jax.tree.map(_mean, *jax.device_get(told))
+    return {"step": step, "examples": examples} | jax.tree.map(_mean, *jax.device_get(told))
 
 
 def _mean(*values: np.ndarray) -> np.ndarray:
@@ -120,13 +120,13 @@ def _mean(*values: np.ndarray) -> np.ndarray:
 
 
 def _kind(number: int, x: Any, y: Any, first: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Dtype and shape of the objects and answers of a batch, which must be those of the first."""
+    """Dtype and shape of the examples and answers of a batch, which must be those of the first."""
     found = tuple((str(part.dtype), part.shape[1:]) for part in (x, y))
     for name, got, expected in zip("xy", found, first or found, strict=True):
         if got != expected:
             raise ValueError(
                 f"batch {number} of the stream has {name} of {_described(*got)}, batch 0 had {_described(*expected)}; "
-                "only the number n of objects may differ: make the stream convert what it yields"
+                "only the number n of examples may differ: make the stream convert what it yields"
             )
     return found
 
@@ -139,7 +139,7 @@ def _sizes(found: set[int], newest: int) -> set[int]:
     """Batches of one size, and perhaps a smaller last one; each size is compiled by itself."""
     if newest not in found and len(found) == 2:
         warnings.warn(
-            f"the stream's batches come in three sizes so far, {sorted({*found, newest})} objects, and every new size "
+            f"the stream's batches come in three sizes so far, {sorted({*found, newest})} examples, and every new size "
             "compiles the step anew; make the stream yield batches of one size",
             stacklevel=3,
         )

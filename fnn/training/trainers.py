@@ -66,11 +66,11 @@ def trainer(
         net: a layer.
         loss: a loss whose answers the data hold.
         optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
-        batch_size: objects in a batch.
+        batch_size: examples in a batch.
         gradient: how gradients are found: `backprop` by hand, `autodiff` automatically, or a function alike.
-        draw: which objects step t sees: `shuffled` epochs, or `with_replacement` as in the lecture; or a rule of one's
+        draw: which examples step t sees: `shuffled` epochs, or `with_replacement` as in the lecture; or a rule of one's
             own, ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. Where it leaves
-            the sample later on, the objects missing are NaN.
+            the sample later on, the examples missing are NaN.
         quality_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
         metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
 
@@ -158,7 +158,7 @@ def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
 
 
 def _drawn(draw: Draw, state: TrainState, data: Batch, batch_size: int) -> Batch:
-    """The batch of a step. Where a rule of the user's leaves the sample, an object is NaN, or a label that is none."""
+    """The batch of a step. Where a rule of the user's leaves the sample, an example is NaN, or a label that is none."""
     x, y = checks.batch(data)
     chosen = draw(state.key, state.step, x.shape[0], batch_size)
     _checked_drawn(chosen, batch_size, x.shape[0])

@@ -1,4 +1,4 @@
-"""One backward pass, many readings: each against the automatic gradients of single objects."""
+"""One backward pass, many readings: each against the automatic gradients of single examples."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from tests.checkers import READINGS, check_close, check_readings
 from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, given, posed
 
 COUPLED = {name: case for name, case in EVERY_LAYER.items() if couples(case.layer)}
-OF_SINGLE_OBJECTS = [read for read in READINGS if not read.linear]
+OF_SINGLE_EXAMPLES = [read for read in READINGS if not read.linear]
 APART = [
     "linear",
     "linear, one input",
@@ -51,7 +51,7 @@ APART = [
 
 
 @pytest.mark.parametrize("name", APART)
-def test_readings_are_of_the_objects_own_gradients(name: str) -> None:
+def test_readings_are_of_the_examples_own_gradients(name: str) -> None:
     check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=7))
 
 
@@ -66,7 +66,7 @@ MEANS = {
     squared_norm: lambda g: jax.vmap(lambda one: jnp.sum(jnp.square(one)))(g),
     second_moment: lambda g: jnp.mean(jnp.square(g), axis=0),
 }
-"""What `fnn.core.readings` promises of `backprop(net, loss, read)`, from the gradients g [n, …] of single objects."""
+"""What `fnn.core.readings` promises of `backprop(net, loss, read)`, from the gradients g [n, …] of single examples."""
 
 
 @pytest.mark.parametrize(
@@ -88,19 +88,19 @@ def test_backprop_reads_what_vmap_of_grad_gives(name: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("case", COUPLED.values(), ids=COUPLED.keys())
-@pytest.mark.parametrize("read", OF_SINGLE_OBJECTS, ids=str)
-def test_a_layer_that_couples_objects_refuses_readings_of_single_ones(case: Case, read: Reading) -> None:
+@pytest.mark.parametrize("read", OF_SINGLE_EXAMPLES, ids=str)
+def test_a_layer_that_couples_examples_refuses_readings_of_single_ones(case: Case, read: Reading) -> None:
     params, state, x, key = given(case.layer, case.inputs)
 
     def reading():
         y, _, tape = case.layer.forward(params, state, x, key)
         return case.layer.backward(params, tape, y, read)
 
-    with pytest.raises(ValueError, match="couples the objects"):
+    with pytest.raises(ValueError, match="couples the examples"):
         jax.eval_shape(reading)
 
 
-def test_repeat_stacks_readings_so_that_objects_come_first() -> None:
+def test_repeat_stacks_readings_so_that_examples_come_first() -> None:
     net = repeat(repeat(dense(4, tanh), 2), 3)
     params, state, x, key = given(net, 4, n=7)
 
@@ -113,7 +113,7 @@ def test_repeat_stacks_readings_so_that_objects_come_first() -> None:
     assert shapes(squared_norm) == {"w": (7,), "b": (7,)}
 
 
-def test_squared_norm_forms_no_gradient_of_an_object() -> None:
+def test_squared_norm_forms_no_gradient_of_an_example() -> None:
     problem = Problem(serial(dense(11, tanh), linear(3)), squared, 13, 3)
     arguments = posed(problem, n=7)
     program = str(jax.make_jaxpr(backprop(problem.net, problem.loss, squared_norm))(*arguments))
@@ -169,7 +169,7 @@ def test_watch_shows_the_error_and_slope_that_a_nudge_of_each_output_has() -> No
 
 
 def test_watch_sees_the_errors_of_the_reading() -> None:
-    # A reading of single objects takes each object's own loss, which is n times its share of the mean.
+    # A reading of single examples takes each example's own loss, which is n times its share of the mean.
     net = serial(linear(3), activate(tanh))
     arguments = posed(Problem(net, squared, 4, 3))
     errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_example)]

@@ -1,4 +1,4 @@
-"""Which objects make up a batch: every epoch a permutation, every order equally likely, any batch at once."""
+"""Which examples make up a batch: every epoch a permutation, every order equally likely, any batch at once."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_permuted_is_a_bijection(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7])
-def test_all_orders_of_few_objects_are_equally_frequent(size: int) -> None:
+def test_all_orders_of_few_examples_are_equally_frequent(size: int) -> None:
     count = 40 * factorial(size)
     seen = Counter(map(tuple, orders(size, count, seed=3)))
     observed = np.array([seen[order] for order in permutations(range(size))])
@@ -69,16 +69,16 @@ def test_epochs_and_keys_have_orders_of_their_own() -> None:
         assert np.sum(u == v) < 10  # one fixed point is expected of two random orders
 
 
-def test_any_batch_of_any_epoch_is_had_directly_and_an_epoch_has_no_object_twice() -> None:
+def test_any_batch_of_any_epoch_is_had_directly_and_an_epoch_has_no_example_twice() -> None:
     size, batch_size, key = 23, 5, jax.random.key(2)
     for epoch in (0, 7):
         batches = [shuffled(key, epoch * (size // batch_size) + b, size, batch_size) for b in range(size // batch_size)]
-        objects = np.concatenate(batches)
-        assert len(set(objects.tolist())) == len(objects) == 20
-        np.testing.assert_array_equal(objects, permuted(key, epoch, jnp.arange(20), size))
+        examples = np.concatenate(batches)
+        assert len(set(examples.tolist())) == len(examples) == 20
+        np.testing.assert_array_equal(examples, permuted(key, epoch, jnp.arange(20), size))
 
 
-def test_every_object_is_left_out_sometimes() -> None:
+def test_every_example_is_left_out_sometimes() -> None:
     draws = jax.vmap(lambda step: shuffled(jax.random.key(0), step, 10, 7))(jnp.arange(200))
     assert np.bincount(np.asarray(draws).reshape(-1), minlength=10).min() > 100
 
@@ -117,7 +117,7 @@ def test_what_takes_the_indices_compiles_where_the_grid_is_full(size: int, batch
 
 @pytest.mark.parametrize("draw", [shuffled, with_replacement])
 @pytest.mark.parametrize("size", [2**31, 2**32, 2**40])
-def test_more_objects_than_int32_counts_are_refused(draw: Any, size: int) -> None:
+def test_more_examples_than_int32_counts_are_refused(draw: Any, size: int) -> None:
     with pytest.raises(ValueError, match="size below 2³¹"):
         draw(jax.random.key(0), 0, size, 4)
 

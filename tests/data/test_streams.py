@@ -1,6 +1,6 @@
-"""Online learning, and samples on the disk: the steps of a loop, every object once an epoch, bounded memory.
+"""Online learning, and samples on the disk: the steps of a loop, every example once an epoch, bounded memory.
 
-``python tests/test_streams.py`` learns from 10 million memory-mapped objects and prints the peak memory.
+``python tests/test_streams.py`` learns from 10 million memory-mapped examples and prints the peak memory.
 """
 
 import json
@@ -53,7 +53,7 @@ def test_learning_online_is_the_loop_of_updates() -> None:
     assert done.stopped == "end of stream"
     chex.assert_trees_all_close(done.state.params, state.params, rtol=1e-12)
     assert done.history["step"].tolist() == [4, 8, 10]
-    assert done.history["objects"].tolist() == [16, 32, 40]
+    assert done.history["examples"].tolist() == [16, 32, 40]
     for name, values in (("loss", losses), ("quality", qualities)):
         means = [np.mean(values[:4]), np.mean(values[4:8]), np.mean(values[8:])]
         np.testing.assert_allclose(done.history[name], means, rtol=1e-12)
@@ -134,7 +134,7 @@ def test_bad_streams_are_told_apart() -> None:
         (TypeError, "got int; write a generator", 3),
         (TypeError, "batch 0 of the stream must be a pair", [x]),
         (TypeError, "y of batch 0 of the stream expects an array, got list", [(x, [1.0])]),
-        (ValueError, "as many objects as answers", [(x, y[:3])]),
+        (ValueError, "as many examples as answers", [(x, y[:3])]),
         (ValueError, "gave no batch; a generator runs once only", iter(())),
         (ValueError, r"batch 1 of the stream has x of float64 \[n, 2\], batch 0 had float64 \[n, 3\]",
          [(x, y), (x[:, :2], y)]),
@@ -175,7 +175,7 @@ def test_an_error_of_a_batch_carries_what_those_before_it_taught(last: Any, erro
 
 def test_a_layer_that_refuses_the_last_batch_loses_none_before_it() -> None:
     learn = trainer(serial(fnn.batch_norm(), linear(1)), squared, sgd(0.1), batch_size=4)
-    with pytest.raises(ValueError, match="at least 2 objects") as caught:
+    with pytest.raises(ValueError, match="at least 2 examples") as caught:
         learn_online(learn, start(learn), stream([4, 4, 1]))
     assert int(caught.value.done.state.step) == 2  # type: ignore[attr-defined]
 
@@ -232,7 +232,7 @@ def test_the_history_counts_beyond_the_largest_int32() -> None:
 
 
 def test_sizes_that_go_on_changing_are_warned_of_once() -> None:
-    with pytest.warns(UserWarning, match=r"three sizes so far, \[1, 2, 4\] objects") as caught:
+    with pytest.warns(UserWarning, match=r"three sizes so far, \[1, 2, 4\] examples") as caught:
         learn_online(LEARN, start(), stream([4, 2, 4, 1, 3]))
     assert len(caught) == 1
 
@@ -241,14 +241,14 @@ def test_sizes_that_go_on_changing_are_warned_of_once() -> None:
 
 
 def stored(folder: Path, size: int) -> tuple[Any, Any]:
-    """Objects that carry their number in every feature and in the answer."""
+    """Examples that carry their number in every feature and in the answer."""
     np.save(folder / "x.npy", np.arange(size, dtype=np.float32)[:, None] * np.ones(3, np.float32))
     np.save(folder / "y.npy", np.arange(size, dtype=np.int32))
     return memory_mapped(folder / "x.npy", folder / "y.npy")
 
 
 @pytest.mark.parametrize(("contiguous", "buffer"), [(1, 8), (4, 20), (7, 1000), (64, None)])
-def test_an_epoch_has_every_object_once_and_each_epoch_its_own_order(
+def test_an_epoch_has_every_example_once_and_each_epoch_its_own_order(
     tmp_path: Path, contiguous: int, buffer: int | None
 ) -> None:
     x, y = stored(tmp_path, 103)
@@ -256,12 +256,12 @@ def test_an_epoch_has_every_object_once_and_each_epoch_its_own_order(
     epochs = np.array([batch[1] for batch in cut]).reshape(2, 20, 5)
     for epoch in epochs:
         assert len(np.unique(epoch)) == 100
-    assert len(np.unique(epochs)) > 100  # other objects are left out
+    assert len(np.unique(epochs)) > 100  # other examples are left out
     assert (epochs[0] != epochs[1]).any()
     assert (np.diff(epochs.reshape(2, -1)) != 1).mean() > 0.9
 
 
-def test_objects_keep_their_answers_and_the_key_decides(tmp_path: Path) -> None:
+def test_examples_keep_their_answers_and_the_key_decides(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 103)
     first, again, other = (list(minibatches(x, y, 5, jax.random.key(k), contiguous=4, buffer=20)) for k in (3, 3, 4))
     for batch_x, batch_y in first:
@@ -283,7 +283,7 @@ def test_runs_of_neighbours_come_in_uniform_order() -> None:
 
 
 def test_a_buffer_is_shuffled_whole() -> None:
-    """An object is anywhere in the buffer equally often: χ² with 15 degrees of freedom, below 40 in 0.9995 of cases."""
+    """Every place of the buffer is equally likely: χ² with 15 degrees of freedom, below 40 in 0.9995 of cases."""
     x = np.arange(16)
     cut = minibatches(x, x, 4, jax.random.key(0), epochs=800, contiguous=4)
     places = np.argmax(np.array([batch[1] for batch in cut]).reshape(800, 16) == 5, axis=1)
@@ -325,9 +325,9 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 10)
     key = jax.random.key(0)
     bad: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-        ("10 objects in x and 3 answers in y; they must pair", (x, y[:3], 2), {}),
-        ("batch_size 11 exceeds the 10 objects", (x, y, 11), {}),
-        ("buffer must hold a batch of 4 and a run of 8 objects, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
+        ("10 examples in x and 3 answers in y; they must pair", (x, y[:3], 2), {}),
+        ("batch_size 11 exceeds the 10 examples", (x, y, 11), {}),
+        ("buffer must hold a batch of 4 and a run of 8 examples, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
         ("contiguous must be a whole number >= 1", (x, y, 4), {"contiguous": 0}),
         ("epochs must be a whole number >= 1", (x, y, 4), {"epochs": 0}),
     ]
@@ -379,7 +379,7 @@ learn = trainer(serial(dense(16, tanh), linear(1)), squared, sgd(0.1), batch_siz
 state = learn.init(jax.random.key(0), (x, y) if sys.argv[3] == "all" else (x[:1000], y[:1000]))
 begin = time.perf_counter()
 done = learn_online(learn, state, minibatches(x, y, 1000, jax.random.key(1), contiguous=contiguous))
-result = {"objects": int(done.history["objects"][-1]), "loss": [float(done.history["loss"][i]) for i in (0, -1)]}
+result = {"examples": int(done.history["examples"][-1]), "loss": [float(done.history["loss"][i]) for i in (0, -1)]}
 result["seconds"] = time.perf_counter() - begin
 """
 
@@ -414,13 +414,13 @@ def test_memory_does_not_grow_with_the_sample(tmp_path: Path) -> None:
     """The files take 204 MB; what the process takes besides an empty one is compiled code and a buffer of 32 MB."""
     store_linear_sample(tmp_path, 1_000_000, 50)
     empty, done = in_a_process(EMPTY), in_a_process(LEARNING, str(tmp_path), "64", "few")
-    assert done["objects"] == 1_000_000
+    assert done["examples"] == 1_000_000
     assert done["loss"][-1] < 0.1 < done["loss"][0]
     assert done["VmHWM"] - empty["VmHWM"] < 170
 
 
 def ten_million() -> None:
-    """Learn from 10 million objects of 16 features, 680 MB in two files, and print the peak memory."""
+    """Learn from 10 million examples of 16 features, 680 MB in two files, and print the peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         store_linear_sample(Path(folder), 10_000_000, 16)
         empty = in_a_process(EMPTY)

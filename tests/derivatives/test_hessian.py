@@ -44,7 +44,7 @@ EXACT = TOLERANCE["second derivative"]
 
 
 def decoupled(layer: Layer) -> Layer:
-    """The layer itself where objects are apart in training, else its inference."""
+    """The layer itself where examples are apart in training, else its inference."""
     return inference_mode(layer) if couples(layer) else layer
 
 
@@ -196,7 +196,7 @@ def test_of_a_network_of_relus_gauss_newton_is_all() -> None:
 # Readings, units, gates
 
 
-def test_the_mean_of_the_objects_second_derivatives_is_that_of_the_mean_loss() -> None:
+def test_the_mean_of_the_examples_second_derivatives_is_that_of_the_mean_loss() -> None:
     problem = NETWORKS["regression"]
     arguments = posed(problem)
     each = second(problem.net, problem.loss, *arguments, read=per_example)
@@ -315,7 +315,7 @@ def test_a_wrong_curve_is_found_out(layer: Layer, inputs: int) -> None:
 def test_batch_norm_in_training_refuses() -> None:
     net = serial(dense(3, tanh), batch_norm(), linear(2))
     arguments = posed(Problem(net, squared, 4, 2))
-    with pytest.raises(ValueError, match=r"batch_norm\(\) couples the objects.*fnn.inference_mode"):
+    with pytest.raises(ValueError, match=r"batch_norm\(\) couples the examples.*fnn.inference_mode"):
         second_derivatives(net, squared)(*arguments)
 
 

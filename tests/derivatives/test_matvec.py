@@ -221,7 +221,7 @@ def test_probes_at_units_refuse_dropout_and_batch_norm_and_take_the_inference_mo
     hutchinson(inference_mode(net), softmax_cross_entropy)(*given)
     hutchinson(net, softmax_cross_entropy, units=False)(*given)
     problem = NETWORKS["batch norm"]
-    with pytest.raises(ValueError, match="couples the objects"):
+    with pytest.raises(ValueError, match="couples the examples"):
         hutchinson(problem.net, problem.loss)(*posed(problem))
 
 
@@ -327,7 +327,7 @@ def test_no_more_steps_than_parameters() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 7, 100, 5000])
-def test_objects_that_agree_make_no_noise(n: int) -> None:
+def test_examples_that_agree_make_no_noise(n: int) -> None:
     """In float32, where the trace and the sum of the Gram matrix differ by rounding."""
     params, state, (x, y), key = posed(NET, 1, dtype=jnp.float32)
     same = jnp.tile(x, (n, 1)), jnp.tile(y, n)
@@ -371,11 +371,11 @@ def test_the_noise_scale_is_that_of_a_made_population() -> None:
     assert abs(float(found.variance.mean() / (found.squared_norm - found.variance / 64).mean()) - 7.5) < 0.2
 
 
-def test_noise_takes_two_objects_of_their_own() -> None:
+def test_noise_takes_two_examples_of_their_own() -> None:
     with pytest.raises(ValueError, match="takes two or more, got a batch of 1"):
         gradient_noise(NET.net, NET.loss)(*posed(NET, 1))
     problem = NETWORKS["batch norm"]
-    with pytest.raises(ValueError, match="couples the objects"):
+    with pytest.raises(ValueError, match="couples the examples"):
         gradient_noise(problem.net, problem.loss)(*posed(problem))
 
 

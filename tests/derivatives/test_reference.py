@@ -66,7 +66,7 @@ NETS = {
     "side by side": Problem(serial(grouped(dense(3, tanh), 2), linear(2)), squared, 4, 2),
 }
 CONVEX = {name for name, problem in NETS.items() if problem.loss.root is not None}
-OF_OBJECTS = {
+OF_EXAMPLES = {
     gradient: lambda g: jnp.mean(g, axis=0),
     per_example: lambda g: g,
     squared_norm: lambda g: jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))),
@@ -75,7 +75,7 @@ OF_OBJECTS = {
     variance: lambda g: jnp.var(g, axis=0),
     signal_to_noise: lambda g: jnp.where(jnp.mean(g, axis=0) == 0, 0, jnp.mean(g, axis=0) ** 2 / jnp.var(g, axis=0)),
 }
-"""What each reading promises of the gradients g [n, …] of single objects."""
+"""What each reading promises of the gradients g [n, …] of single examples."""
 
 
 def readings_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any]) -> dict[str, tuple[Any, Any]]:
@@ -84,7 +84,7 @@ def readings_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any]) -> di
     _, each = automatic.read(net, loss, per_example)(*given)
     _, kept = backprop(net, loss, contributions)(*given)
     pairs = {}
-    for read, meant in OF_OBJECTS.items():
+    for read, meant in OF_EXAMPLES.items():
         want = jax.tree.map(meant, each)
         pairs[f"{read}"] = backprop(net, loss, read)(*given)[1], want
         if read.scale(2) == 1:
@@ -119,7 +119,7 @@ def curvatures_and_twins(problem: Problem, given: tuple[Any, Any, Any, Any], v: 
     Hv, Gv = (twin(net, loss)(*given, v) for twin in (automatic.hessian_vector_product, automatic.ggn_vector_product))
     each = automatic.hessian_diagonal(net, loss, per_example)(*given)[1]
     pairs = {
-        "Hessians of objects": (second_derivatives(net, loss, per_example)(*given)[1], each),
+        "Hessians of examples": (second_derivatives(net, loss, per_example)(*given)[1], each),
         "Hessian": (second_derivatives(net, loss)(*given)[1], jax.tree.map(lambda h: jnp.mean(h, axis=0), each)),
         "Hv": (hessian_vector_product(net, loss)(*given, v), Hv),
         "Hv in reverse": (hessian_vector_product(net, loss, reverse=True)(*given, v), Hv),
@@ -179,7 +179,7 @@ def widened(tree: Any) -> Any:
 
 
 @pytest.mark.parametrize("n", [7, 128, 20000])
-def test_objects_that_agree_have_no_variance(n: int) -> None:
+def test_examples_that_agree_have_no_variance(n: int) -> None:
     """In float32, where the two moments of n equal numbers differ by rounding that grows with n."""
     net = serial(dense(5, tanh), linear(3))
     params, state, (x, y), key = posed(Problem(net, softmax_cross_entropy, 4, 3), 1, dtype=jnp.float32)
@@ -227,14 +227,14 @@ def test_a_batch_of_one_has_no_variance_and_no_noise() -> None:
     assert all(np.isinf(leaf).all() for leaf in jax.tree.leaves(ratio))
 
 
-def test_where_no_object_pulls_there_is_no_signal() -> None:
+def test_where_no_example_pulls_there_is_no_signal() -> None:
     params, state, (x, _), key = posed(SMALL._replace(loss=squared), 3)
     answers = SMALL.net.apply(params, state, x)
     _, ratio = backprop(SMALL.net, squared, signal_to_noise)(params, state, (x, answers), key)
     assert all(not leaf.any() for leaf in jax.tree.leaves(ratio))
 
 
-def test_contributions_keep_the_two_factors_and_the_object_first() -> None:
+def test_contributions_keep_the_two_factors_and_the_example_first() -> None:
     net = serial(repeat(repeat(dense(4, tanh), 2), 3), prelu())
     _, (copies, slopes) = jax.eval_shape(backprop(net, squared, contributions), *posed(Problem(net, squared, 4, 4), 7))
     assert (copies["w"].x.shape, copies["w"].error.shape, copies["b"].shape) == ((7, 3, 2, 4),) * 3
@@ -242,9 +242,9 @@ def test_contributions_keep_the_two_factors_and_the_object_first() -> None:
 
 
 @pytest.mark.parametrize("read", [gram, variance, signal_to_noise, contributions], ids=str)
-def test_batch_norm_refuses_what_is_of_single_objects(read: Reading) -> None:
+def test_batch_norm_refuses_what_is_of_single_examples(read: Reading) -> None:
     problem = NETWORKS["batch norm"]
-    with pytest.raises(ValueError, match=r"couples the objects.*fnn\.inference_mode"):
+    with pytest.raises(ValueError, match=r"couples the examples.*fnn\.inference_mode"):
         jax.eval_shape(backprop(problem.net, problem.loss, read), *posed(problem))
 
 
@@ -307,7 +307,7 @@ def blocks(problem: Problem, given: Any) -> list[Any]:
         (Problem(serial(linear(3, bias=False), linear(2, bias=False)), squared, 4, 2), 7),
     ],
 )
-def test_kronecker_factors_are_the_block_for_one_object_and_without_activations(problem: Problem, n: int) -> None:
+def test_kronecker_factors_are_the_block_for_one_example_and_without_activations(problem: Problem, n: int) -> None:
     given = posed(problem, n)
     _, factors = kronecker_factors(problem.net, problem.loss)(*given)
     check_close([jnp.kron(f.A, f.G) for f in factors], blocks(problem, given), rtol=1e-11)
@@ -323,7 +323,7 @@ def test_kronecker_factors_are_an_approximation_elsewhere() -> None:
 # Clipping
 
 
-def test_clipping_bounds_every_object_and_leaves_short_gradients_alone() -> None:
+def test_clipping_bounds_every_example_and_leaves_short_gradients_alone() -> None:
     given = posed(SMALL, 7)
     _, g = backprop(SMALL.net, SMALL.loss)(*given)
     _, unclipped = clip_per_example(1e6)(SMALL.net, SMALL.loss)(*given)
@@ -332,7 +332,7 @@ def test_clipping_bounds_every_object_and_leaves_short_gradients_alone() -> None
     assert float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tiny)))) <= 1e-3 * (1 + 1e-12)
 
 
-def test_an_object_without_a_gradient_stays_without_one() -> None:
+def test_an_example_without_a_gradient_stays_without_one() -> None:
     params, state, (x, _), key = posed(SMALL._replace(loss=squared), 3)
     answers = SMALL.net.apply(params, state, x)
     _, g = clip_per_example(1.0)(SMALL.net, squared)(params, state, (x, answers), key)
@@ -355,7 +355,7 @@ def clipped_and_twin(given: Any) -> tuple[Any, Any]:
     [(jnp.float16, 60, 1e-2), (jnp.bfloat16, 60, 3e-2), (jnp.float32, 1e22, 1e-5), (jnp.float32, 1e-25, 1e-5)],
 )
 def test_no_square_of_a_norm_overflows(dtype: Any, factor: float, rtol: float) -> None:
-    """Data whose gradients have squared norms beyond the dtype, and for one object in float32 the norm too."""
+    """Data whose gradients have squared norms beyond the dtype, and for one example in float32 the norm too."""
     params, state, (x, y), key = posed(Problem(linear(3), squared, 4, 3), 6, dtype=dtype)
     larger = jnp.asarray(factor, dtype) * (x if dtype != jnp.float32 else x[:1])
     batch = (jnp.concatenate([larger, x[larger.shape[0] :]]), y)
@@ -364,7 +364,7 @@ def test_no_square_of_a_norm_overflows(dtype: Any, factor: float, rtol: float) -
     np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(want))))
 
 
-def test_an_object_of_nan_makes_the_clipped_mean_nan() -> None:
+def test_an_example_of_nan_makes_the_clipped_mean_nan() -> None:
     params, state, (x, y), key = posed(SMALL, 3)
     _, g = clip_per_example(1.0)(SMALL.net, SMALL.loss)(params, state, (x.at[1].set(jnp.nan), y), key)
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(g))
@@ -393,7 +393,7 @@ def test_a_threshold_is_positive(threshold: float) -> None:
 
 def test_clipping_refuses_batch_norm() -> None:
     problem = NETWORKS["batch norm"]
-    with pytest.raises(ValueError, match="couples the objects"):
+    with pytest.raises(ValueError, match="couples the examples"):
         clip_per_example(1.0)(problem.net, problem.loss)(*posed(problem))
 
 

@@ -29,11 +29,11 @@ class Wrong(NamedTuple):
     value: bool = False
 
 
-# Objects and answers
+# Examples and answers
 
 DATA = [
     Wrong(
-        "one object without a batch axis",
+        "one example without a batch axis",
         "apply(x[0])",
         ValueError,
         ["dense(5, tanh)", "[n, features]", "(3,)", "x[None, :]"],
@@ -55,7 +55,7 @@ DATA = [
     Wrong("batch of three", "gradients((x, y, y))", TypeError, ["pair (x, y)", "tuple"]),
     Wrong("batch is empty", "gradients((x[:0], y[:0]))", ValueError, ["at least one", "(0, 3)", "(0, 2)"]),
     Wrong("batch does not pair", "gradients((x, y[:3]))", ValueError, ["as many", "(4, 3)", "(3, 2)"]),
-    Wrong("batch norm of one object", "forward(normed, x[:1])", ValueError, ["at least 2", "got 1", "net.apply"]),
+    Wrong("batch norm of one example", "forward(normed, x[:1])", ValueError, ["at least 2", "got 1", "net.apply"]),
     Wrong("x as lists", "apply([[1.0, 2.0, 3.0]])", TypeError, ["dense(5, tanh)", "array", "list"]),
     Wrong("batch of lists", "gradients(([[1.0, 2.0, 3.0]], [[1.0, 2.0]]))", TypeError, ["(x, y)", "array", "list"]),
 ]
@@ -87,7 +87,7 @@ LOSSES = [
         TypeError,
         ["integer labels", "float32", "astype(int)"],
     ),
-    Wrong("fewer labels than objects", "cross_entropy(x, labels[:2])", ValueError, ["(4,)", "got (2,)"]),
+    Wrong("fewer labels than examples", "cross_entropy(x, labels[:2])", ValueError, ["(4,)", "got (2,)"]),
     Wrong(
         "margin labels 0 and 1",
         "hinge_margin.value(one, (signs + 1) // 2)",
@@ -110,7 +110,7 @@ LOSSES = [
     Wrong("y [n, 2] for one output", "squared.value(one, y)", ValueError, ["(4, 1)", "(4,)", "got (4, 2)"]),
     Wrong("integer y for squared", "squared.value(x, integers)", TypeError, ["float32", "int32", "astype"]),
     Wrong("integer outputs", "squared.value(integers, integers)", ValueError, ["floats [n, M]", "int32"]),
-    Wrong("outputs of one object", "squared.slope(x[0], x[0])", ValueError, ["[n, M]", "(3,)"]),
+    Wrong("outputs of one example", "squared.slope(x[0], x[0])", ValueError, ["[n, M]", "(3,)"]),
     Wrong(
         "plain function as loss",
         "objective(net, jnp.square)",
@@ -209,7 +209,7 @@ LAYERS = [
     ),
     Wrong("reading by name", "backprop(net, squared, 'gradient')", TypeError, ["Reading", "'gradient'"]),
     Wrong(
-        "objects apart through batch norm",
+        "examples apart through batch norm",
         "backprop(serial(net, batch_norm()), squared, per_example)(*normed, (x, y), key)",
         ValueError,
         ["batch_norm()", "per_example", "no meaning", "gradient"],
@@ -335,7 +335,7 @@ TRAINING = [
         "batch larger than the data",
         "trainer(net, squared, sgd(0.1)).init(key, (x, y))",
         ValueError,
-        ["batch_size 32", "4 objects", "with_replacement"],
+        ["batch_size 32", "4 examples", "with_replacement"],
     ),
     Wrong("batch of none", "trainer(net, squared, sgd(0.1), batch_size=0)", ValueError, ["batch_size", ">= 1", "0"]),
     Wrong("half a batch", "trainer(net, squared, sgd(0.1), batch_size=1.5)", TypeError, ["whole number", "1.5"]),
@@ -421,7 +421,7 @@ TRAINING = [
         ["divide", "every=4", "max_steps=10"],
     ),
     Wrong(
-        "validation of each object",
+        "validation of each example",
         "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=4, every=4, "
         "validate=lambda p, s: jnp.zeros(3), patience=1)",
         ValueError,
@@ -513,7 +513,7 @@ TABLE = [*DATA, *LOSSES, *LAYERS, *OPTIMIZERS, *TRAINING]
 
 @cache
 def given() -> dict[str, Any]:
-    """What the calls speak of besides `fnn`: a net 3-5-2, and objects and answers of every kind."""
+    """What the calls speak of besides `fnn`: a net 3-5-2, and examples and answers of every kind."""
     key, x, y = jax.random.key(0), jnp.ones((4, 3), jnp.float32), jnp.ones((4, 2), jnp.float32)
     net = fnn.serial(fnn.dense(5, fnn.tanh), fnn.linear(2))
     params, state = net.init(key, x)

@@ -112,7 +112,7 @@ def nnx_peer() -> Peer:
 
 
 def from_equinox(make: Callable[[jax.Array], Any], label: str) -> Layer:
-    """A module of equinox as a layer; make is ``key -> module``, and the module takes one object."""
+    """A module of equinox as a layer; make is ``key -> module``, and the module takes one example."""
     eqx = pytest.importorskip("equinox")
     _, static = eqx.partition(make(jax.random.key(0)), eqx.is_inexact_array)
     return from_function(
@@ -154,8 +154,8 @@ def around(layer: Layer) -> Layer:
     return serial(dense(3, tanh), layer, linear(1))
 
 
-def some_data(objects: int = 6) -> tuple[jax.Array, jax.Array]:
-    x = np.random.default_rng(0).standard_normal((objects, 4))
+def some_data(examples: int = 6) -> tuple[jax.Array, jax.Array]:
+    x = np.random.default_rng(0).standard_normal((examples, 4))
     return jnp.asarray(x), jnp.asarray(np.sin(x[:, :1]) - x[:, 1:2])
 
 
@@ -188,7 +188,7 @@ def test_gradient_is_that_of_the_plain_composition(mixed: Given, key: jax.Array)
     check_close(*both(mixed.params))
 
 
-def test_gradients_of_single_objects_are_those_of_the_same_layers_of_fnn(mixed: Given, key: jax.Array) -> None:
+def test_gradients_of_single_examples_are_those_of_the_same_layers_of_fnn(mixed: Given, key: jax.Array) -> None:
     written, data = around(serial(dense(5, tanh), linear(2))), some_data()
 
     def in_fnn(tree: Any) -> Any:
@@ -205,7 +205,7 @@ def test_gradients_of_single_objects_are_those_of_the_same_layers_of_fnn(mixed: 
 
 def test_manual_and_automatic_gradient_agree(mixed: Given, key: jax.Array) -> None:
     given = mixed.params, mixed.state, some_data(), key
-    report = compare_gradients(mixed.net, squared, *given, entries=4, objects=False, dtypes=(), rounds=0)
+    report = compare_gradients(mixed.net, squared, *given, entries=4, examples=False, dtypes=(), rounds=0)
     assert re.fullmatch(r"agree to 1[2-6] digits", report.verdict)
 
 
@@ -244,7 +244,7 @@ def nnx_layer(name: str) -> Layer:
 
 def equinox_layer(name: str) -> Layer:
     eqx = pytest.importorskip("equinox")
-    layer = {"dropout": eqx.nn.Dropout(0.5), "batch norm": eqx.nn.BatchNorm(3, "objects", mode="ema")}[name]
+    layer = {"dropout": eqx.nn.Dropout(0.5), "batch norm": eqx.nn.BatchNorm(3, "examples", mode="ema")}[name]
     return from_equinox(lambda key: layer, name)
 
 

@@ -53,7 +53,7 @@ from fnn.nn import orthogonal
 KEY = jax.random.key(0)
 
 
-def objects(n: int, d: int, seed: int) -> np.ndarray:
+def examples(n: int, d: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, d))
 
 
@@ -73,8 +73,8 @@ def fitted(net: Any, loss: Any, optimizer: Any, x: np.ndarray, y: np.ndarray, ma
 
 
 def test_linear_regression_is_least_squares():
-    x = objects(60, 3, seed=0) @ np.asarray([[1.0, 0.3, 0.0], [0.0, 0.8, 0.2], [0.0, 0.0, 1.2]]) + 0.5
-    y = x @ [[2.0], [-1.0], [0.5]] + 3 + objects(60, 1, seed=1)
+    x = examples(60, 3, seed=0) @ np.asarray([[1.0, 0.3, 0.0], [0.0, 0.8, 0.2], [0.0, 0.0, 1.2]]) + 0.5
+    y = x @ [[2.0], [-1.0], [0.5]] + 3 + examples(60, 1, seed=1)
     params = fitted(linear_regression(), squared, sgd(0.4), x, y)
     w_0, *w = np.linalg.lstsq(np.column_stack([-np.ones(60), x]), y[:, 0])[0]
     np.testing.assert_allclose(params["w"][:, 0], w, atol=1e-7)
@@ -83,7 +83,7 @@ def test_linear_regression_is_least_squares():
 
 def test_linear_regression_as_printed_is_least_squares_through_the_origin():
     """Q sums squares, the trainer has the mean of halves: the minimum is the same, without a constant column."""
-    x, y = objects(60, 3, seed=0) + 0.5, objects(60, 1, seed=1) + 3
+    x, y = examples(60, 3, seed=0) + 0.5, examples(60, 1, seed=1) + 3
     params = fitted(linear_regression(bias=False), squared, sgd(0.4), x, y)
     assert params.keys() == {"w"}
     np.testing.assert_allclose(params["w"], np.linalg.lstsq(x, y)[0], atol=1e-7)
@@ -104,8 +104,8 @@ def test_logistic_regression_is_scikit_learns(C):
     from sklearn.linear_model import LogisticRegression
 
     n = 80
-    x = objects(n, 2, seed=2) + np.asarray([0.3, -0.6])
-    y = np.where(x @ [1.5, -1.0] + 0.7 + objects(n, 1, seed=3)[:, 0] > 0, 1, -1)
+    x = examples(n, 2, seed=2) + np.asarray([0.3, -0.6])
+    y = np.where(x @ [1.5, -1.0] + 0.7 + examples(n, 1, seed=3)[:, 0] > 0, 1, -1)
     regularised = chain(masked(l2(1 / (C * n)), weights_only), sgd(1.0))
     params = fitted(linear_classifier(), logistic_margin, regularised, x, y)
     want = LogisticRegression(C=C, tol=1e-10, max_iter=1000).fit(x, y)
@@ -116,7 +116,7 @@ def test_logistic_regression_is_scikit_learns(C):
 
 @pytest.mark.parametrize("loss", [logistic_margin, hinge_margin, exponential_margin, sigmoid_margin], ids=str)
 def test_every_margin_loss_separates_what_can_be_separated(loss):
-    x = objects(100, 2, seed=4)
+    x = examples(100, 2, seed=4)
     score = x @ [1.0, 2.0] - 0.8
     x, y = x[np.abs(score) > 0.3], np.sign(score[np.abs(score) > 0.3])
     net = linear_classifier()
@@ -148,7 +148,7 @@ def test_classes_are_signs_and_minus_one_on_the_boundary():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("activation", [identity, tanh, sigmoid])
 def test_a_neuron_is_the_formula(activation, dtype):
-    w, x = objects(5, 1, seed=5)[:, 0], objects(7, 5, seed=6)
+    w, x = examples(5, 1, seed=5)[:, 0], examples(7, 5, seed=6)
     built = neuron(jnp.asarray(w, dtype), 0.7, activation)
     got = apply(built, jnp.asarray(x, dtype))
     sums = [sum(w_j * f_j for w_j, f_j in zip(w, f, strict=True)) - 0.7 for f in x]
@@ -166,7 +166,7 @@ def test_the_threshold_is_subtracted():
 
 
 def test_neurons_are_built_of_traced_weights():
-    w, w_0, x = jnp.asarray(objects(4, 2, seed=7)), jnp.arange(4.0), jnp.asarray(objects(3, 2, seed=8))
+    w, w_0, x = jnp.asarray(examples(4, 2, seed=7)), jnp.arange(4.0), jnp.asarray(examples(3, 2, seed=8))
     got = jax.vmap(lambda w, w_0: apply(neuron(w, w_0, identity), x)[:, 0])(w, w_0)
     np.testing.assert_allclose(got, np.asarray(w) @ np.asarray(x).T - np.arange(4.0)[:, None], rtol=1e-12)
 
@@ -232,7 +232,7 @@ def test_the_way_back_is_exact_in_other_dtypes_and_without_jit(dtype):
 def test_matrices_compute_what_the_network_computes():
     widths = [3, 5, 4, 2]
     net = serial(dense(5, tanh), dense(4, tanh), dense(2, tanh))
-    params, x = drawn_params(net), objects(6, 3, seed=10)
+    params, x = drawn_params(net), examples(6, 3, seed=10)
     weights = to_lecture(params)
     assert [m.shape for m in weights] == [(i + 1, o) for i, o in pairwise(widths)]
     y = x
@@ -262,7 +262,7 @@ def test_the_slides_W_are_the_leaves():
     params = drawn_params(NETWORKS["its own σ for each neuron"])
     W, structure = jax.tree.flatten(to_lecture(params))
     assert [W_l.shape for W_l in W] == [(4, 4), (5, 2)]
-    x = objects(6, 3, seed=10)
+    x = examples(6, 3, seed=10)
     S = np.column_stack([-np.ones(6), x]) @ W[0]
     y = np.column_stack([-np.ones(6), np.tanh(S[:, :1]), np.maximum(S[:, 1:], 0)]) @ W[1]
     net = NETWORKS["its own σ for each neuron"]

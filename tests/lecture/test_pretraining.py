@@ -37,15 +37,15 @@ from fnn.lecture import diversity, weight_diversity
 from fnn.lecture import pretrain as pretrain_as_usual
 from fnn.nn import constant
 
-OBJECTS = 40
+EXAMPLES = 40
 KEY = jax.random.key(7)
 NOISE = np.random.default_rng(3)
-X = NOISE.standard_normal((OBJECTS, 4))
-Y = X @ [0.5, -0.3, 0.2, 0.1] + 0.4 + 0.3 * NOISE.standard_normal(OBJECTS)
+X = NOISE.standard_normal((EXAMPLES, 4))
+Y = X @ [0.5, -0.3, 0.2, 0.1] + 0.4 + 0.3 * NOISE.standard_normal(EXAMPLES)
 DATA = jnp.asarray(X), jnp.asarray(Y)
 LINEAR = serial(dense(6, identity), linear(1))
-FULL = {"optimizer": sgd(0.4), "steps": 400, "batch_size": OBJECTS}
-"""Gradient steps on all objects, enough of them to reach the least squares of well-scaled data to 1e-9."""
+FULL = {"optimizer": sgd(0.4), "steps": 400, "batch_size": EXAMPLES}
+"""Gradient steps on all examples, enough of them to reach the least squares of well-scaled data to 1e-9."""
 
 
 pretrain = partial(pretrain_as_usual, subsample=None, inputs=None)
@@ -84,8 +84,8 @@ def test_each_neuron_sees_its_inputs_only_and_fits_them():
         np.testing.assert_allclose([*w[column], b], least_squares(X[:, column], Y), rtol=1e-9)
 
 
-def test_each_neuron_sees_its_objects_only():
-    """Object n is the only one with feature n: where a weight stays as it began, its object was never looked at."""
+def test_each_neuron_sees_its_examples_only():
+    """Example n is the only one with feature n: where a weight stays as it began, its example was never looked at."""
     n = 10
     x, y = jnp.eye(n), 1 + jnp.arange(n, dtype=float)
     net = serial(dense(8, identity, w=constant(0.25)), linear(1, w=constant(0.5)))
@@ -113,10 +113,10 @@ def test_of_several_outputs_each_neuron_has_one_dealt_out_evenly():
 def test_classifiers_are_logistic_regressions(loss):
     from sklearn.linear_model import LogisticRegression
 
-    labels = np.digitize(Y + NOISE.standard_normal(OBJECTS), [0.0, 0.8])
+    labels = np.digitize(Y + NOISE.standard_normal(EXAMPLES), [0.0, 0.8])
     one_hot = (labels[:, None] == np.arange(3)).astype(float)
     answers = jnp.asarray(labels) if loss is softmax_cross_entropy else jnp.asarray(one_hot)
-    options = {"optimizer": sgd(1.0), "steps": 3000, "batch_size": OBJECTS, "head": False}
+    options = {"optimizer": sgd(1.0), "steps": 3000, "batch_size": EXAMPLES, "head": False}
     params = pretrain(KEY, serial(dense(6, tanh), linear(3)), (DATA[0], answers), loss, **options)
     wanted = []
     for y in one_hot.T:
@@ -132,7 +132,7 @@ def test_classifiers_are_logistic_regressions(loss):
 
 def test_a_layer_learns_from_the_one_before_it_in_application():
     net = serial(dense(2, tanh), dropout(0.25), batch_norm(epsilon=0.5), dense(3, identity), linear(1))
-    options = {"optimizer": sgd(0.9), "steps": 4000, "batch_size": OBJECTS, "head": False}
+    options = {"optimizer": sgd(0.9), "steps": 4000, "batch_size": EXAMPLES, "head": False}
     params = pretrain(KEY, net, DATA, squared, inputs=0.5, **options)
     assert (np.asarray(params[0]["w"]) != 0).sum(axis=0).tolist() == [2, 2]
     assert (np.asarray(params[3]["w"]) != 0).sum(axis=0).tolist() == [1, 1, 1]
@@ -143,7 +143,7 @@ def test_a_layer_learns_from_the_one_before_it_in_application():
 
 
 def test_linear_and_activate_are_dense_and_nests_are_flat():
-    options = {"optimizer": sgd(0.4), "steps": 20, "batch_size": OBJECTS, "inputs": 0.5, "head": False}
+    options = {"optimizer": sgd(0.4), "steps": 20, "batch_size": EXAMPLES, "inputs": 0.5, "head": False}
     fixed: Any = {"w": constant(0.3)}
     dense_net = serial(dense(5, tanh, **fixed), linear(1))
     split = serial(serial(linear(5, **fixed), activate(tanh)), serial(linear(1)))
@@ -174,7 +174,7 @@ OWN = {
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
 def test_a_neuron_that_has_its_own_sigma_learns_with_it(own):
     net = serial(linear(6), own, linear(1))
-    options = {"optimizer": sgd(0.4), "steps": 30, "batch_size": OBJECTS, "head": False}
+    options = {"optimizer": sgd(0.4), "steps": 30, "batch_size": EXAMPLES, "head": False}
     params = pretrain(KEY, net, DATA, squared, **options)
     start = net.init(jax.random.split(KEY)[0], DATA[0])[0][0]["w"]
     sigmas = ["tanh", *["identity"] * 2, *["relu"] * 3]
@@ -184,7 +184,7 @@ def test_a_neuron_that_has_its_own_sigma_learns_with_it(own):
 
 def test_neurons_without_a_bias_are_models_through_the_origin():
     net = serial(linear(5, bias=False), activate(tanh), dense(3, identity, bias=False), linear(1, bias=False))
-    params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=30, batch_size=OBJECTS, head=False)
+    params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=30, batch_size=EXAMPLES, head=False)
     start = net.init(jax.random.split(KEY)[0], DATA[0])[0]
     first = [descended(X, Y, w, "tanh", 30, bias=False)[:-1] for w in np.asarray(start[0]["w"]).T]
     np.testing.assert_allclose(params[0]["w"].T, first, rtol=1e-9)
@@ -202,11 +202,13 @@ def test_classifiers_without_a_bias_too():
         KEY, net, (DATA[0], y), logistic_margin, head=False, **FULL | {"optimizer": sgd(1.0), "steps": 3000}
     )
     M = np.asarray(y)[:, None] * (X @ np.asarray(params[0]["w"]))
-    assert np.abs(X.T @ (np.asarray(y)[:, None] / (1 + np.exp(M)))).max() / OBJECTS < 1e-6  # the slope of the mean loss
+    assert (
+        np.abs(X.T @ (np.asarray(y)[:, None] / (1 + np.exp(M)))).max() / EXAMPLES < 1e-6
+    )  # the slope of the mean loss
 
 
 def test_what_a_layer_is_does_not_hang_on_its_label():
-    options = {"optimizer": sgd(0.4), "steps": 10, "batch_size": OBJECTS, "head": False}
+    options = {"optimizer": sgd(0.4), "steps": 10, "batch_size": EXAMPLES, "head": False}
     nets = [serial(linear(5), sigma, linear(1)) for sigma in (activate(tanh), activate(tanh)._replace(label="σ"))]
     usual, renamed = (pretrain(KEY, net, DATA, squared, **options)[0] for net in nets)
     jax.tree.map(np.testing.assert_array_equal, usual, renamed)
@@ -234,7 +236,7 @@ def test_neurons_that_are_passed_over_are_named_and_keep_their_first_values(laye
         str(layer).replace("serial(serial(repeat(residual(linear(4)), 2)))", "repeat(residual(linear(4)), 2)")
     )
     with pytest.warns(UserWarning, match=f"leaves those within {named} with .*put these neurons into a serial"):
-        params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=1, batch_size=OBJECTS)
+        params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=1, batch_size=EXAMPLES)
     start = net.init(jax.random.split(KEY)[0], DATA[0])[0]
     jax.tree.map(np.testing.assert_array_equal, params[0], start[0])
     assert (np.asarray(params[1]["w"]) != np.asarray(start[1]["w"])).all()
@@ -242,7 +244,7 @@ def test_neurons_that_are_passed_over_are_named_and_keep_their_first_values(laye
 
 def test_neurons_behind_the_head_are_named_where_the_head_is_not_trained():
     net = serial(dense(3, tanh), linear(2), grouped(linear(1), 2))
-    options = {"optimizer": sgd(0.4), "steps": 1, "batch_size": OBJECTS}
+    options = {"optimizer": sgd(0.4), "steps": 1, "batch_size": EXAMPLES}
     data = DATA[0], jnp.stack([DATA[1]] * 2, axis=1)
     pretrain(KEY, net, data, squared, **options)
     with pytest.warns(UserWarning, match=r"within grouped\(linear\(1\), 2\) with"):
@@ -261,11 +263,11 @@ def test_other_composites_keep_their_first_values():
 def test_the_head_is_trained_on_the_loss_of_the_network():
     """A lone layer is the head; with all three outputs in one model, softmax regression has a gradient of 0."""
     labels = np.digitize(Y + 0.5 * X[:, 1] ** 2, [0.0, 0.8])
-    options = {"optimizer": sgd(0.5), "steps": 3000, "batch_size": OBJECTS}
+    options = {"optimizer": sgd(0.5), "steps": 3000, "batch_size": EXAMPLES}
     params = pretrain(KEY, linear(3), (DATA[0], jnp.asarray(labels)), softmax_cross_entropy, **options)
     scores = X @ np.asarray(params["w"]) + np.asarray(params["b"])
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    gradient = X.T @ (p - (labels[:, None] == np.arange(3))) / OBJECTS
+    gradient = X.T @ (p - (labels[:, None] == np.arange(3))) / EXAMPLES
     assert np.abs(gradient).max() < 1e-4
 
 
@@ -281,7 +283,7 @@ def test_the_key_decides_and_compiling_once_is_enough():
 
     counting = Optimizer(sgd(0.1).init, update)
     layer = dense(4, tanh)
-    net = serial(layer, layer, layer, linear(1))  # the layers are one object and 4 wide: they are compiled once
+    net = serial(layer, layer, layer, linear(1))  # the layers are one example and 4 wide: they are compiled once
     options = {"optimizer": counting, "steps": 3, "subsample": 0.5, "batch_size": 20, "head": False}
     first = pretrain(KEY, net, DATA, squared, **options)
     once = len(traces)
@@ -297,7 +299,7 @@ def test_the_key_decides_and_compiling_once_is_enough():
 
 def test_it_is_swept_over_keys_and_rates_from_starts_of_the_layers_own_init():
     def experiment(key, eta):
-        return pretrain(key, LINEAR, DATA, squared, optimizer=sgd(eta), steps=3, batch_size=OBJECTS, head=False)[0]
+        return pretrain(key, LINEAR, DATA, squared, optimizer=sgd(eta), steps=3, batch_size=EXAMPLES, head=False)[0]
 
     keys = jax.random.split(KEY, 2)
     swept = sweep(experiment, keys, eta=[0.0, 0.2])
@@ -397,7 +399,7 @@ def test_what_cannot_be_pretrained_says_why():
     coupled = Loss("coupled", squared.value, squared.slope, squared.curvature, lambda a, y: a[:, :, None])
     with pytest.raises(ValueError, match="coupled couples the outputs"):
         given(loss=coupled)
-    with pytest.raises(ValueError, match=r"batch_size 32 exceeds the 20 of 40 objects .*batch_size <= 20"):
+    with pytest.raises(ValueError, match=r"batch_size 32 exceeds the 20 of 40 examples .*batch_size <= 20"):
         given(subsample=0.5)
     with pytest.raises(TypeError, match="inputs fixes how many there are and cannot be traced"):
         jax.jit(lambda share: given(inputs=share))(0.5)

@@ -203,7 +203,7 @@ def test_cross_entropy_differentiated_keeps_its_digits(label):
     assert_digits(of_slope, hessian, jnp.float32)
 
 
-def test_the_root_squared_is_the_hessian_of_a_confident_object():
+def test_the_root_squared_is_the_hessian_of_a_confident_example():
     a, y = logits(jnp.float32), jnp.zeros(len(LOGITS), int)
     _, _, hessian = exact_cross_entropy(np.asarray(a, np.float64), 0)
     columns = np.asarray(root_columns(fnn.softmax_cross_entropy, a, y), np.float64)
@@ -213,7 +213,7 @@ def test_the_root_squared_is_the_hessian_of_a_confident_object():
 
 
 @pytest.mark.parametrize("gap", [10.0, 18.0, 30.0])
-def test_no_confident_object_makes_the_gauss_newton_matrix_indefinite(gap):
+def test_no_confident_example_makes_the_gauss_newton_matrix_indefinite(gap):
     """Two classes with a gap g between the logits: ∂²ℒ/∂a² = s(g)s(−g)·[[1, −1], [−1, 1]], eigenvalues 0 and 2."""
     net = fnn.linear(2)
     loss: Any = fnn.softmax_cross_entropy

@@ -101,7 +101,7 @@ def test_a_thousand_networks_by_vmap_and_jit() -> None:
 
 def test_drawn_networks_average_to_the_average_of_all() -> None:
     net = serial(dense(5, tanh), dropout(0.4), dense(3, tanh), batch_norm(), linear(2))
-    params, state, x, key = given(net, 3, n=1)  # one object: batch norm is in inference mode
+    params, state, x, key = given(net, 3, n=1)  # one example: batch norm is in inference mode
     draws = jax.jit(monte_carlo(net, 4000))(params, state, x, key)
     assert draws.shape == (4000, 1, 2)
     error = draws.std(axis=0) / np.sqrt(4000)
@@ -109,7 +109,7 @@ def test_drawn_networks_average_to_the_average_of_all() -> None:
     assert np.all(draws.std(axis=0) > 0.01)
 
 
-def test_objects_are_thinned_independently() -> None:
+def test_examples_are_thinned_independently() -> None:
     net = serial(dropout(0.5), linear(1))
     params, state, _, key = given(net, 6)
     draws = monte_carlo(net, 50)(params, state, jnp.ones((2, 6)), key)

@@ -164,7 +164,7 @@ def test_dropout_drops_the_fraction_p_and_scales_the_rest(factory, p: float, key
 
 
 @each_dropout
-def test_dropout_draws_for_each_object_and_key_anew(factory, key: jax.Array) -> None:
+def test_dropout_draws_for_each_example_and_key_anew(factory, key: jax.Array) -> None:
     x = jnp.ones((2, 64))
     first, second = (factory(0.5).forward((), (), x, k)[0] for k in jax.random.split(key))
     again = factory(0.5).forward((), (), x, jax.random.split(key)[0])[0]
@@ -245,7 +245,7 @@ def test_batch_norm_applies_mean_0_and_variance_1_before_any_training() -> None:
     np.testing.assert_allclose(batch_norm().apply(params, state, x), want, rtol=TOLERANCE["same gradient"])
 
 
-def test_batch_norm_applied_treats_each_object_by_itself(key: jax.Array) -> None:
+def test_batch_norm_applied_treats_each_example_by_itself(key: jax.Array) -> None:
     params, state, x, _ = given(batch_norm(), 4)
     _, state, _ = batch_norm().forward(params, state, x, key)
     together, alone = batch_norm().apply(params, state, x), batch_norm().apply(params, state, x[:1])
@@ -253,7 +253,7 @@ def test_batch_norm_applied_treats_each_object_by_itself(key: jax.Array) -> None
 
 
 def test_batch_norm_passes_no_error_along_the_mean_and_the_scale_of_a_batch(key: jax.Array) -> None:
-    # What moves all objects alike, or stretches them all, is undone by the normalisation; ε leaves ε/σ² of the latter.
+    # What moves all examples alike, or stretches them all, is undone by the normalisation; ε leaves ε/σ² of the latter.
     layer = batch_norm(epsilon=1e-14)
     params, state, x, _ = given(layer, 4)
     y, _, tape = layer.forward(params, state, x, key)

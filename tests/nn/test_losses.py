@@ -42,14 +42,14 @@ def outputs(n: int, m: int, seed: int = 0) -> jax.Array:
 
 
 def check_value(loss: Loss, name: str) -> None:
-    """The value is the formula's, per object."""
+    """The value is the formula's, per example."""
     a, y = outputs(7, 3), answers(name, 7, 3)
     got = jax.jit(loss.value)(a, y)
     np.testing.assert_allclose(got, oracles.losses(name, np.asarray(a), np.asarray(y)), **EXACT_64)
 
 
 def check_slope(loss: Loss, name: str) -> None:
-    """The slope is the derivative of the value, per object: objects are weighted at random to tell them apart."""
+    """The slope is the derivative of the value, per example: examples are weighted at random to tell them apart."""
     a, y = outputs(7, 3), answers(name, 7, 3)
     weights = jnp.asarray(np.random.default_rng(2).normal(size=7))
     automatic = jax.jit(jax.grad(lambda a: jnp.vdot(weights, loss.value(a, y))))(a)
@@ -58,13 +58,13 @@ def check_slope(loss: Loss, name: str) -> None:
 
 
 def check_curvature(loss: Loss, name: str) -> None:
-    """The curvature is the diagonal of each object's Hessian."""
+    """The curvature is the diagonal of each example's Hessian."""
     a, y = outputs(7, 3), answers(name, 7, 3)
 
-    def of_object(a_n: jax.Array, y_n: jax.Array) -> jax.Array:
+    def of_example(a_n: jax.Array, y_n: jax.Array) -> jax.Array:
         return jnp.diag(jax.hessian(lambda a_n: loss.value(a_n[None], y_n[None])[0])(a_n))
 
-    np.testing.assert_allclose(jax.jit(loss.curvature)(a, y), jax.jit(jax.vmap(of_object))(a, y), **EXACT_64)
+    np.testing.assert_allclose(jax.jit(loss.curvature)(a, y), jax.jit(jax.vmap(of_example))(a, y), **EXACT_64)
 
 
 def check_falls_with_margin(loss: Loss) -> None:
@@ -153,13 +153,13 @@ def test_exponential_margin_overflows_to_infinity():
 
 @pytest.mark.parametrize("loss", LABELLED, ids=str)
 @pytest.mark.parametrize("bad", [2, -2, 100], ids=str)
-def test_a_traced_bad_label_makes_its_object_nan(loss, bad):
+def test_a_traced_bad_label_makes_its_example_nan(loss, bad):
     m = 1 if loss is not fnn.softmax_cross_entropy else 2
     a, y = outputs(4, m), np.asarray(answers(str(loss), 4, m)).reshape(4).copy()
     y[2] = bad
     value, slope = jax.jit(lambda a, y: (loss.value(a, y), loss.slope(a, y)))(a, y)
     assert np.isnan(value).tolist() == [False, False, True, False]
-    assert np.isnan(slope).tolist() == [[bad_object] * m for bad_object in np.isnan(value)]
+    assert np.isnan(slope).tolist() == [[bad_example] * m for bad_example in np.isnan(value)]
 
 
 @pytest.mark.parametrize("loss", [fnn.squared, *MARGIN, fnn.binary_cross_entropy], ids=str)
@@ -195,7 +195,7 @@ def test_class_labels_may_be_any_integers(dtype):
 
 @every_loss
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
-def test_keeps_dtype_and_judges_objects_apart(loss, dtype):
+def test_keeps_dtype_and_judges_examples_apart(loss, dtype):
     a, y = outputs(5, 3).astype(dtype), answers(str(loss), 5, 3)
     y = y.astype(dtype) if loss is fnn.squared else y
     results = [jax.eval_shape(part, a, y) for part in (loss.value, loss.slope, loss.curvature)]

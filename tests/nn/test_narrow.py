@@ -81,7 +81,7 @@ def test_clipping_in_every_dtype_is_that_of_float64(dtype, within, theta, n):
 
 
 @every_dtype
-def test_an_object_without_a_gradient_neither_counts_nor_spoils_the_others(dtype):
+def test_an_example_without_a_gradient_neither_counts_nor_spoils_the_others(dtype):
     """Its error of 1000 is the largest share by far: rounded beside it, the others' would be lost in float16."""
     x, y = np.array([[0.0], [200.0], [100.0]]), np.array([[1000.0], [100.0], [-50.0]])
     net = fnn.from_function(lambda key, x: jnp.zeros((1, 1), x.dtype), lambda w, x: x @ w)
@@ -92,7 +92,7 @@ def test_an_object_without_a_gradient_neither_counts_nor_spoils_the_others(dtype
     np.testing.assert_allclose(float64(g), [[-0.01 / 2]], rtol=4 * float(jnp.finfo(dtype).eps))
 
 
-def test_clipping_keeps_infinite_and_nan_objects_as_they_were():
+def test_clipping_keeps_infinite_and_nan_examples_as_they_were():
     x, y = jnp.array([[1.0], [1.0]]), jnp.array([[jnp.nan], [1.0]])
     params = {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}
     assert np.isnan(clip_per_example(1.0)(linear(1), squared)(params, (), (x, y), jax.random.key(0))[1]["b"])
@@ -105,12 +105,12 @@ def slope_and_quotient(f: Any, at: float = 0.0, h: float = 1e-5) -> tuple[float,
     return float(jax.grad(f)(at)), float((f(at + h) - f(at - h)) / (2 * h))
 
 
-def test_clipping_can_be_differentiated_at_a_perfectly_fitted_object():
+def test_clipping_can_be_differentiated_at_a_perfectly_fitted_example():
     x, y = jnp.array([[1.0], [2.0]]), jnp.array([[0.0], [1.0]])
     key = jax.random.key(0)
 
     def bias_gradient(t):
-        params = {"w": jnp.zeros((1, 1)), "b": jnp.full(1, t)}  # object 0 is fitted at t = 0
+        params = {"w": jnp.zeros((1, 1)), "b": jnp.full(1, t)}  # example 0 is fitted at t = 0
         return clip_per_example(100.0)(linear(1), squared)(params, (), (x, y), key)[1]["b"][0]
 
     def clipped_bias_gradient(t):
@@ -141,7 +141,7 @@ def test_ggn_diagonal_can_be_differentiated_at_a_saturated_output(loss, logit):
     assert float(jax.jacfwd(diagonal)(logit)) == pytest.approx(right, rel=1e-9, abs=1e-15 * density + 1e-300)
 
 
-def test_gradient_noise_can_be_differentiated_where_the_objects_agree():
+def test_gradient_noise_can_be_differentiated_where_the_examples_agree():
     x, y = jnp.ones((3, 1)), jnp.zeros((3, 1))
 
     def norm_test(t):
@@ -207,7 +207,7 @@ def test_trace_in_every_dtype(dtype):
 
 @every_dtype
 def test_chunks_in_every_dtype(dtype):
-    """The gradient of 1000 objects in chunks of one is that of all at once to the dtype's digits."""
+    """The gradient of 1000 examples in chunks of one is that of all at once to the dtype's digits."""
     n = 1000
     x, y = jnp.ones((n, 1), dtype), jnp.full((n, 1), -1e-3, dtype)
     params = {"w": jnp.zeros((1, 1), dtype), "b": jnp.zeros(1, dtype)}
@@ -233,7 +233,7 @@ def test_squares_of_small_errors_are_not_lost(dtype):
 
 
 @every_dtype
-def test_gauss_newton_diagonal_of_a_nearly_sure_object(dtype):
+def test_gauss_newton_diagonal_of_a_nearly_sure_example(dtype):
     """x² s' with x = 200 and s'(9) = 1.2e-4, whose root 1.1e-2 is squared again; (1/n) Σ x² = 4e4 fits float16."""
     x, y = jnp.full((2, 1), 200, dtype), jnp.array([[1], [1]])
     params = {"w": jnp.zeros((1, 1), dtype), "b": jnp.full(1, 9, dtype)}

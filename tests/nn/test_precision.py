@@ -51,7 +51,7 @@ WITHIN = ("serial", "columns, nested", "residual", "grouped", "everything")
 WITHIN += ("repeat of batch_norm", "remat of batch_norm")
 CASES = LAYERS | {name: COMBINATORS[name] for name in WITHIN}
 NARROW = 1e-5
-"""Of float32 within float64: its spacing, 1.2e-7, through a few layers of a few objects."""
+"""Of float32 within float64: its spacing, 1.2e-7, through a few layers of a few examples."""
 
 bfloat16 = partial(mixed_precision, dtype=jnp.bfloat16)
 every_case = pytest.mark.parametrize("name", CASES)
@@ -191,7 +191,7 @@ def test_errors_and_curvatures_come_back_in_the_dtypes_they_came_in(exact: bool)
     assert 1e-12 < off(got, want) < NARROW
 
 
-def test_objects_may_be_narrower_than_the_params() -> None:
+def test_examples_may_be_narrower_than_the_params() -> None:
     """y and ∂L/∂x are then as narrow as x; what is read at the params is as wide as they are."""
     params, state, _, key = at_start(SMOOTH)
     x = X.astype(jnp.bfloat16)

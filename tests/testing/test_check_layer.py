@@ -102,7 +102,7 @@ def test_our_own_layers_keep_all_laws(layer):
     if not jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0), X)[0]):
         expected |= {law.name for law in laws.rows if law.name.startswith("reading")}
     assert not_asked(laws) == expected
-    assert ("coupled" in laws.law("objects are independent").finding) == coupled
+    assert ("coupled" in laws.law("examples are independent").finding) == coupled
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -304,7 +304,7 @@ def raising(*given: Any) -> Any:
 
 
 def centred() -> Layer:
-    """A layer that couples the objects and does not say so."""
+    """A layer that couples the examples and does not say so."""
 
     def backward(params, tape, error, read):
         return error - jnp.mean(error, axis=0, keepdims=True), {"b": read.rows(error)}
@@ -319,7 +319,7 @@ def centred() -> Layer:
 
 
 def by_first() -> Layer:
-    """Objects in units of the first, which stays what it is whatever the others are, without a refusal."""
+    """Examples in units of the first, which stays what it is whatever the others are, without a refusal."""
     f = lambda x: x / x[:1]  # noqa: E731
     backward = lambda params, x, error, read: (jax.vjp(f, x)[1](error)[0], ())  # noqa: E731
     forward = lambda params, state, x, key: (f(x), state, x)  # noqa: E731
@@ -491,7 +491,7 @@ FAULTS: dict[str, Fault] = {
         "one pass is the exact diagonal",
         "off by 6.0e+00",
     ),
-    "curve reads objects wrong": Fault(
+    "curve reads examples wrong": Fault(
         with_curve(lambda c, r, mode, read: (c, r if read.linear else times(7, r))),
         "curve at the params equals jax.hessian",
         "reading",
@@ -532,10 +532,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "frozen variance": Fault(frozen("variance"), "the state is learned", "state.variance stays as it is"),
     "noise without a second mode": Fault(noisy_layer(), "draws in training only", "modes=Modes(inference="),
-    "couples to the first": Fault(by_first(), "objects are independent", "object[2]: coupled, so backward must"),
+    "couples to the first": Fault(by_first(), "examples are independent", "example[2]: coupled, so backward must"),
     "params of integers": Fault(fixed_mask(), "init gives arrays", "params must be floats, and params['m'] is int32"),
-    "couples in silence": Fault(centred(), "objects are independent", "must raise ValueError"),
-    "needs two objects": Fault(
+    "couples in silence": Fault(centred(), "examples are independent", "must raise ValueError"),
+    "needs two examples": Fault(
         with_forward(lambda y, s, t: (jax.lax.slice(y, (0, 0), (3, 3)), s, t)), "takes a batch of one", "Error"
     ),
 }
@@ -908,7 +908,7 @@ def test_the_report_prints_and_raises_and_becomes_plain_data():
     ("given", "error", "message"),
     [
         ((dense, X), TypeError, "call the factory"),
-        ((linear(2), X[:1]), ValueError, "at least 2 objects"),
+        ((linear(2), X[:1]), ValueError, "at least 2 examples"),
         ((linear(2), X[0]), ValueError, "batch axis"),
         ((linear(2), X.astype(int)), TypeError, "expects floats"),
         ((linear(2), X * np.nan), ValueError, "finite x"),

@@ -157,9 +157,9 @@ MUTANTS: dict[str, tuple[Layer, Layer, int]] = {
     "error without the transpose": (SQUARE, with_error(SQUARE, lambda x, p, t, e: (e * t.z) @ p["w"]), 4),
     "error off by a thousandth": (linear(3), with_error(linear(3), lambda x, p, t, e: 1.001 * x), 4),
     "error lost": (linear(3), with_error(linear(3), lambda x, p, t, e: jnp.zeros_like(x)), 4),
-    "bias of the first object": (linear(3), with_reading(linear(3), "b", lambda b, t, e: e[0]), 4),
+    "bias of the first example": (linear(3), with_reading(linear(3), "b", lambda b, t, e: e[0]), 4),
     "bias of the mean": (linear(3), with_reading(linear(3), "b", lambda b, t, e: e.mean(axis=0)), 4),
-    "bias that counts objects": (
+    "bias that counts examples": (
         linear(3),
         with_reading(linear(3), "b", lambda b, t, e: jnp.full_like(b, e.shape[0])),
         4,
@@ -214,12 +214,12 @@ def test_check_backward_fails_on_a_wrong_layer_only(right: Layer, wrong: Layer, 
         check_backward(wrong, *arguments)
 
 
-HIDDEN_BY_ONES = ["bias that counts objects", "error not through σ²", "columns swapped"]
+HIDDEN_BY_ONES = ["bias that counts examples", "error not through σ²", "columns swapped"]
 
 
 @pytest.mark.parametrize("name", HIDDEN_BY_ONES)
 def test_why_the_cotangent_is_random(name: str) -> None:
-    # All ones are their own sum over objects but for a count, have mean_n(e x̂) = mean_n x̂ = 0, and are alike in all
+    # All ones are their own sum over examples but for a count, have mean_n(e x̂) = mean_n x̂ = 0, and are alike in all
     # columns: with them, these wrong layers pass.
     _, wrong, inputs = MUTANTS[name]
     check_backward(wrong, *given(wrong, inputs), cotangent=jnp.ones_like)
@@ -239,9 +239,9 @@ def test_check_backward_fails_on_a_wrong_structure(missing: str) -> None:
 
 
 MISREADINGS: dict[str, tuple[Reading, Reading]] = {
-    "gradient of the first object": (gradient, gradient._replace(outer=lambda x, e: x[:1].T @ e[:1])),
+    "gradient of the first example": (gradient, gradient._replace(outer=lambda x, e: x[:1].T @ e[:1])),
     "share in the mean": (per_example, per_example._replace(outer=lambda x, e: per_example.outer(x, e) / x.shape[0])),
-    "per object, depth first": (per_example, per_example._replace(stack=gradient.stack)),
+    "per example, depth first": (per_example, per_example._replace(stack=gradient.stack)),
     "norm instead of its square": (
         squared_norm,
         squared_norm._replace(outer=lambda x, e: jnp.sqrt(squared_norm.outer(x, e))),

@@ -14,7 +14,7 @@ import fnn
 from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
 from fnn.derivatives import ggn_vector_product, gradient_noise, hessian_vector_product
 from fnn.derivatives import reference as automatic
-from fnn.testing import Culprit, GradientComparison, Objects, compare
+from fnn.testing import Culprit, Examples, GradientComparison, compare
 from fnn.testing._compare.verdicts import Kind
 
 KEY = jax.random.key(0)
@@ -24,7 +24,7 @@ NET = serial(dense(5, tanh), fnn.batch_norm(), fnn.inverted_dropout(0.2), linear
 
 def compared(net: Layer = NET, **options):
     params, state = net.init(KEY, X)
-    options = {"rounds": 0, "objects": False, "dtypes": ()} | options
+    options = {"rounds": 0, "examples": False, "dtypes": ()} | options
     return compare_gradients(net, softmax_cross_entropy, params, state, (X, Y), KEY, **options)
 
 
@@ -79,7 +79,7 @@ def test_single_precision_is_compared_beside_double() -> None:
 
 
 def test_the_report_prints_a_row_for_each_leaf_and_becomes_json() -> None:
-    report = compared(rounds=1, objects=True, dtypes=("float32",))
+    report = compared(rounds=1, examples=True, dtypes=("float32",))
     printed = str(report)
     rows = [line.split()[0] for line in printed.splitlines() if line]
     assert [leaf.path for leaf in report.leaves][-3:] == ["[3]['b']", "[3]['w']", "x"]
@@ -109,7 +109,7 @@ def test_large_leaves_are_sampled_and_small_ones_taken_whole() -> None:
 
 
 def test_networks_without_parameters_can_be_compared() -> None:
-    report = compared(serial(fnn.activate(tanh), fnn.activate(tanh)), objects=True)
+    report = compared(serial(fnn.activate(tanh), fnn.activate(tanh)), examples=True)
     assert [leaf.path for leaf in report.leaves] == ["x"]
     assert report.verdict.startswith("agree to 1")
     assert "cost" in str(report)
@@ -122,9 +122,9 @@ def found(report: GradientComparison) -> Culprit:
     return report.culprit
 
 
-def alone(report: GradientComparison) -> Objects:
-    assert report.objects is not None
-    return report.objects
+def alone(report: GradientComparison) -> Examples:
+    assert report.examples is not None
+    return report.examples
 
 
 def faulty(layer: Layer, change) -> Layer:
@@ -283,7 +283,7 @@ def test_a_batch_that_is_not_finite_is_to_blame_for_what_it_does() -> None:
     net = serial(dense(5, tanh), linear(3))
     params, state = net.init(KEY, X)
     x = X.at[2, 1].set(jnp.inf)
-    options = {"rounds": 0, "objects": False, "dtypes": ()}
+    options = {"rounds": 0, "examples": False, "dtypes": ()}
     report = compare_gradients(net, softmax_cross_entropy, params, state, (x, Y), KEY, **options)
     assert (found(report).place, found(report).stage) == ("batch", "given")
     assert found(report).finding == "[0] infinite in 1 of 24"
@@ -349,7 +349,7 @@ def test_a_layer_that_is_right_but_for_a_composite_around_it_is_not_blamed() -> 
 
 def test_watched_networks_are_compared_as_they_are_trained() -> None:
     net = serial(dense(5, tanh), linear(3))
-    report = compared(fnn.watch(net), objects=True, dtypes=("float32",))
+    report = compared(fnn.watch(net), examples=True, dtypes=("float32",))
     assert report.verdict.startswith("agree to 1")
     assert [leaf.path for leaf in report.leaves] == [leaf.path for leaf in compared(net).leaves]
     wrong = compared(fnn.watch(serial(dense(5, tanh), faulty(dense(4, tanh), times(1.01)), linear(3))))
@@ -376,12 +376,12 @@ def test_a_layer_that_does_not_follow_the_dtype_is_named(layer: Layer, alone: bo
         compare_gradients(net, softmax_cross_entropy, params, state, (x, Y), KEY, rounds=0)
 
 
-def test_objects_are_compared_one_by_one() -> None:
+def test_examples_are_compared_one_by_one() -> None:
     def change(error, readings):
         return error.at[0].multiply(jnp.where(error[0, 0] > 0, 1.1, 1.0)), readings
 
     net = serial(dense(5, tanh), faulty(linear(4), change), fnn.activate(tanh), linear(3))
-    report = compared(net, objects=True)
+    report = compared(net, examples=True)
     params, state = net.init(KEY, X)
     wrong, right = backprop(net, softmax_cross_entropy), fnn.autodiff(net, softmax_cross_entropy)
     for n, error in enumerate(alone(report).errors):
@@ -394,10 +394,10 @@ def test_objects_are_compared_one_by_one() -> None:
     assert alone(report).worst == int(np.argmax(alone(report).errors))
 
 
-def test_single_objects_of_a_coupled_batch_are_refused_with_the_reason() -> None:
-    report = compared(serial(linear(5), fnn.batch_norm(), linear(3)), objects=True)
+def test_single_examples_of_a_coupled_batch_are_refused_with_the_reason() -> None:
+    report = compared(serial(linear(5), fnn.batch_norm(), linear(3)), examples=True)
     assert alone(report).errors.size == 0
-    assert "needs at least 2 objects" in alone(report).refused
+    assert "needs at least 2 examples" in alone(report).refused
     assert "refused" in str(report)
 
 
@@ -413,8 +413,8 @@ def test_an_error_of_the_users_own_is_no_refusal() -> None:
         return gradient
 
     with pytest.raises(ValueError, match="a bug") as caught:
-        compared(serial(dense(5, tanh), linear(3)), manual=of_several, objects=True)
-    assert any("objects=False" in note for note in caught.value.__notes__)
+        compared(serial(dense(5, tanh), linear(3)), manual=of_several, examples=True)
+    assert any("examples=False" in note for note in caught.value.__notes__)
     assert compared(serial(dense(5, tanh), linear(3)), manual=of_several).verdict.startswith("agree")
 
 
@@ -425,7 +425,7 @@ def test_kinks_between_the_steps_are_no_false_alarm(seed: int) -> None:
         key, net = jax.random.key(seed), serial(dense(32, fnn.relu), dense(32, fnn.relu), linear(3))
         x, y = jax.random.normal(key, (64, 4)), jax.random.randint(key, (64,), 0, 3)
         given = *net.init(jax.random.fold_in(key, 2), x), (x, y), key
-        options = {"rounds": 0, "objects": False, "dtypes": ()}
+        options = {"rounds": 0, "examples": False, "dtypes": ()}
         report = compare_gradients(net, softmax_cross_entropy, *given, **options)
         assert report.verdict.startswith("agree to 1")
         assert "not" not in report.verdict
@@ -470,9 +470,9 @@ def test_any_two_functions_can_be_compared() -> None:
     given = *net.init(KEY, X), (X, Y), KEY
     by_hand = backprop(net, softmax_cross_entropy, fnn.second_moment)
     twin = automatic.read(net, softmax_cross_entropy, fnn.second_moment)
-    assert compare(by_hand, twin, given, objects=False).verdict.startswith("agree to 1")
+    assert compare(by_hand, twin, given, examples=False).verdict.startswith("agree to 1")
     doubled = lambda *given: (twin(*given)[0], jax.tree.map(lambda g: 2 * g, twin(*given)[1]))  # noqa: E731
-    report = compare(by_hand, doubled, given, objects=False)
+    report = compare(by_hand, doubled, given, examples=False)
     assert report.verdict == "differ"
     assert report.worst == pytest.approx(0.5)
 
@@ -493,7 +493,7 @@ def test_functions_that_return_a_tree_alone_can_be_compared(name: str) -> None:
     if name.endswith("product"):
         given = (*given, jax.tree.map(lambda p: jax.random.normal(KEY, p.shape, p.dtype), params))
     by_hand, twin = (make(net, softmax_cross_entropy) for make in BARE[name])
-    options = {"objects": name != "gradient_noise", "dtypes": ("float32",)}
+    options = {"examples": name != "gradient_noise", "dtypes": ("float32",)}
     assert compare(by_hand, twin, given, bare=True, **options).verdict.startswith("agree to 1")
 
     def off(*given):
@@ -506,7 +506,7 @@ def test_functions_that_return_a_tree_alone_can_be_compared(name: str) -> None:
         compare(by_hand, twin, given)
 
 
-def test_a_refusal_of_single_objects_is_told_of_noise_too() -> None:
+def test_a_refusal_of_single_examples_is_told_of_noise_too() -> None:
     net = serial(dense(5, tanh), linear(3))
     given = *net.init(KEY, X), (X, Y), KEY
     by_hand, twin = (make(net, softmax_cross_entropy) for make in BARE["gradient_noise"])
@@ -563,7 +563,7 @@ def test_quotients_do_not_judge_what_is_no_gradient() -> None:
     given = *net.init(KEY, X), (X, Y), KEY
     norms = backprop(net, softmax_cross_entropy, fnn.squared_norm)
     with pytest.raises(ValueError, match="shapes of the params"):
-        compare(norms, norms, given, mean_loss=fnn.objective(net, softmax_cross_entropy), objects=False)
+        compare(norms, norms, given, mean_loss=fnn.objective(net, softmax_cross_entropy), examples=False)
 
 
 # At kinks, and on the scale of the numbers
@@ -576,7 +576,7 @@ def padded() -> tuple[Any, Any]:
 
 def of_padded(layer: Layer) -> GradientComparison:
     net, batch = serial(layer, linear(1)), padded()
-    options = {"rounds": 0, "objects": False, "dtypes": ()}
+    options = {"rounds": 0, "examples": False, "dtypes": ()}
     return compare_gradients(net, fnn.squared, *net.init(KEY, batch[0]), batch, KEY, **options)
 
 
@@ -613,7 +613,7 @@ def test_quotients_follow_the_scale_of_the_numbers(name: str, factor: float) -> 
     (first, last), state = net.init(KEY, z)
     w = first["w"] / spread
     params = {"w": w, "b": -mean * jnp.sum(w, axis=0)}, last
-    report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, objects=False, dtypes=())
+    report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, examples=False, dtypes=())
     assert sum(leaf.kinks for leaf in report.leaves) == 0
     if factor == 1:
         assert report.verdict.kind is Kind.AGREE
@@ -643,7 +643,7 @@ def narrowly(layer: Layer, dtype: str, change) -> Layer:
 
 def trained_in(net: Layer, dtype: str, **options) -> GradientComparison:
     params, state = net.init(KEY, X.astype(dtype))
-    options = {"rounds": 0, "objects": False, "dtypes": ()} | options
+    options = {"rounds": 0, "examples": False, "dtypes": ()} | options
     return compare_gradients(net, softmax_cross_entropy, params, state, (X.astype(dtype), Y), KEY, **options)
 
 
@@ -715,7 +715,7 @@ def test_rounding_in_a_value_next_to_zero_is_no_difference() -> None:
     y = x @ params["w"] * (1 + 1e-16) + 1e-16
     off = lambda net, loss: lambda *at: ((3 * backprop(net, loss)(*at)[0][0], ()), backprop(net, loss)(*at)[1])  # noqa: E731
     report = compare_gradients(
-        net, fnn.squared, params, (), (x, y), KEY, manual=off, rounds=0, objects=False, dtypes=()
+        net, fnn.squared, params, (), (x, y), KEY, manual=off, rounds=0, examples=False, dtypes=()
     )
     assert float(backprop(net, fnn.squared)(params, (), (x, y), KEY)[0][0]) < 1e-30
     assert "values" not in report.verdict
@@ -761,7 +761,7 @@ def clip(slope: float) -> Layer:
 def squared_of(net: Layer, x: Any, change=lambda params: params, **options) -> GradientComparison:
     params, state = net.init(jax.random.key(2), x)
     y = jax.random.normal(jax.random.key(1), (len(x), 2), x.dtype)
-    options = {"rounds": 0, "objects": False, "dtypes": ()} | options
+    options = {"rounds": 0, "examples": False, "dtypes": ()} | options
     return compare_gradients(net, fnn.squared, change(params), state, (x, y), KEY, **options)
 
 
@@ -788,13 +788,13 @@ def test_every_kink_ends_between_the_slopes_beside_it(place: str) -> None:
 @pytest.mark.parametrize(
     ("slope", "verdict"), [(0.0, "differ at a kink"), (1.0, "differ at a kink"), (1e3, "manual wrong")]
 )
-def test_as_many_objects_above_a_kink_as_below_do_not_hide_how_far_all_of_them_go(slope: float, verdict: str) -> None:
+def test_as_many_examples_above_a_kink_as_below_do_not_hide_how_far_all_of_them_go(slope: float, verdict: str) -> None:
     """All terms have one sign, and of ±x one half is above wherever w is moved: no sample has all of them or none."""
     x = jnp.abs(X)[jnp.arange(32) % 6] * jnp.where(jnp.arange(32) % 2 == 0, 1.0, -1.0)[:, None]
     net = serial(linear(4, bias=False), ramp(slope), linear(2))
     params = {"w": jnp.zeros((4, 4))}, (), {"w": jnp.ones((4, 2)), "b": jnp.zeros(2)}
     batch = x, 3 * jnp.sign(x[:, :2])
-    options = {"rounds": 0, "objects": False, "dtypes": ()}
+    options = {"rounds": 0, "examples": False, "dtypes": ()}
     assert compare_gradients(net, fnn.squared, params, ((), (), ()), batch, KEY, **options).verdict == verdict
 
 
@@ -821,8 +821,8 @@ def test_a_fault_within_a_lower_precision_is_found(dtype: str, change) -> None:
     assert squared_of(serial(dense(5, tanh), fnn.inverted_dropout(0.2), linear(2)), X).verdict.startswith("agree to 1")
 
 
-def test_an_object_of_rounding_is_measured_by_the_batch() -> None:
-    """Where tanh saturates 1 − t² is 0 and sech² = 4 exp(−2|S|) is not: one object's gradient is all rounding."""
+def test_an_example_of_rounding_is_measured_by_the_batch() -> None:
+    """Where tanh saturates 1 − t² is 0 and sech² = 4 exp(−2|S|) is not: one example's gradient is all rounding."""
     tail = lambda S: 1 / jnp.cosh(S) ** 2  # noqa: E731
     layer = dense(1, tanh._replace(slope=tail))
     x, y = jnp.array([[0.3], [25.0]]), jnp.ones((2, 1)) / 2
@@ -855,7 +855,7 @@ def test_a_small_fault_at_x_is_as_large_in_any_unit(name: str) -> None:
         (first, last), state = net.init(KEY, z)
         w = first["w"] / spread
         params = {"w": w, "b": -mean * jnp.sum(w, axis=0)}, last
-        report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, objects=False, dtypes=())
+        report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, examples=False, dtypes=())
         assert report.worst == pytest.approx(expected, rel=1e-3, abs=1e-10)
         assert (report.verdict.kind is Kind.AGREE) == (factor == 1)
 
@@ -863,6 +863,6 @@ def test_a_small_fault_at_x_is_as_large_in_any_unit(name: str) -> None:
 @pytest.mark.parametrize("factor", [30.0, 1e3])
 def test_a_saturated_network_agrees_at_x_too(factor: float) -> None:
     """At ×1000 all of ∂Q/∂x is 0 for JAX, and not for sech²."""
-    report = squared_of(serial(dense(5, tanh), linear(2)), factor * X, objects=True)
+    report = squared_of(serial(dense(5, tanh), linear(2)), factor * X, examples=True)
     assert report.verdict.startswith("agree to 1")
     assert alone(report).errors.max() < 1e-9

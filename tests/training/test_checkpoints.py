@@ -253,7 +253,7 @@ NPZ: dict[str, Any] = {
     "373 GiB": {"w.npy": npy("(50000000000,)")},
     "less than nothing": {"w.npy": npy("(-3,)")},
     "a long header": {"w.npy": npy("(3,)" + " " * 20000, content=bytes(24))},
-    "objects": {"w.npy": npy("(1,)", "|O", pickle.dumps([1]))},
+    "examples": {"w.npy": npy("(1,)", "|O", pickle.dumps([1]))},
     "a later version": {"w.npy": ONE[:6] + b"\x09" + ONE[7:]},
     "metadata no JSON": {"w.npy": ONE, "__metadata__.npy": npy("()", "<U1", "{".encode("utf-32-le"))},
     "metadata a list": {"w.npy": ONE, "__metadata__.npy": metadata([1])},

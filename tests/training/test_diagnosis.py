@@ -52,7 +52,7 @@ def problem(size: int = 40) -> tuple[jax.Array, jax.Array]:
 
 
 def large(scale: float) -> Any:
-    """Weights so large that some neurons stand on an asymptote, and some of those for every object."""
+    """Weights so large that some neurons stand on an asymptote, and some of those for every example."""
     return lambda key, shape, dtype: scale * jax.random.normal(key, shape, dtype)
 
 
@@ -71,7 +71,7 @@ START = LEARN.init(jax.random.key(0), DATA)
 
 
 def numpy_step(params: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """The metrics of the network of `NET` from BackProp written out for one object at a time."""
+    """The metrics of the network of `NET` from BackProp written out for one example at a time."""
     (w1, b1), (w2, b2), (w3, b3) = ((np.asarray(p["w"]), np.asarray(p["b"])) for p in params)
     slopes: list[list[np.ndarray]] = [[], []]
     gradients = [np.zeros_like(v) for v in (w1, b1, w2, b2, w3, b3)]
@@ -99,7 +99,7 @@ def numpy_step(params: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     }
 
 
-def test_the_metrics_of_a_step_are_those_of_backprop_object_by_object() -> None:
+def test_the_metrics_of_a_step_are_those_of_backprop_example_by_example() -> None:
     batch = DATA[0][:8], DATA[1][:8]
     _, metrics = jax.jit(LEARN.update)(START, batch)
     expected = numpy_step(START.params, *map(np.asarray, batch))
@@ -250,8 +250,8 @@ def test_the_gap_is_measured_after_every_block_in_the_inference_mode() -> None:
         state, _ = run(learn, state, seen, 2)
         p, q = (jax.tree.map(np.asarray, state.params[i]) for i in (0, 2))
         losses = []
-        for objects, answers in (seen, unseen):
-            outputs = 0.5 * np.tanh(np.asarray(objects) @ p["w"] + p["b"]) @ q["w"] + q["b"]
+        for examples, answers in (seen, unseen):
+            outputs = 0.5 * np.tanh(np.asarray(examples) @ p["w"] + p["b"]) @ q["w"] + q["b"]
             losses.append(np.mean(0.5 * np.sum((outputs - np.asarray(answers)) ** 2, axis=1)))
         expected = Gap(losses[0], losses[1], losses[1] - losses[0])
         chex.assert_trees_all_close(jax.tree.map(lambda m: m[block], metrics["validation"]), expected, rtol=1e-10)  # noqa: B023
@@ -348,7 +348,7 @@ def test_bad_questions_are_told_apart() -> None:
         propagation_report(tanh, squared, x, y, key)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="loss must be an fnn Loss"):
         propagation_report(NET, jnp.square, x, y, key)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="as many objects as answers"):
+    with pytest.raises(ValueError, match="as many examples as answers"):
         propagation_report(NET, squared, x, y[:3], key)
     with pytest.raises(ValueError, match="seeds must be a whole number >= 1"):
         propagation_report(NET, squared, x, y, key, seeds=0)

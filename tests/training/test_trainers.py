@@ -41,7 +41,7 @@ def ctrl_c_interrupts() -> Iterator[None]:
 
 
 def numpy_backprop(W: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[float, list[np.ndarray]]:
-    """The slide's BackProp for one object and two layers, with x_0 = −1 and w_0 in the first row of each matrix."""
+    """The slide's BackProp for one example and two layers, with x_0 = −1 and w_0 in the first row of each matrix."""
     x0 = np.concatenate([[-1.0], x])
     S1 = x0 @ W[0]
     x1, z1 = np.concatenate([[-1.0], np.tanh(S1)]), 1 - np.tanh(S1) ** 2
@@ -51,7 +51,7 @@ def numpy_backprop(W: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[f
     return 0.5 * float(np.sum(e2**2)), [np.outer(x0, e1[1:] * z1), np.outer(x1, e2)]
 
 
-def test_sg_with_backprop_is_the_lectures_loop_object_by_object() -> None:
+def test_sg_with_backprop_is_the_lectures_loop_example_by_example() -> None:
     data, eta, rate, steps = problem(), 0.05, 0.02, 200
     learn = trainer(NET, squared, sgd(eta), batch_size=1, draw=replaced, quality_rate=rate)
     start = learn.init(jax.random.key(0), data)
@@ -493,7 +493,7 @@ def test_a_rule_of_ones_own_draws_what_it_says() -> None:
 def test_data_with_nan_are_refused_in_every_dtype(dtype: Any, bad: float) -> None:
     x, y = problem(dtype=dtype)
     for data, name in (((x.at[3, 0].set(bad), y), "x"), ((x, y.at[[1, 2], 1].set(bad)), "y")):
-        with pytest.raises(ValueError, match=f"NaN or infinity in {name} .[12] of 40 objects"):
+        with pytest.raises(ValueError, match=f"NaN or infinity in {name} .[12] of 40 examples"):
             LEARN.init(jax.random.key(0), data)
 
 

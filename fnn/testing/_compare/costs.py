@@ -178,8 +178,8 @@ def _value_and_tree(name: str, found: Any, state: Any) -> tuple[Any, Any]:
     ):
         raise TypeError(
             f"{name} must return ((value, state), tree), a scalar and the next state before the tree, got "
-            f"{jax.tree.structure(found)}; functions that return a tree alone, such as hessian_vector_product, are compared "
-            "by fnn.testing.compare(…, bare=True)"
+            f"{jax.tree.structure(found)}; functions that return a tree alone, such as hessian_vector_product, are "
+            "compared by fnn.testing.compare(…, bare=True)"
         )
     return found
 

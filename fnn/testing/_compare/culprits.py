@@ -218,9 +218,9 @@ def _broken(leaf: Array) -> str:
 
 
 def _follows_dtype(layer: Any, x: Any, y: Any) -> None:
-    """A layer that computes in the dtype of its objects and parameters."""
+    """A layer that computes in the dtype of its examples and parameters."""
     if jnp.issubdtype(x.dtype, jnp.floating) and y.dtype != x.dtype:
         raise TypeError(
-            f"{layer} does not follow the dtype of x: for {x.dtype} objects and parameters it gives {y.dtype}; let it "
+            f"{layer} does not follow the dtype of x: for {x.dtype} examples and parameters it gives {y.dtype}; let it "
             "compute in x.dtype, whatever that is, for gradients are judged in float64"
         )

@@ -15,8 +15,8 @@ from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backp
 from fnn.testing import _checks as testing_checks
 from fnn.testing._compare.costs import Compared, cast, dtypes_of, in_signature, measured, narrowest_in, precisely, tried
 from fnn.testing._compare.culprits import Culprit, culprit, follow_dtype
+from fnn.testing._compare.examples import alone
 from fnn.testing._compare.kinks import beside
-from fnn.testing._compare.objects import alone
 from fnn.testing._compare.quotients import Point, Quotients, quotients_of
 from fnn.testing._compare.report import GradientComparison, LeafComparison, compared, relative_to_whole
 from fnn.testing._compare.rounding import flat_leaves, in_dtype, in_own_dtype, of_narrow, of_returned
@@ -44,7 +44,7 @@ def compare_gradients(
     entries: int = 32,
     steps: float | dict[str, float] | None = None,
     tolerance: float = 1e-9,
-    objects: bool = True,
+    examples: bool = True,
     dtypes: Sequence[str] = DTYPES,
     rounds: int = 25,
 ) -> GradientComparison:
@@ -91,7 +91,7 @@ def compare_gradients(
             differ most, and others at random.
         steps: a step for the quotients, or steps by path such as {"[0]['w']": 1e-3}; each entry's own best otherwise.
         tolerance: relative difference up to which two gradients agree.
-        objects: compare the gradients of each object alone too.
+        examples: compare the gradients of each example alone too.
         dtypes: lower precisions to try, and to point to beside the verdict where one of the two loses ten times what
             the other does; NaN in the report for a network that refuses one.
         rounds: timed runs of each gradient, one after the other in turn; 0 to leave the timing out.
@@ -102,7 +102,7 @@ def compare_gradients(
     Raises:
         TypeError: what is no layer or no loss; a layer that does not follow the dtype of x, for the judging is done in
             float64; a call within `jax.jit`, for the report is in words.
-        ValueError: params that are not this network's, or a step for a path that is not there. With ``objects``, also
+        ValueError: params that are not this network's, or a step for a path that is not there. With ``examples``, also
             what a function raises for a batch of one, unless it is fnn saying that it needs more.
 
     Example:
@@ -123,11 +123,11 @@ def compare_gradients(
     with jax.enable_x64(True):
         precise = cast(given, jnp.float64)
         follow_dtype(net, precise)
-    options = {"entries": entries, "steps": steps, "tolerance": tolerance, "objects": objects, "dtypes": dtypes}
+    options = {"entries": entries, "steps": steps, "tolerance": tolerance, "examples": examples, "dtypes": dtypes}
     options |= {"mean_loss": objective(net, loss), "names": names, "label": f"{net}, {loss}"}
     is_backprop = manual is backprop and automatic is autodiff and jnp.issubdtype(batch[0].dtype, jnp.floating)
     if is_backprop:
-        report = compare(backprop(_to_objects(net), loss), _autodiff_to_objects(net, loss), given, **options)
+        report = compare(backprop(_to_examples(net), loss), _autodiff_to_examples(net, loss), given, **options)
         costs, time_ratio, _ = measured(*plain, given, rounds)  # of the gradient as it is trained with, without ∂Q/∂x
         report = report._replace(costs=costs, time_ratio=time_ratio)
     else:
@@ -152,7 +152,7 @@ def _arises(
         return culprit(net, loss, precise, tolerance, whose, not_finite=not_finite)
 
 
-def _to_objects(net: Layer) -> Layer:
+def _to_examples(net: Layer) -> Layer:
     """The network whose backward pass also shows the error at its input."""
 
     def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Point]:
@@ -162,7 +162,7 @@ def _to_objects(net: Layer) -> Layer:
     return net._replace(backward=backward)
 
 
-def _autodiff_to_objects(net: Layer, loss: Loss) -> Gradient:
+def _autodiff_to_examples(net: Layer, loss: Loss) -> Gradient:
     """The automatic gradient by the params and by x."""
     Q = objective(net, loss)
 
@@ -185,16 +185,16 @@ def compare(
     entries: int = 32,
     steps: float | dict[str, float] | None = None,
     tolerance: float = 1e-9,
-    objects: bool = True,
+    examples: bool = True,
     dtypes: Sequence[str] = (),
     rounds: int = 0,
 ) -> GradientComparison:
     """Compare any two functions in the signature of a gradient, or of what is read from one.
 
     That signature is ``(params, state, (x, y), key) -> ((value, state), tree)``, as that of `backprop`. Functions that
-    return the tree alone are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`, `gate_curvature`,
-    `gradient_noise`. What else a function takes, such as the v of a product, stands behind the key in ``given``: a v
-    that it brings along would not become float64 with the rest.
+    return the tree alone are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`,
+    `gate_curvature`, `gradient_noise`. What else a function takes, such as the v of a product, stands behind the key in
+    ``given``: a v that it brings along would not become float64 with the rest.
 
     Args:
         first: one of them.
@@ -208,7 +208,7 @@ def compare(
         entries: as in `compare_gradients`.
         steps: as in `compare_gradients`.
         tolerance: as in `compare_gradients`.
-        objects: as in `compare_gradients`.
+        examples: as in `compare_gradients`.
         dtypes: as in `compare_gradients`.
         rounds: as in `compare_gradients`.
 
@@ -252,7 +252,7 @@ def compare(
         of = Compared(names, functions, precise, mean_loss, paths, _sizes(own[1], precise), rounds_to, tolerance)
         of = of._replace(entries=entries, steps=steps)
         quotients = quotients_of(None if rounds_to else mean_loss, own[1], precise, exact, entries, steps)
-        singles = alone(functions, precise) if objects else None
+        singles = alone(functions, precise) if examples else None
         lower = tuple(in_dtype(name, given, exact, of) for name in dtypes)
     pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
     differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]

@@ -6,7 +6,7 @@ two differ at random as well it may be no matter of the kink, and difference quo
 Where they do not, or quotients cannot tell there either, both must lie between the slopes of Q to either side and what
 the two agree on at the moved points, but for once the width of that range: of the many terms of an entry each
 may take another side than in any of the points. Where biases do not move them to one side all together, as many
-objects may always lie above as below, and the width is that of each object by itself, on average: all above, and
+examples may always lie above as below, and the width is that of each example by itself, on average: all above, and
 all below, are no further off.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from fnn.core.types import Array
 from fnn.testing._compare.costs import Compared
-from fnn.testing._compare.quotients import OBJECTS, Quotients, quotients_of
+from fnn.testing._compare.quotients import EXAMPLES, Quotients, quotients_of
 from fnn.testing._compare.report import relative_between
 from fnn.testing._compare.rounding import flat_leaves
 from fnn.testing._compare.verdicts import Kind, Verdict, of_leaf, wrong
@@ -66,8 +66,8 @@ def beside(
             found[i] = of_leaf(of.names, apart[worst, i], of.tolerance, both, judged(worst)[i])
         if not found[i].kind.is_told:
             samples = np.stack([v[i] for (_, v), right in zip(there, agree[:, i], strict=True) if right] or [[]])
-            by_object = 0.0 if agree[:2, i].all() else _widths(of, i, points, quotients[i])
-            found[i] = _between(of.names, [e[i] for e in exact], quotients[i], samples, by_object)
+            by_example = 0.0 if agree[:2, i].all() else _widths(of, i, points, quotients[i])
+            found[i] = _between(of.names, [e[i] for e in exact], quotients[i], samples, by_example)
     return found
 
 
@@ -92,9 +92,9 @@ def _between(
     exact: list[np.ndarray],
     found: Quotients | None,
     samples: np.ndarray,
-    by_object: np.ndarray | float,
+    by_example: np.ndarray | float,
 ) -> Verdict:
-    """Whether each of the two lies between the slopes beside the kinks, but for their range, or that by object.
+    """Whether each of the two lies between the slopes beside the kinks, but for their range, or that by example.
 
     Samples [points, size] are what the two agree on at the moved points; without any the slopes of Q alone count.
     """
@@ -105,7 +105,7 @@ def _between(
     known = np.isfinite(slopes).any(axis=0)
     low = np.min(slopes, axis=0, where=np.isfinite(slopes), initial=np.inf)
     high = np.max(slopes, axis=0, where=np.isfinite(slopes), initial=-np.inf)
-    slack = np.maximum(np.where(known, high - low, 0), by_object)
+    slack = np.maximum(np.where(known, high - low, 0), by_example)
     slack += 10 * np.max(np.where(np.isfinite(error), error, 0), axis=0, initial=0)
     slack += 1e-9 * np.max(np.abs(exact[1]), initial=0)
     right = [bool(np.all(((g[at] >= low - slack) & (g[at] <= high + slack))[known])) for g in exact]
@@ -113,21 +113,21 @@ def _between(
 
 
 def _widths(of: Compared, leaf: int, points: list[Any], found: Quotients | None) -> np.ndarray | float:
-    """How far apart an object's automatic gradient is at the moved points, its mean over the objects [kinks]."""
+    """How far apart an example's automatic gradient is at the moved points, its mean over the examples [kinks]."""
     assert found is not None
     n, at = len(of.given[2][0]), found.at[found.kink]
-    if of.paths[leaf] == OBJECTS:
+    if of.paths[leaf] == EXAMPLES:
         return 0.0
 
-    def of_object(point: tuple[Any, ...], xy: Any) -> Array:
+    def of_example(point: tuple[Any, ...], xy: Any) -> Array:
         params, state, _, *others = point
         tree = of.functions[1](params, state, jax.tree.map(lambda a: a[None], xy), *others)[1]
         return jax.tree.leaves(tree)[leaf].reshape(-1)[at]
 
-    program = jax.jit(lambda point: jax.lax.map(lambda xy: of_object(point, xy), point[2], batch_size=16))
+    program = jax.jit(lambda point: jax.lax.map(lambda xy: of_example(point, xy), point[2], batch_size=16))
     try:
         each = np.stack([program(point) for point in points])
-    except ValueError:  # a batch of one is refused, as by batch norm: n objects at random are √n/2 times as wide
+    except ValueError:  # a batch of one is refused, as by batch norm: n examples at random are √n/2 times as wide
         each = np.stack([flat_leaves(of.functions[1](*point)[1])[leaf][at] for point in points])[:, None]
         return 0.5 * n**0.5 * np.ptp(each, axis=0)[0]
     return np.mean(np.ptp(each, axis=0), axis=0)

@@ -35,8 +35,8 @@ from jax.flatten_util import ravel_pytree
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Params
 
-OBJECTS = "x"
-"""The path of ∂Q/∂x, the errors that arrive at the objects."""
+EXAMPLES = "x"
+"""The path of ∂Q/∂x, the errors that arrive at the examples."""
 
 LADDER = 10
 """Steps from a quarter down to 1e-6, in units of max(1, |w|), and as many again where these are too large."""
@@ -68,14 +68,14 @@ class Quotients(NamedTuple):
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class Point:
-    """Where Q is differentiated: the params, whose leaves keep their paths, and the objects, with the path "x"."""
+    """Where Q is differentiated: the params, whose leaves keep their paths, and the examples, with the path "x"."""
 
     params: Params
     x: Array
 
     def tree_flatten_with_keys(self) -> tuple[Any, None]:
         """The keys are words, which `jax.tree_util.keystr` puts one after another."""
-        return (("", self.params), (OBJECTS, self.x)), None
+        return (("", self.params), (EXAMPLES, self.x)), None
 
     @classmethod
     def tree_unflatten(cls, _: None, children: Any) -> Point:
@@ -99,8 +99,8 @@ def quotients_of(
     _gradient_of("compare", exact[1], w)
 
     def Q(w: Any) -> Array:
-        at, objects = (w.params, w.x) if isinstance(w, Point) else (w, x)
-        return mean_loss(at, state, (objects, y), key)[0]
+        at, examples = (w.params, w.x) if isinstance(w, Point) else (w, x)
+        return mean_loss(at, state, (examples, y), key)[0]
 
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(w)]
     chosen = _chosen(list(zip(*exact, strict=True)), entries, key)

@@ -11,7 +11,7 @@ import numpy as np
 from fnn.core._labels import aligned
 from fnn.testing._compare.costs import Compared, Cost
 from fnn.testing._compare.culprits import Culprit
-from fnn.testing._compare.quotients import OBJECTS, Quotients
+from fnn.testing._compare.quotients import EXAMPLES, Quotients
 from fnn.testing._compare.verdicts import Kind, Verdict
 
 
@@ -52,24 +52,24 @@ class LeafComparison(NamedTuple):
     """the norm of the numbers that it is the gradient by"""
 
 
-class Objects(NamedTuple):
-    """The two gradients of each object by itself, as a batch of one."""
+class Examples(NamedTuple):
+    """The two gradients of each example by itself, as a batch of one."""
 
     errors: np.ndarray
     """‖u_n − v_n‖/‖v_n‖ [n], of all params or of ∂Q/∂x, whichever is larger, where no ‖v_n‖ counts as less than a
-    thousandth of the batch's largest; empty where single objects are refused"""
+    thousandth of the batch's largest; empty where single examples are refused"""
     refused: str
     """why, where they are"""
 
     @property
     def worst(self) -> int:
-        """The number of the object on which the two differ most."""
+        """The number of the example on which the two differ most."""
         return int(np.argmax(np.where(np.isnan(self.errors), np.inf, self.errors)))
 
     def __str__(self) -> str:
         if self.refused:
-            return f"object by object: refused, {self.refused}"
-        return f"object by object: worst is object {self.worst}, off by {self.errors[self.worst]:.1e}"
+            return f"example by example: refused, {self.refused}"
+        return f"example by example: worst is object {self.worst}, off by {self.errors[self.worst]:.1e}"
 
 
 class Returned(NamedTuple):
@@ -116,7 +116,7 @@ class GradientComparison(NamedTuple):
     culprit: Culprit | None
     """where the fault arises, if there is one in a layer or in the loss"""
     leaves: tuple[LeafComparison, ...]
-    objects: Objects | None
+    examples: Examples | None
     precisions: tuple[Precision, ...]
     costs: tuple[Cost, Cost]
     time_ratio: float
@@ -167,7 +167,7 @@ class GradientComparison(NamedTuple):
                 | {pair: difference._asdict() for pair, difference in leaf.differences.items()}
                 for leaf in self.leaves
             },
-            "objects": None if self.objects is None else {"errors": self.objects.errors.tolist()},
+            "examples": None if self.examples is None else {"errors": self.examples.errors.tolist()},
             "returned": [each._asdict() for each in self.returned],
             "precisions": [precision._asdict() for precision in self.precisions],
             "cost": {name: cost._asdict() for name, cost in zip(self.names, self.costs, strict=True)},
@@ -183,8 +183,8 @@ class GradientComparison(NamedTuple):
         found += self._of_steps()
         if apart := [str(each) for each in self.returned if not each.agree]:
             found.append(f"returned beside the gradient: {', '.join(apart)}")
-        if self.objects is not None:
-            found.append(str(self.objects))
+        if self.examples is not None:
+            found.append(str(self.examples))
         parts = ["\n".join(found), self._of_leaves()]
         if self.precisions:
             parts.append(self._of_precisions())
@@ -296,9 +296,10 @@ def whole(paths: Sequence[str], norms: Sequence[float], sizes: Sequence[float]) 
     Returns:
         A number a leaf.
     """
-    params = [i for i, path in enumerate(paths) if path != OBJECTS]
+    params = [i for i, path in enumerate(paths) if path != EXAMPLES]
     of_params = float(np.linalg.norm([norms[i] for i in params]))
     worth = float(np.linalg.norm([norms[i] * sizes[i] for i in params]))
     return [
-        worth / size if path == OBJECTS and worth * size else of_params for path, size in zip(paths, sizes, strict=True)
+        worth / size if path == EXAMPLES and worth * size else of_params
+        for path, size in zip(paths, sizes, strict=True)
     ]

@@ -1,9 +1,9 @@
 """What is wrong only in the dtype one trains in: the two against each other and against their own float64.
 
 Rounding costs a right function about what it changes by where each number it is given is rounded anew, for which the
-automatic gradient is asked in float64 at three such points, and a few units in the last place more. What is further
-off than eight times that has another reason. Nothing is judged where rounding alone changes a tenth of a leaf.
-A forward pass that rounds on purpose, as that of `fnn.mixed_precision`, is judged in the same way, to that rounding alone.
+automatic gradient is asked in float64 at three such points, and a few units in the last place more. What is further off
+than eight times that has another reason. Nothing is judged where rounding alone changes a tenth of a leaf. A forward
+pass that rounds on purpose, as that of `fnn.mixed_precision`, is judged in the same way, to that rounding alone.
 """
 
 from __future__ import annotations

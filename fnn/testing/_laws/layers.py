@@ -47,14 +47,14 @@ from fnn.testing._laws.surroundings import (
     curve_at_params,
     curve_at_x,
     curve_gives_error,
+    examples_are_independent,
     in_repeat,
     in_serial,
     keeps_dtypes,
-    objects_are_independent,
     one_pass_is_diagonal,
     reading_is_automatic,
     runs_under_vmap,
-    takes_one_object,
+    takes_one_example,
 )
 from fnn.testing._laws.trees import are_floats, precise, shaken, shaken_state
 
@@ -73,7 +73,7 @@ def check_layer(
 
     Args:
         layer: any layer, with or without a `curve`.
-        x: a few objects [n, i] of floats, at least two.
+        x: a few examples [n, i] of floats, at least two.
         params: where to look; by default what init makes, plus noise of 0.1, for zeros hide faults.
         state: where to look; by default what init makes, with its floats up to a tenth larger, and small positive
             numbers in the place of zeros, which hide faults too. Whole numbers and keys stay as they are.
@@ -94,7 +94,7 @@ def check_layer(
 
     Raises:
         TypeError: no layer, or an x that is not floats.
-        ValueError: an x of one object or with NaN; a state without params.
+        ValueError: an x of one example or with NaN; a state without params.
 
     Example:
         >>> import jax.numpy as jnp
@@ -196,8 +196,8 @@ def _questions(tolerance: float, within: Any) -> list[Question]:
         ("runs under vmap", runs_under_vmap, same(_VMAP)),
         ("runs inside serial", in_serial, same(_INSIDE)),
         ("runs inside repeat", in_repeat, same(_INSIDE)),
-        ("takes a batch of one", takes_one_object, same(_ONE)),
-        ("objects are independent", objects_are_independent, _of_objects(tolerance)),
+        ("takes a batch of one", takes_one_example, same(_ONE)),
+        ("examples are independent", examples_are_independent, _of_examples(tolerance)),
         *((f"reading {r}", partial(reading_is_automatic, read=r), same(_READING)) for r in READINGS),
         ("curve gives the error", curve_gives_error, same(_CURVE_ERROR)),
         ("one pass is the exact diagonal", one_pass_is_diagonal, same(_ONE_PASS)),
@@ -228,7 +228,7 @@ _NAN = "entries are NaN or infinite for a finite x: look for 0/0, log 0, and ove
 
 _WRONG_ERROR = "∂L/∂x must be the error times the layer's slopes: look for a missing transpose, a lost slope or path"
 
-_WRONG_GRADIENT = "∂L/∂w must be summed over the objects: look at a mean for a sum, a sign, a lost slope"
+_WRONG_GRADIENT = "∂L/∂w must be summed over the examples: look at a mean for a sum, a sign, a lost slope"
 
 _WRONG_INFERENCE = (
     "of the layer's modes the applied one is a layer with a backward pass of its own: it must be right too"
@@ -244,7 +244,7 @@ _INSIDE = "the layer's error or its tape does not fit what stands around it; see
 
 _ONE = "look for squeezed axes and statistics over the batch"
 
-_READING = "read each parameter by read.outer(x, error) or read.rows(contributions [n, …]), one term an object"
+_READING = "read each parameter by read.outer(x, error) or read.rows(contributions [n, …]), one term an example"
 
 _CURVE = "Jᵀ c J + Σ_k ε_k ∇²f_k: look for a lost σ'', a slope not squared, a matrix c taken for its diagonal"
 
@@ -254,7 +254,7 @@ _CURVE_ERROR = "curve is backward with more beside it: its error must be that of
 
 
 def _of_modes(tolerance: float) -> Judge:
-    """Where a layer draws with its key or remembers, training and inference may differ, which is no more than information."""
+    """Training and inference of a layer that draws or remembers may differ, which is no more than information."""
 
     def judge(found: Measured) -> tuple[str, str]:
         may_differ = found.pop("may differ")
@@ -266,28 +266,28 @@ def _of_modes(tolerance: float) -> Judge:
     return judge
 
 
-def _of_objects(tolerance: float) -> Judge:
-    """A layer may couple the objects, but then it must refuse to read single ones."""
+def _of_examples(tolerance: float) -> Judge:
+    """A layer may couple the examples, but then it must refuse to read single ones."""
 
     def judge(found: Measured) -> tuple[str, str]:
         refuses = found.pop("refuses")
         verdict, finding = close(tolerance, "coupled")(found)
         finding = f"among copies of itself, {finding}"
         if verdict == HOLDS or refuses:
-            return HOLDS, finding + (", and readings of single objects are refused" if verdict == BROKEN else "")
+            return HOLDS, finding + (", and readings of single examples are refused" if verdict == BROKEN else "")
         return BROKEN, f"{finding}, so backward must raise ValueError for a reading that is not linear"
 
     return judge
 
 
 def _of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> None:
-    """A layer, two finite objects or more, params of floats, and those wherever there is a state."""
+    """A layer, two finite examples or more, params of floats, and those wherever there is a state."""
     checks.is_layer("check_layer", layer)
     checks.features("check_layer", x)
     checks.not_negative("tolerance", tolerance)
     if x.shape[0] < 2:
         raise ValueError(
-            f"check_layer needs at least 2 objects, to tell whether the layer couples them, got x of shape {x.shape}"
+            f"check_layer needs at least 2 examples, to tell whether the layer couples them, got x of shape {x.shape}"
         )
     known = checks.concrete(x)
     if known is None:

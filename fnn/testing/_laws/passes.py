@@ -109,12 +109,12 @@ class Subject:
 
     @cached_property
     def gradients(self) -> Params:
-        """The automatic gradients of all objects in that network, with the object as the first axis."""
+        """The automatic gradients of all examples in that network, with the example as the first axis."""
         return read(self.net, squared, per_example)(*self.posed)[1]
 
     @cached_property
     def second_derivatives(self) -> Params:
-        """The automatic ∂²L_n/∂w² of all objects in that network, with the object as the first axis."""
+        """The automatic ∂²L_n/∂w² of all examples in that network, with the example as the first axis."""
         return hessian_diagonal(self.net, squared, per_example)(*self.posed)[1]
 
     # In low precision
@@ -199,10 +199,10 @@ def init_is_pure(start: Start) -> Measured:
 
 
 def forward_runs(s: Subject) -> str:
-    """A row of y for each object."""
+    """A row of y for each example."""
     y, _, _ = s.forward
     if y.ndim != 2 or y.shape[0] != s.x.shape[0]:
-        raise Broken(f"y is {array_type(y)} for x {array_type(s.x)}, expected a row an object, [{s.x.shape[0]}, o]")
+        raise Broken(f"y is {array_type(y)} for x {array_type(s.x)}, expected a row an example, [{s.x.shape[0]}, o]")
     return f"{array_type(s.x)} to {array_type(y)}"
 
 

@@ -45,19 +45,19 @@ def keeps_dtypes(s: Subject, within: Any = None) -> str:
 
 
 def runs_under_vmap(s: Subject) -> Measured:
-    """Of two copies with params and objects of their own, each computes what it does alone."""
+    """Of two copies with params and examples of their own, each computes what it does alone."""
     copies = jax.tree.map(lambda u, v: jnp.stack([u, v]), shaken((s.params, s.x), 4), (s.params, s.x))
     passes = jax.vmap(lambda params, x: s.at(params=params, x=x).pulled(s.error))(*copies)
     return of_pass(*(jax.tree.map(lambda leaf: leaf[1], passes), s.by_hand))
 
 
-def takes_one_object(s: Subject) -> Measured:
+def takes_one_example(s: Subject) -> Measured:
     """A batch of one, unless it is refused."""
     return or_refused(lambda: s.at(x=s.x[:1]).both)
 
 
-def objects_are_independent(s: Subject) -> Measured:
-    """Every object among others that are like it; and whether readings of single objects are refused."""
+def examples_are_independent(s: Subject) -> Measured:
+    """Every example among others that are like it; and whether readings of single examples are refused."""
 
     def among_copies(i: Array) -> Array:
         return s.at(x=jnp.broadcast_to(s.x[i][None, :], s.x.shape)).forward[0][i]
@@ -72,7 +72,7 @@ def objects_are_independent(s: Subject) -> Measured:
 
 
 def in_serial(s: Subject) -> Measured:
-    """With neurons after it and a loss, the mean of the automatic gradients of all objects."""
+    """With neurons after it and a loss, the mean of the automatic gradients of all examples."""
     jax.eval_shape(s.net.init, s.key, struct(s.x))
     mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), s.gradients)
     return paired(drop_records(backprop(s.net, squared)(*s.posed)[1]), mean, "gradient")
@@ -90,7 +90,7 @@ def in_repeat(s: Subject) -> Measured:
 
 
 def reading_is_automatic(s: Subject, read: Reading) -> Measured:
-    """A reading in serial(layer, linear(2)), of the automatic gradients of all objects."""
+    """A reading in serial(layer, linear(2)), of the automatic gradients of all examples."""
     if not jax.tree.leaves(s.params):
         raise NotAsked("the layer has no params")
     got, _ = or_refused(lambda: drop_records(backprop(s.net, squared, read)(*s.posed)[1]))
@@ -145,7 +145,7 @@ def curve_at_x(s: Subject) -> Measured:
     """
     (n, i), (y, _, tape) = s.x.shape, s.forward
     if i > MOST_PARAMETERS:
-        raise NotAsked(f"{i} × {i} numbers an object are too many; check a narrower layer of the kind")
+        raise NotAsked(f"{i} × {i} numbers an example are too many; check a narrower layer of the kind")
     half = normal(jax.ShapeDtypeStruct((n, y.shape[1], y.shape[1]), y.dtype), 8)
     c = half + jnp.swapaxes(half, 1, 2)
     _, got, _ = or_refused(lambda: checks.curve_of(s.layer)(s.params, tape, s.error, c, gradient))

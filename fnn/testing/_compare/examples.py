@@ -1,4 +1,4 @@
-"""Two gradients of each object by itself."""
+"""Two gradients of each example by itself."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fnn.derivatives import _checks as derivatives_checks
 from fnn.nn import _checks as nn_checks
 from fnn.optimizers.transforms import tree_norm
 from fnn.testing._compare.quotients import Point
-from fnn.testing._compare.report import Objects
+from fnn.testing._compare.report import Examples
 
 
-def alone(functions: Any, given: tuple[Any, ...]) -> Objects:
-    """Both gradients of every object as a batch of one."""
+def alone(functions: Any, given: tuple[Any, ...]) -> Examples:
+    """Both gradients of every example as a batch of one."""
     params, state, (x, y), *others = given
 
     def of_one(xy: Batch) -> list[tuple[Array, Array, Array]]:
@@ -38,10 +38,10 @@ def alone(functions: Any, given: tuple[Any, ...]) -> Objects:
         found = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
     except ValueError as error:
         if not _asks_for_more(error):
-            error.add_note("raised for one object as a batch of its own; objects=False leaves that out")
+            error.add_note("raised for one example as a batch of its own; examples=False leaves that out")
             raise
-        return Objects(np.zeros(0), str(error).splitlines()[0])
-    return Objects(np.max([_relative(*map(np.asarray, each)) for each in found], axis=0), "")
+        return Examples(np.zeros(0), str(error).splitlines()[0])
+    return Examples(np.max([_relative(*map(np.asarray, each)) for each in found], axis=0), "")
 
 
 def _apart(u: Any, v: Any) -> Array:
@@ -62,4 +62,4 @@ def _relative(apart: np.ndarray, norm: np.ndarray, whole: np.ndarray) -> np.ndar
 def _asks_for_more(error: Exception) -> bool:
     """Whether it is fnn that needs a batch of more than one, as for batch norm; other errors are bugs of somebody's."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_code in (nn_checks.batch_of_several.__code__, derivatives_checks.several_objects.__code__)
+    return frame.f_code in (nn_checks.batch_of_several.__code__, derivatives_checks.several_examples.__code__)
