@@ -199,7 +199,7 @@ def _of_margin(f: Callable[[Decimal], Decimal]) -> Callable:
 
 
 def _yes_no(a: Sequence[Decimal], y: Sequence[Decimal]) -> Decimal:
-    """−ln of the probability of the answers."""
+    """−ln of the probability of the targets."""
     return -sum(
         ((_sigmoid(a_m) if y_m == 1 else _sigmoid(-a_m)).ln() for a_m, y_m in zip(a, y, strict=True)), Decimal(0)
     )

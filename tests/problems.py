@@ -222,8 +222,8 @@ ANSWERS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
 }
 
 
-def answers(problem: Problem, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> jax.Array:
-    """Random answers y of the kind the problem's loss takes."""
+def targets(problem: Problem, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> jax.Array:
+    """Random targets y of the kind the problem's loss takes."""
     y = ANSWERS[str(problem.loss)](np.random.default_rng(seed + 3), n, problem.outputs)
     return jnp.asarray(y, dtype if y.dtype.kind == "f" else jnp.int64)
 
@@ -231,7 +231,7 @@ def answers(problem: Problem, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp
 def posed(problem: Problem, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> tuple[Any, Any, Any, Any]:
     """Arguments (params, state, (x, y), key) of `backprop(problem.net, problem.loss)`."""
     params, state, x, key = given(problem.net, problem.inputs, n, seed, dtype)
-    return params, state, (x, answers(problem, n, seed, dtype)), key
+    return params, state, (x, targets(problem, n, seed, dtype)), key
 
 
 ACTIVATIONS: list[Activation] = [

@@ -1,7 +1,7 @@
 """The checks that many modules share, each with its message: what was expected, what came, what to do.
 
 Shapes and dtypes are checked at trace time. Values (rates, NaN) can only be checked where they are concrete; a traced
-value passes, and where it matters the numerics then answer with NaN instead of a plausible number. A check that only
+value passes, and where it matters the numerics then give NaN instead of a plausible number. A check that only
 one function needs stands beside that function; one that a single package shares, in that package's `_checks`.
 """
 
@@ -53,7 +53,7 @@ def batch(pair: Any) -> tuple[Any, Any]:
     is_array("y of a batch (x, y)", y)
     if jnp.ndim(x) == 0 or jnp.ndim(y) == 0 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
         raise ValueError(
-            f"a batch holds as many examples as answers, at least one, got x of shape {jnp.shape(x)} "
+            f"a batch holds as many examples as targets, at least one, got x of shape {jnp.shape(x)} "
             f"and y of shape {jnp.shape(y)}"
         )
     return x, y

@@ -25,7 +25,7 @@ State = Any
 """A pytree of what a layer remembers between batches; `()` but for running statistics."""
 
 Batch = tuple[Array, Array]
-"""(x, y): examples [n, features] and their answers, [n, …]."""
+"""(x, y): examples [n, features] and their targets, [n, …]."""
 
 Rate = float | Array | Callable[[Array], Array]
 """A learning rate: a number, a tracer, or a schedule from the step (0, 1, …) to a rate."""

@@ -25,7 +25,7 @@ def memory_mapped(x_path: str | PathLike[str], y_path: str | PathLike[str]) -> t
 
     Args:
         x_path: examples [ℓ, …], as `numpy.save` stores them.
-        y_path: answers [ℓ, …].
+        y_path: targets [ℓ, …].
 
     Returns:
         Two read-only memory-mapped arrays, for `minibatches`.
@@ -61,7 +61,7 @@ def minibatches(
 
     Args:
         x: examples [ℓ, …]: a NumPy array, memory-mapped or not, or what gives one by ``x[start:stop]``, as HDF5 does.
-        y: answers [ℓ, …], likewise.
+        y: targets [ℓ, …], likewise.
         batch_size: examples in a batch, in 1 … ℓ.
         key: a key; all order is a function of it and of the epoch.
         epochs: passes over the sample; None for no end.
@@ -160,7 +160,7 @@ def _mapped_files(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
             )
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(
-            f"{names[0]} holds {len(x)} examples and {names[1]} {len(y)} answers; they must pair, at least one"
+            f"{names[0]} holds {len(x)} examples and {names[1]} {len(y)} targets; they must pair, at least one"
         )
 
 
@@ -172,7 +172,7 @@ def _large_sample(x: Any, y: Any, batch_size: Any, contiguous: Any) -> int:
             raise ValueError(f"minibatches: {name} must hold examples [n, …], got one number")
     size = x.shape[0]
     if y.shape[0] != size:
-        raise ValueError(f"minibatches got {size} examples in x and {y.shape[0]} answers in y; they must pair")
+        raise ValueError(f"minibatches got {size} examples in x and {y.shape[0]} targets in y; they must pair")
     checks.count("contiguous", contiguous)
     if checks.count("batch_size", batch_size) > size:
         raise ValueError(f"batch_size {batch_size} exceeds the {size} examples of x; take batch_size <= {size}")

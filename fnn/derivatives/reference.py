@@ -4,22 +4,22 @@ Each function here has the name and the signature of its twin by hand and finds 
 the plain forward pass, never meeting a hand-written one. They are for comparing: n gradients, Jacobians and
 Hessians are formed on the way, so small networks are what they are for.
 
-=========================================== ========================================================== ========================
-here                                        what                                                       by hand
-=========================================== ========================================================== ========================
-`read(reading)`                             the reading, from the gradients of all examples            `backprop(…, reading)`
-`gradient_noise`                            the definitions, on the gradients of all examples          `gradient_noise`
-`clip_per_example`                          the clipped mean of the gradients of all examples          `clip_per_example`
-`hessian_diagonal`                          the diagonals of `jax.hessian` of all examples' losses     `second_derivatives`
-`gate_curvature`                            the diagonal of `jax.hessian` of Q by the gates            `gate_curvature`
-`unit_gate_curvature`                       the same by gates on the outputs of all layers             `unit_gate_curvature`
-`ggn_diagonal`                              the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`        `ggn_diagonal`
-`kronecker_factors`                         A from what each layer was given, G from the Jacobian by S `kronecker_factors`
-`hessian_vector_product`                    `jax.jvp` of `jax.grad` of Q                               `hessian_vector_product`
-`ggn_vector_product`                        Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose           `ggn_vector_product`
-`hessian`, `ggn`                            the whole matrix [dim W, dim W]; `jnp.trace` and           `trace`, `lanczos`
-`jnp.linalg.eigvalsh` take the rest from it
-=========================================== ========================================================== ========================
+======================== ========================================================== ========================
+here                     what                                                       by hand
+======================== ========================================================== ========================
+`read(reading)`          the reading, from the gradients of all examples            `backprop(…, reading)`
+`gradient_noise`         the definitions, on the gradients of all examples          `gradient_noise`
+`clip_per_example`       the clipped mean of the gradients of all examples          `clip_per_example`
+`hessian_diagonal`       the diagonals of `jax.hessian` of all examples' losses     `second_derivatives`
+`gate_curvature`         the diagonal of `jax.hessian` of Q by the gates            `gate_curvature`
+`unit_gate_curvature`    the same by gates on the outputs of all layers             `unit_gate_curvature`
+`ggn_diagonal`           the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`        `ggn_diagonal`
+`kronecker_factors`      A from what each layer was given, G from the Jacobian by S `kronecker_factors`
+`hessian_vector_product` `jax.jvp` of `jax.grad` of Q                               `hessian_vector_product`
+`ggn_vector_product`     Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose           `ggn_vector_product`
+`hessian`, `ggn`         the whole matrix [dim W, dim W]; `jnp.trace` and           `trace`, `lanczos`
+                         `jnp.linalg.eigvalsh` take the rest from it
+======================== ========================================================== ========================
 
 What is random by hand (`hutchinson`, and `ggn_diagonal` and `kronecker_factors` by samples) has for its mean the twin
 of what it estimates. The second derivatives in one pass are an approximation and have none where they are not exact.

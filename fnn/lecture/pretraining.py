@@ -1,7 +1,7 @@
 """Layer-wise pre-training (slide "Heuristics for the initial approximation", item 3): every neuron a linear model.
 
 The layers are trained from the first to the last. A layer's neurons are trained apart from each other, each to give
-the answer by itself from the layer's input; then the layer's outputs, in inference mode, are the input of the
+the target by itself from the layer's input; then the layer's outputs, in inference mode, are the input of the
 next. So that the neurons differ, each one has a random subsample of the examples, a random subset of the inputs, a
 random start of its own, or any mix of the three.
 
@@ -99,13 +99,13 @@ def pretrain(
     in one of these are not trained, and a warning names it. Outside of `jit` each layer is compiled once and kept.
 
     The slide's three ways are alternatives, "either … or"; here each is one argument, they mix, and the defaults take
-    all three. The slide does not say what a hidden neuron learns; here it is the answer of the whole network.
+    all three. The slide does not say what a hidden neuron learns; here it is the target of the whole network.
 
     Args:
         key: a key.
         net: a network; the last of its layers of neurons is the head.
         data: (x [ℓ, i], y), all examples at once.
-        loss: the loss of the network, for which y is the answer.
+        loss: the loss of the network, for which y is the target.
         optimizer: a pair with ``init`` and ``update``, for each neuron anew.
         steps: gradient steps of each neuron.
         batch_size: examples in a batch.
@@ -181,7 +181,7 @@ def _neurons(
     """The params of a layer, each neuron (column) trained by itself; without a `model` on S = x w + b."""
     i, o = params["w"].shape
     visible = _part_of(i, plan.inputs)
-    of_batches, of_examples, of_inputs, of_answers = jax.random.split(key, 4)
+    of_batches, of_examples, of_inputs, of_targets = jax.random.split(key, 4)
 
     def one(h: Array, m: Array, first: Params) -> Params:
         sees = jnp.ones(i, bool) if visible == i else permuted(of_inputs, h, jnp.arange(i), i) < visible
@@ -203,24 +203,24 @@ def _neurons(
             return places if plan.examples == size else permuted(of_examples, h, places, size)
 
         neuron = from_function(lambda key, x: first, value, "neuron")
-        learn = trainer(neuron, _of_one_answer(loss, m), optimizer, batch_size=plan.batch_size, draw=drawn)
+        learn = trainer(neuron, _of_one_target(loss, m), optimizer, batch_size=plan.batch_size, draw=drawn)
         state, _ = run(learn, learn.init(of_batches, (x, y)), (x, y), plan.steps)
         return seeing(state.params)
 
-    answers = jax.random.permutation(of_answers, jnp.arange(o) % outputs)
+    targets = jax.random.permutation(of_targets, jnp.arange(o) % outputs)
     columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], params)
     if not plan.restart:
         columns = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), columns)
-    trained = jax.vmap(one)(jnp.arange(o), answers, columns)
+    trained = jax.vmap(one)(jnp.arange(o), targets, columns)
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), trained)
 
 
-def _of_one_answer(loss: Loss, m: Array) -> Loss:
+def _of_one_target(loss: Loss, m: Array) -> Loss:
     """The loss of a neuron that learns output m, or class m against the rest."""
     of_classes = loss == softmax_cross_entropy
     alone = binary_cross_entropy if of_classes else loss
 
-    def with_answer(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    def with_target(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def of(a: Array, y: Array) -> Array:
             if of_classes:
                 labels = wide_integers(y)
@@ -229,7 +229,7 @@ def _of_one_answer(loss: Loss, m: Array) -> Loss:
 
         return of
 
-    return Loss(f"{alone} of one answer", *map(with_answer, (alone.value, alone.slope, alone.curvature)))
+    return Loss(f"{alone} of one target", *map(with_target, (alone.value, alone.slope, alone.curvature)))
 
 
 @compiled("layers", "loss", "optimizer", "plan")

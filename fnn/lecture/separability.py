@@ -3,7 +3,7 @@
 Of the 2^(2^d) functions of d variables 4, 14, 104, 1882, 94572, 15028134 are linearly separable, d = 1 … 6 (OEIS
 A000609). Nothing is trained or solved for that here: all of them are listed, up to symmetry, and the rest is a lookup.
 
-Letters: inputs x_j = ±1 for j = 1 … d, the constant x_0 = −1, answers f(x) = ±1, and S(x) = Σ_{j=0}^d w_j x_j. A
+Letters: inputs x_j = ±1 for j = 1 … d, the constant x_0 = −1, values f(x) = ±1, and S(x) = Σ_{j=0}^d w_j x_j. A
 threshold function has weights with f(x) = sign S(x), S(x) ≠ 0, for all x.
 
 **Small whole weights do** (Muroga, Toda and Takasu 1961, *Theory of majority decision elements*): every threshold

@@ -1,8 +1,7 @@
-"""Training and inference of dropout and batch norm, and the networks dropout averages (slide "Interpretations of
-Dropout").
+"""Inference mode, and the networks that dropout averages (slide "Interpretations of Dropout").
 
 A network with N neurons that may be dropped is 2^N networks with common weights. Training sees one of them at a time;
-application should average them all. For a linear output over one dropped layer the average is what the rule (1 − p)
+inference should average them all. For a linear output over one dropped layer the average is what the rule (1 − p)
 gives, exactly; for a softmax over it, so is the normalised geometric mean; else the rule approximates.
 
 Example:

@@ -1,10 +1,10 @@
 """Losses ℒ(a, y) with ∂ℒ/∂a and ∂²ℒ/∂a² by hand (slides "Linear models", "Differentiating a superposition").
 
-A loss judges each example apart: from the network's output a [n, M] and the answers y it gives ``value`` [n],
+A loss judges each example apart: from the network's output a [n, M] and the targets y it gives ``value`` [n],
 ``slope`` [n, M] and ``curvature`` [n, M], the diagonal of each example's Hessian. `objective` takes the mean.
 
 =========================== ====================== ============================= ======================
-loss                        answers y              value, summed over m          slope
+loss                        targets y              value, summed over m          slope
 =========================== ====================== ============================= ======================
 `squared`                   [n, M], a's dtype      ½(a − y)²                     a − y
 `logistic_margin`           [n, M] of −1, +1       ln(1 + e^−M), M = ay          −y·s(−M)
@@ -58,11 +58,11 @@ def _elementwise(
     *,
     convex: bool = True,
 ) -> Loss:
-    """A sum over outputs of a loss of one output and one answer; `labels` are the answers allowed."""
+    """A sum over outputs of a loss of one output and one target; `labels` are the targets allowed."""
 
     def checked(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def of(a: Array, y: Array) -> Array:
-            _answers(label, a, y, labels)
+            _targets(label, a, y, labels)
             y = jnp.reshape(jnp.asarray(y), a.shape)
             if labels is None:
                 return part(a, y)
@@ -235,7 +235,7 @@ def _scores(where: str, a: Any) -> None:
         )
 
 
-def _answers(where: str, a: Any, y: Any, allowed: Sequence[int] | None = None) -> None:
+def _targets(where: str, a: Any, y: Any, allowed: Sequence[int] | None = None) -> None:
     """Answers [n, M] beside outputs [n, M]; for one output [n] will do; `allowed` names labels."""
     _scores(where, a)
     wanted, shape = jnp.shape(a), jnp.shape(y)
@@ -243,7 +243,7 @@ def _answers(where: str, a: Any, y: Any, allowed: Sequence[int] | None = None) -
         also = f" (or {wanted[:1]})" if wanted[1] == 1 else ""
         raise ValueError(
             f"{where} expects y of shape {wanted}{also} as the output a, got {shape}; reshape y, or make the "
-            "last layer as wide as there are answers"
+            "last layer as wide as there are targets"
         )
     known = checks.concrete(y)
     if allowed is not None and known is not None and not np.isin(known, allowed).all():

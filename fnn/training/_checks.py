@@ -24,7 +24,7 @@ def data(x: Any, y: Any) -> int:
     if size == 0:
         raise ValueError("data is empty: x has 0 examples; at least one is needed")
     if y.shape[0] != size:
-        raise ValueError(f"data has {size} examples in x and {y.shape[0]} answers in y; they must pair")
+        raise ValueError(f"data has {size} examples in x and {y.shape[0]} targets in y; they must pair")
     for name, part in (("x", x), ("y", y)):
         known = None if isinstance(part, np.memmap) else checks.concrete(part)
         if known is not None and jnp.issubdtype(known.dtype, jnp.inexact) and not np.isfinite(known).all():

@@ -198,7 +198,7 @@ class LayerPropagation(NamedTuple):
 
 
 class Propagation(NamedTuple):
-    """The answer of `propagation_report`: prints as a table."""
+    """The result of `propagation_report`: prints as a table."""
 
     label: str
     input: Moments
@@ -238,7 +238,7 @@ def propagation_report(net: Layer, loss: Loss, x: Array, y: Array, key: Array, *
         net: a layer; its training is reported.
         loss: a loss.
         x: examples [n, …], as they will be trained on: a few hundred will do.
-        y: their answers [n, …].
+        y: their targets [n, …].
         key: a key, of which all starts are drawn.
         seeds: how many starts; all at once, by `jax.vmap`.
 

@@ -120,7 +120,7 @@ def _mean(*values: np.ndarray) -> np.ndarray:
 
 
 def _kind(number: int, x: Any, y: Any, first: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Dtype and shape of the examples and answers of a batch, which must be those of the first."""
+    """Dtype and shape of the examples and targets of a batch, which must be those of the first."""
     found = tuple((str(part.dtype), part.shape[1:]) for part in (x, y))
     for name, got, expected in zip("xy", found, first or found, strict=True):
         if got != expected:

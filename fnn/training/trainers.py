@@ -64,7 +64,7 @@ def trainer(
 
     Args:
         net: a layer.
-        loss: a loss whose answers the data hold.
+        loss: a loss whose targets the data hold.
         optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
         batch_size: examples in a batch.
         gradient: how gradients are found: `backprop` by hand, `autodiff` automatically, or a function alike.
@@ -123,8 +123,8 @@ def trainer(
 
 def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
     """Q before the first step, when there is no estimate yet: infinite, in the dtype of the losses."""
-    of_answers = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
-    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_answers.dtype)).dtype))
+    of_targets = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
+    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_targets.dtype)).dtype))
 
 
 def _qualities(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:

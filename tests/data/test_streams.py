@@ -134,7 +134,7 @@ def test_bad_streams_are_told_apart() -> None:
         (TypeError, "got int; write a generator", 3),
         (TypeError, "batch 0 of the stream must be a pair", [x]),
         (TypeError, "y of batch 0 of the stream expects an array, got list", [(x, [1.0])]),
-        (ValueError, "as many examples as answers", [(x, y[:3])]),
+        (ValueError, "as many examples as targets", [(x, y[:3])]),
         (ValueError, "gave no batch; a generator runs once only", iter(())),
         (ValueError, r"batch 1 of the stream has x of float64 \[n, 2\], batch 0 had float64 \[n, 3\]",
          [(x, y), (x[:, :2], y)]),
@@ -241,7 +241,7 @@ def test_sizes_that_go_on_changing_are_warned_of_once() -> None:
 
 
 def stored(folder: Path, size: int) -> tuple[Any, Any]:
-    """Examples that carry their number in every feature and in the answer."""
+    """Examples that carry their number in every feature and in the target."""
     np.save(folder / "x.npy", np.arange(size, dtype=np.float32)[:, None] * np.ones(3, np.float32))
     np.save(folder / "y.npy", np.arange(size, dtype=np.int32))
     return memory_mapped(folder / "x.npy", folder / "y.npy")
@@ -261,7 +261,7 @@ def test_an_epoch_has_every_example_once_and_each_epoch_its_own_order(
     assert (np.diff(epochs.reshape(2, -1)) != 1).mean() > 0.9
 
 
-def test_examples_keep_their_answers_and_the_key_decides(tmp_path: Path) -> None:
+def test_examples_keep_their_targets_and_the_key_decides(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 103)
     first, again, other = (list(minibatches(x, y, 5, jax.random.key(k), contiguous=4, buffer=20)) for k in (3, 3, 4))
     for batch_x, batch_y in first:
@@ -325,7 +325,7 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 10)
     key = jax.random.key(0)
     bad: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-        ("10 examples in x and 3 answers in y; they must pair", (x, y[:3], 2), {}),
+        ("10 examples in x and 3 targets in y; they must pair", (x, y[:3], 2), {}),
         ("batch_size 11 exceeds the 10 examples", (x, y, 11), {}),
         ("buffer must hold a batch of 4 and a run of 8 examples, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
         ("contiguous must be a whole number >= 1", (x, y, 4), {"contiguous": 0}),
@@ -340,7 +340,7 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in Fortran order"):
         memory_mapped(tmp_path / "columns.npy", tmp_path / "y.npy")
     np.save(tmp_path / "short.npy", np.ones(3))
-    with pytest.raises(ValueError, match=r"short\.npy 3 answers; they must pair"):
+    with pytest.raises(ValueError, match=r"short\.npy 3 targets; they must pair"):
         memory_mapped(tmp_path / "x.npy", tmp_path / "short.npy")
 
 

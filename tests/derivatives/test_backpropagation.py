@@ -31,7 +31,7 @@ from fnn import (
 )
 from fnn.nn import glorot_uniform
 from tests.checkers import TOLERANCE, check_backward, check_close
-from tests.problems import NETWORKS, Problem, answers, given, normal, posed
+from tests.problems import NETWORKS, Problem, given, normal, posed, targets
 
 each_network = pytest.mark.parametrize("problem", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -222,7 +222,7 @@ def test_from_function_prints_its_name() -> None:
     assert str(serial(from_function(lambda key, x: (), swish, "swish"))) == "serial(swish)"
 
 
-def test_answers_of_every_loss_are_what_it_takes() -> None:
+def test_targets_of_every_loss_are_what_it_takes() -> None:
     for problem in NETWORKS.values():
         a = normal(jnp.ones((5, problem.outputs)), 1)
-        assert jnp.isfinite(problem.loss.value(a, answers(problem))).all()
+        assert jnp.isfinite(problem.loss.value(a, targets(problem))).all()

@@ -38,7 +38,7 @@ from fnn import (
 from fnn.derivatives import gate_curvature
 from fnn.derivatives.hessian import loss_hessian
 from tests.checkers import TOLERANCE, check_close, check_curve, relative_errors
-from tests.problems import EVERY_LAYER, LAYERS, LOSSES, NETWORKS, Case, Problem, answers, couples, given, normal, posed
+from tests.problems import EVERY_LAYER, LAYERS, LOSSES, NETWORKS, Case, Problem, couples, given, normal, posed, targets
 
 EXACT = TOLERANCE["second derivative"]
 
@@ -114,7 +114,7 @@ def test_second_derivatives_are_those_of_jax_hessian(problem: Problem) -> None:
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_the_hessian_of_a_loss(loss: Loss) -> None:
     a = normal(jnp.zeros((5, 3)), seed=1)
-    y = answers(Problem(linear(3), loss, 3, 3))
+    y = targets(Problem(linear(3), loss, 3, 3))
     want = jax.jit(jax.vmap(jax.hessian(lambda a, y: loss.value(a[None], y[None])[0])))(a, y)
     check_close(jax.jit(lambda a, y: loss_hessian(loss, a, y))(a, y), want)
     check_close(loss.curvature(a, y), jnp.diagonal(want, axis1=1, axis2=2))
@@ -253,7 +253,7 @@ def test_chunks_add_up(make: Callable, size: int) -> None:
 
 
 def with_curve(layer: Layer, change: Callable[..., tuple]) -> Layer:
-    """The layer whose curve is changed: change(right answer, params, tape, error, curvature)."""
+    """The layer whose curve is changed: change(right result, params, tape, error, curvature)."""
 
     def wrong(params: Any, tape: Any, error: Any, c: Any, read: Any) -> tuple:
         assert layer.curve is not None

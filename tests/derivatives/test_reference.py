@@ -56,7 +56,7 @@ from fnn.derivatives.hessian import loss_hessian
 from fnn.nn import drop_records
 from fnn.testing._laws.asking import HASTE
 from tests.checkers import check_close
-from tests.problems import LOSSES, NETWORKS, Problem, answers, couples, normal, posed
+from tests.problems import LOSSES, NETWORKS, Problem, couples, normal, posed, targets
 
 NETS = {
     name: problem._replace(net=inference_mode(problem.net)) if couples(problem.net) else problem
@@ -229,8 +229,8 @@ def test_a_batch_of_one_has_no_variance_and_no_noise() -> None:
 
 def test_where_no_example_pulls_there_is_no_signal() -> None:
     params, state, (x, _), key = posed(SMALL._replace(loss=squared), 3)
-    answers = SMALL.net.apply(params, state, x)
-    _, ratio = backprop(SMALL.net, squared, signal_to_noise)(params, state, (x, answers), key)
+    targets = SMALL.net.apply(params, state, x)
+    _, ratio = backprop(SMALL.net, squared, signal_to_noise)(params, state, (x, targets), key)
     assert all(not leaf.any() for leaf in jax.tree.leaves(ratio))
 
 
@@ -334,8 +334,8 @@ def test_clipping_bounds_every_example_and_leaves_short_gradients_alone() -> Non
 
 def test_an_example_without_a_gradient_stays_without_one() -> None:
     params, state, (x, _), key = posed(SMALL._replace(loss=squared), 3)
-    answers = SMALL.net.apply(params, state, x)
-    _, g = clip_per_example(1.0)(SMALL.net, squared)(params, state, (x, answers), key)
+    targets = SMALL.net.apply(params, state, x)
+    _, g = clip_per_example(1.0)(SMALL.net, squared)(params, state, (x, targets), key)
     assert all(not leaf.any() for leaf in jax.tree.leaves(g))
 
 
@@ -403,7 +403,7 @@ def test_clipping_refuses_batch_norm() -> None:
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.root is not None], ids=str)
 def test_the_root_of_a_loss_is_one_of_its_hessian(loss: Loss) -> None:
     problem = Problem(linear(3), loss, 4, 3)
-    a, y = normal(jnp.zeros((7, 3)), seed=5), answers(problem, 7)
+    a, y = normal(jnp.zeros((7, 3)), seed=5), targets(problem, 7)
     R = root_columns(loss, a, y)
     check_close(jnp.einsum("cnm,cnk->nmk", R, R), loss_hessian(loss, a, y))
 

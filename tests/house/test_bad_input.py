@@ -29,7 +29,7 @@ class Wrong(NamedTuple):
     value: bool = False
 
 
-# Examples and answers
+# Examples and targets
 
 DATA = [
     Wrong(
@@ -328,7 +328,7 @@ OPTIMIZERS = [
 
 TRAINING = [
     Wrong("no data", "learn.init(key, (x[:0], y[:0]))", ValueError, ["at least one", "(0, 3)"]),
-    Wrong("answers missing", "learn.init(key, (x, y[:2]))", ValueError, ["as many", "(4, 3)", "(2, 2)"]),
+    Wrong("targets missing", "learn.init(key, (x, y[:2]))", ValueError, ["as many", "(4, 3)", "(2, 2)"]),
     Wrong("NaN in x", "learn.init(key, (x.at[1, 2].set(jnp.nan), y))", ValueError, ["NaN", "1 of 4", "x"], value=True),
     Wrong("infinite y", "learn.init(key, (x, y / 0))", ValueError, ["infinity", "4 of 4", "y", "clean"], value=True),
     Wrong(
@@ -339,7 +339,7 @@ TRAINING = [
     ),
     Wrong("batch of none", "trainer(net, squared, sgd(0.1), batch_size=0)", ValueError, ["batch_size", ">= 1", "0"]),
     Wrong("half a batch", "trainer(net, squared, sgd(0.1), batch_size=1.5)", TypeError, ["whole number", "1.5"]),
-    Wrong("answers of another width", "learn.init(key, (x, one))", ValueError, ["squared", "(4, 2)", "(4, 1)"]),
+    Wrong("targets of another width", "learn.init(key, (x, one))", ValueError, ["squared", "(4, 2)", "(4, 1)"]),
     Wrong(
         "labels out of range in data",
         "trainer(net, softmax_cross_entropy, sgd(0.1), batch_size=2).init(key, (x, labels))",
@@ -513,7 +513,7 @@ TABLE = [*DATA, *LOSSES, *LAYERS, *OPTIMIZERS, *TRAINING]
 
 @cache
 def given() -> dict[str, Any]:
-    """What the calls speak of besides `fnn`: a net 3-5-2, and examples and answers of every kind."""
+    """What the calls speak of besides `fnn`: a net 3-5-2, and examples and targets of every kind."""
     key, x, y = jax.random.key(0), jnp.ones((4, 3), jnp.float32), jnp.ones((4, 2), jnp.float32)
     net = fnn.serial(fnn.dense(5, fnn.tanh), fnn.linear(2))
     params, state = net.init(key, x)

@@ -401,7 +401,7 @@ WRONG = {
     "a fit with two outputs": (
         lambda: fit_approximator(KEY, total, linear(2), X, steps=1),
         ValueError,
-        "make the last layer as wide as there are answers",
+        "make the last layer as wide as there are targets",
     ),
     "an error without a layer": (
         lambda: untyped.sup_error(total, total, (), (), X),

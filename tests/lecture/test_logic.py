@@ -49,7 +49,7 @@ def all_tables(d: int) -> np.ndarray:
     return np.arange(2**2**d)[:, None] >> np.arange(2**d)[None, :] & 1
 
 
-def answers(build: Callable[[], Built], d: int, dtype: Any = float) -> list[float]:
+def targets(build: Callable[[], Built], d: int, dtype: Any = float) -> list[float]:
     y = jax.jit(lambda: apply(build(), binary_inputs(d, dtype)))()
     assert y.shape == (2**d, 1)
     return y[:, 0].tolist()
@@ -71,7 +71,7 @@ def answers(build: Callable[[], Built], d: int, dtype: Any = float) -> list[floa
     ids=["and", "or", "not", "xor by a product", "xor by layers"],
 )
 def test_the_slides_networks_are_exact(build, f, d, dtype):
-    assert answers(lambda: build(dtype), d, dtype) == [f(*row) for row in rows(d)]
+    assert targets(lambda: build(dtype), d, dtype) == [f(*row) for row in rows(d)]
 
 
 def test_their_weights_are_the_slides():
@@ -121,13 +121,13 @@ def test_named_functions(f, minimise):
     if minimise:
         pytest.importorskip("sympy")
     table = table_of(f, 3)
-    assert answers(lambda: boolean_network(table, minimise=minimise), 3) == table.tolist()
+    assert targets(lambda: boolean_network(table, minimise=minimise), 3) == table.tolist()
 
 
 def test_a_truth_table_may_hold_bools_or_floats():
     for dtype in (bool, jnp.int8, jnp.float32):
         table = jnp.asarray([0, 1, 1, 0], dtype)
-        assert answers(partial(boolean_network, table), 2) == [0, 1, 1, 0]
+        assert targets(partial(boolean_network, table), 2) == [0, 1, 1, 0]
 
 
 def test_a_traced_value_that_is_neither_0_nor_1_makes_nan():
@@ -342,4 +342,4 @@ def test_without_sympy_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sympy", None)
     with pytest.raises(ImportError, match="pip install sympy"):
         minimal_dnf(ONE)
-    assert answers(lambda: boolean_network(ONE), 2) == [0, 1, 1, 0]
+    assert targets(lambda: boolean_network(ONE), 2) == [0, 1, 1, 0]

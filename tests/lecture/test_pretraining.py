@@ -115,9 +115,9 @@ def test_classifiers_are_logistic_regressions(loss):
 
     labels = np.digitize(Y + NOISE.standard_normal(EXAMPLES), [0.0, 0.8])
     one_hot = (labels[:, None] == np.arange(3)).astype(float)
-    answers = jnp.asarray(labels) if loss is softmax_cross_entropy else jnp.asarray(one_hot)
+    targets = jnp.asarray(labels) if loss is softmax_cross_entropy else jnp.asarray(one_hot)
     options = {"optimizer": sgd(1.0), "steps": 3000, "batch_size": EXAMPLES, "head": False}
-    params = pretrain(KEY, serial(dense(6, tanh), linear(3)), (DATA[0], answers), loss, **options)
+    params = pretrain(KEY, serial(dense(6, tanh), linear(3)), (DATA[0], targets), loss, **options)
     wanted = []
     for y in one_hot.T:
         model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(X, y)

@@ -117,12 +117,12 @@ def test_margin_losses_keep_their_digits(loss, y, dtype):
     a = jnp.asarray(BOTH_SIDES[np.abs(BOTH_SIDES) < (10 if dtype == jnp.float16 else 40)], dtype)[:, None]
     M = np.asarray(a, np.float64)[:, 0] * y
     value, slope, curvature = (oracles.exactly(f, M) for f in OF_MARGIN[str(loss)])
-    answers = jnp.full(a.shape, y)
-    assert_digits(loss.value(a, answers), value, dtype)
-    assert_digits(loss.slope(a, answers)[:, 0], y * slope, dtype)
-    assert_digits(loss.curvature(a, answers)[:, 0], curvature, dtype)
+    targets = jnp.full(a.shape, y)
+    assert_digits(loss.value(a, targets), value, dtype)
+    assert_digits(loss.slope(a, targets)[:, 0], y * slope, dtype)
+    assert_digits(loss.curvature(a, targets)[:, 0], curvature, dtype)
     if loss.root is not None:
-        assert_digits(loss.root(a, answers)[:, 0], np.sqrt(curvature), dtype)
+        assert_digits(loss.root(a, targets)[:, 0], np.sqrt(curvature), dtype)
 
 
 @every_dtype
@@ -133,11 +133,11 @@ def test_binary_cross_entropy_keeps_its_digits(y, dtype):
     value, slope, curvature = (
         oracles.exactly(f, (2 * y - 1) * np.asarray(a[:, 0], float)) for f in OF_MARGIN["logistic_margin"]
     )
-    answers = jnp.full(a.shape, y)
-    assert_digits(loss.value(a, answers), value, dtype)
-    assert_digits(loss.slope(a, answers)[:, 0], (2 * y - 1) * slope, dtype)
-    assert_digits(loss.curvature(a, answers)[:, 0], curvature, dtype)
-    assert_digits(loss.root(a, answers)[:, 0], np.sqrt(curvature), dtype)
+    targets = jnp.full(a.shape, y)
+    assert_digits(loss.value(a, targets), value, dtype)
+    assert_digits(loss.slope(a, targets)[:, 0], (2 * y - 1) * slope, dtype)
+    assert_digits(loss.curvature(a, targets)[:, 0], curvature, dtype)
+    assert_digits(loss.root(a, targets)[:, 0], np.sqrt(curvature), dtype)
 
 
 LOGITS = np.array(

@@ -25,8 +25,8 @@ EXACT_64: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-14}
 """Values of order one in float64, with a few digits of room for a log of a sum of exponents."""
 
 
-def answers(name: str, n: int, m: int, seed: int = 1) -> jax.Array:
-    """Random answers of the kind that the loss of this name takes."""
+def targets(name: str, n: int, m: int, seed: int = 1) -> jax.Array:
+    """Random targets of the kind that the loss of this name takes."""
     random = np.random.default_rng(seed)
     if name == "softmax_cross_entropy":
         return jnp.asarray(random.integers(0, m, n))
@@ -43,14 +43,14 @@ def outputs(n: int, m: int, seed: int = 0) -> jax.Array:
 
 def check_value(loss: Loss, name: str) -> None:
     """The value is the formula's, per example."""
-    a, y = outputs(7, 3), answers(name, 7, 3)
+    a, y = outputs(7, 3), targets(name, 7, 3)
     got = jax.jit(loss.value)(a, y)
     np.testing.assert_allclose(got, oracles.losses(name, np.asarray(a), np.asarray(y)), **EXACT_64)
 
 
 def check_slope(loss: Loss, name: str) -> None:
     """The slope is the derivative of the value, per example: examples are weighted at random to tell them apart."""
-    a, y = outputs(7, 3), answers(name, 7, 3)
+    a, y = outputs(7, 3), targets(name, 7, 3)
     weights = jnp.asarray(np.random.default_rng(2).normal(size=7))
     automatic = jax.jit(jax.grad(lambda a: jnp.vdot(weights, loss.value(a, y))))(a)
     by_hand = jax.jit(lambda a: weights[:, None] * loss.slope(a, y))(a)
@@ -59,7 +59,7 @@ def check_slope(loss: Loss, name: str) -> None:
 
 def check_curvature(loss: Loss, name: str) -> None:
     """The curvature is the diagonal of each example's Hessian."""
-    a, y = outputs(7, 3), answers(name, 7, 3)
+    a, y = outputs(7, 3), targets(name, 7, 3)
 
     def of_example(a_n: jax.Array, y_n: jax.Array) -> jax.Array:
         return jnp.diag(jax.hessian(lambda a_n: loss.value(a_n[None], y_n[None])[0])(a_n))
@@ -121,7 +121,7 @@ def test_hinge_at_its_kink_is_as_relu(y):
 @every_loss
 @pytest.mark.parametrize("size", [1e4, -1e4], ids=["+1e4", "-1e4"])
 def test_logits_of_ten_thousand_are_never_nan(loss, size):
-    a, y = np.array([[size, -size, 0.0]] * 3, np.float32), np.asarray(answers(str(loss), 3, 3))
+    a, y = np.array([[size, -size, 0.0]] * 3, np.float32), np.asarray(targets(str(loss), 3, 3))
     y = y.astype(a.dtype) if loss is fnn.squared else y
     results = jax.jit(lambda a, y: (loss.value(a, y), loss.slope(a, y), loss.curvature(a, y)))(a, y)
     for result in map(np.asarray, results):
@@ -136,7 +136,7 @@ def test_logits_of_ten_thousand_are_never_nan(loss, size):
 
 @pytest.mark.parametrize("loss", [*MARGIN, fnn.binary_cross_entropy], ids=str)
 @pytest.mark.parametrize(("dtype", "digits"), [("float32", 1e-5), ("bfloat16", 0.03)], ids=["float32", "bfloat16"])
-def test_small_losses_of_sure_and_right_answers_keep_their_digits(loss, dtype, digits):
+def test_small_losses_of_sure_and_right_targets_keep_their_digits(loss, dtype, digits):
     """ln(1 + e^−20) = 2.1e-9 is no zero: nothing is taken from a number near 1 or near a."""
     a, y = np.array([[3.0, 10.0, 20.0], [-3.0, -10.0, -20.0]]), np.array([[1] * 3, [-1] * 3])
     y = (y + 1) // 2 if loss is fnn.binary_cross_entropy else y
@@ -155,7 +155,7 @@ def test_exponential_margin_overflows_to_infinity():
 @pytest.mark.parametrize("bad", [2, -2, 100], ids=str)
 def test_a_traced_bad_label_makes_its_example_nan(loss, bad):
     m = 1 if loss is not fnn.softmax_cross_entropy else 2
-    a, y = outputs(4, m), np.asarray(answers(str(loss), 4, m)).reshape(4).copy()
+    a, y = outputs(4, m), np.asarray(targets(str(loss), 4, m)).reshape(4).copy()
     y[2] = bad
     value, slope = jax.jit(lambda a, y: (loss.value(a, y), loss.slope(a, y)))(a, y)
     assert np.isnan(value).tolist() == [False, False, True, False]
@@ -165,7 +165,7 @@ def test_a_traced_bad_label_makes_its_example_nan(loss, bad):
 @pytest.mark.parametrize("loss", [fnn.squared, *MARGIN, fnn.binary_cross_entropy], ids=str)
 @pytest.mark.parametrize("part", ["value", "slope", "curvature"])
 def test_for_one_output_y_may_have_one_axis(loss, part):
-    a, y = outputs(5, 1), answers(str(loss), 5, 1)
+    a, y = outputs(5, 1), targets(str(loss), 5, 1)
     f = jax.jit(getattr(loss, part))
     np.testing.assert_array_equal(f(a, y[:, 0]), f(a, y))
 
@@ -173,14 +173,14 @@ def test_for_one_output_y_may_have_one_axis(loss, part):
 @pytest.mark.parametrize("loss", LABELLED[:-1], ids=str)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "float32", "float64", "bfloat16"])
 def test_labels_may_be_integers_or_floats(loss, dtype):
-    a, y = outputs(5, 2), np.ones((5, 2)) if dtype == "uint8" else np.asarray(answers(str(loss), 5, 2))
+    a, y = outputs(5, 2), np.ones((5, 2)) if dtype == "uint8" else np.asarray(targets(str(loss), 5, 2))
     value = jax.jit(loss.value)
     np.testing.assert_array_equal(value(a, y.astype(dtype)), value(a, y))
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8"])
 def test_yes_and_no_may_be_bools_or_bytes(dtype):
-    a, y = outputs(5, 2), answers("binary_cross_entropy", 5, 2)
+    a, y = outputs(5, 2), targets("binary_cross_entropy", 5, 2)
     np.testing.assert_array_equal(
         fnn.binary_cross_entropy.value(a, y.astype(dtype)), fnn.binary_cross_entropy.value(a, y)
     )
@@ -188,7 +188,7 @@ def test_yes_and_no_may_be_bools_or_bytes(dtype):
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
 def test_class_labels_may_be_any_integers(dtype):
-    a, y = outputs(5, 3), answers("softmax_cross_entropy", 5, 3)
+    a, y = outputs(5, 3), targets("softmax_cross_entropy", 5, 3)
     value = jax.jit(fnn.softmax_cross_entropy.value)
     np.testing.assert_array_equal(value(a, y.astype(dtype)), value(a, y))
 
@@ -196,14 +196,14 @@ def test_class_labels_may_be_any_integers(dtype):
 @every_loss
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64], ids=lambda d: d.__name__)
 def test_keeps_dtype_and_judges_examples_apart(loss, dtype):
-    a, y = outputs(5, 3).astype(dtype), answers(str(loss), 5, 3)
+    a, y = outputs(5, 3).astype(dtype), targets(str(loss), 5, 3)
     y = y.astype(dtype) if loss is fnn.squared else y
     results = [jax.eval_shape(part, a, y) for part in (loss.value, loss.slope, loss.curvature)]
     assert [(result.shape, result.dtype) for result in results] == [((5,), dtype), ((5, 3), dtype), ((5, 3), dtype)]
 
 
 def test_shifting_the_logits_changes_nothing():
-    a, y = outputs(6, 4), answers("softmax_cross_entropy", 6, 4)
+    a, y = outputs(6, 4), targets("softmax_cross_entropy", 6, 4)
     f = jax.jit(lambda a: (fnn.softmax_cross_entropy.value(a, y), fnn.softmax_cross_entropy.slope(a, y)))
     (value, slope), (shifted, _) = f(a), f(a + 100)
     np.testing.assert_allclose(np.sum(slope, axis=1), 0, atol=1e-15)
@@ -212,7 +212,7 @@ def test_shifting_the_logits_changes_nothing():
 
 def test_two_classes_are_one_logit():
     """softmax over (0, a) is the sigmoid of a, and with labels ±1 the logistic loss of the margin."""
-    a, y = outputs(6, 1), answers("binary_cross_entropy", 6, 1)
+    a, y = outputs(6, 1), targets("binary_cross_entropy", 6, 1)
     of_two = jax.jit(fnn.softmax_cross_entropy.value)(jnp.concatenate([jnp.zeros_like(a), a], axis=1), y[:, 0])
     np.testing.assert_allclose(jax.jit(fnn.binary_cross_entropy.value)(a, y), of_two, rtol=1e-12)
     np.testing.assert_allclose(jax.jit(fnn.logistic_margin.value)(a, 2 * y - 1), of_two, rtol=1e-12)

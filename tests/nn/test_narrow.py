@@ -21,7 +21,7 @@ from fnn.derivatives import (
     trace,
 )
 from fnn.derivatives.noise import noise_of
-from fnn.lecture.pretraining import _of_one_answer
+from fnn.lecture.pretraining import _of_one_target
 from fnn.nn import LayerRecord
 from fnn.training.diagnosis import _gradient_ratio, _norm
 
@@ -362,10 +362,10 @@ def test_a_stack_of_tasks_is_told_of_vmap():
 
 
 def test_pretraining_tells_class_261_from_label_5():
-    loss = _of_one_answer(fnn.softmax_cross_entropy, jnp.asarray(261))
+    loss = _of_one_target(fnn.softmax_cross_entropy, jnp.asarray(261))
     slope = loss.slope(jnp.zeros((2, 1)), jnp.asarray([5, 6], jnp.uint8))
     np.testing.assert_array_equal(slope, [[0.5], [0.5]])  # s(0) − 0 for both
-    slope = _of_one_answer(fnn.softmax_cross_entropy, jnp.asarray(5)).slope(
+    slope = _of_one_target(fnn.softmax_cross_entropy, jnp.asarray(5)).slope(
         jnp.zeros((2, 1)), jnp.asarray([5, 6], jnp.uint8)
     )
     np.testing.assert_array_equal(slope, [[-0.5], [0.5]])

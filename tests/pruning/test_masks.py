@@ -61,7 +61,7 @@ NET = serial(dense(5, tanh), linear(2))
 
 
 def data(n: int = 40, inputs: int = 4, outputs: int = 2) -> tuple[Any, Any]:
-    """Examples with correlated features and answers that are a smooth function of some of them."""
+    """Examples with correlated features and targets that are a smooth function of some of them."""
     x = normal(jnp.zeros((n, inputs)), seed=1)
     x = x.at[:, 1].add(0.5 * x[:, 0])
     return x, jnp.stack([jnp.sin(x[:, 0]) + 0.3 * x[:, 1], x[:, 0] * x[:, 1]], axis=1)[:, :outputs]

@@ -1,6 +1,6 @@
 """Rounds of pruning to the letter: a stopping rule, two qualities, w_0 among the links, features; and odd scores.
 
-The right answers are loops in Python or NumPy that decide in plain numbers.
+The right results are loops in Python or NumPy that decide in plain numbers.
 """
 
 from __future__ import annotations

@@ -75,11 +75,11 @@ def numpy_step(params: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     (w1, b1), (w2, b2), (w3, b3) = ((np.asarray(p["w"]), np.asarray(p["b"])) for p in params)
     slopes: list[list[np.ndarray]] = [[], []]
     gradients = [np.zeros_like(v) for v in (w1, b1, w2, b2, w3, b3)]
-    for x0, answer in zip(x, y, strict=True):
+    for x0, target in zip(x, y, strict=True):
         x1 = np.tanh(x0 @ w1 + b1)
         S2 = x1 @ w2 + b2
         x2 = np.exp(-(S2**2) / 2)
-        z1, z2, e3 = 1 - x1**2, -S2 * x2, x2 @ w3 + b3 - answer
+        z1, z2, e3 = 1 - x1**2, -S2 * x2, x2 @ w3 + b3 - target
         e2 = w3 @ e3
         e1 = w2 @ (e2 * z2)
         parts = np.outer(x0, e1 * z1), e1 * z1, np.outer(x1, e2 * z2), e2 * z2, np.outer(x2, e3), e3
@@ -250,9 +250,9 @@ def test_the_gap_is_measured_after_every_block_in_the_inference_mode() -> None:
         state, _ = run(learn, state, seen, 2)
         p, q = (jax.tree.map(np.asarray, state.params[i]) for i in (0, 2))
         losses = []
-        for examples, answers in (seen, unseen):
+        for examples, targets in (seen, unseen):
             outputs = 0.5 * np.tanh(np.asarray(examples) @ p["w"] + p["b"]) @ q["w"] + q["b"]
-            losses.append(np.mean(0.5 * np.sum((outputs - np.asarray(answers)) ** 2, axis=1)))
+            losses.append(np.mean(0.5 * np.sum((outputs - np.asarray(targets)) ** 2, axis=1)))
         expected = Gap(losses[0], losses[1], losses[1] - losses[0])
         chex.assert_trees_all_close(jax.tree.map(lambda m: m[block], metrics["validation"]), expected, rtol=1e-10)  # noqa: B023
     chex.assert_trees_all_equal(end, state)
@@ -270,7 +270,7 @@ def fan_in_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Arr
 
 
 along_ones = fnn.Loss("along_ones", lambda a, y: jnp.sum(a, axis=1), lambda a, y: jnp.ones_like(a), jnp.zeros_like)
-"""ε^L = 1 whatever the network answers, so that errors have a closed form."""
+"""ε^L = 1 whatever the network gives, so that errors have a closed form."""
 
 
 def standard_errors(values: Any, expected: float) -> float:
@@ -348,7 +348,7 @@ def test_bad_questions_are_told_apart() -> None:
         propagation_report(tanh, squared, x, y, key)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="loss must be an fnn Loss"):
         propagation_report(NET, jnp.square, x, y, key)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="as many examples as answers"):
+    with pytest.raises(ValueError, match="as many examples as targets"):
         propagation_report(NET, squared, x, y[:3], key)
     with pytest.raises(ValueError, match="seeds must be a whole number >= 1"):
         propagation_report(NET, squared, x, y, key, seeds=0)

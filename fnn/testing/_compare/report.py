@@ -107,7 +107,7 @@ class Precision(NamedTuple):
 
 
 class GradientComparison(NamedTuple):
-    """The answer of `compare_gradients`: prints as a table, and `to_dict` gives plain numbers."""
+    """The result of `compare_gradients`: prints as a table, and `to_dict` gives plain numbers."""
 
     label: str
     names: tuple[str, str]

@@ -101,7 +101,7 @@ class Subject:
 
     @cached_property
     def posed(self) -> tuple[Params, State, Batch, Array]:
-        """The arguments of that network's gradient, with random neurons and answers."""
+        """The arguments of that network's gradient, with random neurons and targets."""
         neurons = {"w": jnp.zeros((self.forward[0].shape[1], 2), self.x.dtype), "b": jnp.zeros(2, self.x.dtype)}
         y = normal(jax.ShapeDtypeStruct((self.x.shape[0], 2), self.x.dtype), 5)
         params, state = (self.params, normal(neurons, 6)), (self.state, ())

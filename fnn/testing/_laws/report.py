@@ -20,7 +20,7 @@ class Law(NamedTuple):
 
 
 class Laws(NamedTuple):
-    """The answer of `check_layer` and `check_optimizer`: prints as a table, and `to_dict` gives plain data."""
+    """The result of `check_layer` and `check_optimizer`: prints as a table, and `to_dict` gives plain data."""
 
     label: str
     rows: tuple[Law, ...]
