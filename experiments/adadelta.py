@@ -57,7 +57,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
 
         def trained(optimizer: fnn.Optimizer) -> dict[str, jax.Array]:
             learn = fnn.trainer(net, loss, optimizer, batch_size=BATCH, draw=fnn.with_replacement)
-            end, _ = fnn.run(learn, learn.init(key_run, (x, y)), (x, y), steps)
+            end, _ = fnn.train(learn, learn.init(key_run, (x, y)), (x, y), steps)
             a = net.apply(end.params, end.state, x_test)
             if classes:
                 score = data.accuracy(a, y_test)

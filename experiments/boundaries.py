@@ -79,7 +79,7 @@ def experiment_with(cases: list[tuple[str, int]], steps: int, frames: int) -> Ca
                 return {"accuracy": jnp.mean(right.astype(jnp.float32)), "plane": answers}
 
             learn = fnn.trainer(net, fnn.binary_cross_entropy, fnn.adam(RATE), batch_size=BATCH)
-            _, records = fnn.run(learn, learn.init(of_run, known), known, steps, steps // frames, validate)
+            _, records = fnn.train(learn, learn.init(of_run, known), known, steps, steps // frames, validate)
             return {"loss": records["loss"]} | records["validation"]
 
         return known[0], {case: learned(network(*case)) for case in cases}

@@ -56,7 +56,7 @@ def experiment_with(steps: int) -> Any:
         net = fnn.serial(*[fnn.dense(WIDTH, fnn.relu, w=w)] * HIDDEN, fnn.linear(10, w=w))
         optimizer = fnn.chain(fnn.clip_by_norm(theta), fnn.momentum(eta, gamma))
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, metrics=[norm])
-        state, records = fnn.run(learn, learn.init(key, (x, y)), (x, y), steps, every=1)
+        state, records = fnn.train(learn, learn.init(key, (x, y)), (x, y), steps, every=1)
         right = data.accuracy(net.apply(state.params, state.state, x), y)
         loss = jnp.mean(records["loss"][-steps // 10 :])
         return {"failed": ~(loss < LEARNED), "accuracy": right, "norm": records["norm"]}

@@ -102,7 +102,7 @@ def experiment_with(d: int, steps: int) -> Callable[..., dict[str, Any]]:
         neurons, _ = all_links(start.params)
         counted = jnp.arange(widest, dtype=jnp.int32)[:, None] < width  # the other neurons have no way out
         start = remove_links(start, (neurons, {"w": counted}))
-        end, _ = fnn.run(learn, start, data, steps)
+        end, _ = fnn.train(learn, start, data, steps)
         shown = jnp.linspace(0, 1, SHOWN, dtype=jnp.float32)[:, None] * jnp.ones((1, d), jnp.float32)
         return {
             "trained": sup_error(f, net, end.params, end.state, dense),

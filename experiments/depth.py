@@ -70,7 +70,7 @@ def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[...
         learned, validation, held_out = order[: -2 * fifth], order[-2 * fifth : -fifth], order[-fifth:]
         train = sample.x[learned], sample.y[learned]
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, fnn.adam(eta), batch_size=BATCH, draw=fnn.with_replacement)
-        state, records = fnn.run(learn, learn.init(key_run, train), train, steps, every=steps // 10)
+        state, records = fnn.train(learn, learn.init(key_run, train), train, steps, every=steps // 10)
 
         def accuracy(part: jax.Array) -> jax.Array:
             return data.accuracy(net.apply(state.params, state.state, sample.x[part]), sample.y[part])

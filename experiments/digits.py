@@ -65,7 +65,7 @@ def experiment_with(name: str, sample: data.Sample, steps: int, points: int) -> 
         train, validation, test = split(key_split, len(x))
         learned = x[train], y[train]
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, getattr(fnn, name)(eta), batch_size=BATCH)
-        state, metrics = fnn.run(learn, learn.init(key_run, learned), learned, steps, every=steps // points)
+        state, metrics = fnn.train(learn, learn.init(key_run, learned), learned, steps, every=steps // points)
         params = state.params
         if name == "nag":  # its parameters look ahead; the weights are a step behind
             params = fnn.optimizers.nag_weights(params, state.optimizer_state)

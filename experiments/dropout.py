@@ -44,7 +44,7 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
         net = fnn.serial(hidden, fnn.dropout(p), output)
         learn = fnn.trainer(net, LOSS, fnn.adam(RATE), batch_size=BATCH)
         gap = overfitting_gap(net, LOSS, seen, unseen)
-        state, told = fnn.run(learn, learn.init(key_run, seen), seen, steps, every=steps // POINTS, validate=gap)
+        state, told = fnn.train(learn, learn.init(key_run, seen), seen, steps, every=steps // POINTS, validate=gap)
         halved = fnn.serial(hidden, fnn.inference_mode(fnn.dropout(p)), fnn.inverted_dropout(0.5), output)
         params = state.params[0], (), (), state.params[2]
         return {

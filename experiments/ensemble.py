@@ -64,7 +64,7 @@ def experiment_with(depth: int, steps: int) -> Callable[..., dict[str, jax.Array
         key_run, key_masks = jax.random.split(key)
         net = fnn.serial(*(fnn.dense(WIDTH, fnn.tanh), fnn.dropout(p)) * depth, fnn.linear(3))
         learn = fnn.trainer(net, LOSS, fnn.adam(RATE), batch_size=len(x), draw=everything)
-        state, _ = fnn.run(learn, learn.init(key_run, (x, y)), (x, y), steps)
+        state, _ = fnn.train(learn, learn.init(key_run, (x, y)), (x, y), steps)
 
         def both(a: jax.Array) -> jax.Array:
             return jnp.concatenate([a, jax.nn.softmax(a), jax.nn.log_softmax(a)], axis=1)
@@ -110,7 +110,7 @@ def experiment_of_forms(steps: int) -> Callable[..., dict[str, jax.Array]]:
             start = learn.init(key_run, seen)
             first, _, last = start.params
             start = start._replace(params=(first, (), last | {"w": weights * last["w"]}))
-            return fnn.run(learn, start, seen, steps)[0]
+            return fnn.train(learn, start, seen, steps)[0]
 
         one = jnp.ones_like(p)
 

@@ -88,14 +88,14 @@ def experiment_with(steps: int, retrain: int) -> Callable[..., dict[str, jax.Arr
                 worth = saliencies(state, jnp.where(left[None, :], x, 0))[score]
                 ascending = jnp.argsort(jnp.where(left, worth, -jnp.inf))
                 left = jnp.zeros_like(left).at[ascending].set(jnp.arange(FEATURES) >= FEATURES - keep)
-                state, _ = fnn.run(learn, state, (jnp.where(left[None, :], x, 0), y[:, None]), retrain)
+                state, _ = fnn.train(learn, state, (jnp.where(left[None, :], x, 0), y[:, None]), retrain)
                 return (state, left), look(state, left)
 
             (state, _), found = jax.lax.scan(one, (whole, every), FEATURES - fewer * jnp.arange(1, ROUNDS + 1))
             return state, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), look(whole, every), found)
 
         every = jnp.ones(FEATURES, bool)
-        whole, _ = fnn.run(learn, learn.init(key_run, (x, y[:, None])), (x, y[:, None]), steps)
+        whole, _ = fnn.train(learn, learn.init(key_run, (x, y[:, None])), (x, y[:, None]), steps)
         states, found = jax.vmap(rounds)(jnp.asarray([0, 1, 2, 0]), jnp.asarray([FEWER] * len(SCORES) + [0]))
         best = jnp.argsort(saliencies(jax.tree.map(lambda leaf: leaf[-1], states), x), axis=1)[:, -PLANTED:]
         return found | {"once": jnp.mean((best < PLANTED).astype(x.dtype), axis=1)}

@@ -78,7 +78,7 @@ def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., 
         learn = fnn.trainer(net, LOSS, fnn.sgd(RATE), batch_size=BATCH)
         start = learn.init(key, sample)._replace(params=params)
         _, passes = fnn.backprop(fnn.watch(net), LOSS)(params, start.state, sample, key)
-        told = fnn.run(learn, start, sample, steps, every=EVERY)[1]["loss"]
+        told = fnn.train(learn, start, sample, steps, every=EVERY)[1]["loss"]
         reached = told <= REACHED
         first = EVERY * (1 + jnp.argmax(reached).astype(jnp.float32))
         return {
@@ -96,7 +96,7 @@ def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., 
             slow = {"optimizer": fnn.sgd(RATE), "steps": earlier, "batch_size": BATCH, "head": False}
             starts[LAYERWISE] = pretrain(key_start, net, sample, LOSS, **slow)
         learn = fnn.trainer(net, LOSS, fnn.adam(ADAMS_RATE), batch_size=BATCH)
-        taught = fnn.run(learn, learn.init(key_start, other), other, earlier)[0].params
+        taught = fnn.train(learn, learn.init(key_start, other), other, earlier)[0].params
         starts[TAUGHT] = transplant(fresh, taught, all_but_head(taught))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts.values())
         found = jax.vmap(measured, (0, None))(stacked, key_run)

@@ -68,7 +68,7 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., jax.Array]:
         def of_start(key: jax.Array) -> jax.Array:
             learn = fnn.trainer(net, fnn.logistic_margin, fnn.adam(0.1), batch_size=4)
             start, every = learn.init(key, (features, y)), steps // 20
-            _, metrics = fnn.run(learn, start, (features, y), steps, every=every, validate=right)
+            _, metrics = fnn.train(learn, start, (features, y), steps, every=every, validate=right)
             return jnp.max(metrics["validation"])
 
         return jax.vmap(of_start)(jax.random.split(key, STARTS))

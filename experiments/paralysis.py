@@ -81,7 +81,7 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., Any]:
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
         rate = fnn.sgd(lambda step: jnp.where(step < steps, eta, jnp.asarray(SMALL, eta.dtype)))
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, rate, batch_size=BATCH, metrics=METRICS)
-        _, records = fnn.run(learn, learn.init(key, data), data, 2 * steps, every=EVERY)
+        _, records = fnn.train(learn, learn.init(key, data), data, 2 * steps, every=EVERY)
         of_layers = {metric.name: jnp.stack([*records[metric.name].values()], axis=1) for metric in METRICS}
         return of_layers | {"loss": records["loss"]}
 

@@ -86,7 +86,7 @@ def trained(key: jax.Array, learn: fnn.Trainer, steps: int) -> Seed:
     key_split, key_run = jax.random.split(key)
     train, _, test = split(key_split, len(x))
     sample = x[train], y[train]
-    return Seed(fnn.run(learn, learn.init(key_run, sample), sample, steps)[0], sample, (x[test], y[test]))
+    return Seed(fnn.train(learn, learn.init(key_run, sample), sample, steps)[0], sample, (x[test], y[test]))
 
 
 def quality(params: Any, state: Any, sample: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -132,7 +132,7 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
         one_shot = remove_least(saliency, all_links(saliency), 0.8, scope=scope)
         patient = learner(steps + rounds * RETRAIN)
         fresh = remove_links(patient.init(jax.random.fold_in(key, 1), seed.sample), pruned.links)
-        fresh, _ = fnn.run(patient, fresh, seed.sample, steps + rounds * RETRAIN)
+        fresh, _ = fnn.train(patient, fresh, seed.sample, steps + rounds * RETRAIN)
         return {
             "left": report["left"],
             "accuracy": report["accuracy"],

@@ -69,7 +69,7 @@ def experiment_with(norm: str, depth: int, steps: int) -> Callable[..., Any]:
         net = fnn.serial(hidden, fnn.repeat(hidden, depth - 1), fnn.linear(10))
         optimizer = fnn.sgd(rates[which])
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, metrics=[gradient_norm])
-        _, records = fnn.run(learn, learn.init(key, sample), sample, steps, every=1)
+        _, records = fnn.train(learn, learn.init(key, sample), sample, steps, every=1)
         of_layers = [found[0] for layer, found in records["gradient_norm"].items() if "linear" in layer]
         return {
             "norms": jnp.concatenate([jnp.reshape(norm, (-1,)) for norm in of_layers]),

@@ -70,7 +70,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
             return gap(params, state)._asdict() | {"norm": fnn.tree_norm(weights(params))}
 
         start = learn.init(key_run, learned)
-        end, records = fnn.run(learn, start, learned, steps, every=steps // POINTS, validate=validate)
+        end, records = fnn.train(learn, start, learned, steps, every=steps // POINTS, validate=validate)
         accuracy = data.accuracy(net.apply(end.params, end.state, held_out[0]), held_out[1])
 
         def shrink(params: Any, _: None) -> tuple[Any, None]:

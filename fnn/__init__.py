@@ -76,7 +76,7 @@ from fnn.optimizers import (
     weights_only,
 )
 from fnn.testing import check_layer, check_optimizer, compare_gradients
-from fnn.training import fit, run, run_early_stopping, run_until_stable, sweep, trainer, use_cores
+from fnn.training import fit, sweep, train, train_until_stable, train_with_early_stopping, trainer, use_cores
 
 __version__ = "0.1.0"
 
@@ -145,9 +145,6 @@ __all__ = [
     "repeat",
     "residual",
     "rmsprop",
-    "run",
-    "run_early_stopping",
-    "run_until_stable",
     "second_derivatives",
     "second_moment",
     "serial",
@@ -163,6 +160,9 @@ __all__ = [
     "sweep",
     "tanh",
     "testing",
+    "train",
+    "train_until_stable",
+    "train_with_early_stopping",
     "trainer",
     "training",
     "tree_norm",

@@ -41,7 +41,7 @@ def by_hand(problem: Problem, seeds: int, gradient: Any = fnn.backprop, **option
     def experiment_of(steps: int) -> Callable[[jax.Array], jax.Array]:
         def experiment(key: jax.Array) -> jax.Array:
             learn = fnn.trainer(net, loss, fnn.adam(RATE), batch_size=problem.batch, gradient=gradient, **options)
-            return fnn.run(learn, learn.init(key, data), data, steps)[1]["loss"]
+            return fnn.train(learn, learn.init(key, data), data, steps)[1]["loss"]
 
         return experiment
 

@@ -1,6 +1,6 @@
 """What the experiments share: outcomes, statistics, pictures, and the report made of them.
 
-An experiment is a module of `experiments` with a function ``run(settings, show) -> Outcome``. All it needs is here.
+An experiment is a module of `experiments` with a function ``train(settings, show) -> Outcome``. All it needs is here.
 """
 
 from experiments.report.outcomes import Animation, Experiment, Figure, Outcome, Settings, Show, Table, Verdict

@@ -37,7 +37,7 @@ class Failed(NamedTuple):
 
 
 def available() -> dict[str, Experiment]:
-    """Every experiment by name: the modules of `experiments` that have a function `run`."""
+    """Every experiment by name: the modules of `experiments` that have a function `train`."""
     names = (module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__")
     modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
     return {name: module.run for name, module in modules.items() if hasattr(module, "run")}

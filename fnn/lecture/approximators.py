@@ -54,7 +54,7 @@ from fnn.nn.initializers import glorot_uniform
 from fnn.nn.losses import squared
 from fnn.nn.neurons import dense, linear
 from fnn.optimizers.adaptive_moments import adam
-from fnn.training.trainers import run, trainer
+from fnn.training.trainers import train, trainer
 
 Function = Callable[[Array], Array]
 """From points [n, d] to values [n]."""
@@ -253,7 +253,7 @@ def fit_approximator(
     data = points, _values_of("fit_approximator", f, points)
     batch_size = min(checks.count("batch_size", batch_size), points.shape[0])
     learn = trainer(net, squared, adam(0.01) if optimizer is None else optimizer, batch_size=batch_size)
-    end, _ = run(learn, learn.init(key, data), data, steps)
+    end, _ = train(learn, learn.init(key, data), data, steps)
     return end.params, end.state
 
 

@@ -81,11 +81,11 @@ def linear_regression(w: Initializer | None = None, *, bias: bool = True) -> Lay
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import run, sgd, squared, trainer
+        >>> from fnn import train, sgd, squared, trainer
         >>> x = jnp.array([[-1.0], [0.0], [1.0]])
         >>> data = (x, 3 * x + 1)
         >>> learn = trainer(linear_regression(), squared, sgd(0.5), batch_size=3)
-        >>> state, _ = run(learn, learn.init(jax.random.key(0), data), data, steps=100)
+        >>> state, _ = train(learn, learn.init(jax.random.key(0), data), data, steps=100)
         >>> [round(float(part.sum()), 3) for part in (state.params["w"], state.params["b"])]
         [3.0, 1.0]
     """

@@ -46,7 +46,7 @@ from fnn.nn.losses import (
     softmax_cross_entropy,
 )
 from fnn.training import _checks as training_checks
-from fnn.training.trainers import compiled, run, trainer
+from fnn.training.trainers import compiled, train, trainer
 
 _MARGINS = (exponential_margin, hinge_margin, logistic_margin, sigmoid_margin)
 
@@ -204,7 +204,7 @@ def _neurons(
 
         neuron = from_function(lambda key, x: first, value, "neuron")
         learn = trainer(neuron, _of_one_target(loss, m), optimizer, batch_size=plan.batch_size, draw=drawn)
-        state, _ = run(learn, learn.init(of_batches, (x, y)), (x, y), plan.steps)
+        state, _ = train(learn, learn.init(of_batches, (x, y)), (x, y), plan.steps)
         return seeing(state.params)
 
     targets = jax.random.permutation(of_targets, jnp.arange(o) % outputs)
@@ -240,7 +240,7 @@ def _head(
     """The params of the last layers, trained as one model on the network's own loss."""
     tail = inference_mode(serial(*layers))._replace(init=lambda key, x: (params, state))
     learn = trainer(tail, loss, optimizer, batch_size=plan.batch_size, draw=_places)
-    return run(learn, learn.init(key, (x, y)), (x, y), plan.steps)[0].params
+    return train(learn, learn.init(key, (x, y)), (x, y), plan.steps)[0].params
 
 
 def _places(key: Array, step: Any, size: int, batch_size: int) -> Array:

@@ -6,13 +6,13 @@ link stays exactly 0.
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from fnn import adam, dense, linear, run, serial, squared, tanh, trainer
+    >>> from fnn import adam, dense, linear, train, serial, squared, tanh, trainer
     >>> from fnn.pruning import obd, prune, pruner, sparse
     >>> x = jnp.linspace(-1, 1, 64)[:, None]
     >>> data = x, jnp.abs(x)
     >>> net = serial(dense(16, tanh), linear(1))
     >>> learn = trainer(net, squared, sparse(adam(0.01)), batch_size=16)
-    >>> state, _ = run(learn, learn.init(jax.random.key(0), data), data, 1000)
+    >>> state, _ = train(learn, learn.init(jax.random.key(0), data), data, 1000)
     >>> def evaluate(params, state):
     ...     return jnp.mean(squared.value(net.apply(params, state, x), data[1]))
     >>> rounds = pruner(learn, obd(net, squared), evaluate, amount=0.2, retrain=200, tolerance=1e-3)

@@ -122,12 +122,12 @@ def feature_pruner(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import adam, linear, run, squared, trainer
+        >>> from fnn import adam, linear, train, squared, trainer
         >>> from fnn.pruning import feature_pruner, features_left, obd, prune, sparse
         >>> x = jax.random.normal(jax.random.key(0), (64, 4))
         >>> data, net = (x, x[:, 1:2] - 2 * x[:, 3:]), linear(1)  # features 1 and 3 matter
         >>> learn = trainer(net, squared, sparse(adam(0.05)), batch_size=16)
-        >>> state, _ = run(learn, learn.init(jax.random.key(1), data), data, 400)
+        >>> state, _ = train(learn, learn.init(jax.random.key(1), data), data, 400)
         >>> quality = lambda params, state: jnp.mean(squared.value(net.apply(params, state, x), data[1]))
         >>> rounds = feature_pruner(learn, obd(net, squared), quality, amount=1, retrain=50, tolerance=0.01)
         >>> pruning, report = prune(rounds, state, data, 4)

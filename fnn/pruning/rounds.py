@@ -15,7 +15,7 @@ from fnn.optimizers.masks import Mask, weights_only
 from fnn.pruning import _checks as pruning_checks
 from fnn.pruning.masks import Links, all_links, remove_least, remove_links, share_left
 from fnn.pruning.scores import Score
-from fnn.training.trainers import compiled, run
+from fnn.training.trainers import compiled, train
 
 
 class Pruning(NamedTuple):
@@ -91,7 +91,7 @@ def pruner(
         amount: links to remove in a round, a number or a fraction of those left, or a function from the round
             0, 1, … to one, such as `schedule`.
         retrain: training steps after each removal, ≥ 0; or a function ``(state, data) -> state`` that trains until a
-            stopping rule holds, such as ``lambda s, d: run_until_stable(trainer, s, d, …)[0]``.
+            stopping rule holds, such as ``lambda s, d: train_until_stable(trainer, s, d, …)[0]``.
         tolerance: by how much Q may rise above that of the network before pruning, ≥ 0; of several Q a number for each,
             or one for all. The default is infinite, a departure from the slide: Q may rise as it likes, and only a NaN
             rolls back.
@@ -176,7 +176,7 @@ def _retraining(trainer: Trainer, retrain: int | Retraining) -> Retraining:
     if callable(retrain):
         return lambda state, data: _retrained(retrain(state, data))
     steps = checks.count("retrain", retrain, least=0)
-    return lambda state, data: run(trainer, state, data, steps)[0] if steps else state
+    return lambda state, data: train(trainer, state, data, steps)[0] if steps else state
 
 
 @compiled("pruner", "rounds")
@@ -217,7 +217,7 @@ def _retrained(state: Any) -> TrainState:
     if not isinstance(state, TrainState):
         raise TypeError(
             f"retrain must give the TrainState after training, got {type(state).__name__}; take the state alone, as by "
-            "run_until_stable(…)[0]"
+            "train_until_stable(…)[0]"
         )
     return state
 

@@ -20,9 +20,9 @@ from fnn.training.fitting import Fitted, fit
 from fnn.training.metrics import GradientStep, Metric
 from fnn.training.online import Learned, learn_online
 from fnn.training.resumable import resumable_sweep
-from fnn.training.stopping import EarlyStop, Stability, run_early_stopping, run_until_stable
+from fnn.training.stopping import EarlyStop, Stability, train_until_stable, train_with_early_stopping
 from fnn.training.sweeps import sweep
-from fnn.training.trainers import run, trainer
+from fnn.training.trainers import train, trainer
 
 __all__ = [
     "EarlyStop",
@@ -47,12 +47,12 @@ __all__ = [
     "overfitting_gap",
     "propagation_report",
     "resumable_sweep",
-    "run",
-    "run_early_stopping",
-    "run_until_stable",
     "saturated",
     "save",
     "sweep",
+    "train",
+    "train_until_stable",
+    "train_with_early_stopping",
     "trainer",
     "transplant",
     "update_norm",

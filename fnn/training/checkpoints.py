@@ -106,10 +106,10 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
-        >>> from fnn import adam, dense, linear, run, serial, squared, tanh, trainer
+        >>> from fnn import adam, dense, linear, train, serial, squared, tanh, trainer
         >>> data = jnp.ones((8, 3)), jnp.ones((8, 1))
         >>> learn = trainer(serial(dense(4, tanh), linear(1)), squared, adam(0.01), batch_size=4)
-        >>> state, _ = run(learn, learn.init(jax.random.key(0), data), data, 10)
+        >>> state, _ = train(learn, learn.init(jax.random.key(0), data), data, 10)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/checkpoint.npz", state)
         ...     state = load(f"{folder}/checkpoint.npz", like=jax.eval_shape(learn.init, jax.random.key(0), data))

@@ -19,12 +19,12 @@ nothing.
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from fnn import dense, linear, run, serial, sgd, squared, tanh, trainer
+    >>> from fnn import dense, linear, train, serial, sgd, squared, tanh, trainer
     >>> from fnn.nn import constant
     >>> net = serial(dense(8, tanh, b=constant(9.0)), linear(1))
     >>> learn = trainer(net, squared, sgd(0.1), batch_size=4, metrics=[saturated(), gradient_norm, update_norm])
     >>> data = jnp.ones((8, 2)), jnp.ones((8, 1))
-    >>> _, metrics = run(learn, learn.init(jax.random.key(0), data), data, steps=10)
+    >>> _, metrics = train(learn, learn.init(jax.random.key(0), data), data, steps=10)
     >>> {layer: float(share) for layer, share in metrics["saturated"].items()}  # on an asymptote from the start
     {'0 dense(8, tanh, b=constant(9.0))': 1.0}
     >>> list(metrics)
@@ -138,8 +138,8 @@ class Gap(NamedTuple):
 def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) -> Callable[[Params, State], Gap]:
     """Overfitting: the loss on held-out data minus that on training data.
 
-    ``run(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, once in k steps; the training
-    loss that `run` reports beside it is another one, of training mode and of weights that change meanwhile.
+    ``train(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, once in k steps; the training
+    loss that `train` reports beside it is another one, of training mode and of weights that change meanwhile.
 
     Args:
         net: a layer.
@@ -152,11 +152,11 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import linear, run, sgd, squared, trainer
+        >>> from fnn import linear, train, sgd, squared, trainer
         >>> x, noise = jax.random.normal(jax.random.key(0), (2, 24, 8))
         >>> (seen, unseen), net = [(x[half], noise[half, :1]) for half in (slice(12), slice(12, 24))], linear(1)
         >>> learn, gap = trainer(net, squared, sgd(0.1), batch_size=12), overfitting_gap(net, squared, seen, unseen)
-        >>> _, metrics = run(learn, learn.init(jax.random.key(1), seen), seen, 300, every=100, validate=gap)
+        >>> _, metrics = train(learn, learn.init(jax.random.key(1), seen), seen, 300, every=100, validate=gap)
         >>> metrics["validation"].gap.shape, bool(metrics["validation"].gap[-1] > 0.1)  # it has learned noise
         ((3,), True)
     """

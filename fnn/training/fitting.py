@@ -15,7 +15,7 @@ from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
 from fnn.training import _checks as training_checks
 from fnn.training._progress import progress_bar
 from fnn.training._signals import keeping
-from fnn.training.trainers import is_finite, run
+from fnn.training.trainers import is_finite, train
 
 
 class Fitted(NamedTuple):
@@ -81,7 +81,7 @@ def fit(
     training_checks.is_trainer("fit", trainer)
     steps, chunk = checks.count("steps", steps), training_checks.steps("chunk", chunk)
     _patience(patience, validate)
-    training_checks.outside_a_trace("fit", "run or run_early_stopping")
+    training_checks.outside_a_trace("fit", "run or train_with_early_stopping")
     training_checks.tells_loss("fit", jax.eval_shape(trainer.step, state, data)[1])
     if validate is not None:
         training_checks.scalar("validate", jax.eval_shape(validate, state.params, state.state))
@@ -116,8 +116,8 @@ def fit(
 
 @partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
 def _chunk(trainer: Trainer, state: TrainState, data: Batch, steps: int) -> tuple[TrainState, Any]:
-    """A `run` that takes over the buffers of its state: params and averages are never in memory twice."""
-    return run(trainer, state, data, steps)
+    """A `train` that takes over the buffers of its state: params and averages are never in memory twice."""
+    return train(trainer, state, data, steps)
 
 
 def _is_gone(state: TrainState) -> bool:

@@ -4,12 +4,12 @@ Ready-made metrics are in `fnn.training.diagnosis`; one of your own is a name an
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from fnn import dense, linear, run, serial, sgd, squared, tanh, trainer, tree_norm
+    >>> from fnn import dense, linear, train, serial, sgd, squared, tanh, trainer, tree_norm
     >>> from fnn.training import Metric
     >>> error = Metric("error", of_layer=lambda params, seen: tree_norm(seen.error))
     >>> learn = trainer(serial(dense(4, tanh), linear(1)), squared, sgd(0.1), batch_size=8, metrics=[error])
     >>> data = jnp.ones((8, 2)), jnp.ones((8, 1))
-    >>> _, metrics = run(learn, learn.init(jax.random.key(0), data), data, steps=20, every=5)
+    >>> _, metrics = train(learn, learn.init(jax.random.key(0), data), data, steps=20, every=5)
     >>> {layer: norm.shape for layer, norm in metrics["error"].items()}
     {'0 dense(4, tanh)': (4,), '1 linear(1)': (4,)}
 """
@@ -45,7 +45,7 @@ class Metric(NamedTuple):
       leaves the layer out. It is found within the one backward pass; in `repeat` every copy has its own, [depth, …].
     - ``of_step(step) -> value``: from a `GradientStep`.
 
-    One of the two is given. Values are pytrees of floats, for `run` takes their means. `fnn.training` has some.
+    One of the two is given. Values are pytrees of floats, for `train` takes their means. `fnn.training` has some.
     """
 
     name: str
@@ -105,6 +105,6 @@ def values_of_step(metrics: Sequence[Metric], step: GradientStep) -> dict[str, A
 
 
 def _metric_values(values: dict[str, Any]) -> None:
-    """Values that `run` can average."""
+    """Values that `train` can average."""
     for name, value in values.items():
         checks.floats("a trainer", f"the metric {name!r}", value)

@@ -18,11 +18,11 @@ from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
 from fnn.nn import _checks as nn_checks
 from fnn.optimizers.transforms import tree_norm
 from fnn.training import _checks as training_checks
-from fnn.training.trainers import begun, compiled, run
+from fnn.training.trainers import begun, compiled, train
 
 
 class Stability(NamedTuple):
-    """How `run_until_stable` ended."""
+    """How `train_until_stable` ended."""
 
     steps: Array
     """gradient steps taken"""
@@ -34,7 +34,7 @@ class Stability(NamedTuple):
     """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
 
 
-def run_until_stable(
+def train_until_stable(
     trainer: Trainer,
     state: TrainState,
     data: Batch,
@@ -75,16 +75,16 @@ def run_until_stable(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import linear, run_until_stable, sgd, squared, trainer
+        >>> from fnn import linear, train_until_stable, sgd, squared, trainer
         >>> x = jax.random.normal(jax.random.key(0), (32, 2))
         >>> data = x, x @ jnp.array([[1.0], [2.0]])
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=8, quality_rate=0.05)
         >>> state = learn.init(jax.random.key(1), data)
-        >>> state, end = run_until_stable(learn, state, data, max_steps=10_000, every=20, weights_tolerance=1e-3)
+        >>> state, end = train_until_stable(learn, state, data, max_steps=10_000, every=20, weights_tolerance=1e-3)
         >>> bool(end.stable), state.params["w"].round(2).ravel().tolist()
         (True, [1.0, 2.0])
     """
-    training_checks.is_trainer("run_until_stable", trainer)
+    training_checks.is_trainer("train_until_stable", trainer)
     training_checks.divisor("every", every, "max_steps", training_checks.steps("max_steps", max_steps))
     _stopping_rule(quality_tolerance, weights_tolerance, quality_floor, either)
     rule = _Rule(quality_tolerance, weights_tolerance, quality_floor)
@@ -103,7 +103,7 @@ class _Rule(NamedTuple):
 def _until_stable(
     trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, rule: _Rule, either: bool
 ) -> tuple[TrainState, Stability]:
-    """`run_until_stable` as one program."""
+    """`train_until_stable` as one program."""
 
     def moved(new: TrainState, old: TrainState) -> tuple[Array, Array]:
         difference = jax.tree.map(jnp.subtract, wide(new.params), wide(old.params))
@@ -125,7 +125,7 @@ def _until_stable(
 
     def more(carry: tuple[TrainState, Stability]) -> tuple[TrainState, Stability]:
         old, so_far = carry
-        new, _ = run(trainer, old, data, every)
+        new, _ = train(trainer, old, data, every)
         changes = moved(new, old)
         return new, Stability(so_far.steps + every, settled(new, *changes), *changes)
 
@@ -141,7 +141,7 @@ def _relative(change: Array, before: Array) -> Array:
 
 
 class EarlyStop(NamedTuple):
-    """How `run_early_stopping` ended."""
+    """How `train_with_early_stopping` ended."""
 
     steps: Array
     """gradient steps taken"""
@@ -153,7 +153,7 @@ class EarlyStop(NamedTuple):
     """whether patience ended it, and not max_steps"""
 
 
-def run_early_stopping(
+def train_with_early_stopping(
     trainer: Trainer,
     state: TrainState,
     data: Batch,
@@ -191,12 +191,12 @@ def run_early_stopping(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from fnn import linear, run_early_stopping, sgd, squared, trainer
+        >>> from fnn import linear, train_with_early_stopping, sgd, squared, trainer
         >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
         >>> start = learn.init(jax.random.key(0), data)
         >>> small = lambda params, state: jnp.abs(params["b"][0])  # grows from 0 with every step
-        >>> best, end = run_early_stopping(learn, start, data, max_steps=100, every=10, validate=small, patience=2)
+        >>> best, end = train_with_early_stopping(learn, start, data, max_steps=100, every=10, validate=small, patience=2)
         >>> int(end.steps), int(end.best_step), int(best.step), bool(end.stopped)
         (30, 10, 10, True)
 
@@ -204,7 +204,7 @@ def run_early_stopping(
     when v has risen in s strips in a row. This is the variant in common use: in s = `patience` strips in a row v did
     not go below its lowest, whether it rose from strip to strip or not.
     """
-    training_checks.is_trainer("run_early_stopping", trainer)
+    training_checks.is_trainer("train_with_early_stopping", trainer)
     training_checks.divisor("every", every, "max_steps", training_checks.steps("max_steps", max_steps))
     checks.is_function("validate", validate)
     checks.count("patience", patience)
@@ -215,7 +215,7 @@ def run_early_stopping(
 def _early_stopping(
     trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, validate: Any, patience: int
 ) -> tuple[TrainState, EarlyStop]:
-    """`run_early_stopping` as one program."""
+    """`train_with_early_stopping` as one program."""
     kind = jax.eval_shape(validate, state.params, state.state)
     training_checks.scalar("validate", kind)
 
@@ -225,7 +225,7 @@ def _early_stopping(
 
     def more(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> tuple[TrainState, TrainState, EarlyStop, Array]:
         now, best, so_far, waited = carry
-        now, _ = run(trainer, now, data, every)
+        now, _ = train(trainer, now, data, every)
         value, steps = validate(now.params, now.state), so_far.steps + every
         better = value < so_far.validation
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)

@@ -2,13 +2,13 @@
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from fnn import adam, dense, linear, run, serial, squared, tanh, trainer
+    >>> from fnn import adam, dense, linear, train, serial, squared, tanh, trainer
     >>> x = jnp.linspace(-1, 1, 64)[:, None]
     >>> learn = trainer(serial(dense(16, tanh), linear(1)), squared, adam(0.01), batch_size=16)
     >>> learn
     trainer(serial(dense(16, tanh), linear(1)), squared, adam(0.01), batch_size=16)
     >>> state = learn.init(jax.random.key(0), (x, jnp.abs(x)))
-    >>> state, metrics = run(learn, state, (x, jnp.abs(x)), steps=1000, every=250)
+    >>> state, metrics = train(learn, state, (x, jnp.abs(x)), steps=1000, every=250)
     >>> metrics["loss"].shape, bool(metrics["loss"][-1] < 1e-3)
     ((4,), True)
 """
@@ -187,7 +187,7 @@ def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return decorate
 
 
-def run(
+def train(
     trainer: Trainer,
     state: TrainState,
     data: Batch,

@@ -23,7 +23,6 @@ from fnn import (
     per_example,
     prelu,
     repeat,
-    run,
     second_derivatives,
     second_moment,
     serial,
@@ -35,6 +34,7 @@ from fnn import (
     squared,
     squared_norm,
     tanh,
+    train,
     trainer,
     variance,
     watch,
@@ -381,7 +381,7 @@ def test_clipping_trains() -> None:
     net = serial(dense(8, tanh), linear(1))
     x = jnp.linspace(-1, 1, 32)[:, None]
     learn = trainer(net, squared, sgd(0.5), batch_size=16, gradient=clip_per_example(0.5))
-    _, metrics = run(learn, learn.init(jax.random.key(0), (x, jnp.abs(x))), (x, jnp.abs(x)), 400, every=200)
+    _, metrics = train(learn, learn.init(jax.random.key(0), (x, jnp.abs(x))), (x, jnp.abs(x)), 400, every=200)
     assert metrics["loss"][-1] < 0.5 * metrics["loss"][0]
 
 

@@ -360,7 +360,7 @@ TRAINING = [
     ),
     Wrong(
         "nothing to stabilise",
-        "run_until_stable(learn, learn.init(key, (x, y)), (x, y), max_steps=100)",
+        "train_until_stable(learn, learn.init(key, (x, y)), (x, y), max_steps=100)",
         ValueError,
         ["quality_tolerance", "weights_tolerance"],
     ),
@@ -388,41 +388,41 @@ TRAINING = [
     Wrong("devices after JAX has started", "use_cores(17)", RuntimeError, ["too late", "before the first computation"]),
     Wrong(
         "early stopping without patience",
-        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
         "validate=lambda p, s: jnp.zeros(()), patience=0)",
         ValueError,
         ["patience", ">= 1"],
     ),
     Wrong(
         "early stopping without a word of patience",
-        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
         "validate=lambda p, s: jnp.zeros(()), patience=None)",
         TypeError,
         ["patience", "whole number", "None"],
     ),
     Wrong(
         "early stopping without validation",
-        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, validate=None, patience=1)",
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, validate=None, patience=1)",
         TypeError,
         ["validate must be a function", "None"],
     ),
     Wrong(
         "early stopping by whole numbers",
-        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
         "validate=lambda p, s: jnp.zeros((), int), patience=1)",
         ValueError,
         ["validate must give a scalar float", "int"],
     ),
     Wrong(
         "early stopping that looks at odd times",
-        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=4, "
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=4, "
         "validate=lambda p, s: jnp.zeros(()), patience=1)",
         ValueError,
         ["divide", "every=4", "max_steps=10"],
     ),
     Wrong(
         "validation of each example",
-        "run_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=4, every=4, "
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=4, every=4, "
         "validate=lambda p, s: jnp.zeros(3), patience=1)",
         ValueError,
         ["validate must give a scalar float", "take its mean"],

@@ -25,13 +25,13 @@ from fnn import (
     relu,
     repeat,
     residual,
-    run_until_stable,
     serial,
     sgd,
     sigmoid,
     sigmoid_margin,
     squared,
     tanh,
+    train_until_stable,
     trainer,
     weights_only,
 )
@@ -66,7 +66,7 @@ def fitted(net: Any, loss: Any, optimizer: Any, x: np.ndarray, y: np.ndarray, ma
     data = jnp.asarray(x), jnp.asarray(y)
     learn = trainer(net, loss, optimizer, batch_size=len(x), draw=everyone)
     start = learn.init(KEY, data)
-    return run_until_stable(learn, start, data, max_steps=max_steps, every=100, weights_tolerance=1e-10)[0].params
+    return train_until_stable(learn, start, data, max_steps=max_steps, every=100, weights_tolerance=1e-10)[0].params
 
 
 # Linear models

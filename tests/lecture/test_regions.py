@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import adam, dense, heaviside, run, serial, squared, tanh, trainer
+from fnn import adam, dense, heaviside, serial, squared, tanh, train, trainer
 from fnn.lecture import Built, convex_polyhedron, half_space, regions, smooth, union
 
 MILLION = 1_000_000
@@ -196,7 +196,7 @@ def test_training_refines_a_perturbed_polyhedron():
     data = jnp.asarray(x), jnp.asarray(want, jnp.float64)
     learn = trainer(soft.net, squared, adam(0.03), batch_size=100)
     start = learn.init(jax.random.key(0), data)._replace(params=soft.params)
-    end, metrics = run(learn, start, data, 2000, every=200)
+    end, metrics = train(learn, start, data, 2000, every=200)
     assert metrics["loss"][-1] < metrics["loss"][0] / 4
     wrong = [(indicator(perturbed._replace(params=p), x) != want).mean() for p in (perturbed.params, end.params)]
     assert wrong[0] > 0.1

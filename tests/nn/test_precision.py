@@ -30,7 +30,6 @@ from fnn import (
     relu,
     repeat,
     residual,
-    run,
     second_derivatives,
     second_moment,
     serial,
@@ -38,6 +37,7 @@ from fnn import (
     squared,
     squared_norm,
     tanh,
+    train,
     trainer,
     variance,
     watch,
@@ -273,7 +273,7 @@ def test_steps_below_the_spacing_of_the_narrow_dtype_add_up() -> None:
     net = mixed_precision(linear(1, w=fnn.nn.constant(1.0)), jnp.bfloat16)
     data = jnp.ones((4, 1), jnp.float32), jnp.zeros((4, 1), jnp.float32)
     learn = trainer(net, squared, fnn.adam(1e-4), batch_size=4)
-    state, _ = run(learn, learn.init(jax.random.key(0), data), data, 1000)
+    state, _ = train(learn, learn.init(jax.random.key(0), data), data, 1000)
     assert state.params["w"].dtype == jnp.float32
     np.testing.assert_allclose(state.params["w"], 0.9, atol=0.005)
 
@@ -283,7 +283,7 @@ def test_training_in_bfloat16_gets_where_float32_gets() -> None:
     for net in (NET, mixed_precision(NET, jnp.bfloat16)):
         learn = trainer(net, squared, fnn.adam(0.003), batch_size=32)
         start = learn.init(jax.random.key(0), (X, Y))
-        state, metrics = run(learn, start, (X, Y), 600, every=100)
+        state, metrics = train(learn, start, (X, Y), 600, every=100)
         chex.assert_trees_all_equal_shapes_and_dtypes(start, state)
         losses.append(np.asarray(metrics["loss"]))
     assert losses[0][-1] < losses[0][0] / 5

@@ -27,12 +27,12 @@ from fnn import (
     objective,
     repeat,
     rmsprop,
-    run,
     serial,
     sgd,
     softmax_cross_entropy,
     squared,
     tanh,
+    train,
     trainer,
 )
 from fnn.optimizers import nag_weights
@@ -79,7 +79,7 @@ def learner(optimizer: Any = None) -> Any:
 @pytest.fixture(scope="module")
 def trained() -> TrainState:
     learn = learner()
-    return run(learn, learn.init(jax.random.key(0), data()), data(), 500)[0]
+    return train(learn, learn.init(jax.random.key(0), data()), data(), 500)[0]
 
 
 def least_squares() -> tuple[Any, Any, Any]:
@@ -205,10 +205,10 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_removed_links_stay_exactly_zero_and_the_rest_moves(optimizer: Any) -> None:
     learn = learner(optimizer)
-    state, _ = run(learn, learn.init(jax.random.key(0), data()), data(), 10)
+    state, _ = train(learn, learn.init(jax.random.key(0), data()), data(), 10)
     links = remove_least(jax.tree.map(jnp.abs, state.params), all_links(state.params), 0.5)
     pruned = remove_links(state, links)
-    after, _ = run(learn, pruned, data(), 10)
+    after, _ = train(learn, pruned, data(), 10)
     for w, before, left in zip(*map(jax.tree.leaves, (after.params, state.params, links)), strict=True):
         assert np.all(np.asarray(w)[~np.asarray(left)] == 0)
         assert np.any(np.asarray(w)[np.asarray(left)] != np.asarray(before)[np.asarray(left)])
@@ -222,9 +222,9 @@ def test_removed_links_stay_exactly_zero_and_the_rest_moves(optimizer: Any) -> N
 def test_the_weights_of_nag_are_zero_too() -> None:
     optimizer = nag(0.1)
     learn = learner(optimizer)
-    state, _ = run(learn, learn.init(jax.random.key(0), data()), data(), 10)
+    state, _ = train(learn, learn.init(jax.random.key(0), data()), data(), 10)
     links = remove_least(jax.tree.map(jnp.abs, state.params), all_links(state.params), 0.5)
-    after, _ = run(learn, remove_links(state, links), data(), 3)
+    after, _ = train(learn, remove_links(state, links), data(), 3)
     weights = nag_weights(after.params, after.optimizer_state.inner)
     for w, left in zip(*map(jax.tree.leaves, (weights, links)), strict=True):
         assert np.all(np.asarray(w)[~np.asarray(left)] == 0)
@@ -232,8 +232,8 @@ def test_the_weights_of_nag_are_zero_too() -> None:
 
 def test_with_all_links_left_it_is_the_optimizer_itself() -> None:
     plain = trainer(NET, squared, adam(0.02), batch_size=10)
-    one, _ = run(plain, plain.init(jax.random.key(0), data()), data(), 20)
-    other, _ = run(learner(), learner().init(jax.random.key(0), data()), data(), 20)
+    one, _ = train(plain, plain.init(jax.random.key(0), data()), data(), 20)
+    other, _ = train(learner(), learner().init(jax.random.key(0), data()), data(), 20)
     check_close(one.params, other.params)
 
 
@@ -241,7 +241,7 @@ def test_a_pruned_network_is_trained_from_the_start(trained: TrainState) -> None
     learn = learner()
     links = remove_least(jax.tree.map(jnp.abs, trained.params), all_links(trained.params), 0.5)
     fresh = remove_links(learn.init(jax.random.key(7), data()), links)
-    after, _ = run(learn, fresh, data(), 50)
+    after, _ = train(learn, fresh, data(), 50)
     assert evaluate(after.params, after.state) < evaluate(fresh.params, fresh.state)
     assert int(sum(jnp.sum(w == 0) for w in jax.tree.leaves(after.params))) == int(
         sum(jnp.sum(~m) for m in jax.tree.leaves(links))
@@ -258,7 +258,7 @@ def test_a_round_is_what_the_slide_says(trained: TrainState) -> None:
     saliency = score.saliency(trained.params, trained.state, data(), jax.random.key(0))
     links = remove_least(saliency, all_links(trained.params), 3)
     at_once = remove_links(trained, links)
-    after, _ = run(learn, at_once, data(), 20)
+    after, _ = train(learn, at_once, data(), 20)
     check_close(pruning.state.params, after.params)
     np.testing.assert_array_equal(ravel_pytree(pruning.links)[0], ravel_pytree(links)[0])
     check_close(report["at_once"][0], evaluate(at_once.params, at_once.state))
@@ -325,7 +325,7 @@ def test_planted_features_are_found() -> None:
     sample = x, (jnp.sin(2 * x[:, 2]) + x[:, 4])[:, None]
     net = serial(dense(8, tanh), linear(1))
     learn = trainer(net, squared, adam(0.02), batch_size=20)
-    state, _ = run(learn, learn.init(jax.random.key(0), sample), sample, 1500)
+    state, _ = train(learn, learn.init(jax.random.key(0), sample), sample, 1500)
     gates = gate_saliency(net, squared)(state.params, state.state, sample, jax.random.key(0))
     assert set(np.argsort(np.asarray(gates))[-2:]) == {2, 4}
 

@@ -22,12 +22,12 @@ from fnn import (
     masked,
     momentum,
     repeat,
-    run,
-    run_until_stable,
     serial,
     sgd,
     squared,
     tanh,
+    train,
+    train_until_stable,
     trainer,
     weights_only,
 )
@@ -178,7 +178,7 @@ REMEMBERS = {
 @pytest.mark.parametrize("optimizer", REMEMBERS.values(), ids=REMEMBERS.keys())
 def test_velocities_under_a_mask_lose_removed_links(optimizer: Any) -> None:
     learn = trainer(NET, squared, optimizer, batch_size=10)
-    state, _ = run(learn, learn.init(jax.random.key(0), data()), data(), 10)
+    state, _ = train(learn, learn.init(jax.random.key(0), data()), data(), 10)
     links = remove_least(jax.tree.map(jnp.abs, state.params), all_links(state.params), 0.5)
     pruned = remove_links(state, links)
     assert jax.tree.structure(pruned) == jax.tree.structure(state)
@@ -195,7 +195,7 @@ def test_velocities_under_a_mask_lose_removed_links(optimizer: Any) -> None:
         assert (new[gone] == 0).all()
         assert (old[gone] != 0).all()
         np.testing.assert_array_equal(new[~gone], old[~gone])
-    after, _ = run(learn, pruned, data(), 3)
+    after, _ = train(learn, pruned, data(), 3)
     for part, left in zip(after.params, links, strict=True):
         assert (np.asarray(part["w"])[~np.asarray(left["w"])] == 0).all()
 
@@ -204,7 +204,7 @@ def test_velocities_under_a_mask_lose_removed_links(optimizer: Any) -> None:
 
 
 def until_stable(learn: Any, tolerance: float = 0.02) -> Any:
-    return lambda state, data: run_until_stable(
+    return lambda state, data: train_until_stable(
         learn, state, data, max_steps=400, every=20, weights_tolerance=tolerance
     )[0]
 
@@ -218,7 +218,7 @@ def test_retraining_may_go_on_until_a_minimum(trained: TrainState) -> None:  # n
         saliency = score.saliency(state.params, state.state, data(), jax.random.key(0))
         links = remove_least(saliency, links, 4)
         before = remove_links(state, links)
-        state, end = run_until_stable(learn, before, data(), max_steps=400, every=20, weights_tolerance=0.02)
+        state, end = train_until_stable(learn, before, data(), max_steps=400, every=20, weights_tolerance=0.02)
         steps.append(int(end.steps))
         check_close(report["quality"][k], evaluate(state.params, state.state))
     check_close(pruning.state.params, state.params)
@@ -259,7 +259,7 @@ def test_either_of_two_qualities_rolls_back(trained: TrainState, tolerance: Any)
     state, links, kept = trained, all_links(trained.params), []
     for k in range(6):
         fewer = remove_least(jax.tree.map(jnp.abs, state.params), links, 0.3)
-        new, _ = run(learn, remove_links(state, fewer), data(), 5)
+        new, _ = train(learn, remove_links(state, fewer), data(), 5)
         found = [float(f(new.params, new.state)) for f in both]
         np.testing.assert_allclose(report["quality"][k], found, rtol=1e-9)
         kept.append(all(Q0 + t >= Q for Q, Q0, t in zip(found, whole, slack, strict=True)))
@@ -305,7 +305,7 @@ def test_features_go_as_a_numpy_loop_has_them_go(steps: int, tolerance: float, n
     net = linear(3)
     learn = trainer(net, squared, sparse(sgd(0.1)), batch_size=50)
     sample = jnp.asarray(x), jnp.asarray(y)
-    state, _ = run(learn, learn.init(jax.random.key(0), sample), sample, steps)
+    state, _ = train(learn, learn.init(jax.random.key(0), sample), sample, steps)
     quality = lambda params, state: jnp.mean(squared.value(net.apply(params, state, sample[0]), sample[1]))  # noqa: E731
     rounds = feature_pruner(learn, obd(net, squared), quality, amount=2, retrain=20, tolerance=tolerance)
     pruning, report = prune(rounds, state, sample, 3)
@@ -325,7 +325,7 @@ def test_features_of_a_deep_net_go_row_by_row_under_vmap_too() -> None:
     gates = Score("gates", gate_saliency(net, squared))
 
     def experiment(key: Any) -> Any:
-        state, _ = run(learn, learn.init(key, data()), data(), 100)
+        state, _ = train(learn, learn.init(key, data()), data(), 100)
         pruning, report = prune(feature_pruner(learn, gates, quality, amount=1, retrain=10), state, data(), 2)
         return state, pruning, report
 
@@ -339,7 +339,7 @@ def test_features_of_a_deep_net_go_row_by_row_under_vmap_too() -> None:
             left[min(np.flatnonzero(left), key=lambda j, worth=worth: worth[j])] = False
             links = all_links(state.params)
             links[0]["w"] = links[0]["w"] & jnp.asarray(left)[:, None]
-            state, _ = run(learn, remove_links(state, links), data(), 10)
+            state, _ = train(learn, remove_links(state, links), data(), 10)
         check_close(pruning.state.params, state.params)
         np.testing.assert_array_equal(features_left(pruning.links), left)
         check_close(jax.tree.map(lambda leaf, k=k: leaf[k], many[1]), report, 1e-9)
@@ -406,6 +406,6 @@ def test_what_makes_no_sense_is_refused(call: Any, error: type[Exception], messa
 
 def test_a_retraining_that_gives_no_state_is_refused(trained: TrainState) -> None:  # noqa: F811
     learn = learner()
-    rounds = _rounds(retrain=lambda state, data: run(learn, state, data, 5))
-    with pytest.raises(TypeError, match=r"retrain must give the TrainState.*tuple.*run_until_stable"):
+    rounds = _rounds(retrain=lambda state, data: train(learn, state, data, 5))
+    with pytest.raises(TypeError, match=r"retrain must give the TrainState.*tuple.*train_until_stable"):
         prune(rounds, trained, data(), 1)

@@ -33,10 +33,10 @@ from fnn import (
     l2,
     linear,
     momentum,
-    run,
     serial,
     squared,
     tanh,
+    train,
     trainer,
 )
 from fnn.optimizers import freeze, mask_of_parts
@@ -599,7 +599,7 @@ def test_training_does_not_move_what_was_transplanted():
     learn = trainer(net, squared, freeze(adam(0.1), mask_of_parts(source, all_but_head(source))), batch_size=8)
     state = start = learn.init(jax.random.key(2), (x, x[:, :1]))
     state = state._replace(params=transplant(state.params, source, all_but_head(source)))
-    state, _ = run(learn, state, (x, x[:, :1]), 3)
+    state, _ = train(learn, state, (x, x[:, :1]), 3)
     assert_same_bits(state.params[:2], source[:2])
     assert not np.array_equal(state.params[2]["w"], start.params[2]["w"])
 

@@ -21,12 +21,12 @@ from fnn import (
     remat,
     repeat,
     residual,
-    run,
     serial,
     sgd,
     sigmoid,
     squared,
     tanh,
+    train,
     trainer,
 )
 from fnn.nn import constant
@@ -118,7 +118,7 @@ def test_metrics_change_no_step_and_what_is_not_asked_for_costs_nothing() -> Non
 
     plain = trainer(NET, squared, sgd(0.1), batch_size=8, gradient=spied)
     assert given[0] is NET
-    chex.assert_trees_all_equal(run(plain, START, DATA, 20)[0], run(LEARN, START, DATA, 20)[0])
+    chex.assert_trees_all_equal(train(plain, START, DATA, 20)[0], train(LEARN, START, DATA, 20)[0])
     bare = trainer(NET, squared, sgd(0.1), batch_size=8)
     assert set(jax.eval_shape(bare.update, START, DATA)[1]) == {"loss", "quality"}
     assert str(bare) == f"trainer({NET}, squared, sgd(0.1), batch_size=8)"
@@ -126,8 +126,8 @@ def test_metrics_change_no_step_and_what_is_not_asked_for_costs_nothing() -> Non
 
 
 def test_a_run_gives_their_means() -> None:
-    _, each = run(LEARN, START, DATA, 6, every=1)
-    _, blocks = run(LEARN, START, DATA, 6, every=3)
+    _, each = train(LEARN, START, DATA, 6, every=1)
+    _, blocks = train(LEARN, START, DATA, 6, every=3)
     chex.assert_trees_all_close(blocks, jax.tree.map(lambda m: m.reshape(2, 3).mean(1), each), rtol=1e-12)
 
 
@@ -166,7 +166,7 @@ def test_a_metric_of_ones_own_in_a_sweep() -> None:
     def experiment(key: jax.Array, eta: jax.Array) -> Any:
         net = serial(dense(4, tanh, w=constant(0.3)), linear(2, w=constant(0.2)))
         learn = trainer(net, squared, sgd(eta), batch_size=8, metrics=[error, kept])
-        return run(learn, learn.init(key, DATA), DATA, 6, every=3)[1]
+        return train(learn, learn.init(key, DATA), DATA, 6, every=3)[1]
 
     keys = jax.random.split(jax.random.key(0), 3)
     metrics = fnn.sweep(experiment, keys, eta=[0.0, 0.1])
@@ -180,7 +180,7 @@ def test_metrics_are_in_single_precision_at_least_and_in_double_where_the_networ
     for dtype, expected in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32), (jnp.float64, jnp.float64)):
         data, params = jax.tree.map(lambda part: part.astype(dtype), (DATA, START.params))  # noqa: B023
         state = START._replace(params=params, quality=START.quality.astype(expected))
-        metrics = jax.eval_shape(lambda: run(LEARN, state, data, 4))[1]  # noqa: B023
+        metrics = jax.eval_shape(lambda: train(LEARN, state, data, 4))[1]  # noqa: B023
         assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype(expected)}
 
 
@@ -245,9 +245,9 @@ def test_the_gap_is_measured_after_every_block_in_the_inference_mode() -> None:
     learn = trainer(net, squared, sgd(0.1), batch_size=8)
     start = state = learn.init(jax.random.key(0), seen)
     gap = overfitting_gap(net, squared, seen, unseen)
-    end, metrics = run(learn, start, seen, 6, every=2, validate=gap)
+    end, metrics = train(learn, start, seen, 6, every=2, validate=gap)
     for block in range(3):
-        state, _ = run(learn, state, seen, 2)
+        state, _ = train(learn, state, seen, 2)
         p, q = (jax.tree.map(np.asarray, state.params[i]) for i in (0, 2))
         losses = []
         for examples, targets in (seen, unseen):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import linear, run, squared, sweep, trainer
+from fnn import linear, squared, sweep, train, trainer
 from fnn.training import resumable, resumable_sweep
 
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -30,7 +30,7 @@ X = jax.random.normal(jax.random.key(1), (30, 3))
 
 def experiment(key: jax.Array, eta: Any, gamma: Any) -> dict[str, Any]:
     learn = trainer(linear(2), squared, fnn.momentum(eta, gamma), batch_size=5)
-    state, metrics = run(learn, learn.init(key, (X, X[:, :2])), (X, X[:, :2]), 10)
+    state, metrics = train(learn, learn.init(key, (X, X[:, :2])), (X, X[:, :2]), 10)
     return {"state": state, "loss": metrics["loss"], "narrow": metrics["loss"].astype(jnp.bfloat16)}
 
 

@@ -14,12 +14,12 @@ from fnn import (
     TrainState,
     fit,
     linear,
-    run,
-    run_early_stopping,
-    run_until_stable,
     sgd,
     squared,
     sweep,
+    train,
+    train_until_stable,
+    train_with_early_stopping,
     trainer,
 )
 from tests.training.test_trainers import LEARN, NET, problem
@@ -28,7 +28,7 @@ from tests.training.test_trainers import LEARN, NET, problem
 def test_linear_regression_stabilises_at_the_least_squares_solution() -> None:
     x, y = problem()
     learn = trainer(linear(2), squared, sgd(0.2), batch_size=len(x))
-    state, ended = run_until_stable(
+    state, ended = train_until_stable(
         learn, learn.init(jax.random.key(0), (x, y)), (x, y), max_steps=20_000, every=10, weights_tolerance=1e-13
     )
     best = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)[0]
@@ -47,14 +47,14 @@ def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, Any]) -> Non
     state = start = LEARN.init(jax.random.key(0), data)
     steps = 0
     for steps in range(every, 2001, every):
-        old, (state, _) = state, run(LEARN, state, data, every)
+        old, (state, _) = state, train(LEARN, state, data, every)
         flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s.params)]) for s in (old, state)]
         weights = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])
         first = np.inf if steps == every else abs(state.quality - old.quality) / old.quality
         changes = {"quality_tolerance": first, "weights_tolerance": weights}
         if all(changes[name] <= tolerance for name, tolerance in tolerances.items()):
             break
-    end, ended = run_until_stable(LEARN, start, data, max_steps=2000, every=every, **tolerances)
+    end, ended = train_until_stable(LEARN, start, data, max_steps=2000, every=every, **tolerances)
     assert (int(ended.steps), bool(ended.stable)) == (steps, True)
     chex.assert_trees_all_equal(end.params, state.params)
 
@@ -62,7 +62,7 @@ def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, Any]) -> Non
 def test_what_never_stabilises_is_said_so() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    _, ended = run_until_stable(LEARN, start, data, max_steps=40, every=20, weights_tolerance=0.0)
+    _, ended = train_until_stable(LEARN, start, data, max_steps=40, every=20, weights_tolerance=0.0)
     assert (int(ended.steps), bool(ended.stable)) == (40, False)
 
 
@@ -91,7 +91,7 @@ NOTHING: Any = ()
 
 def by_script(script: jax.Array, patience: int) -> tuple[TrainState, fnn.training.EarlyStop]:
     options: dict[str, Any] = {"max_steps": EVERY * LOOKS, "every": EVERY, "validate": written, "patience": patience}
-    return run_early_stopping(COUNT, init(script, ()), NOTHING, **options)
+    return train_with_early_stopping(COUNT, init(script, ()), NOTHING, **options)
 
 
 def literal_loop(script: np.ndarray, patience: int) -> tuple[int, int, float, bool]:
@@ -144,7 +144,7 @@ def validate(params: Any, state: Any) -> jax.Array:
 def stopping(key: jax.Array, eta: Any = 0.03, **options: Any) -> tuple[Any, Any]:
     learn = trainer(NET, squared, fnn.adam(eta), batch_size=5)
     given = {"max_steps": 1000, "every": 10, "validate": validate, "patience": 3} | options
-    return run_early_stopping(learn, learn.init(key, DATA), DATA, **given)
+    return train_with_early_stopping(learn, learn.init(key, DATA), DATA, **given)
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -153,7 +153,7 @@ def test_early_stopping_is_what_fit_does(patience: int) -> None:
     start = learn.init(jax.random.key(0), DATA)
     done = fit(learn, start, DATA, 1000, chunk=10, validate=validate, patience=patience, progress=False)
     options = {"max_steps": 1000, "every": 10, "validate": validate, "patience": patience}
-    best, end = run_early_stopping(learn, start, DATA, **options)
+    best, end = train_with_early_stopping(learn, start, DATA, **options)
     assert done.stopped == "early stop"
     assert (int(end.steps), bool(end.stopped)) == (int(done.state.step), True)
     assert int(end.best_step) == int(best.step) == int(done.best.step) < int(end.steps)
@@ -205,9 +205,9 @@ def test_a_second_early_stopping_compiles_nothing() -> None:
 
     learn = trainer(NET, squared, sgd(0.1), batch_size=5)
     options = {"max_steps": 40, "every": 10, "validate": counted, "patience": 2}
-    run_early_stopping(learn, learn.init(jax.random.key(0), DATA), DATA, **options)
+    train_with_early_stopping(learn, learn.init(jax.random.key(0), DATA), DATA, **options)
     once = len(traces)
-    run_early_stopping(learn, learn.init(jax.random.key(1), DATA), DATA, **options)
+    train_with_early_stopping(learn, learn.init(jax.random.key(1), DATA), DATA, **options)
     assert len(traces) == once
 
 
@@ -231,7 +231,7 @@ def test_q_and_w_that_are_0_and_stay_so_are_stable(every: int) -> None:
     learn, start = scripted([0.0] * 8, [0.0] * 9)
     cases: list[tuple[dict[str, Any], int]] = [({"quality_tolerance": 0.1}, 2), ({"weights_tolerance": 0.1}, 1)]
     for options, at in cases:
-        _, end = run_until_stable(learn, start, NOTHING, max_steps=8, every=every, **options)
+        _, end = train_until_stable(learn, start, NOTHING, max_steps=8, every=every, **options)
         assert (int(end.steps), bool(end.stable), float(end.weights_change)) == (at * every, True, 0.0)
 
 
@@ -239,10 +239,10 @@ def test_what_leaves_0_is_not_stable() -> None:
     learn, start = scripted([0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
     cases: list[tuple[dict[str, Any], int]] = [({"quality_tolerance": 0.0}, 2), ({"weights_tolerance": 0.0}, 1)]
     for options, at in cases:
-        _, end = run_until_stable(learn, start, NOTHING, max_steps=4, every=1, **options)
+        _, end = train_until_stable(learn, start, NOTHING, max_steps=4, every=1, **options)
         assert (int(end.steps), bool(end.stable)) == (at, True)
     moves, start = scripted([0.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0, 2.0])
-    _, end = run_until_stable(moves, start, NOTHING, max_steps=2, every=1, quality_tolerance=10.0)
+    _, end = train_until_stable(moves, start, NOTHING, max_steps=2, every=1, quality_tolerance=10.0)
     assert not bool(end.stable)
     assert float(end.quality_change) == np.inf
 
@@ -263,7 +263,7 @@ Q_THEN_W = ([8.0, 4.0, 4.0, 4.0, 4.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0])
 )
 def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
     learn, start = scripted(*Q_THEN_W)
-    _, end = run_until_stable(learn, start, NOTHING, max_steps=6, every=1, **options)
+    _, end = train_until_stable(learn, start, NOTHING, max_steps=6, every=1, **options)
     assert (int(end.steps), bool(end.stable)) == (at, True)
 
 
@@ -279,13 +279,13 @@ def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
 def test_rules_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
     learn, start = scripted(*Q_THEN_W)
     with pytest.raises(ValueError, match=told):
-        run_until_stable(learn, start, NOTHING, max_steps=6, every=1, **options)
+        train_until_stable(learn, start, NOTHING, max_steps=6, every=1, **options)
 
 
 def test_a_loss_that_reaches_0_ends_the_loop() -> None:
     x, y = jnp.array([[2.0, 0.0], [-2.0, 0.0]] * 8), jnp.array([1, -1] * 8)
     learn = trainer(linear(1, w=fnn.nn.zeros()), fnn.hinge_margin, sgd(0.5), batch_size=16, quality_rate=1.0)
-    _, end = run_until_stable(
+    _, end = train_until_stable(
         learn, learn.init(jax.random.key(0), (x, y)), (x, y), max_steps=100, every=10, quality_tolerance=1e-3
     )
     assert (int(end.steps), bool(end.stable), float(end.quality_change)) == (20, True, 0.0)

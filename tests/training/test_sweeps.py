@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import dense, inverted_dropout, linear, run, run_until_stable, serial, squared, sweep, tanh, trainer
+from fnn import dense, inverted_dropout, linear, serial, squared, sweep, tanh, train, train_until_stable, trainer
 from fnn.training.sweeps import _carried, _fits_caches
 
 X = jax.random.normal(jax.random.key(1), (30, 3))
@@ -26,7 +26,7 @@ ETAS, PS = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
 def experiment(key: jax.Array, eta: Any = 0.01, p: Any = 0.2) -> dict[str, jax.Array]:
     net = serial(dense(6, tanh), inverted_dropout(p), linear(3))
     learn = trainer(net, squared, fnn.adam(eta), batch_size=5)
-    state, metrics = run(learn, learn.init(key, DATA), DATA, 20, every=10)
+    state, metrics = train(learn, learn.init(key, DATA), DATA, 20, every=10)
     return {"loss": metrics["loss"], "w": state.params[0]["w"]}
 
 
@@ -115,7 +115,7 @@ def test_rows_that_stabilise_stop_by_themselves() -> None:
     def until_stable(key: jax.Array) -> jax.Array:
         learn = trainer(linear(3), squared, fnn.sgd(0.05), batch_size=5)
         options = {"max_steps": 400, "every": 20, "quality_tolerance": 0.1}
-        return run_until_stable(learn, learn.init(key, DATA), DATA, **options)[1].steps
+        return train_until_stable(learn, learn.init(key, DATA), DATA, **options)[1].steps
 
     steps = sweep(until_stable, KEYS, at_once=1)
     assert len(set(steps.tolist())) > 1

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import Trainer, autodiff, dense, dropout, fit, linear, run, serial, sgd, squared, tanh, trainer
+from fnn import Trainer, autodiff, dense, dropout, fit, linear, serial, sgd, squared, tanh, train, trainer
 from fnn import with_replacement as replaced
 from fnn.training import diagnostics, fitting
 
@@ -62,7 +62,7 @@ def test_sg_with_backprop_is_the_lectures_loop_example_by_example() -> None:
         L, g = numpy_backprop(W, np.asarray(data[0][i]), np.asarray(data[1][i]))
         W = [w - eta * d for w, d in zip(W, g, strict=True)]
         Q = L if k == 0 else (1 - rate) * Q + rate * L
-    end, _ = run(learn, start, data, steps)
+    end, _ = train(learn, start, data, steps)
     for p, w in zip(end.params, W, strict=True):
         np.testing.assert_allclose(p["w"], w[1:], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(p["b"], -w[0], rtol=1e-12, atol=1e-14)
@@ -72,8 +72,8 @@ def test_sg_with_backprop_is_the_lectures_loop_example_by_example() -> None:
 def test_automatic_gradients_train_the_same_network() -> None:
     data = problem()
     twin = trainer(NET, squared, fnn.adam(0.01), batch_size=8, quality_rate=0.1, gradient=autodiff)
-    by_hand, _ = run(LEARN, LEARN.init(jax.random.key(0), data), data, 100)
-    automatic, _ = run(twin, twin.init(jax.random.key(0), data), data, 100)
+    by_hand, _ = train(LEARN, LEARN.init(jax.random.key(0), data), data, 100)
+    automatic, _ = train(twin, twin.init(jax.random.key(0), data), data, 100)
     chex.assert_trees_all_close(by_hand.params, automatic.params, rtol=1e-9)
 
 
@@ -82,23 +82,23 @@ def test_a_run_is_its_steps_one_by_one_and_resumes_to_the_same_end() -> None:
     net = serial(dense(5, tanh), dropout(0.3), linear(2))
     learn = trainer(net, squared, fnn.adam(0.01), batch_size=8)
     start = learn.init(jax.random.key(0), data)
-    whole, history = run(learn, start, data, 30, every=1)
+    whole, history = train(learn, start, data, 30, every=1)
     state, step, losses = start, jax.jit(learn.step), []
     for _ in range(30):
         state, metrics = step(state, data)
         losses.append(metrics["loss"])
     chex.assert_trees_all_close(whole.params, state.params, rtol=1e-12)
     np.testing.assert_allclose(history["loss"], losses, rtol=1e-12)
-    resumed, _ = run(learn, run(learn, start, data, 18)[0], data, 12)
+    resumed, _ = train(learn, train(learn, start, data, 18)[0], data, 12)
     chex.assert_trees_all_equal(whole, resumed)
 
 
 def test_metrics_are_means_over_blocks_and_without_every_over_the_run() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    _, each = run(LEARN, start, data, 20, every=1)
-    _, blocks = run(LEARN, start, data, 20, every=5)
-    _, total = run(LEARN, start, data, 20)
+    _, each = train(LEARN, start, data, 20, every=1)
+    _, blocks = train(LEARN, start, data, 20, every=5)
+    _, total = train(LEARN, start, data, 20)
     np.testing.assert_allclose(blocks["loss"], each["loss"].reshape(4, 5).mean(1), rtol=1e-12)
     np.testing.assert_allclose(total["loss"], each["loss"].mean(), rtol=1e-12)
     assert total["loss"].shape == ()
@@ -123,9 +123,9 @@ def test_ten_steps_are_one_trace_and_a_second_run_compiles_nothing() -> None:
 
     learn = trainer(serial(dense(5, tanh._replace(value=counted)), linear(2)), squared, sgd(0.1), batch_size=8)
     start = learn.init(jax.random.key(0), data)
-    run(learn, start, data, 10)
+    train(learn, start, data, 10)
     once = len(traces)
-    run(learn, learn.init(jax.random.key(1), data), data, 10)
+    train(learn, learn.init(jax.random.key(1), data), data, 10)
     assert len(traces) - once <= 2  # init looks at the shapes once more, the run does not
 
 
@@ -135,7 +135,7 @@ def test_the_state_keeps_its_dtypes(dtype: Any) -> None:
     net = serial(dense(5, tanh), fnn.batch_norm(), fnn.prelu(), linear(2))
     learn = trainer(net, squared, fnn.chain(fnn.clip_by_norm(1.0), fnn.nadam(1e-3)), batch_size=8)
     start = learn.init(jax.random.key(0), data)
-    end, metrics = run(learn, start, data, 3)
+    end, metrics = train(learn, start, data, 3)
     chex.assert_trees_all_equal_shapes_and_dtypes(start, end)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(end.params))
     assert np.isfinite(float(metrics["loss"]))
@@ -160,7 +160,7 @@ def test_an_optimizer_from_outside_trains_as_fnns_own() -> None:
     ends = []
     for optimizer in (HeavyBall(0.01), fnn.momentum(0.1)):
         learn = trainer(NET, squared, optimizer, batch_size=8)
-        ends.append(run(learn, learn.init(jax.random.key(0), data), data, 50)[0].params)
+        ends.append(train(learn, learn.init(jax.random.key(0), data), data, 50)[0].params)
     chex.assert_trees_all_close(*ends, rtol=1e-10)
 
 
@@ -168,11 +168,11 @@ def test_fit_ends_where_run_ends() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
     done = fit(LEARN, start, data, 50, chunk=20, progress=False)
-    state, metrics = run(LEARN, start, data, 40, every=20)
+    state, metrics = train(LEARN, start, data, 40, every=20)
     assert done.stopped == "steps"
     assert done.history["step"].tolist() == [20, 40, 50]
     np.testing.assert_allclose(done.history["loss"][:2], metrics["loss"], rtol=1e-12)
-    chex.assert_trees_all_equal(done.state, run(LEARN, state, data, 10)[0], done.best)
+    chex.assert_trees_all_equal(done.state, train(LEARN, state, data, 10)[0], done.best)
 
 
 def test_fit_stops_early_and_keeps_the_best() -> None:
@@ -203,7 +203,7 @@ def test_ctrl_c_returns_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     done = fit(LEARN, start, data, 100, chunk=10, progress=False)
     assert (done.stopped, int(done.state.step)) == ("interrupted", 20)
     resumed = fit(LEARN, done.state, data, 80, chunk=10, progress=False)
-    chex.assert_trees_all_equal(resumed.state, run(LEARN, start, data, 100)[0])
+    chex.assert_trees_all_equal(resumed.state, train(LEARN, start, data, 100)[0])
 
 
 def test_ctrl_c_waits_for_the_chunk_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_ctrl_c_waits_for_the_chunk_under_way(monkeypatch: pytest.MonkeyPatch) -
     assert (done.stopped, int(done.state.step), steps) == ("interrupted", 20, [10, 20])
     assert done.history["step"].tolist() == [10, 20]
     assert signal.getsignal(signal.SIGINT) is usual
-    chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, 20)[0].params, rtol=1e-12)
+    chex.assert_trees_all_close(done.state.params, train(LEARN, start, data, 20)[0].params, rtol=1e-12)
 
 
 def nothing_is_lost(done: fitting.Fitted, start: Any, data: Any, step: int) -> None:
@@ -235,7 +235,7 @@ def nothing_is_lost(done: fitting.Fitted, start: Any, data: Any, step: int) -> N
     if "validation" in done.history:
         assert int(done.best.step) == 10 * (1 + int(done.history["validation"].argmin()))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, step)[0].params, rtol=1e-12)
+    chex.assert_trees_all_close(done.state.params, train(LEARN, start, data, step)[0].params, rtol=1e-12)
 
 
 def size_of_weights(params: Any, state: Any) -> jax.Array:
@@ -349,7 +349,7 @@ def test_fit_gives_its_buffers_on_and_keeps_the_callers_and_the_best(monkeypatch
     done = fit(LEARN, start, data, 40, chunk=10, validate=validate, progress=False)
     assert all(leaf.is_deleted() for state in given for leaf in jax.tree.leaves((state.params, state.optimizer_state)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((start, done.state, done.best)))
-    chex.assert_trees_all_close(done.best.params, run(LEARN, start, data, 20)[0].params, rtol=1e-12)
+    chex.assert_trees_all_close(done.best.params, train(LEARN, start, data, 20)[0].params, rtol=1e-12)
 
 
 def test_fit_gives_on_a_state_whose_leaves_are_one_buffer() -> None:
@@ -372,7 +372,7 @@ def test_fit_gives_on_a_state_whose_leaves_are_one_buffer() -> None:
 def test_run_gives_nothing_on() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    run(LEARN, start, data, 10)
+    train(LEARN, start, data, 10)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(start))
 
 
@@ -430,11 +430,15 @@ def test_data_of_two_lengths_are_refused_wherever_they_come_in(wrong: tuple[int,
         "init": lambda: LEARN.init(jax.random.key(0), data),
         "step": lambda: LEARN.step(start, data),
         "update": lambda: LEARN.update(start, data),
-        "run": lambda: run(LEARN, start, data, 10),
+        "run": lambda: train(LEARN, start, data, 10),
         "fit": lambda: fit(LEARN, start, data, 10, progress=False),
-        "stable": lambda: fnn.run_until_stable(LEARN, start, data, weights_tolerance=0.1, **options),
-        "early": lambda: fnn.run_early_stopping(LEARN, start, data, validate=size_of_weights, patience=1, **options),
-        "sweep": lambda: fnn.sweep(lambda key: run(LEARN, start, data, 10)[1], jax.random.split(jax.random.key(0), 2)),
+        "stable": lambda: fnn.train_until_stable(LEARN, start, data, weights_tolerance=0.1, **options),
+        "early": lambda: fnn.train_with_early_stopping(
+            LEARN, start, data, validate=size_of_weights, patience=1, **options
+        ),
+        "sweep": lambda: fnn.sweep(
+            lambda key: train(LEARN, start, data, 10)[1], jax.random.split(jax.random.key(0), 2)
+        ),
         "a gradient of one's own": lambda: trainer(NET, squared, sgd(0.1), gradient=autodiff).update(start, data),
     }
     for way in ways.values():
@@ -470,7 +474,7 @@ def test_a_rule_that_leaves_the_sample_later_gives_nan(away: int) -> None:
     data = x, jnp.argmax(y, 1)
     learn = trainer(NET, fnn.softmax_cross_entropy, sgd(0.1), batch_size=8, draw=rule)
     start = learn.init(jax.random.key(0), data)
-    _, metrics = run(learn, start, data, 3, every=1)
+    _, metrics = train(learn, start, data, 3, every=1)
     assert np.isfinite(metrics["loss"]).tolist() == [True, True, False]
 
 
@@ -485,7 +489,7 @@ def test_a_rule_of_ones_own_draws_what_it_says() -> None:
     for t in range(7):
         rows = np.arange(8 * t, 8 * t + 8) % 40
         state, _ = learn.update(state, (data[0][rows], data[1][rows]))
-    chex.assert_trees_all_close(run(learn, start, data, 7)[0].params, state.params, rtol=1e-12)
+    chex.assert_trees_all_close(train(learn, start, data, 7)[0].params, state.params, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
@@ -504,13 +508,13 @@ def test_the_running_loss_may_begin_at_an_estimate() -> None:
     data = problem()
     learn = trainer(NET, squared, sgd(0.1), batch_size=8, quality_rate=0.25)
     start = learn.init(jax.random.key(0), data)
-    L = run(learn, start, data, 3, every=1)[1]["loss"]
+    L = train(learn, start, data, 3, every=1)[1]["loss"]
     for given, first in ((None, float(L[0])), (5.0, 0.75 * 5 + 0.25 * float(L[0]))):
         state = start if given is None else start._replace(quality=jnp.asarray(given))
         right = [first]
         for loss in L[1:]:
             right.append(0.75 * right[-1] + 0.25 * float(loss))
-        np.testing.assert_allclose(run(learn, state, data, 3, every=1)[1]["quality"], right, rtol=1e-12)
+        np.testing.assert_allclose(train(learn, state, data, 3, every=1)[1]["quality"], right, rtol=1e-12)
 
 
 def test_steps_beyond_the_largest_int32_begin_again_and_never_turn_negative() -> None:
@@ -528,7 +532,7 @@ def test_steps_beyond_the_largest_int32_begin_again_and_never_turn_negative() ->
         np.testing.assert_allclose(after.quality, 0.9 * before.quality + 0.1 * loss, rtol=1e-12)
     done = fit(LEARN, start, data, 30, chunk=10, progress=False)
     assert (done.stopped, done.history["step"].tolist()) == ("steps", [last + 9, last + 19, last + 29])
-    chex.assert_trees_all_close(done.state.params, run(LEARN, start, data, 30)[0].params, rtol=1e-12)
+    chex.assert_trees_all_close(done.state.params, train(LEARN, start, data, 30)[0].params, rtol=1e-12)
 
 
 def constant(value: float, dtype: Any) -> Trainer:
@@ -547,7 +551,7 @@ def constant(value: float, dtype: Any) -> Trainer:
 def test_a_mean_over_many_steps_loses_nothing(dtype: Any, value: float, steps: int) -> None:
     start = LEARN.init(jax.random.key(0), problem())
     nothing: Any = ()
-    found = run(constant(value, dtype), start, nothing, steps)[1]["loss"]
+    found = train(constant(value, dtype), start, nothing, steps)[1]["loss"]
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, np.float32(value), rtol=1.2e-7)
 
@@ -559,9 +563,9 @@ def test_no_tracer_is_kept_when_only_the_rate_is_traced() -> None:
         learn = trainer(NET, squared, fnn.adam(eta), batch_size=8)
         state = learn.init(jax.random.key(0), data)
         options: dict[str, Any] = {"max_steps": 4, "every": 2}
-        _, end = fnn.run_until_stable(learn, state, data, weights_tolerance=0.0, **options)
-        _, early = fnn.run_early_stopping(learn, state, data, validate=size_of_weights, patience=9, **options)
-        return run(learn, state, data, steps=5)[1]["loss"] + 0 * (end.weights_change + early.validation)
+        _, end = fnn.train_until_stable(learn, state, data, weights_tolerance=0.0, **options)
+        _, early = fnn.train_with_early_stopping(learn, state, data, validate=size_of_weights, patience=9, **options)
+        return train(learn, state, data, steps=5)[1]["loss"] + 0 * (end.weights_change + early.validation)
 
     with jax.check_tracer_leaks():
         found = jax.vmap(final)(jnp.array([1e-3, 1e-2]))
@@ -578,7 +582,7 @@ def test_a_run_that_diverges_keeps_the_last_finite_state() -> None:
     done = fit(explode, start, data, 100, chunk=10, progress=False)
     assert (done.stopped, int(done.best.step)) == ("diverged", 20)
     assert not np.isfinite(done.state.params["w"]).all()
-    chex.assert_trees_all_equal(done.best, run(explode, start, data, 20)[0])
+    chex.assert_trees_all_equal(done.best, train(explode, start, data, 20)[0])
 
 
 @pytest.mark.parametrize("validate", [None, lambda params, state: jnp.zeros(())])
@@ -609,7 +613,7 @@ def test_sigterm_takes_effect_after_the_chunk_and_keeps_it() -> None:
     done = fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
     assert (done.stopped, int(done.state.step), done.history["step"].tolist()) == ("preempted", 20, [10, 20])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    chex.assert_trees_all_equal(done.state, run(LEARN, start, data, 20)[0])
+    chex.assert_trees_all_equal(done.state, train(LEARN, start, data, 20)[0])
 
 
 def test_a_handler_of_ones_own_hears_sigterm_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,7 +655,7 @@ def test_an_error_carries_what_was_done_before_it() -> None:
     done: fitting.Fitted = caught.value.done  # type: ignore[attr-defined]
     assert (done.stopped, int(done.state.step), done.history["step"].tolist()) == ("error", 30, [10, 20])
     assert "in its attribute `done`" in caught.value.__notes__[-1]
-    chex.assert_trees_all_equal(done.state, run(LEARN, start, data, 30)[0])
+    chex.assert_trees_all_equal(done.state, train(LEARN, start, data, 30)[0])
 
 
 def test_an_error_within_a_chunk_carries_the_state_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -669,7 +673,7 @@ def test_an_error_within_a_chunk_carries_the_state_before_it(monkeypatch: pytest
     with pytest.raises(FloatingPointError) as caught:
         fit(LEARN, start, data, 100, chunk=10, progress=False)
     done: fitting.Fitted = caught.value.done  # type: ignore[attr-defined]
-    chex.assert_trees_all_equal(done.state, done.best, run(LEARN, start, data, 20)[0])
+    chex.assert_trees_all_equal(done.state, done.best, train(LEARN, start, data, 20)[0])
 
 
 def test_arguments_in_another_order_are_told_in_a_line() -> None:
@@ -678,10 +682,10 @@ def test_arguments_in_another_order_are_told_in_a_line() -> None:
     swapped: Any = LEARN
     options: dict[str, Any] = {"max_steps": 4, "every": 2}
     for call in (
-        lambda: run(start, swapped, data, 10),
+        lambda: train(start, swapped, data, 10),
         lambda: fit(start, swapped, data, 10),
-        lambda: fnn.run_until_stable(start, swapped, data, weights_tolerance=0.1, **options),
-        lambda: fnn.run_early_stopping(start, swapped, data, validate=size_of_weights, patience=1, **options),
+        lambda: fnn.train_until_stable(start, swapped, data, weights_tolerance=0.1, **options),
+        lambda: fnn.train_with_early_stopping(start, swapped, data, validate=size_of_weights, patience=1, **options),
     ):
         with pytest.raises(TypeError, match="expects a Trainer as its first argument, got TrainState") as caught:
             call()
@@ -695,7 +699,7 @@ def test_fit_within_a_trace_is_told_what_to_take() -> None:
         learn = trainer(NET, squared, sgd(eta), batch_size=8)
         return fit(learn, learn.init(jax.random.key(0), data), data, 10).history["loss"]
 
-    with pytest.raises(TypeError, match="outside of jit, vmap and grad; take run or run_early_stopping"):
+    with pytest.raises(TypeError, match="outside of jit, vmap and grad; take run or train_with_early_stopping"):
         jax.vmap(final)(jnp.array([0.1, 0.2]))
 
 
@@ -705,22 +709,22 @@ def test_an_estimate_of_the_running_loss_is_any_number(given: Any) -> None:
     start = LEARN.init(jax.random.key(0), data)
     right = LEARN.step(start._replace(quality=jnp.asarray(2.0)), data)
     chex.assert_trees_all_equal(LEARN.step(start._replace(quality=given), data), right)
-    after, metrics = run(LEARN, start._replace(quality=given), data, 10, every=1)
+    after, metrics = train(LEARN, start._replace(quality=given), data, 10, every=1)
     chex.assert_trees_all_close((metrics["loss"][0], metrics["quality"][0]), (right[1]["loss"], right[1]["quality"]))
     assert after.quality.dtype == metrics["loss"].dtype == jnp.float64
     options: dict[str, Any] = {"max_steps": 10, "every": 5}
-    stable, _ = fnn.run_until_stable(LEARN, start._replace(quality=given), data, quality_tolerance=0.0, **options)
+    stable, _ = fnn.train_until_stable(LEARN, start._replace(quality=given), data, quality_tolerance=0.0, **options)
     chex.assert_trees_all_close(stable.quality, after.quality, rtol=1e-12)
     options |= {"validate": lambda params, state: -fnn.tree_norm(params), "patience": 9}
-    early, end = fnn.run_early_stopping(LEARN, start._replace(quality=given), data, **options)
-    chex.assert_trees_all_equal(early, run(LEARN, start._replace(quality=given), data, int(end.best_step))[0])
+    early, end = fnn.train_with_early_stopping(LEARN, start._replace(quality=given), data, **options)
+    chex.assert_trees_all_equal(early, train(LEARN, start._replace(quality=given), data, int(end.best_step))[0])
 
 
 def test_the_running_loss_forgets_all_at_a_rate_of_1() -> None:
     data = problem()
     learn = trainer(NET, squared, sgd(0.1), batch_size=8, quality_rate=1.0)
     start = learn.init(jax.random.key(0), data)._replace(quality=jnp.asarray(1e20))
-    _, metrics = run(learn, start, data, 3, every=1)
+    _, metrics = train(learn, start, data, 3, every=1)
     np.testing.assert_array_equal(metrics["quality"], metrics["loss"])
 
 
@@ -737,10 +741,10 @@ def test_more_steps_than_int32_counts_are_refused_in_one_call(steps: int) -> Non
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
     for call in (
-        lambda: run(LEARN, start, data, steps),
+        lambda: train(LEARN, start, data, steps),
         lambda: fit(LEARN, start, data, steps, chunk=steps),
-        lambda: fnn.run_until_stable(LEARN, start, data, max_steps=steps, every=steps, weights_tolerance=0.1),
-        lambda: fnn.run_early_stopping(
+        lambda: fnn.train_until_stable(LEARN, start, data, max_steps=steps, every=steps, weights_tolerance=0.1),
+        lambda: fnn.train_with_early_stopping(
             LEARN, start, data, max_steps=steps, every=steps, validate=size_of_weights, patience=1
         ),
     ):
