@@ -165,7 +165,7 @@ class Optimizer(NamedTuple):
 class TrainState(NamedTuple):
     """Everything a training run carries: what `Trainer.step` takes and gives back.
 
-    ``step`` counts the gradient steps taken and, after 2³¹ of them, begins again at 0. ``quality`` is the lecture's
+    ``step`` counts the gradient steps taken and, after 2³¹ of them, begins again at 0. ``running_loss`` is the lecture's
     running loss Q, infinite before the first step. ``key`` never changes: all that step t draws is a function of
     (key, t), so any run can be resumed exactly.
     """
@@ -174,7 +174,7 @@ class TrainState(NamedTuple):
     state: State
     optimizer_state: Any
     step: Array
-    quality: Array
+    running_loss: Array
     key: Array
 
 

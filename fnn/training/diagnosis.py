@@ -28,7 +28,7 @@ Example:
     >>> {layer: float(share) for layer, share in metrics["saturated"].items()}  # on an asymptote from the start
     {'0 dense(8, tanh, b=constant(9.0))': 1.0}
     >>> list(metrics)
-    ['gradient_norm', 'loss', 'quality', 'saturated', 'update_norm']
+    ['gradient_norm', 'loss', 'running_loss', 'saturated', 'update_norm']
 """
 
 from __future__ import annotations

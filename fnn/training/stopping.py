@@ -28,7 +28,7 @@ class Stability(NamedTuple):
     """gradient steps taken"""
     stable: Array
     """whether what was asked to stabilise did so within max_steps"""
-    quality_change: Array
+    running_loss_change: Array
     """|Q − Q'|/|Q'| over the last `every` steps; 0 where Q = Q' = 0, infinite where there was no Q' yet"""
     weights_change: Array
     """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
@@ -41,9 +41,9 @@ def train_until_stable(
     *,
     max_steps: int,
     every: int = 100,
-    quality_tolerance: float | None = None,
+    running_loss_tolerance: float | None = None,
     weights_tolerance: float | None = None,
-    quality_floor: float = 0.0,
+    running_loss_floor: float = 0.0,
     either: bool = False,
 ) -> tuple[TrainState, Stability]:
     """The lecture's loop: repeat until the running loss Q and/or the weights W stabilise (slide "Algorithm SG").
@@ -57,14 +57,14 @@ def train_until_stable(
     stable that falls towards 0 by the same share in each comparison; that is what the floor is for.
 
     Args:
-        trainer: a `Trainer`; its quality_rate should average over about `every` steps.
+        trainer: a `Trainer`; its running_loss_rate should average over about `every` steps.
         state: where to start.
         data: (x [ℓ, …], y [ℓ, …]).
         max_steps: stop here in any case; a multiple of `every`.
         every: steps between two comparisons.
-        quality_tolerance: relative, for Q; a number or tracer.
+        running_loss_tolerance: relative, for Q; a number or tracer.
         weights_tolerance: relative, for W; a number or tracer.
-        quality_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with quality_tolerance.
+        running_loss_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with running_loss_tolerance.
         either: where both tolerances are given, whether one that holds is enough.
 
     Returns:
@@ -78,7 +78,7 @@ def train_until_stable(
         >>> from fnn import linear, train_until_stable, sgd, squared, trainer
         >>> x = jax.random.normal(jax.random.key(0), (32, 2))
         >>> data = x, x @ jnp.array([[1.0], [2.0]])
-        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=8, quality_rate=0.05)
+        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=8, running_loss_rate=0.05)
         >>> state = learn.init(jax.random.key(1), data)
         >>> state, end = train_until_stable(learn, state, data, max_steps=10_000, every=20, weights_tolerance=1e-3)
         >>> bool(end.stable), state.params["w"].round(2).ravel().tolist()
@@ -86,17 +86,17 @@ def train_until_stable(
     """
     training_checks.is_trainer("train_until_stable", trainer)
     training_checks.divisor("every", every, "max_steps", training_checks.steps("max_steps", max_steps))
-    _stopping_rule(quality_tolerance, weights_tolerance, quality_floor, either)
-    rule = _Rule(quality_tolerance, weights_tolerance, quality_floor)
+    _stopping_rule(running_loss_tolerance, weights_tolerance, running_loss_floor, either)
+    rule = _Rule(running_loss_tolerance, weights_tolerance, running_loss_floor)
     return _until_stable(trainer, state, data, max_steps, every, rule, bool(either))
 
 
 class _Rule(NamedTuple):
     """When Q and W are stable; None is not asked."""
 
-    quality_tolerance: Any
+    running_loss_tolerance: Any
     weights_tolerance: Any
-    quality_floor: Any
+    running_loss_floor: Any
 
 
 @compiled("trainer", "max_steps", "every", "either")
@@ -107,15 +107,17 @@ def _until_stable(
 
     def moved(new: TrainState, old: TrainState) -> tuple[Array, Array]:
         difference = jax.tree.map(jnp.subtract, wide(new.params), wide(old.params))
-        started = jnp.isfinite(old.quality)  # before the first step there was no Q
-        in_quality = _relative(jnp.abs(new.quality - jnp.where(started, old.quality, 0)), jnp.abs(old.quality))
-        return jnp.where(started, in_quality, jnp.inf), _relative(tree_norm(difference), tree_norm(old.params))
+        started = jnp.isfinite(old.running_loss)  # before the first step there was no Q
+        in_loss = _relative(
+            jnp.abs(new.running_loss - jnp.where(started, old.running_loss, 0)), jnp.abs(old.running_loss)
+        )
+        return jnp.where(started, in_loss, jnp.inf), _relative(tree_norm(difference), tree_norm(old.params))
 
-    def settled(new: TrainState, in_quality: Array, in_weights: Array) -> Array:
+    def settled(new: TrainState, in_loss: Array, in_weights: Array) -> Array:
         criteria = []
-        if rule.quality_tolerance is not None:
-            is_small = jnp.abs(new.quality) < jnp.asarray(rule.quality_floor, new.quality.dtype)
-            criteria.append(is_small | (in_quality <= jnp.asarray(rule.quality_tolerance, in_quality.dtype)))
+        if rule.running_loss_tolerance is not None:
+            is_small = jnp.abs(new.running_loss) < jnp.asarray(rule.running_loss_floor, new.running_loss.dtype)
+            criteria.append(is_small | (in_loss <= jnp.asarray(rule.running_loss_tolerance, in_loss.dtype)))
         if rule.weights_tolerance is not None:
             criteria.append(in_weights <= jnp.asarray(rule.weights_tolerance, in_weights.dtype))
         return reduce(jnp.logical_or if either else jnp.logical_and, criteria)
@@ -244,17 +246,19 @@ def _early_stopping(
     return best, told
 
 
-def _stopping_rule(quality_tolerance: Any, weights_tolerance: Any, quality_floor: Any, either: Any) -> None:
+def _stopping_rule(running_loss_tolerance: Any, weights_tolerance: Any, running_loss_floor: Any, either: Any) -> None:
     """At least one tolerance, and nothing that goes with one that is missing."""
-    given = {"quality_tolerance": quality_tolerance, "weights_tolerance": weights_tolerance}
+    given = {"running_loss_tolerance": running_loss_tolerance, "weights_tolerance": weights_tolerance}
     if all(value is None for value in given.values()):
         raise ValueError(f"give {' or '.join(given)}, or both: without them nothing tells when to stop")
-    for name, value in (*given.items(), ("quality_floor", quality_floor)):
+    for name, value in (*given.items(), ("running_loss_floor", running_loss_floor)):
         if value is not None:
             checks.not_negative(name, value)
     nn_checks.flag("either", either)
     if either and None in given.values():
         raise ValueError(f"either=True expects {' and '.join(given)}, got one of them; give both, or leave it out")
-    floor = checks.concrete(quality_floor)
-    if quality_tolerance is None and (floor is None or floor != 0):
-        raise ValueError(f"quality_floor expects quality_tolerance beside it, got {quality_floor!r} alone; give both")
+    floor = checks.concrete(running_loss_floor)
+    if running_loss_tolerance is None and (floor is None or floor != 0):
+        raise ValueError(
+            f"running_loss_floor expects running_loss_tolerance beside it, got {running_loss_floor!r} alone; give both"
+        )

@@ -46,7 +46,7 @@ def trainer(
     batch_size: int = 32,
     gradient: Callable[[Layer, Loss], Gradient] = backprop,
     draw: Draw = shuffled,
-    quality_rate: float = 0.01,
+    running_loss_rate: float = 0.01,
     metrics: Sequence[Metric] = (),
 ) -> Trainer:
     """The gradient step of the lecture's SG and BackProp, with any optimizer (slides "Algorithm SG", "BackProp").
@@ -58,7 +58,7 @@ def trainer(
         W              := W + optimizer's updates for g
         Q              := (1 − λ)Q + λL
 
-    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(quality=Q)`` in the
+    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(running_loss=Q)`` in the
     first state. All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to the
     same end.
 
@@ -71,11 +71,11 @@ def trainer(
         draw: which examples step t sees: `shuffled` epochs, or `with_replacement` as in the lecture; or a rule of one's
             own, ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. Where it leaves
             the sample later on, the examples missing are NaN.
-        quality_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
+        running_loss_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
         metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
 
     Returns:
-        A `Trainer`. Its metrics are ``{"loss": L, "quality": Q}``, and for each of `metrics` its name with the value,
+        A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, and for each of `metrics` its name with the value,
         or with a dict from layers ("0 dense(64, tanh)": where its params stand, and its label) to values. Its init
         takes the data, or, where batches come from outside, the first of them; memory-mapped data are not searched for
         NaN.
@@ -89,7 +89,7 @@ def trainer(
     checks.is_loss(loss)
     training_checks.makes_steps("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
-    checks.number("quality_rate", quality_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
+    checks.number("running_loss_rate", running_loss_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
     _metrics(metrics, sees_layers=gradient is backprop)
     value_and_gradient = gradient(measured(net, metrics), loss)
 
@@ -99,8 +99,8 @@ def trainer(
         _try_draw(draw, key, size, batch_size)
         key_of_params, key = jax.random.split(key)
         params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)))
-        quality = _no_quality(loss, jax.eval_shape(net.apply, params, state, x), y)
-        return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), quality, key)
+        running_loss = _no_running_loss(loss, jax.eval_shape(net.apply, params, state, x), y)
+        return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
         return update(state, _drawn(draw, state, data, batch_size))
@@ -112,25 +112,25 @@ def trainer(
         g, of_layers = parted(readings)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
         params = apply_updates(state.params, updates)
-        L, Q = _qualities(state, value, quality_rate)
+        L, Q = _losses(state, value, running_loss_rate)
         after = TrainState(params, layer_state, optimizer_state, _next(state.step), Q, state.key)
         of_steps = values_of_step(metrics, GradientStep(state, after, batch, g, updates))
-        return after, {"loss": L, "quality": Q} | of_layers | of_steps
+        return after, {"loss": L, "running_loss": Q} | of_layers | of_steps
 
     differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
     return Trainer(init, step, update, call_repr("trainer", net, loss, optimizer, **differs))
 
 
-def _no_quality(loss: Loss, a: Any, y: Array) -> Array:
+def _no_running_loss(loss: Loss, a: Any, y: Array) -> Array:
     """Q before the first step, when there is no estimate yet: infinite, in the dtype of the losses."""
     of_targets = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
     return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_targets.dtype)).dtype))
 
 
-def _qualities(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
+def _losses(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
     """The batch's loss L, and the running loss Q := (1 − λ)Q + λL, where there was none yet Q := L."""
     L = wide(value)
-    Q, kept = jnp.asarray(state.quality, L.dtype), jnp.asarray(1 - rate, L.dtype)
+    Q, kept = jnp.asarray(state.running_loss, L.dtype), jnp.asarray(1 - rate, L.dtype)
     is_first = (state.step == 0) & jnp.isposinf(Q)
     return L, jnp.where(is_first, L, kept * Q + jnp.asarray(rate, L.dtype) * L)
 
@@ -244,7 +244,7 @@ def _run(
 
 def begun(state: TrainState, after: Any) -> TrainState:
     """The state with Q in the dtype that a step gives it (`after`): an estimate of the user's may be any number."""
-    return state._replace(quality=jnp.asarray(state.quality, after.quality.dtype))
+    return state._replace(running_loss=jnp.asarray(state.running_loss, after.running_loss.dtype))
 
 
 @jax.jit
@@ -271,7 +271,7 @@ def _metrics(given: Any, sees_layers: bool) -> None:
     if not isinstance(given, Sequence) or isinstance(given, str) or hasattr(given, "_fields"):
         alone = f"for one alone write metrics=[{checks.shown(given)}]"
         raise TypeError(f"metrics must be a sequence of them, got {checks.shown(given)}; {alone}")
-    names = ["loss", "quality"]
+    names = ["loss", "running_loss"]
     for metric in given:
         if not all(hasattr(metric, field) for field in ("name", "of_layer", "of_step")):
             hint = "call the factory: saturated(), not saturated" if callable(metric) else "make one: Metric(name, …)"

@@ -26,7 +26,7 @@ from fnn.data import memory_mapped, minibatches
 from fnn.training import diagnostics, learn_online
 
 NET = serial(fnn.dense(4, tanh), linear(1))
-LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=4, quality_rate=0.1)
+LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=4, running_loss_rate=0.1)
 
 
 def stream(sizes: list[int], seed: int = 0, dtype: Any = np.float64) -> Iterator[Any]:
@@ -49,12 +49,12 @@ def test_learning_online_is_the_loop_of_updates() -> None:
     for batch in stream([4] * 10):
         state, metrics = update(state, batch)
         losses.append(float(metrics["loss"]))
-        qualities.append(float(metrics["quality"]))
+        qualities.append(float(metrics["running_loss"]))
     assert done.stopped == "end of stream"
     chex.assert_trees_all_close(done.state.params, state.params, rtol=1e-12)
     assert done.history["step"].tolist() == [4, 8, 10]
     assert done.history["examples"].tolist() == [16, 32, 40]
-    for name, values in (("loss", losses), ("quality", qualities)):
+    for name, values in (("loss", losses), ("running_loss", qualities)):
         means = [np.mean(values[:4]), np.mean(values[4:8]), np.mean(values[8:])]
         np.testing.assert_allclose(done.history[name], means, rtol=1e-12)
 

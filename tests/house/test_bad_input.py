@@ -350,11 +350,11 @@ TRAINING = [
     Wrong("optimizer factory to trainer", "trainer(net, squared, adam)", TypeError, ["optimizers", "adam(1e-3)"]),
     Wrong("activation for a net", "trainer(tanh, squared, sgd(0.1))", TypeError, ["layers", "activate(tanh)"]),
     Wrong("function for a loss", "trainer(net, jnp.abs, sgd(0.1))", TypeError, ["Loss", "softmax_cross_entropy"]),
-    Wrong("quality rate of zero", "trainer(net, squared, sgd(0.1), quality_rate=0)", ValueError, ["(0, 1]", "0"]),
-    Wrong("no steps", "run(learn, learn.init(key, (x, y)), (x, y), 0)", ValueError, ["steps", ">= 1"]),
+    Wrong("quality rate of zero", "trainer(net, squared, sgd(0.1), running_loss_rate=0)", ValueError, ["(0, 1]", "0"]),
+    Wrong("no steps", "train(learn, learn.init(key, (x, y)), (x, y), 0)", ValueError, ["steps", ">= 1"]),
     Wrong(
         "every that does not divide",
-        "run(learn, learn.init(key, (x, y)), (x, y), 10, every=3)",
+        "train(learn, learn.init(key, (x, y)), (x, y), 10, every=3)",
         ValueError,
         ["divide", "every=3", "steps=10", "steps=9"],
     ),
@@ -362,7 +362,7 @@ TRAINING = [
         "nothing to stabilise",
         "train_until_stable(learn, learn.init(key, (x, y)), (x, y), max_steps=100)",
         ValueError,
-        ["quality_tolerance", "weights_tolerance"],
+        ["running_loss_tolerance", "weights_tolerance"],
     ),
     Wrong(
         "patience for nothing",

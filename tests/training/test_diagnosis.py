@@ -105,7 +105,7 @@ def test_the_metrics_of_a_step_are_those_of_backprop_example_by_example() -> Non
     expected = numpy_step(START.params, *map(np.asarray, batch))
     assert all(0 < share < 1 for name in ("saturated", "dead") for share in expected[name].values())
     assert expected["dead"] != expected["saturated"]
-    metrics = {name: value for name, value in metrics.items() if name not in ("loss", "quality")}
+    metrics = {name: value for name, value in metrics.items() if name not in ("loss", "running_loss")}
     chex.assert_trees_all_close(metrics, expected, rtol=1e-12)
 
 
@@ -120,7 +120,7 @@ def test_metrics_change_no_step_and_what_is_not_asked_for_costs_nothing() -> Non
     assert given[0] is NET
     chex.assert_trees_all_equal(train(plain, START, DATA, 20)[0], train(LEARN, START, DATA, 20)[0])
     bare = trainer(NET, squared, sgd(0.1), batch_size=8)
-    assert set(jax.eval_shape(bare.update, START, DATA)[1]) == {"loss", "quality"}
+    assert set(jax.eval_shape(bare.update, START, DATA)[1]) == {"loss", "running_loss"}
     assert str(bare) == f"trainer({NET}, squared, sgd(0.1), batch_size=8)"
     assert str(LEARN).endswith("metrics=[saturated, dead, gradient_norm, gradient_ratio, update_norm])")
 
@@ -179,7 +179,7 @@ def test_a_metric_of_ones_own_in_a_sweep() -> None:
 def test_metrics_are_in_single_precision_at_least_and_in_double_where_the_network_is() -> None:
     for dtype, expected in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32), (jnp.float64, jnp.float64)):
         data, params = jax.tree.map(lambda part: part.astype(dtype), (DATA, START.params))  # noqa: B023
-        state = START._replace(params=params, quality=START.quality.astype(expected))
+        state = START._replace(params=params, running_loss=START.running_loss.astype(expected))
         metrics = jax.eval_shape(lambda: train(LEARN, state, data, 4))[1]  # noqa: B023
         assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype(expected)}
 

@@ -138,7 +138,7 @@ from fnn.training import resumable_sweep
 def experiment(key, eta):
     learn = fnn.trainer(fnn.serial(fnn.dense(3, fnn.relu), fnn.linear(2)), fnn.squared, fnn.adam(eta), batch_size=2)
     data = jax.numpy.ones((4, 3)), jax.numpy.ones((4, 2))
-    return fnn.run(learn, learn.init(key, data), data, 3)[1]["loss"]
+    return fnn.train(learn, learn.init(key, data), data, 3)[1]["loss"]
 keys = jax.random.split(jax.random.key(0), 3)
 print(resumable_sweep({str(tmp_path)!r}, experiment, keys, eta=[0.1, 0.2], pieces=2, progress=False).sum())
 """

@@ -40,7 +40,11 @@ def test_linear_regression_stabilises_at_the_least_squares_solution() -> None:
 
 @pytest.mark.parametrize(
     "tolerances",
-    [{"quality_tolerance": 0.05}, {"weights_tolerance": 0.01}, {"quality_tolerance": 0.05, "weights_tolerance": 0.01}],
+    [
+        {"running_loss_tolerance": 0.05},
+        {"weights_tolerance": 0.01},
+        {"running_loss_tolerance": 0.05, "weights_tolerance": 0.01},
+    ],
 )
 def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, Any]) -> None:
     data, every = problem(), 20
@@ -50,8 +54,8 @@ def test_run_until_stable_is_the_literal_loop(tolerances: dict[str, Any]) -> Non
         old, (state, _) = state, train(LEARN, state, data, every)
         flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s.params)]) for s in (old, state)]
         weights = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])
-        first = np.inf if steps == every else abs(state.quality - old.quality) / old.quality
-        changes = {"quality_tolerance": first, "weights_tolerance": weights}
+        first = np.inf if steps == every else abs(state.running_loss - old.running_loss) / old.running_loss
+        changes = {"running_loss_tolerance": first, "weights_tolerance": weights}
         if all(changes[name] <= tolerance for name, tolerance in tolerances.items()):
             break
     end, ended = train_until_stable(LEARN, start, data, max_steps=2000, every=every, **tolerances)
@@ -220,7 +224,7 @@ def scripted(losses: Any, params: Any) -> tuple[Trainer, TrainState]:
 
     def step(state: TrainState, data: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         after = state.step + 1
-        return state._replace(params=W[after], step=after, quality=Q[state.step]), {"loss": Q[state.step]}
+        return state._replace(params=W[after], step=after, running_loss=Q[state.step]), {"loss": Q[state.step]}
 
     start = TrainState(W[0], (), (), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf), jax.random.key(0))
     return Trainer(lambda key, data: start, step, lambda state, batch: step(state, batch)), start
@@ -229,7 +233,7 @@ def scripted(losses: Any, params: Any) -> tuple[Trainer, TrainState]:
 @pytest.mark.parametrize("every", [1, 2])
 def test_q_and_w_that_are_0_and_stay_so_are_stable(every: int) -> None:
     learn, start = scripted([0.0] * 8, [0.0] * 9)
-    cases: list[tuple[dict[str, Any], int]] = [({"quality_tolerance": 0.1}, 2), ({"weights_tolerance": 0.1}, 1)]
+    cases: list[tuple[dict[str, Any], int]] = [({"running_loss_tolerance": 0.1}, 2), ({"weights_tolerance": 0.1}, 1)]
     for options, at in cases:
         _, end = train_until_stable(learn, start, NOTHING, max_steps=8, every=every, **options)
         assert (int(end.steps), bool(end.stable), float(end.weights_change)) == (at * every, True, 0.0)
@@ -237,14 +241,14 @@ def test_q_and_w_that_are_0_and_stay_so_are_stable(every: int) -> None:
 
 def test_what_leaves_0_is_not_stable() -> None:
     learn, start = scripted([0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
-    cases: list[tuple[dict[str, Any], int]] = [({"quality_tolerance": 0.0}, 2), ({"weights_tolerance": 0.0}, 1)]
+    cases: list[tuple[dict[str, Any], int]] = [({"running_loss_tolerance": 0.0}, 2), ({"weights_tolerance": 0.0}, 1)]
     for options, at in cases:
         _, end = train_until_stable(learn, start, NOTHING, max_steps=4, every=1, **options)
         assert (int(end.steps), bool(end.stable)) == (at, True)
     moves, start = scripted([0.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0, 2.0])
-    _, end = train_until_stable(moves, start, NOTHING, max_steps=2, every=1, quality_tolerance=10.0)
+    _, end = train_until_stable(moves, start, NOTHING, max_steps=2, every=1, running_loss_tolerance=10.0)
     assert not bool(end.stable)
-    assert float(end.quality_change) == np.inf
+    assert float(end.running_loss_change) == np.inf
 
 
 Q_THEN_W = ([8.0, 4.0, 4.0, 4.0, 4.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0])
@@ -254,11 +258,11 @@ Q_THEN_W = ([8.0, 4.0, 4.0, 4.0, 4.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0])
 @pytest.mark.parametrize(
     ("options", "at"),
     [
-        ({"quality_tolerance": 1e-3}, 3),
+        ({"running_loss_tolerance": 1e-3}, 3),
         ({"weights_tolerance": 1e-3}, 5),
-        ({"quality_tolerance": 1e-3, "weights_tolerance": 1e-3}, 5),
-        ({"quality_tolerance": 1e-3, "weights_tolerance": 1e-3, "either": True}, 3),
-        ({"quality_tolerance": 0.0, "quality_floor": 5.0}, 2),
+        ({"running_loss_tolerance": 1e-3, "weights_tolerance": 1e-3}, 5),
+        ({"running_loss_tolerance": 1e-3, "weights_tolerance": 1e-3, "either": True}, 3),
+        ({"running_loss_tolerance": 0.0, "running_loss_floor": 5.0}, 2),
     ],
 )
 def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
@@ -271,9 +275,9 @@ def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
     ("options", "told"),
     [
         ({}, "without them nothing tells when to stop"),
-        ({"quality_tolerance": -1.0}, ">= 0"),
+        ({"running_loss_tolerance": -1.0}, ">= 0"),
         ({"weights_tolerance": 0.1, "either": True}, "got one of them; give both"),
-        ({"weights_tolerance": 0.1, "quality_floor": 0.1}, "quality_floor expects quality_tolerance"),
+        ({"weights_tolerance": 0.1, "running_loss_floor": 0.1}, "running_loss_floor expects running_loss_tolerance"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
@@ -284,8 +288,8 @@ def test_rules_that_cannot_be_are_refused(options: dict[str, Any], told: str) ->
 
 def test_a_loss_that_reaches_0_ends_the_loop() -> None:
     x, y = jnp.array([[2.0, 0.0], [-2.0, 0.0]] * 8), jnp.array([1, -1] * 8)
-    learn = trainer(linear(1, w=fnn.nn.zeros()), fnn.hinge_margin, sgd(0.5), batch_size=16, quality_rate=1.0)
+    learn = trainer(linear(1, w=fnn.nn.zeros()), fnn.hinge_margin, sgd(0.5), batch_size=16, running_loss_rate=1.0)
     _, end = train_until_stable(
-        learn, learn.init(jax.random.key(0), (x, y)), (x, y), max_steps=100, every=10, quality_tolerance=1e-3
+        learn, learn.init(jax.random.key(0), (x, y)), (x, y), max_steps=100, every=10, running_loss_tolerance=1e-3
     )
-    assert (int(end.steps), bool(end.stable), float(end.quality_change)) == (20, True, 0.0)
+    assert (int(end.steps), bool(end.stable), float(end.running_loss_change)) == (20, True, 0.0)

@@ -114,7 +114,7 @@ def test_a_sweep_joins_jit_vmap_and_grad() -> None:
 def test_rows_that_stabilise_stop_by_themselves() -> None:
     def until_stable(key: jax.Array) -> jax.Array:
         learn = trainer(linear(3), squared, fnn.sgd(0.05), batch_size=5)
-        options = {"max_steps": 400, "every": 20, "quality_tolerance": 0.1}
+        options = {"max_steps": 400, "every": 20, "running_loss_tolerance": 0.1}
         return train_until_stable(learn, learn.init(key, DATA), DATA, **options)[1].steps
 
     steps = sweep(until_stable, KEYS, at_once=1)

@@ -29,7 +29,7 @@ def problem(size: int = 40, width: int = 3, dtype: Any = jnp.float64) -> tuple[j
 
 
 NET = serial(dense(5, tanh), linear(2))
-LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=8, quality_rate=0.1)
+LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=8, running_loss_rate=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def numpy_backprop(W: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[f
 
 def test_sg_with_backprop_is_the_lectures_loop_example_by_example() -> None:
     data, eta, rate, steps = problem(), 0.05, 0.02, 200
-    learn = trainer(NET, squared, sgd(eta), batch_size=1, draw=replaced, quality_rate=rate)
+    learn = trainer(NET, squared, sgd(eta), batch_size=1, draw=replaced, running_loss_rate=rate)
     start = learn.init(jax.random.key(0), data)
     W = [np.vstack([-np.asarray(p["b"])[None], np.asarray(p["w"])]) for p in start.params]  # b = −w_0
     Q = 0.0
@@ -66,12 +66,12 @@ def test_sg_with_backprop_is_the_lectures_loop_example_by_example() -> None:
     for p, w in zip(end.params, W, strict=True):
         np.testing.assert_allclose(p["w"], w[1:], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(p["b"], -w[0], rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(end.quality, Q, rtol=1e-12)
+    np.testing.assert_allclose(end.running_loss, Q, rtol=1e-12)
 
 
 def test_automatic_gradients_train_the_same_network() -> None:
     data = problem()
-    twin = trainer(NET, squared, fnn.adam(0.01), batch_size=8, quality_rate=0.1, gradient=autodiff)
+    twin = trainer(NET, squared, fnn.adam(0.01), batch_size=8, running_loss_rate=0.1, gradient=autodiff)
     by_hand, _ = train(LEARN, LEARN.init(jax.random.key(0), data), data, 100)
     automatic, _ = train(twin, twin.init(jax.random.key(0), data), data, 100)
     chex.assert_trees_all_close(by_hand.params, automatic.params, rtol=1e-9)
@@ -359,7 +359,9 @@ def test_fit_gives_on_a_state_whose_leaves_are_one_buffer() -> None:
 
     def step(state: fnn.TrainState, data: Any) -> tuple[fnn.TrainState, Any]:
         params = state.params + 1
-        return fnn.TrainState(params, params, params, state.step + 1, state.quality, state.key), {"loss": params[0]}
+        return fnn.TrainState(params, params, params, state.step + 1, state.running_loss, state.key), {
+            "loss": params[0]
+        }
 
     foreign = Trainer(init, step, step)
     nothing: Any = ()
@@ -506,21 +508,21 @@ def test_data_with_nan_are_refused_in_every_dtype(dtype: Any, bad: float) -> Non
 
 def test_the_running_loss_may_begin_at_an_estimate() -> None:
     data = problem()
-    learn = trainer(NET, squared, sgd(0.1), batch_size=8, quality_rate=0.25)
+    learn = trainer(NET, squared, sgd(0.1), batch_size=8, running_loss_rate=0.25)
     start = learn.init(jax.random.key(0), data)
     L = train(learn, start, data, 3, every=1)[1]["loss"]
     for given, first in ((None, float(L[0])), (5.0, 0.75 * 5 + 0.25 * float(L[0]))):
-        state = start if given is None else start._replace(quality=jnp.asarray(given))
+        state = start if given is None else start._replace(running_loss=jnp.asarray(given))
         right = [first]
         for loss in L[1:]:
             right.append(0.75 * right[-1] + 0.25 * float(loss))
-        np.testing.assert_allclose(train(learn, state, data, 3, every=1)[1]["quality"], right, rtol=1e-12)
+        np.testing.assert_allclose(train(learn, state, data, 3, every=1)[1]["running_loss"], right, rtol=1e-12)
 
 
 def test_steps_beyond_the_largest_int32_begin_again_and_never_turn_negative() -> None:
     data, last = problem(), 2**31 - 1
     start = LEARN.init(jax.random.key(0), data)._replace(
-        step=jnp.asarray(last - 1, jnp.int32), quality=jnp.asarray(3.0)
+        step=jnp.asarray(last - 1, jnp.int32), running_loss=jnp.asarray(3.0)
     )
     seen = [start]
     for _ in range(3):
@@ -529,7 +531,7 @@ def test_steps_beyond_the_largest_int32_begin_again_and_never_turn_negative() ->
     for before, after in pairwise(seen):
         x, y = (part[fnn.shuffled(start.key, int(before.step), 40, 8)] for part in data)
         loss = float(jnp.mean(squared.value(NET.apply(before.params, before.state, x), y)))
-        np.testing.assert_allclose(after.quality, 0.9 * before.quality + 0.1 * loss, rtol=1e-12)
+        np.testing.assert_allclose(after.running_loss, 0.9 * before.running_loss + 0.1 * loss, rtol=1e-12)
     done = fit(LEARN, start, data, 30, chunk=10, progress=False)
     assert (done.stopped, done.history["step"].tolist()) == ("steps", [last + 9, last + 19, last + 29])
     chex.assert_trees_all_close(done.state.params, train(LEARN, start, data, 30)[0].params, rtol=1e-12)
@@ -707,25 +709,29 @@ def test_fit_within_a_trace_is_told_what_to_take() -> None:
 def test_an_estimate_of_the_running_loss_is_any_number(given: Any) -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    right = LEARN.step(start._replace(quality=jnp.asarray(2.0)), data)
-    chex.assert_trees_all_equal(LEARN.step(start._replace(quality=given), data), right)
-    after, metrics = train(LEARN, start._replace(quality=given), data, 10, every=1)
-    chex.assert_trees_all_close((metrics["loss"][0], metrics["quality"][0]), (right[1]["loss"], right[1]["quality"]))
-    assert after.quality.dtype == metrics["loss"].dtype == jnp.float64
+    right = LEARN.step(start._replace(running_loss=jnp.asarray(2.0)), data)
+    chex.assert_trees_all_equal(LEARN.step(start._replace(running_loss=given), data), right)
+    after, metrics = train(LEARN, start._replace(running_loss=given), data, 10, every=1)
+    chex.assert_trees_all_close(
+        (metrics["loss"][0], metrics["running_loss"][0]), (right[1]["loss"], right[1]["running_loss"])
+    )
+    assert after.running_loss.dtype == metrics["loss"].dtype == jnp.float64
     options: dict[str, Any] = {"max_steps": 10, "every": 5}
-    stable, _ = fnn.train_until_stable(LEARN, start._replace(quality=given), data, quality_tolerance=0.0, **options)
-    chex.assert_trees_all_close(stable.quality, after.quality, rtol=1e-12)
+    stable, _ = fnn.train_until_stable(
+        LEARN, start._replace(running_loss=given), data, running_loss_tolerance=0.0, **options
+    )
+    chex.assert_trees_all_close(stable.running_loss, after.running_loss, rtol=1e-12)
     options |= {"validate": lambda params, state: -fnn.tree_norm(params), "patience": 9}
-    early, end = fnn.train_with_early_stopping(LEARN, start._replace(quality=given), data, **options)
-    chex.assert_trees_all_equal(early, train(LEARN, start._replace(quality=given), data, int(end.best_step))[0])
+    early, end = fnn.train_with_early_stopping(LEARN, start._replace(running_loss=given), data, **options)
+    chex.assert_trees_all_equal(early, train(LEARN, start._replace(running_loss=given), data, int(end.best_step))[0])
 
 
 def test_the_running_loss_forgets_all_at_a_rate_of_1() -> None:
     data = problem()
-    learn = trainer(NET, squared, sgd(0.1), batch_size=8, quality_rate=1.0)
-    start = learn.init(jax.random.key(0), data)._replace(quality=jnp.asarray(1e20))
+    learn = trainer(NET, squared, sgd(0.1), batch_size=8, running_loss_rate=1.0)
+    start = learn.init(jax.random.key(0), data)._replace(running_loss=jnp.asarray(1e20))
     _, metrics = train(learn, start, data, 3, every=1)
-    np.testing.assert_array_equal(metrics["quality"], metrics["loss"])
+    np.testing.assert_array_equal(metrics["running_loss"], metrics["loss"])
 
 
 @pytest.mark.parametrize("transform", [fnn.clip_by_norm(1.0), fnn.chain(fnn.clip_by_norm(1.0), fnn.l2(0.01))])
