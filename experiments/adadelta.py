@@ -58,12 +58,12 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
         def trained(optimizer: fnn.Optimizer) -> dict[str, jax.Array]:
             learn = fnn.trainer(net, loss, optimizer, batch_size=BATCH, draw=fnn.with_replacement)
             end, _ = fnn.train(learn, learn.init(key_run, (x, y)), (x, y), steps)
-            a = net.apply(end.params, end.state, x_test)
+            a = net.apply(end.params, end.layer_state, x_test)
             if classes:
                 score = data.accuracy(a, y_test)
             else:
                 score = 1 - jnp.sum((a - y_test) ** 2) / jnp.sum((y_test - jnp.mean(y_test)) ** 2)
-            return {"score": score, "loss": jnp.mean(loss.value(net.apply(end.params, end.state, x), y))}
+            return {"score": score, "loss": jnp.mean(loss.value(net.apply(end.params, end.layer_state, x), y))}
 
         return {name: trained(make(eta)) for name, make in OPTIMIZERS.items()}
 

@@ -92,7 +92,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
         def trained(optimizer: fnn.Optimizer) -> dict[str, jax.Array]:
             learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, draw=fnn.with_replacement)
             end, metrics = fnn.train(learn, learn.init(key_run, (x, y)), (x, y), steps, every=FIRST // 10)
-            accuracy = data.accuracy(net.apply(end.params, end.state, x_test), y_test)
+            accuracy = data.accuracy(net.apply(end.params, end.layer_state, x_test), y_test)
             return {"losses": metrics["loss"], "accuracy": accuracy}
 
         return {name: trained(make(eta)) for name, make in BOTH.items()}

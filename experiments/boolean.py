@@ -101,7 +101,7 @@ def experiment_with(steps: int) -> Callable[..., jax.Array]:
             hidden, outer = all_links(start.params)
             counted = jnp.arange(widest, dtype=jnp.int32)[:, None] < width  # the other neurons have no way out
             end, _ = fnn.train(learn, remove_links(start, (hidden, outer | {"w": counted})), data, steps)
-            return jnp.all((net.apply(end.params, end.state, x)[:, 0] > 0) == f)
+            return jnp.all((net.apply(end.params, end.layer_state, x)[:, 0] > 0) == f)
 
         return jax.vmap(learned)(jax.random.split(key, FUNCTIONS))
 

@@ -57,7 +57,7 @@ def experiment_with(steps: int) -> Any:
         optimizer = fnn.chain(fnn.clip_by_norm(theta), fnn.momentum(eta, gamma))
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, metrics=[norm])
         state, records = fnn.train(learn, learn.init(key, (x, y)), (x, y), steps, every=1)
-        right = data.accuracy(net.apply(state.params, state.state, x), y)
+        right = data.accuracy(net.apply(state.params, state.layer_state, x), y)
         loss = jnp.mean(records["loss"][-steps // 10 :])
         return {"failed": ~(loss < LEARNED), "accuracy": right, "norm": records["norm"]}
 

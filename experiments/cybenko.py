@@ -105,11 +105,11 @@ def experiment_with(d: int, steps: int) -> Callable[..., dict[str, Any]]:
         end, _ = fnn.train(learn, start, data, steps)
         shown = jnp.linspace(0, 1, SHOWN, dtype=jnp.float32)[:, None] * jnp.ones((1, d), jnp.float32)
         return {
-            "trained": sup_error(f, net, end.params, end.state, dense),
+            "trained": sup_error(f, net, end.params, end.layer_state, dense),
             "neurons": start.params[0],
             "answers": (data[1], f(dense)),
             "f": f(shown),
-            "a": net.apply(end.params, end.state, shown)[:, 0],
+            "a": net.apply(end.params, end.layer_state, shown)[:, 0],
         }
 
     return experiment

@@ -73,7 +73,7 @@ def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[...
         state, records = fnn.train(learn, learn.init(key_run, train), train, steps, every=steps // 10)
 
         def accuracy(part: jax.Array) -> jax.Array:
-            return data.accuracy(net.apply(state.params, state.state, sample.x[part]), sample.y[part])
+            return data.accuracy(net.apply(state.params, state.layer_state, sample.x[part]), sample.y[part])
 
         loss = records["loss"][-1]
         return {"validation": accuracy(validation), "held out": accuracy(held_out), "loss": loss}

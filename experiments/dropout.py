@@ -48,8 +48,8 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
         halved = fnn.serial(hidden, fnn.inference_mode(fnn.dropout(p)), fnn.inverted_dropout(0.5), output)
         params = state.params[0], (), (), state.params[2]
         return {
-            "training": data.accuracy(net.apply(state.params, state.state, seen[0]), seen[1]),
-            "held out": data.accuracy(net.apply(state.params, state.state, unseen[0]), unseen[1]),
+            "training": data.accuracy(net.apply(state.params, state.layer_state, seen[0]), seen[1]),
+            "held out": data.accuracy(net.apply(state.params, state.layer_state, unseen[0]), unseen[1]),
             "half lost": data.accuracy(halved.forward(params, ((),) * 4, unseen[0], key_loss)[0], unseen[1]),
             "training loss": told["validation"].training,
             "held-out loss": told["validation"].held_out,

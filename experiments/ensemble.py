@@ -70,8 +70,8 @@ def experiment_with(depth: int, steps: int) -> Callable[..., dict[str, jax.Array
             return jnp.concatenate([a, jax.nn.softmax(a), jax.nn.log_softmax(a)], axis=1)
 
         some = x[::6]
-        mean, vote, geometric = jnp.split(fnn.nn.thinned_average(net, state.params, state.state, some, both), 3, axis=1)
-        rule = net.apply(state.params, state.state, some)
+        mean, vote, geometric = jnp.split(fnn.nn.thinned_average(net, state.params, state.layer_state, some, both), 3, axis=1)
+        rule = net.apply(state.params, state.layer_state, some)
         same = jnp.argmax(vote, axis=1) == jnp.argmax(rule, axis=1)
         found = {
             "mean": relative(rule, mean),
@@ -80,7 +80,7 @@ def experiment_with(depth: int, steps: int) -> Callable[..., dict[str, jax.Array
             "same class": jnp.mean(same.astype(x.dtype)),
         }
         if depth == SAMPLED:
-            drawn = fnn.nn.monte_carlo(net, SAMPLES[-1])(state.params, state.state, some, key_masks)
+            drawn = fnn.nn.monte_carlo(net, SAMPLES[-1])(state.params, state.layer_state, some, key_masks)
             found["samples"] = jnp.stack([relative(jnp.mean(drawn[:k], axis=0), mean) for k in SAMPLES])
         return found
 
@@ -116,7 +116,7 @@ def experiment_of_forms(steps: int) -> Callable[..., dict[str, jax.Array]]:
 
         def output_of(net: fnn.Layer, weights: jax.Array, factor: jax.Array) -> jax.Array:
             end = trained(net, weights, factor)
-            return net.apply(end.params, end.state, unseen[0])
+            return net.apply(end.params, end.layer_state, unseen[0])
 
         a = output_of(plain, one, one)
         matched, own = jax.vmap(partial(output_of, inverted))(jnp.stack([1 - p, one]), jnp.stack([(1 - p) ** 2, one]))

@@ -69,12 +69,12 @@ def experiment_with(steps: int, retrain: int) -> Callable[..., dict[str, jax.Arr
         (x, unseen), (y, expected) = (jnp.split(array, [EXAMPLES]) for array in (drawn[:, :-1] * scale[None, :], y))
 
         def saliencies(state: fnn.TrainState, x: jax.Array) -> jax.Array:
-            given = state.params, state.state, (x, y[:, None]), key
+            given = state.params, state.layer_state, (x, y[:, None]), key
             of_links, of_weights = (feature_saliency(of(*given)[0]["w"]) for of in (links, magnitude().saliency))
             return jnp.stack([of_links, gates(*given), of_weights])
 
         def look(state: fnn.TrainState, left: jax.Array) -> dict[str, jax.Array]:
-            a = NET.apply(state.params, state.state, jnp.where(left[None, :], unseen, 0))[:, 0]
+            a = NET.apply(state.params, state.layer_state, jnp.where(left[None, :], unseen, 0))[:, 0]
             return {
                 "found": jnp.mean(left[:PLANTED].astype(x.dtype)),
                 "R²": 1 - jnp.mean(jnp.square(a - expected)) / jnp.var(expected),

@@ -79,8 +79,8 @@ def experiment_with(name: str, steps: int) -> Callable[..., dict[str, jax.Array]
         start = learn.init(key, data)
         start = remove_links(start, links(start.params, WIDTHS[name][-1], width))
         end, _ = fnn.train(learn, start, data, steps)
-        a = net.apply(end.params, end.state, points)[:, 0]
-        return {"error": sup_error(f, net, end.params, end.state, dense), "a": a.reshape(SHOWN, SHOWN)}
+        a = net.apply(end.params, end.layer_state, points)[:, 0]
+        return {"error": sup_error(f, net, end.params, end.layer_state, dense), "a": a.reshape(SHOWN, SHOWN)}
 
     return experiment
 

@@ -47,7 +47,7 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., dict[str, jax.A
             return fnn.shuffled(key, step, examples, batch_size)[jnp.arange(batch_size, dtype=jnp.int32) % size]
 
         def loss(state: fnn.TrainState) -> jax.Array:
-            return jnp.mean(LOSS.value(net.forward(state.params, state.state, probe[0], key)[0], probe[1]))
+            return jnp.mean(LOSS.value(net.forward(state.params, state.layer_state, probe[0], key)[0], probe[1]))
 
         learn = fnn.trainer(net, LOSS, fnn.sgd(eta), batch_size=BATCH, draw=draw)
         start = learn.init(key, sample)

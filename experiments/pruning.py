@@ -96,7 +96,7 @@ def quality(params: Any, state: Any, sample: tuple[jax.Array, jax.Array]) -> jax
 
 def right(state: fnn.TrainState, sample: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The share of digits that are read rightly."""
-    return accuracy(NET.apply(state.params, state.state, sample[0]), sample[1])
+    return accuracy(NET.apply(state.params, state.layer_state, sample[0]), sample[1])
 
 
 def any_score(number: jax.Array) -> Score:
@@ -128,7 +128,7 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
             return now, report | {"accuracy": right(now.state, seed.held_out)}
 
         pruned, report = jax.lax.scan(one, one_round.init(seed.state), length=rounds)
-        saliency = score.saliency(seed.state.params, seed.state.state, seed.sample, key)
+        saliency = score.saliency(seed.state.params, seed.state.layer_state, seed.sample, key)
         one_shot = remove_least(saliency, all_links(saliency), 0.8, scope=scope)
         patient = learner(steps + rounds * RETRAIN)
         fresh = remove_links(patient.init(jax.random.fold_in(key, 1), seed.sample), pruned.links)
@@ -137,7 +137,7 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
             "left": report["left"],
             "accuracy": report["accuracy"],
             "whole": right(seed.state, seed.held_out),
-            "one shot": quality(remove_links(seed.state, one_shot).params, seed.state.state, seed.sample),
+            "one shot": quality(remove_links(seed.state, one_shot).params, seed.state.layer_state, seed.sample),
             "from the start": right(fresh, seed.held_out),
         }
 

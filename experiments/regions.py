@@ -142,7 +142,7 @@ def experiment_with(hidden: int, steps: int) -> Callable[..., dict[str, jax.Arra
     def experiment(key: jax.Array, region: jax.Array) -> dict[str, jax.Array]:
         data = x, jnp.where(region, 1, -1).astype(jnp.int32)
         end, _ = fnn.train(learn, learn.init(key, data), data, steps)
-        says = net.apply(end.params, end.state, x)[:, 0] > 0
+        says = net.apply(end.params, end.layer_state, x)[:, 0] > 0
         return {"wrong": jnp.mean((says != region).astype(jnp.float32)), "says": says.reshape(SIDE, SIDE)}
 
     return experiment

@@ -36,19 +36,19 @@ def deletions(steps: int, every: int) -> Callable[[jax.Array], dict[str, jax.Arr
     def experiment(key: jax.Array) -> dict[str, jax.Array]:
         seed = pruning.trained(key, pruning.learner(steps), steps)
         weights = [layer["w"] for layer in seed.state.params]
-        before = pruning.quality(seed.state.params, seed.state.state, seed.sample)
+        before = pruning.quality(seed.state.params, seed.state.layer_state, seed.sample)
         actual = []
         for number, w in enumerate(weights):
 
             def rise(link: jax.Array, number: int = number, w: jax.Array = w) -> jax.Array:
                 layer = seed.state.params[number] | {"w": w.ravel().at[link].set(0.0).reshape(w.shape)}
                 params = (*seed.state.params[:number], layer, *seed.state.params[number + 1 :])
-                return pruning.quality(params, seed.state.state, seed.sample) - before
+                return pruning.quality(params, seed.state.layer_state, seed.sample) - before
 
             actual.append(jax.lax.map(rise, jnp.arange(0, w.size, every), batch_size=8))
         found = {"actual": jnp.concatenate(actual)}
         for name, score in pruning.SCORES.items():
-            saliency = score.saliency(seed.state.params, seed.state.state, seed.sample, key)
+            saliency = score.saliency(seed.state.params, seed.state.layer_state, seed.sample, key)
             found[name] = jnp.concatenate([layer["w"].ravel()[::every] for layer in saliency])
         return found
 

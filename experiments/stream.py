@@ -56,7 +56,7 @@ def experiment_with(steps: int) -> Any:
 
         def record(state: fnn.TrainState, _: None) -> tuple[fnn.TrainState, dict[str, jax.Array]]:
             state, losses = jax.lax.scan(step, state, length=steps // RECORDS)
-            a = student.apply(state.params, state.state, x_test)
+            a = student.apply(state.params, state.layer_state, x_test)
             wrong = jnp.argmax(a, axis=1).astype(jnp.int32) != truth
             return state, {
                 "error": jnp.mean(wrong.astype(jnp.float32)),

@@ -71,7 +71,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
 
         start = learn.init(key_run, learned)
         end, records = fnn.train(learn, start, learned, steps, every=steps // POINTS, validate=validate)
-        accuracy = data.accuracy(net.apply(end.params, end.state, held_out[0]), held_out[1])
+        accuracy = data.accuracy(net.apply(end.params, end.layer_state, held_out[0]), held_out[1])
 
         def shrink(params: Any, _: None) -> tuple[Any, None]:
             nothing = jax.tree.map(jnp.zeros_like, params)

@@ -165,13 +165,13 @@ class Optimizer(NamedTuple):
 class TrainState(NamedTuple):
     """Everything a training run carries: what `Trainer.step` takes and gives back.
 
-    ``step`` counts the gradient steps taken and, after 2³¹ of them, begins again at 0. ``running_loss`` is the lecture's
-    running loss Q, infinite before the first step. ``key`` never changes: all that step t draws is a function of
-    (key, t), so any run can be resumed exactly.
+    ``step`` counts the gradient steps taken and, after 2³¹ of them, begins again at 0. ``running_loss`` is the
+    lecture's Q, infinite before the first step. ``layer_state`` is what layers remember, such as running statistics.
+    ``key`` never changes: all that step t draws is a function of (key, t), so any run can be resumed exactly.
     """
 
     params: Params
-    state: State
+    layer_state: State
     optimizer_state: Any
     step: Array
     running_loss: Array

@@ -254,7 +254,7 @@ def fit_approximator(
     batch_size = min(checks.count("batch_size", batch_size), points.shape[0])
     learn = trainer(net, squared, adam(0.01) if optimizer is None else optimizer, batch_size=batch_size)
     end, _ = train(learn, learn.init(key, data), data, steps)
-    return end.params, end.state
+    return end.params, end.layer_state
 
 
 def _knots(where: str, values: Any) -> jax.Array:

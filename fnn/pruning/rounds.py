@@ -164,7 +164,7 @@ def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Ar
         return values[0] if callable(evaluate) else jnp.stack(values)
 
     def quality(state: TrainState) -> Array:
-        found = [_quality(f(state.params, state.state)) for f in functions]
+        found = [_quality(f(state.params, state.layer_state)) for f in functions]
         dtype = jnp.result_type(*found) if len(found) > 1 else jnp.asarray(found[0]).dtype
         return joined([jnp.asarray(Q, dtype) for Q in found])
 

@@ -138,8 +138,8 @@ class Gap(NamedTuple):
 def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) -> Callable[[Params, State], Gap]:
     """Overfitting: the loss on held-out data minus that on training data.
 
-    ``train(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, once in k steps; the training
-    loss that `train` reports beside it is another one, of training mode and of weights that change meanwhile.
+    ``train(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, once in k steps; the
+    training loss that `train` reports beside it is another one, of training mode and of weights that change meanwhile.
 
     Args:
         net: a layer.

@@ -84,7 +84,7 @@ def fit(
     training_checks.outside_a_trace("fit", "run or train_with_early_stopping")
     training_checks.tells_loss("fit", jax.eval_shape(trainer.step, state, data)[1])
     if validate is not None:
-        training_checks.scalar("validate", jax.eval_shape(validate, state.params, state.state))
+        training_checks.scalar("validate", jax.eval_shape(validate, state.params, state.layer_state))
     measure = jax.jit(validate) if validate is not None else None
     history: list[dict[str, Any]] = []
     best, lowest, waited, done, first = state, np.inf, 0, 0, int(state.step)
@@ -101,7 +101,7 @@ def fit(
                 done = min(steps, done + chunk)
                 row = {"step": first + done} | jax.tree.map(np.asarray, metrics)
                 if measure is not None:
-                    row["validation"] = np.asarray(measure(state.params, state.state))
+                    row["validation"] = np.asarray(measure(state.params, state.layer_state))
                 history.append(row)
                 finite, waited = np.isfinite(row["loss"]) and bool(is_finite(state.params)), waited + 1
                 if finite and (measure is None or row["validation"] < lowest):

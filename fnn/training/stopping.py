@@ -64,7 +64,8 @@ def train_until_stable(
         every: steps between two comparisons.
         running_loss_tolerance: relative, for Q; a number or tracer.
         weights_tolerance: relative, for W; a number or tracer.
-        running_loss_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with running_loss_tolerance.
+        running_loss_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with
+            running_loss_tolerance.
         either: where both tolerances are given, whether one that holds is enough.
 
     Returns:
@@ -198,7 +199,8 @@ def train_with_early_stopping(
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
         >>> start = learn.init(jax.random.key(0), data)
         >>> small = lambda params, state: jnp.abs(params["b"][0])  # grows from 0 with every step
-        >>> best, end = train_with_early_stopping(learn, start, data, max_steps=100, every=10, validate=small, patience=2)
+        >>> options = {"max_steps": 100, "every": 10, "validate": small, "patience": 2}
+        >>> best, end = train_with_early_stopping(learn, start, data, **options)
         >>> int(end.steps), int(end.best_step), int(best.step), bool(end.stopped)
         (30, 10, 10, True)
 
@@ -218,7 +220,7 @@ def _early_stopping(
     trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, validate: Any, patience: int
 ) -> tuple[TrainState, EarlyStop]:
     """`train_with_early_stopping` as one program."""
-    kind = jax.eval_shape(validate, state.params, state.state)
+    kind = jax.eval_shape(validate, state.params, state.layer_state)
     training_checks.scalar("validate", kind)
 
     def unfinished(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> Array:
@@ -228,7 +230,7 @@ def _early_stopping(
     def more(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> tuple[TrainState, TrainState, EarlyStop, Array]:
         now, best, so_far, waited = carry
         now, _ = train(trainer, now, data, every)
-        value, steps = validate(now.params, now.state), so_far.steps + every
+        value, steps = validate(now.params, now.layer_state), so_far.steps + every
         better = value < so_far.validation
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
         waited = jnp.where(better, 0, waited + 1)

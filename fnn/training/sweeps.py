@@ -50,9 +50,9 @@ def sweep(
         devices: where to run; by default all of this process, see `use_cores` for a CPU.
         at_once: rows that a device runs at a time. By default on a CPU as many as keep in its caches what they carry
             from step to step, on accelerators all of the device's share; and fewer where the compiled program would
-            take more than half of the memory. A run that ends early, as in `train_until_stable`, waits for the others of
-            its chunk only. Keys of another kind than JAX's usual threefry ("rbg") draw other numbers under `jax.vmap`
-            than alone: an experiment that meets such keys runs one row at a time, whatever is asked for.
+            take more than half of the memory. A run that ends early, as in `train_until_stable`, waits for the others
+            of its chunk only. Keys of another kind than JAX's usual threefry ("rbg") draw other numbers under
+            `jax.vmap` than alone: an experiment that meets such keys runs one row at a time, whatever is asked for.
         **hyper: for each hyper-parameter its values, a sequence or array whose first axis is swept. They are as exact
             as their dtype: of a decay next to 1, float32 keeps few digits of 1 − γ, and `jax.enable_x64` all.
 

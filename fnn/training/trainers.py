@@ -58,9 +58,9 @@ def trainer(
         W              := W + optimizer's updates for g
         Q              := (1 − λ)Q + λL
 
-    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(running_loss=Q)`` in the
-    first state. All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to the
-    same end.
+    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(running_loss=Q)`` in
+    the first state. All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to
+    the same end.
 
     Args:
         net: a layer.
@@ -75,10 +75,10 @@ def trainer(
         metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
 
     Returns:
-        A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, and for each of `metrics` its name with the value,
-        or with a dict from layers ("0 dense(64, tanh)": where its params stand, and its label) to values. Its init
-        takes the data, or, where batches come from outside, the first of them; memory-mapped data are not searched for
-        NaN.
+        A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, and for each of `metrics` its name with the
+        value, or with a dict from layers ("0 dense(64, tanh)": where its params stand, and its label) to values. Its
+        init takes the data, or, where batches come from outside, the first of them; memory-mapped data are not searched
+        for NaN.
 
     Raises:
         TypeError: a part that is not what it should be.
@@ -108,7 +108,7 @@ def trainer(
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         batch = checks.batch(batch)
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
-        (value, layer_state), readings = value_and_gradient(state.params, state.state, batch, key)
+        (value, layer_state), readings = value_and_gradient(state.params, state.layer_state, batch, key)
         g, of_layers = parted(readings)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
         params = apply_updates(state.params, updates)
@@ -237,7 +237,7 @@ def _run(
     def averaged(state: TrainState, _: Any = None) -> tuple[TrainState, Any]:
         (state, total), _ = jax.lax.scan(summed, (state, no_sum(metrics)), length=block)
         means = mean(total, block)
-        return state, means if validate is None else means | {"validation": validate(state.params, state.state)}
+        return state, means if validate is None else means | {"validation": validate(state.params, state.layer_state)}
 
     return averaged(state) if blocks is None else jax.lax.scan(averaged, state, length=blocks)
 

@@ -133,7 +133,7 @@ def test_the_error_metric_is_the_mean_norm_of_each_examples_own_error():
     learn = fnn.trainer(net, fnn.squared, fnn.sgd(0.1), batch_size=6, metrics=paralysis.METRICS[1:2])
     state = learn.init(jax.random.key(0), (x, y))
     _, metrics = learn.update(state, (jnp.asarray(x), jnp.asarray(y)))
-    a, w = net.apply(state.params, state.state, jnp.asarray(x)), np.asarray(state.params[1]["w"])
+    a, w = net.apply(state.params, state.layer_state, jnp.asarray(x)), np.asarray(state.params[1]["w"])
     expected = np.mean([np.linalg.norm((a[i] - y[i]) @ w.T) for i in range(6)])
     assert float(metrics["error"]["0 dense(4, sigmoid)"]) == pytest.approx(expected, rel=1e-12)
 

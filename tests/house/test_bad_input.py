@@ -402,7 +402,8 @@ TRAINING = [
     ),
     Wrong(
         "early stopping without validation",
-        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, validate=None, patience=1)",
+        "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, validate=None, "
+        "patience=1)",
         TypeError,
         ["validate must be a function", "None"],
     ),

@@ -214,7 +214,7 @@ def test_training_lowers_the_loss_and_moves_their_parameters(mixed: Given, key: 
     learn = trainer(mixed.net, squared, sgd(0.2), batch_size=16)
     start = jax.jit(learn.init)(key, data)
     done = fit(learn, start, data, 300, chunk=150, progress=False)
-    at_start = mean_loss(mixed.net.apply(start.params, start.state, data[0]), data[1])
+    at_start = mean_loss(mixed.net.apply(start.params, start.layer_state, data[0]), data[1])
     assert done.history["loss"][-1] < 0.1 * at_start
     moved = jax.tree.map(lambda u, v: bool(jnp.any(u != v)), done.state.params[1], start.params[1])
     assert all(jax.tree.leaves(moved))

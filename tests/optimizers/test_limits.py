@@ -155,7 +155,7 @@ def test_a_constant_feature_leaves_the_derivative_through_a_run_right(make):
     def last(eta: Any) -> Any:
         learn = fnn.trainer(net, fnn.squared, chain(clip_by_norm(0.5), make(eta)), batch_size=5)
         state, _ = fnn.train(learn, learn.init(jax.random.key(1), data), data, steps=3)
-        return jnp.mean(fnn.squared.value(net.apply(state.params, state.state, x), data[1]))
+        return jnp.mean(fnn.squared.value(net.apply(state.params, state.layer_state, x), data[1]))
 
     h = 1e-6
     expected = (last(0.05 + h) - last(0.05 - h)) / (2 * h)

@@ -131,9 +131,9 @@ def test_the_saliency_is_half_w_squared_h_of_the_inference_mode() -> None:
 def test_predicted_and_actual_rises_rank_the_links_alike(trained: TrainState) -> None:
     x, y = data()
     flat, unravel = ravel_pytree(trained.params)
-    Q = jax.jit(lambda p: evaluate(unravel(p), trained.state))
+    Q = jax.jit(lambda p: evaluate(unravel(p), trained.layer_state))
     actual = jax.jit(jax.vmap(lambda i: Q(flat.at[i].set(0.0)) - Q(flat)))(jnp.arange(flat.size))
-    saliency = obd(NET, squared).saliency(trained.params, trained.state, (x, y), jax.random.key(0))
+    saliency = obd(NET, squared).saliency(trained.params, trained.layer_state, (x, y), jax.random.key(0))
     rank = lambda values: np.argsort(np.argsort(np.asarray(values)))  # noqa: E731
     assert np.corrcoef(rank(ravel_pytree(saliency)[0]), rank(actual))[0, 1] > 0.9
 
@@ -242,7 +242,7 @@ def test_a_pruned_network_is_trained_from_the_start(trained: TrainState) -> None
     links = remove_least(jax.tree.map(jnp.abs, trained.params), all_links(trained.params), 0.5)
     fresh = remove_links(learn.init(jax.random.key(7), data()), links)
     after, _ = train(learn, fresh, data(), 50)
-    assert evaluate(after.params, after.state) < evaluate(fresh.params, fresh.state)
+    assert evaluate(after.params, after.layer_state) < evaluate(fresh.params, fresh.state)
     assert int(sum(jnp.sum(w == 0) for w in jax.tree.leaves(after.params))) == int(
         sum(jnp.sum(~m) for m in jax.tree.leaves(links))
     )
@@ -255,14 +255,14 @@ def test_a_round_is_what_the_slide_says(trained: TrainState) -> None:
     """Rank, remove, retrain, evaluate: one round against the same by hand."""
     learn, score = learner(), obd(NET, squared)
     pruning, report = prune(pruner(learn, score, evaluate, amount=3, retrain=20), trained, data(), 1)
-    saliency = score.saliency(trained.params, trained.state, data(), jax.random.key(0))
+    saliency = score.saliency(trained.params, trained.layer_state, data(), jax.random.key(0))
     links = remove_least(saliency, all_links(trained.params), 3)
     at_once = remove_links(trained, links)
     after, _ = train(learn, at_once, data(), 20)
     check_close(pruning.state.params, after.params)
     np.testing.assert_array_equal(ravel_pytree(pruning.links)[0], ravel_pytree(links)[0])
-    check_close(report["at_once"][0], evaluate(at_once.params, at_once.state))
-    check_close(report["quality"][0], evaluate(after.params, after.state))
+    check_close(report["at_once"][0], evaluate(at_once.params, at_once.layer_state))
+    check_close(report["quality"][0], evaluate(after.params, after.layer_state))
     assert float(report["left"][0]) == pytest.approx(24 / 30)
 
 
@@ -273,7 +273,7 @@ def test_a_round_that_worsens_q_is_rolled_back_and_the_last(trained: TrainState)
     number = int(kept.sum())
     assert 0 < number < 7
     assert list(kept) == [True] * number + [False] * (8 - number)
-    whole = float(evaluate(trained.params, trained.state))
+    whole = float(evaluate(trained.params, trained.layer_state))
     assert np.all(np.asarray(report["quality"])[:number] <= whole + 0.05)
     assert float(report["quality"][number]) > whole + 0.05
     assert float(pruning.quality) == float(report["quality"][number - 1])
@@ -326,7 +326,7 @@ def test_planted_features_are_found() -> None:
     net = serial(dense(8, tanh), linear(1))
     learn = trainer(net, squared, adam(0.02), batch_size=20)
     state, _ = train(learn, learn.init(jax.random.key(0), sample), sample, 1500)
-    gates = gate_saliency(net, squared)(state.params, state.state, sample, jax.random.key(0))
+    gates = gate_saliency(net, squared)(state.params, state.layer_state, sample, jax.random.key(0))
     assert set(np.argsort(np.asarray(gates))[-2:]) == {2, 4}
 
 

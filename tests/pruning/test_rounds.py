@@ -215,12 +215,12 @@ def test_retraining_may_go_on_until_a_minimum(trained: TrainState) -> None:  # n
     pruning, report = prune(pruner(learn, score, evaluate, amount=4, retrain=again), trained, data(), 2)
     state, links, steps = trained, all_links(trained.params), []
     for k in range(2):
-        saliency = score.saliency(state.params, state.state, data(), jax.random.key(0))
+        saliency = score.saliency(state.params, state.layer_state, data(), jax.random.key(0))
         links = remove_least(saliency, links, 4)
         before = remove_links(state, links)
         state, end = train_until_stable(learn, before, data(), max_steps=400, every=20, weights_tolerance=0.02)
         steps.append(int(end.steps))
-        check_close(report["quality"][k], evaluate(state.params, state.state))
+        check_close(report["quality"][k], evaluate(state.params, state.layer_state))
     check_close(pruning.state.params, state.params)
     assert max(steps) < 400, "the rule stops it"
     assert int(pruning.state.step - trained.step) == sum(steps)
@@ -255,7 +255,7 @@ def test_either_of_two_qualities_rolls_back(trained: TrainState, tolerance: Any)
     rounds = pruner(learn, magnitude(), both, amount=0.3, retrain=5, tolerance=tolerance)
     pruning, report = prune(rounds, trained, data(), 6)
     slack = tolerance if isinstance(tolerance, tuple) else (tolerance,) * 2
-    whole = [float(f(trained.params, trained.state)) for f in both]
+    whole = [float(f(trained.params, trained.layer_state)) for f in both]
     state, links, kept = trained, all_links(trained.params), []
     for k in range(6):
         fewer = remove_least(jax.tree.map(jnp.abs, state.params), links, 0.3)
@@ -335,7 +335,7 @@ def test_features_of_a_deep_net_go_row_by_row_under_vmap_too() -> None:
         state, pruning, report = experiment(key)
         left = np.ones(4, bool)
         for _ in range(2):
-            worth = np.asarray(gates.saliency(state.params, state.state, data(), key))
+            worth = np.asarray(gates.saliency(state.params, state.layer_state, data(), key))
             left[min(np.flatnonzero(left), key=lambda j, worth=worth: worth[j])] = False
             links = all_links(state.params)
             links[0]["w"] = links[0]["w"] & jnp.asarray(left)[:, None]

@@ -143,7 +143,7 @@ def test_copies_and_parts_of_composites_have_their_own_values() -> None:
     same = tuple(jax.tree.map(lambda leaf: leaf[i], copies) for i in range(depth))  # noqa: B023
     _, got = jax.jit(learn.update)(start, (x, y))
     _, expected = jax.jit(written_out.update)(
-        start._replace(params=(first, *same, *rest), state=((), *[((),)] * depth, *start.state[2:])), (x, y)
+        start._replace(params=(first, *same, *rest), layer_state=((), *[((),)] * depth, *start.layer_state[2:])), (x, y)
     )
     names = {
         "gradient_norm": ("0 dense(4, tanh)", "2.0.0 linear(3)", "2.0.1 prelu()", "2.1 dense(2, relu)", "3 linear(2)"),
@@ -203,7 +203,7 @@ def test_a_metric_of_steps_sees_the_whole_step() -> None:
     batch = DATA[0][:8], DATA[1][:8]
     learn = trainer(NET, squared, sgd(0.1), batch_size=8, metrics=[Metric("seen", of_step=seen)])
     after, metrics = jax.jit(learn.update)(START, batch)
-    _, g = jax.jit(backprop(NET, squared))(START.params, START.state, batch, START.key)
+    _, g = jax.jit(backprop(NET, squared))(START.params, START.layer_state, batch, START.key)
     updates = jax.tree.map(lambda g: -0.1 * g, g)
     chex.assert_trees_all_close(metrics["seen"], (START.params, after.params, batch, g, updates), rtol=1e-10)
 

@@ -129,7 +129,7 @@ def test_early_stopping_is_the_literal_loop_and_fit(patience: int) -> None:
         assert (done.stopped == "early stop") == bool(end.stopped[row])
         assert len(done.history["step"]) == int(end.steps[row]) // EVERY
         chex.assert_trees_all_equal(
-            by_script(start.state, patience), jax.tree.map(lambda leaf, at=row: leaf[at], (best, end))
+            by_script(start.layer_state, patience), jax.tree.map(lambda leaf, at=row: leaf[at], (best, end))
         )
 
 
@@ -163,7 +163,7 @@ def test_early_stopping_is_what_fit_does(patience: int) -> None:
     assert int(end.best_step) == int(best.step) == int(done.best.step) < int(end.steps)
     assert float(end.validation) == pytest.approx(done.history["validation"].min(), rel=1e-12)
     chex.assert_trees_all_close(best.params, done.best.params, rtol=1e-12)
-    assert float(validate(best.params, best.state)) == pytest.approx(float(end.validation), rel=1e-12)
+    assert float(validate(best.params, best.layer_state)) == pytest.approx(float(end.validation), rel=1e-12)
 
 
 def test_max_steps_end_it_too() -> None:

@@ -530,7 +530,7 @@ def test_steps_beyond_the_largest_int32_begin_again_and_never_turn_negative() ->
     assert [int(state.step) for state in seen] == [last - 1, last, 0, 1]
     for before, after in pairwise(seen):
         x, y = (part[fnn.shuffled(start.key, int(before.step), 40, 8)] for part in data)
-        loss = float(jnp.mean(squared.value(NET.apply(before.params, before.state, x), y)))
+        loss = float(jnp.mean(squared.value(NET.apply(before.params, before.layer_state, x), y)))
         np.testing.assert_allclose(after.running_loss, 0.9 * before.running_loss + 0.1 * loss, rtol=1e-12)
     done = fit(LEARN, start, data, 30, chunk=10, progress=False)
     assert (done.stopped, done.history["step"].tolist()) == ("steps", [last + 9, last + 19, last + 29])
