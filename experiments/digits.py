@@ -71,7 +71,7 @@ def experiment_with(name: str, sample: data.Sample, steps: int, points: int) -> 
             params = fnn.optimizers.nag_weights(params, state.optimizer_state)
 
         def right(examples: jax.Array) -> jax.Array:
-            return data.accuracy(net.apply(params, state.state, x[examples]), y[examples])
+            return data.accuracy(net.apply(params, state.layer_state, x[examples]), y[examples])
 
         return {"loss": metrics["loss"], "validation": right(validation), "test": right(test)}
 

@@ -70,7 +70,9 @@ def experiment_with(depth: int, steps: int) -> Callable[..., dict[str, jax.Array
             return jnp.concatenate([a, jax.nn.softmax(a), jax.nn.log_softmax(a)], axis=1)
 
         some = x[::6]
-        mean, vote, geometric = jnp.split(fnn.nn.thinned_average(net, state.params, state.layer_state, some, both), 3, axis=1)
+        mean, vote, geometric = jnp.split(
+            fnn.nn.thinned_average(net, state.params, state.layer_state, some, both), 3, axis=1
+        )
         rule = net.apply(state.params, state.layer_state, some)
         same = jnp.argmax(vote, axis=1) == jnp.argmax(rule, axis=1)
         found = {

@@ -77,7 +77,7 @@ def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., 
     def measured(params: Any, key: jax.Array) -> dict[str, jax.Array]:
         learn = fnn.trainer(net, LOSS, fnn.sgd(RATE), batch_size=BATCH)
         start = learn.init(key, sample)._replace(params=params)
-        _, passes = fnn.backprop(fnn.watch(net), LOSS)(params, start.state, sample, key)
+        _, passes = fnn.backprop(fnn.watch(net), LOSS)(params, start.layer_state, sample, key)
         told = fnn.train(learn, start, sample, steps, every=EVERY)[1]["loss"]
         reached = told <= REACHED
         first = EVERY * (1 + jnp.argmax(reached).astype(jnp.float32))

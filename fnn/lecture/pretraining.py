@@ -7,6 +7,7 @@ random start of its own, or any mix of the three.
 
 Example:
     >>> import jax, jax.numpy as jnp
+    >>> from fnn.lecture import diversity
     >>> from fnn import dense, linear, momentum, serial, squared, tanh
     >>> x = jax.random.normal(jax.random.key(0), (200, 6))
     >>> data, net = (x, jnp.sin(x[:, 0] + x[:, 1])), serial(dense(8, tanh), linear(1))

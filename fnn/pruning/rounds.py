@@ -135,7 +135,7 @@ def in_rounds(
 
     def tried(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.fold_in(now.state.key, 2**32 - 2), now.round)
-        saliency = score.saliency(now.state.params, now.state.state, data, key)
+        saliency = score.saliency(now.state.params, now.state.layer_state, data, key)
         links = fewer(saliency, now.links, amount(now.round) if callable(amount) else amount)
         removed = remove_links(now.state, links)
         state = again(removed, data)

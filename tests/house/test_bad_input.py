@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import pytest
 
 import fnn
-from fnn.data import read_ahead
 
 
 class Wrong(NamedTuple):
@@ -520,7 +519,7 @@ def given() -> dict[str, Any]:
     params, state = net.init(key, x)
     wider, _ = fnn.serial(fnn.dense(6, fnn.tanh), fnn.linear(2)).init(key, x)
     return {
-        **{name: getattr(fnn, name) for name in fnn.__all__},
+        **{name: getattr(package, name) for package in (fnn.nn, fnn.optimizers, fnn) for name in package.__all__},
         "jax": jax,
         "jnp": jnp,
         "key": key,
@@ -540,7 +539,7 @@ def given() -> dict[str, Any]:
         "cross_entropy": fnn.softmax_cross_entropy.value,
         "learn": fnn.trainer(net, fnn.squared, fnn.sgd(0.1), batch_size=2),
         "keys": jax.random.split(key, 3),
-        "read_ahead": read_ahead,
+        "read_ahead": fnn.data.read_ahead,
         "experiment": lambda key, eta=0.1: eta * jax.random.normal(key),
     }
 

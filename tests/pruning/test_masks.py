@@ -242,7 +242,7 @@ def test_a_pruned_network_is_trained_from_the_start(trained: TrainState) -> None
     links = remove_least(jax.tree.map(jnp.abs, trained.params), all_links(trained.params), 0.5)
     fresh = remove_links(learn.init(jax.random.key(7), data()), links)
     after, _ = train(learn, fresh, data(), 50)
-    assert evaluate(after.params, after.layer_state) < evaluate(fresh.params, fresh.state)
+    assert evaluate(after.params, after.layer_state) < evaluate(fresh.params, fresh.layer_state)
     assert int(sum(jnp.sum(w == 0) for w in jax.tree.leaves(after.params))) == int(
         sum(jnp.sum(~m) for m in jax.tree.leaves(links))
     )

@@ -260,7 +260,7 @@ def test_either_of_two_qualities_rolls_back(trained: TrainState, tolerance: Any)
     for k in range(6):
         fewer = remove_least(jax.tree.map(jnp.abs, state.params), links, 0.3)
         new, _ = train(learn, remove_links(state, fewer), data(), 5)
-        found = [float(f(new.params, new.state)) for f in both]
+        found = [float(f(new.params, new.layer_state)) for f in both]
         np.testing.assert_allclose(report["quality"][k], found, rtol=1e-9)
         kept.append(all(Q0 + t >= Q for Q, Q0, t in zip(found, whole, slack, strict=True)))
         if not kept[-1]:
