@@ -1,47 +1,159 @@
-"""The README's Python blocks run as they stand, one after another in one fresh process without the tests' settings."""
+"""The README and the page of the experiments: short, true to the last printed character, with links that resolve.
+
+The README's Python blocks run as they stand, in a fresh process without the tests' settings. A block that begins with
+``import jax`` starts anew; the others continue the blocks before them.
+"""
 
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
+from itertools import groupby, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import fnn
 import fnn.lecture
-import fnn.lecture.pretraining
 
-README = Path(fnn.__file__).parents[1] / "README.md"
+ROOT = Path(fnn.__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [path.relative_to(ROOT) for path in (ROOT / "README.md", *ROOT.glob("experiments/*.md"))]
 
 
-def test_every_python_block_runs_and_prints_what_its_comments_say() -> None:
-    fence = r"^(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)^```$"
-    blocks = re.findall(fence, README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 3
-    code = "\n".join(f"exec({block!r}, {{}})" for needed, block in blocks if not needed or find_spec(needed))
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+# Its code and what that prints
+
+
+class Block(NamedTuple):
+    """A block of Python, and the text that follows it, if there is one."""
+
+    code: str
+    printed: str
+
+
+BLOCKS = [
+    Block(code, printed)
+    for code, printed in re.findall(
+        r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", README, flags=re.DOTALL | re.MULTILINE
+    )
+]
+STARTS = [sum(block.code.startswith("import jax\n") for block in BLOCKS[: i + 1]) for i in range(len(BLOCKS))]
+GROUPS = [
+    [block for _, block in group] for _, group in groupby(zip(STARTS, BLOCKS, strict=True), key=lambda pair: pair[0])
+]
+
+RUN = """
+import contextlib, io, json, sys
+names, printed = {"__name__": "__main__"}, []
+for code in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, names)
+    printed.append(out.getvalue())
+print(json.dumps(printed))
+"""
+
+
+@pytest.mark.parametrize("blocks", GROUPS, ids=[f"from {BLOCKS.index(group[0])}" for group in GROUPS])
+def test_every_python_block_prints_the_text_below_it(blocks: list[Block]) -> None:
+    codes = json.dumps([block.code for block in blocks])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUN, codes], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
-    for promised in ("(8, 3, 4)", "manual–diff.", "(128, 64) (128, 64)", "(128,)"):
-        assert promised in done.stdout
+    assert json.loads(done.stdout) == [block.printed for block in blocks]
+
+
+def test_every_printed_text_is_below_the_block_that_prints_it() -> None:
+    assert README.count("```text\n") == sum(bool(block.printed) for block in BLOCKS) >= 4
+    assert all("print(" not in block.code for block in BLOCKS if not block.printed)
+
+
+def test_the_first_screen_is_a_sentence_a_picture_and_twelve_lines_of_code() -> None:
+    first = README.split("\n## ")[0]
+    assert len(BLOCKS[0].code.splitlines()) <= 12
+    assert first.index("<img ") < first.index("```bash") < first.index(BLOCKS[0].code) < first.index("](")
+    assert first.count("](") == 3
+
+
+# Its size, links, names and commands
+
+
+def test_it_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    free = ("<img ", "python3 -m venv")
+    assert [line for line in lines if len(line) > 120 and not line.startswith(free)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', text)]
+    assert links
+    for markdown, image in links:
+        path, _, anchor = (markdown or image).partition("#")
+        if "://" not in path:
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), f"{page} links to {path}"
+            assert not anchor or anchor in anchors(target), f"{page} links to {path}#{anchor}"
+
+
+def test_the_pictures_are_light() -> None:
+    pictures = re.findall(r"""["(]([\w./]+\.(?:gif|svg|png))[")]""", README)
+    assert pictures
+    assert all((ROOT / picture).stat().st_size < 1_000_000 for picture in pictures)
 
 
 def test_the_commands_that_ci_takes_from_the_readme_are_there() -> None:
-    text = README.read_text(encoding="utf-8")
     for name in ("experiments", "tests"):
-        command = re.search(rf"<!-- command: {name} -->\n```bash\n(.+)\n```", text)
+        command = re.search(rf"<!-- command: {name} -->\n```bash\n(.+)\n```", README)
         assert command
         assert command[1].startswith("python3 -m venv .venv && .venv/bin/pip install")
 
 
-def slide_table() -> list[list[str]]:
-    """The rows [slide, functions, experiments]."""
-    section = README.read_text(encoding="utf-8").split("## From slide to function")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+NOT_OF_FNN = {"python", "pip"}
+"""words in backticks that are names, but of something else"""
+
+
+def test_the_names_in_its_text_exist() -> None:
+    """Whatever stands in backticks outside of code blocks and is a name, dotted or called."""
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    table = prose.split("| quantity |")[1].split("\n\n")[0]
+    for name in re.findall(r"`(\w+)`", table):
+        assert hasattr(fnn, name) or hasattr(fnn.derivatives, name), name
+    for name in re.findall(r"`fnn\.([\w.]+)(?:\(\))?`", prose):
+        exists(fnn, name)
+    shapes = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|$", prose.split("| shape |")[1], flags=re.MULTILINE)
+    assert len(shapes) == 4
+    for names, fields in shapes:
+        for shape, field in product(re.findall(r"`(\w+)`", names), re.findall(r"`(\w+)(?:\([^`]*\))?`", fields)):
+            assert field in getattr(fnn, shape)._fields, f"{shape} has no {field}"
+
+
+# The slides, in the docstring of fnn.lecture
+
+
+class Slide(NamedTuple):
+    """A slide of the lecture, with what the docstring says of it."""
+
+    title: str
+    functions: str
+    experiments: tuple[str, ...]
+
+
+def slides() -> list[Slide]:
+    text = inspect.getdoc(fnn.lecture) or ""
+    found = re.findall(r"^(\S.*)\n((?:    .*\n)*?)    Experiments: (.*)\.$", text, flags=re.MULTILINE)
+    return [Slide(title, functions, tuple(names.split(", "))) for title, functions, names in found]
 
 
 def exists(module: Any, name: str) -> None:
@@ -55,28 +167,25 @@ def exists(module: Any, name: str) -> None:
         assert option in inspect.signature(found).parameters, f"{path} takes no {option}"
 
 
-def test_every_public_name_in_the_slide_table_exists() -> None:
+def test_every_public_name_on_the_slides_exists() -> None:
     checked = 0
-    for _, functions, _ in slide_table():
-        module = fnn
-        for name in re.findall(r"`([^`]+)`", functions):
-            if name.startswith("fnn."):
-                module = importlib.import_module(name)
-            elif (name != "fnn" and name.isidentifier()) or "(" in name or "." in name:
-                exists(module, name)
-                checked += 1
+    for slide in slides():
+        for name in re.findall(r"``?([^`]+)``?", slide.functions):
+            package, _, own = name.rpartition(".") if name.startswith("fnn.") else ("", "", name)
+            home = importlib.import_module(package) if package else fnn
+            exists(home if package or hasattr(home, own.partition("(")[0].partition(".")[0]) else fnn.lecture, own)
+            checked += 1
     assert checked > 100
 
 
-def test_the_slide_table_has_all_slides_and_their_experiments() -> None:
-    """A row for each slide of the lecture; the files that rows name, and all experiments on slides among them."""
-    rows = slide_table()
-    assert len({slide for slide, *_ in rows}) == len(rows) == 31
-    named = [name for *_, files in rows for name in re.findall(r"`([^`]+)`", files)]
-    assert [name for name in named if not (README.parent / name).is_file()] == []
-    texts = {path.name: path.read_text(encoding="utf-8") for path in README.parent.glob("experiments/*.py")}
-    on_slides = {name for name, text in texts.items() if "slide=" in text}
-    assert {Path(name).name for name in named} >= on_slides
+def test_all_slides_and_their_experiments_are_there() -> None:
+    """Each slide of the lecture once; the experiments that slides name, and all experiments on slides among them."""
+    found = slides()
+    assert len({slide.title for slide in found}) == len(found) == 31
+    files = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("experiments/**/*.py")}
+    named = {name for slide in found for name in slide.experiments}
+    assert named <= files.keys()
+    assert named >= {name for name, text in files.items() if re.search(r"^ +slide=\d+,$", text, flags=re.MULTILINE)}
 
 
 ERRATA = {
@@ -96,7 +205,7 @@ ERRATA = {
 
 @pytest.mark.parametrize("name", ERRATA)
 def test_where_a_slide_has_a_misprint_the_docstring_says_so(name: str) -> None:
-    places = fnn, fnn.lecture, fnn.lecture.pretraining
+    places = fnn, fnn.nn, fnn.lecture
     text = next(inspect.getdoc(getattr(place, name)) for place in places if hasattr(place, name))
     assert text
     missing = [words for words in ERRATA[name] if words not in " ".join(text.split())]
