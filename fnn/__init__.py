@@ -3,7 +3,7 @@
 The shapes are in `fnn.core`; a layer's equations stand in its docstring. Importing this package touches no device.
 """
 
-from fnn import core, data, derivatives, lecture, nn, optimizers, pruning, testing, training
+from fnn import core, nn, derivatives, optimizers, data, training, pruning, testing, lecture  # isort: skip
 from fnn.core import (
     Activation,
     Layer,

@@ -188,7 +188,7 @@ def unit_grid(d: int, points_per_axis: int, dtype: Any = None) -> Array:
 
 
 def sup_error(f: Function, net: Layer, params: Params, state: State, grid: Array, chunk: int = 65536) -> Array:
-    """The largest error max_x |a(x) − f(x)| over a grid, of the network in inference mode.
+    """The largest error ``max_x |a(x) − f(x)|`` over a grid, of the network in inference mode.
 
     Args:
         f: a function from points [n, d] to values [n].

@@ -2,12 +2,12 @@
 
 Both questions are one: are there weights u with ⟨u, a_r⟩ > 0 for all rows a_r of a matrix A?
 
-======================= ======================================= ====================================================
-question                rows                                    u
-======================= ======================================= ====================================================
-is a cell there?        ±(normal_k, −offset_k) for all k; (0, 1) (x, t): the point x/t is inside the cell
-does a neuron do?       ±(cell_r, −1) for all cells r           (v, v_0): [⟨v, cell⟩ − v_0 > 0]
-======================= ======================================= ====================================================
+================= ======================================== ========================================
+question          rows                                     u
+================= ======================================== ========================================
+is a cell there?  ±(normal_k, −offset_k) for all k; (0, 1) (x, t): the point x/t is inside the cell
+does a neuron do? ±(cell_r, −1) for all cells r            (v, v_0): [⟨v, cell⟩ − v_0 > 0]
+================= ======================================== ========================================
 
 **Gordan's alternative** (1873): either such u are, or there are λ ≥ 0, Σ λ_r = 1, with Σ_r λ_r a_r = 0, and never both,
 for then 0 = ⟨u, Σ λ_r a_r⟩ > 0. For cells, such a λ says that a mean of cells inside equals a mean of cells outside: no
@@ -91,7 +91,7 @@ def telling_neuron(
 
     Returns:
         Whole weights v [m] and a threshold v_0, whole or half, with ⟨v, cell⟩ − v_0 ≥ ½ within and ≤ −½ elsewhere, and
-        None. Or None and shares λ [cells], Σ λ = 1, by which the cells within and the others have one mean: as many
+        None. Or None and shares λ [cells], Σ λ = 1, by which the cells within and the others have one mean, as many
         halves of either, Σ λ cell over the ones = Σ λ cell over the others.
 
     Example: AND has one, XOR has none.

@@ -23,9 +23,9 @@ on the seam of two polyhedra that only touch; let them overlap to cover it. A cl
 open one.
 
 Rounding. Sums of 0 and 1 are exact, so the networks say without error what their first layer says: the inequality of
-the rounded ⟨x, normal⟩. Only for x within rounding of a face, |⟨x, normal⟩ − offset| ≤ d·eps·Σ|x_j normal_j|, may it
-differ from the inequality of real numbers; where all products and sums are exact, as of small whole numbers or halves,
-it never does. Hardware that multiplies float32 matrices with less precision needs
+the rounded ⟨x, normal⟩. Only for x within rounding of a face, ``|⟨x, normal⟩ − offset|`` ≤ ``d·eps·Σ|x_j normal_j|``,
+may it differ from the inequality of real numbers; where all products and sums are exact, as of small whole numbers or
+halves, it never does. Hardware that multiplies float32 matrices with less precision needs
 ``jax.default_matmul_precision("highest")`` for this.
 
 Example:

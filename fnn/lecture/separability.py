@@ -7,11 +7,11 @@ Letters: inputs x_j = ±1 for j = 1 … d, the constant x_0 = −1, values f(x) 
 threshold function has weights with f(x) = sign S(x), S(x) ≠ 0, for all x.
 
 **Small whole weights do** (Muroga, Toda and Takasu 1961, *Theory of majority decision elements*): every threshold
-function has whole weights with |w_j| ≤ 2^−d (d + 1)^((d+1)/2), the threshold w_0 among them. Proof. The weights with
+function has whole weights with ``|w_j|`` ≤ 2^−d (d + 1)^((d+1)/2), w_0 among them. Proof. The weights with
 f(x)·S(x) ≥ 1 for all x are a polyhedron; it contains no line, for the x span ℝ^{d+1}, so it has a vertex, where d + 1
 independent inequalities are equalities: A w = 1, A of ±1. By Cramer's rule w_j = det A_j / det A, and A_j is of ±1 too.
 A determinant of ±1 of order d + 1 is a multiple of 2^d (add the first row to the others) and at most (d + 1)^((d+1)/2)
-(Hadamard's inequality). So w·|det A|/2^d is whole, within the bound, and has f(x)·S(x) ≥ 1 still.
+(Hadamard's inequality). So ``w·|det A|/2^d`` is whole, within the bound, and has f(x)·S(x) ≥ 1 still.
 
 **Symmetry.** To permute x_0 … x_d and to change signs of some of them maps threshold functions to threshold functions,
 if f is continued to x_0 = +1 by f(−x) = −f(x), as sign S is. In every orbit there are weights w with
@@ -19,8 +19,8 @@ w_(0) ≥ … ≥ w_(d) ≥ 0, and they are few: 1, 2, 3, 7, 21, 135 orbits for 
 
 **Chow's theorem** (1961, *On the characterization of threshold functions*): a function g that has the sums
 a_j = Σ_x f(x) x_j in common with a threshold function f is f. Proof. Σ_x (f(x) − g(x)) S(x) = Σ_j w_j·0 = 0, but each
-summand is |f(x) − g(x)|·|S(x)| ≥ 0, and S(x) ≠ 0. So f and its *Chow parameters* a [d + 1] are moved by the same
-symmetries, and w_i ≥ w_j ≥ 0 implies a_i ≥ a_j ≥ 0: f is a threshold function if and only if its |a_j|, sorted, are
+summand is ``|f(x) − g(x)|·|S(x)|`` ≥ 0, and S(x) ≠ 0. So f and its *Chow parameters* a [d + 1] are moved by the same
+symmetries, and w_i ≥ w_j ≥ 0 implies a_i ≥ a_j ≥ 0: f is a threshold function if and only if its ``|a_j|``, sorted, are
 those of one in the list.
 
 Example:
@@ -84,7 +84,7 @@ def threshold_weights(truth_tables: Array | np.ndarray, dtype: Any = float) -> t
     """Weights of a threshold neuron, f(x) = [⟨w, x⟩ − w_0 > 0] for x in {0, 1}^d, for linearly separable functions.
 
     The w_j are whole, w_0 is whole or half, and ⟨w, x⟩ is never nearer to w_0 than ½. As weights of ±1 they are those
-    of the smallest Σ_{j=0}^d |w_j| within the bound. A variable that does not matter has weight 0.
+    of the smallest ``Σ_{j=0}^d |w_j|`` within the bound. A variable that does not matter has weight 0.
 
     Args:
         truth_tables: values 0 and 1, [..., 2^d], d ≤ 6, in the order of `binary_inputs`.

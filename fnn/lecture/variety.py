@@ -11,7 +11,7 @@ from fnn.core.types import Array
 
 
 def diversity(outputs: Array) -> Array:
-    """How little the neurons of a layer repeat each other: 1 − mean_{h<k} |corr(x_h, x_k)| over examples.
+    """How little the neurons of a layer repeat each other: ``1 − mean_{h<k} |corr(x_h, x_k)|`` over examples.
 
     The correlation tells how nearly one neuron is an affine function of the other, which the next layer could make
     of it. So 0 means that all neurons are one up to scale and shift, 1 that they are uncorrelated. A constant neuron
@@ -39,7 +39,7 @@ def diversity(outputs: Array) -> Array:
 
 
 def weight_diversity(w: Array) -> Array:
-    """How little the neurons' weights point the same way or the opposite: 1 − mean_{h<k} |cos(w_h, w_k)|.
+    """How little the neurons' weights point the same way or the opposite: ``1 − mean_{h<k} |cos(w_h, w_k)|``.
 
     Args:
         w: weights of a layer [i, h], two neurons or more. A neuron whose weights are all 0 counts as parallel to

@@ -104,7 +104,7 @@ tanh = Activation("tanh", _tanh, _tanh_slope, _tanh_curvature)
 """t = tanh S;  t' = 1 − t² = 4s'(2S) with s' of the sigmoid;  t'' = −2t(1 − t²)."""
 
 logarithmic = Activation("logarithmic", jnp.arcsinh, _asinh_slope, _asinh_curvature)
-"""L = ln(S + √(S² + 1)) = asinh S;  L' = 1/√(S² + 1);  L'' = −S/(S² + 1)^{3/2}. Unbounded: it has no asymptote to
+"""L = ln(S + √(S² + 1)) = asinh S;  L' = 1/√(S² + 1);  L'' = −S/(S² + 1)^{3/2}. It is unbounded, with no asymptote to
 paralyse on."""
 
 gaussian = Activation("gaussian", _gaussian, _gaussian_slope, _gaussian_curvature)

@@ -51,7 +51,7 @@ from fnn.training.metrics import Metric, measured, parted
 
 
 def saturated(below: float = 0.01) -> Metric:
-    """Paralysis: the share of |z_no| < below over examples n and neurons o of a layer, z = σ'(S).
+    """Paralysis: the share of ``|z_no|`` < below over examples n and neurons o of a layer, z = σ'(S).
 
     Where z ≈ 0 the neuron stands on a horizontal asymptote of σ and no error comes through. ReLU has z = 0 for S ≤ 0,
     so about half of it is saturated when all is well: look at `dead` there.
@@ -66,7 +66,7 @@ def saturated(below: float = 0.01) -> Metric:
 
 
 def dead(below: float = 0.01) -> Metric:
-    """The share of a layer's neurons with |z_no| < below for *all* examples n of the batch.
+    """The share of a layer's neurons with ``|z_no|`` < below for *all* examples n of the batch.
 
     Such a neuron learns nothing from this batch; one that is dead in every batch will never learn again.
 

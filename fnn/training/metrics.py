@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 
     readings: Any
     values: dict[str, dict[str, Any]]
-    """{name of the metric: {label of the layer: value}}"""
+    """``{name of the metric: {label of the layer: value}}``"""
 
 
 def measured(net: Layer, metrics: Sequence[Metric]) -> Layer:

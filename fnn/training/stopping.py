@@ -29,7 +29,7 @@ class Stability(NamedTuple):
     stable: Array
     """whether what was asked to stabilise did so within max_steps"""
     running_loss_change: Array
-    """|Q − Q'|/|Q'| over the last `every` steps; 0 where Q = Q' = 0, infinite where there was no Q' yet"""
+    """``|Q − Q'|/|Q'|`` over the last `every` steps; 0 where Q = Q' = 0, infinite where there was no Q' yet"""
     weights_change: Array
     """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
 

@@ -59,7 +59,7 @@ def sweep(
     Returns:
         The experiment's results with axes [keys, values of the first hyper-parameter, …of the second, …] in front, on
         the first device. A row is what the experiment gives for its key and values alone, up to the rounding of
-        batched products: the compiler may sum in another order.
+        batched products, because the compiler may sum in another order.
 
     Raises:
         TypeError: keys or values that are no arrays.

@@ -9,15 +9,15 @@ At one parameter w, with D(h) = (Q(w + h) − Q(w − h))/2h on a ladder of step
 
 E is how far R may be off: by its truncation, by kinks, and by the rounding r of Q. The step with the least E is taken,
 for every parameter by itself. Where Q is smooth J falls by 4 from rung to rung, and K is next to nothing. Where there
-is a kink of Q between w − h and w + h it does not: then K is about as large as the jump of slope, and tells what |R(h)
-− R(h/4)| can miss, for with many kinks around the two agree on a wrong number sooner or later. If J does not fall down
-to the least step, the kink is at w itself, and only the quotients to either side mean anything there::
+is a kink of Q between w − h and w + h it does not: then K is about as large as the jump of slope, and tells what
+``|R(h) − R(h/4)|`` can miss, for with many kinks around the two agree on a wrong number sooner or later. If J does not
+fall down to the least step, the kink is at w itself, and only the quotients to either side mean anything there::
 
     F±(h) = ±(Q(w ± h) − Q(w))/h,   R±(h) = (4 F±(h/4) − F±(h))/3      the slopes beside w + O(h²)
 
 All numbers have scales of their own: wavelengths in metres differ by 1e-7, and a second in 1.7e9 is one. So where J
 has not fallen yet at the last rung the ladder is built on downwards, until it falls, or rounding hides it, or w ± h is
-w. Steps are powers of two, so that w ± h is exact. The rounding r is no less than eps |Q|, and no less than what Q
+w. Steps are powers of two, so that w ± h is exact. The rounding r is no less than ``eps |Q|``, and no less than what Q
 changes by where the last digits of all numbers do, as for an x of 1.7e9, of which the forward pass takes differences.
 """
 

@@ -19,7 +19,7 @@ class Difference(NamedTuple):
     """Two gradients of the same parameters."""
 
     largest: float
-    """max |u − v|"""
+    """``max |u − v|``"""
     norm: float
     """‖v‖"""
     relative: float
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
     cosine: float
     """⟨u, v⟩/(‖u‖‖v‖); 1 where both are 0"""
     ulps: float
-    """max |u − v| in units in the last place of the larger of the two, entry by entry"""
+    """``max |u − v|`` in units in the last place of the larger of the two, entry by entry"""
 
 
 class LeafComparison(NamedTuple):
