@@ -1,12 +1,12 @@
 """One judge of layers, optimizers and gradients."""
 
-from fnn.testing._compare.costs import Cost
-from fnn.testing._compare.culprits import Culprit
-from fnn.testing._compare.gradients import compare, compare_gradients
-from fnn.testing._compare.report import Difference, Examples, GradientComparison, LeafComparison, Precision
-from fnn.testing._laws.layers import check_layer
-from fnn.testing._laws.optimizers import check_optimizer
-from fnn.testing._laws.report import Law, Laws
+from fnn.testing._blame import Culprit
+from fnn.testing._differences import Difference, Examples, GradientComparison, LeafComparison, Precision
+from fnn.testing._programs import Cost
+from fnn.testing.gradients import compare, compare_gradients
+from fnn.testing.layers import check_layer
+from fnn.testing.optimizers import check_optimizer
+from fnn.testing.reports import Law, Laws
 
 __all__ = [
     "Cost",

@@ -45,8 +45,8 @@ from fnn import (
 )
 from fnn.core import Modes
 from fnn.testing import Law, Laws, check_layer, check_optimizer
-from fnn.testing._laws.equations import CHANGE, noisy
-from fnn.testing._laws.judges import relative_errors
+from fnn.testing._equations import CHANGE, noisy
+from fnn.testing._judges import relative_errors
 
 X = np.random.default_rng(0).standard_normal((3, 2))
 PARAMS = {"w": np.arange(4.0).reshape(2, 2), "b": np.array([1.0, -2.0])}

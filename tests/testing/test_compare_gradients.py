@@ -15,7 +15,7 @@ from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softm
 from fnn.derivatives import ggn_vector_product, gradient_noise, hessian_vector_product
 from fnn.derivatives import reference as automatic
 from fnn.testing import Culprit, Examples, GradientComparison, compare
-from fnn.testing._compare.verdicts import Kind
+from fnn.testing._verdicts import Kind
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (6, 4)), jnp.array([0, 1, 2, 0, 1, 2])

@@ -13,14 +13,14 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backprop, objective
 from fnn.testing import _checks as testing_checks
-from fnn.testing._compare.costs import Compared, cast, dtypes_of, in_signature, measured, narrowest_in, precisely, tried
-from fnn.testing._compare.culprits import Culprit, culprit, follow_dtype
-from fnn.testing._compare.examples import alone
-from fnn.testing._compare.kinks import beside
-from fnn.testing._compare.quotients import Point, Quotients, quotients_of
-from fnn.testing._compare.report import GradientComparison, LeafComparison, compared, relative_to_whole
-from fnn.testing._compare.rounding import flat_leaves, in_dtype, in_own_dtype, of_narrow, of_returned
-from fnn.testing._compare.verdicts import Kind, Verdict, of_all, of_leaf
+from fnn.testing._blame import Culprit, culprit, follow_dtype
+from fnn.testing._differences import GradientComparison, LeafComparison, compared, relative_to_whole
+from fnn.testing._examples import alone
+from fnn.testing._kinks import beside
+from fnn.testing._programs import Compared, cast, dtypes_of, in_signature, measured, narrowest_in, precisely, tried
+from fnn.testing._quotients import Point, Quotients, quotients_of
+from fnn.testing._rounding import flat_leaves, in_dtype, in_own_dtype, of_narrow, of_returned
+from fnn.testing._verdicts import Kind, Verdict, of_all, of_leaf
 
 Given = tuple[Any, ...]
 """(params, state, (x, y), key), and what else a function may take."""

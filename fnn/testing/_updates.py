@@ -13,9 +13,9 @@ from jax.flatten_util import ravel_pytree
 
 from fnn.core.types import Array, Optimizer, Params
 from fnn.optimizers.transforms import apply_updates
-from fnn.testing._laws.asking import Measured, or_refused
-from fnn.testing._laws.equations import CHANGE, draws
-from fnn.testing._laws.trees import (
+from fnn.testing._asking import Measured, or_refused
+from fnn.testing._equations import CHANGE, draws
+from fnn.testing._trees import (
     DTYPES,
     alike,
     are_arrays,

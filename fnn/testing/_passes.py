@@ -19,9 +19,9 @@ from fnn.nn.inference import inference_mode
 from fnn.nn.losses import squared
 from fnn.nn.neurons import linear
 from fnn.nn.surgery import drop_records, iter_layers
-from fnn.testing._laws.asking import Broken, Measured, is_refusal
-from fnn.testing._laws.equations import CHANGE, draws
-from fnn.testing._laws.trees import (
+from fnn.testing._asking import Broken, Measured, is_refusal
+from fnn.testing._equations import CHANGE, draws
+from fnn.testing._trees import (
     alike,
     are_arrays,
     are_floats,

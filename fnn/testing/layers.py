@@ -12,13 +12,13 @@ import numpy as np
 from fnn.core import _checks as checks
 from fnn.core.readings import contributions, gram, per_example, second_moment, squared_norm, variance
 from fnn.core.types import Layer, Params, State
-from fnn.testing._laws.asking import Judge, Measured, Question, ask
-from fnn.testing._laws.equations import narrowest
-from fnn.testing._laws.judges import by_shape, close, equal, finite, repeated
-from fnn.testing._laws.kinks import asked_beside
-from fnn.testing._laws.lowered import DTYPES, close_to_float64, in_dtype
-from fnn.testing._laws.memory import learns, state_learns
-from fnn.testing._laws.passes import (
+from fnn.testing._asking import Judge, Measured, Question, ask
+from fnn.testing._doubts import asked_to_rounding
+from fnn.testing._equations import narrowest
+from fnn.testing._judges import by_shape, close, equal, finite, repeated
+from fnn.testing._law_kinks import asked_beside
+from fnn.testing._memory import learns, state_learns
+from fnn.testing._passes import (
     Start,
     Subject,
     apply_is_finite,
@@ -41,9 +41,8 @@ from fnn.testing._laws.passes import (
     init_is_pure,
     zero_gives_zeros,
 )
-from fnn.testing._laws.report import BROKEN, HOLDS, Law, Laws
-from fnn.testing._laws.rounding import asked_to_rounding
-from fnn.testing._laws.surroundings import (
+from fnn.testing._precision import DTYPES, close_to_float64, in_dtype
+from fnn.testing._surroundings import (
     curve_at_params,
     curve_at_x,
     curve_gives_error,
@@ -56,7 +55,8 @@ from fnn.testing._laws.surroundings import (
     runs_under_vmap,
     takes_one_example,
 )
-from fnn.testing._laws.trees import are_floats, precise, shaken, shaken_state
+from fnn.testing._trees import are_floats, precise, shaken, shaken_state
+from fnn.testing.reports import BROKEN, HOLDS, Law, Laws
 
 READINGS = (per_example, squared_norm, gram, second_moment, variance, contributions)
 

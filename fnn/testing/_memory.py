@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._laws.asking import Measured
-from fnn.testing._laws.passes import Subject
-from fnn.testing._laws.report import BROKEN, HOLDS
-from fnn.testing._laws.trees import is_float, named
+from fnn.testing._asking import Measured
+from fnn.testing._passes import Subject
+from fnn.testing._trees import is_float, named
+from fnn.testing.reports import BROKEN, HOLDS
 
 
 def state_learns(s: Subject) -> Measured | str:

@@ -13,8 +13,8 @@ from fnn.core.types import Array, Batch
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.nn import _checks as nn_checks
 from fnn.optimizers.transforms import tree_norm
-from fnn.testing._compare.quotients import Point
-from fnn.testing._compare.report import Examples
+from fnn.testing._differences import Examples
+from fnn.testing._quotients import Point
 
 
 def alone(functions: Any, given: tuple[Any, ...]) -> Examples:

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._compare.costs import Compared, cast
-from fnn.testing._compare.quotients import moved
-from fnn.testing._compare.report import Precision, Returned, relative_between, whole
-from fnn.testing._compare.verdicts import Kind, Verdict, differ, not_finite, to_rounding, wrong
+from fnn.testing._differences import Precision, Returned, relative_between, whole
+from fnn.testing._programs import Compared, cast
+from fnn.testing._quotients import moved
+from fnn.testing._verdicts import Kind, Verdict, differ, not_finite, to_rounding, wrong
 
 UNITS = 4
 """Units in the last place that any computation may lose."""

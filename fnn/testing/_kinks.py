@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core.types import Array
-from fnn.testing._compare.costs import Compared
-from fnn.testing._compare.quotients import EXAMPLES, Quotients, quotients_of
-from fnn.testing._compare.report import relative_between
-from fnn.testing._compare.rounding import flat_leaves
-from fnn.testing._compare.verdicts import Kind, Verdict, of_leaf, wrong
+from fnn.testing._differences import relative_between
+from fnn.testing._programs import Compared
+from fnn.testing._quotients import EXAMPLES, Quotients, quotients_of
+from fnn.testing._rounding import flat_leaves
+from fnn.testing._verdicts import Kind, Verdict, of_leaf, wrong
 
 PAIRS = 8
 """Random directions to move in, each there and back."""

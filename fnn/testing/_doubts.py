@@ -15,12 +15,12 @@ import jax
 import numpy as np
 
 from fnn.core.types import Layer
-from fnn.testing._laws.asking import Measured, NotAsked, Question, ask
-from fnn.testing._laws.equations import CHANGE, noisy
-from fnn.testing._laws.judges import leaves, scales
-from fnn.testing._laws.passes import Subject
-from fnn.testing._laws.report import BROKEN, HOLDS, Law
-from fnn.testing._laws.trees import norm
+from fnn.testing._asking import Measured, NotAsked, Question, ask
+from fnn.testing._equations import CHANGE, noisy
+from fnn.testing._judges import leaves, scales
+from fnn.testing._passes import Subject
+from fnn.testing._trees import norm
+from fnn.testing.reports import BROKEN, HOLDS, Law
 
 SLACK, SEEDS = 8, (1, 2)
 

@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from fnn.testing._compare.quotients import Quotients
+from fnn.testing._quotients import Quotients
 
 
 class Kind(Enum):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.derivatives import _checks as derivatives_checks
-from fnn.testing._laws.asking import Judge, Measured
-from fnn.testing._laws.report import BROKEN, HOLDS
-from fnn.testing._laws.trees import named, norm
+from fnn.testing._asking import Judge, Measured
+from fnn.testing._trees import named, norm
+from fnn.testing.reports import BROKEN, HOLDS
 
 
 def by_shape(found: Measured) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fnn.testing._laws.report import BROKEN, HOLDS, NOT_ASKED, Law
+from fnn.testing.reports import BROKEN, HOLDS, NOT_ASKED, Law
 
 Measured = dict[str, Any]
 """What there is to compare, by what it is: usually pairs of trees (got, wanted)."""

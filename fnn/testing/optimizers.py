@@ -11,12 +11,11 @@ import numpy as np
 
 from fnn.core import _checks as checks
 from fnn.core.types import Params
-from fnn.testing._laws.asking import Judge, Measured, NotAsked, Question, ask
-from fnn.testing._laws.judges import by_shape, close, equal, finite, leaves, relative_errors
-from fnn.testing._laws.lowered import DTYPES, close_to_float64
-from fnn.testing._laws.report import BROKEN, HOLDS, NOT_ASKED, Laws
-from fnn.testing._laws.trees import named, precise
-from fnn.testing._laws.updates import (
+from fnn.testing._asking import Judge, Measured, NotAsked, Question, ask
+from fnn.testing._judges import by_shape, close, equal, finite, leaves, relative_errors
+from fnn.testing._precision import DTYPES, close_to_float64
+from fnn.testing._trees import named, precise
+from fnn.testing._updates import (
     Subject,
     descends,
     in_dtype,
@@ -34,6 +33,7 @@ from fnn.testing._laws.updates import (
     updates_fit,
     zero_gives_finite,
 )
+from fnn.testing.reports import BROKEN, HOLDS, NOT_ASKED, Laws
 
 Reference = Callable[[Any, list[Any]], Any]
 """(params, [gradient, …]) -> the params after each step, on NumPy arrays."""

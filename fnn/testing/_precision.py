@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._laws.asking import Judge, Measured
-from fnn.testing._laws.equations import CHANGE
-from fnn.testing._laws.passes import Subject
-from fnn.testing._laws.report import BROKEN, HOLDS, NOT_ASKED
-from fnn.testing._laws.trees import cast, is_float, named, norm, struct
+from fnn.testing._asking import Judge, Measured
+from fnn.testing._equations import CHANGE
+from fnn.testing._passes import Subject
+from fnn.testing._trees import cast, is_float, named, norm, struct
+from fnn.testing.reports import BROKEN, HOLDS, NOT_ASKED
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._laws.asking import Broken, Measured
+from fnn.testing._asking import Broken, Measured
 
 DTYPES = ("bfloat16", "float32", "float64")
 """In which shapes and dtypes have to be kept."""

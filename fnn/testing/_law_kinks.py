@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core.types import Layer
-from fnn.testing._laws.asking import Question, ask
-from fnn.testing._laws.passes import Subject
-from fnn.testing._laws.report import BROKEN, HOLDS, Law
-from fnn.testing._laws.trees import is_float
+from fnn.testing._asking import Question, ask
+from fnn.testing._passes import Subject
+from fnn.testing._trees import is_float
+from fnn.testing.reports import BROKEN, HOLDS, Law
 
 POINTS = 8
 

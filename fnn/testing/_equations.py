@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._laws.trees import is_float, struct
+from fnn.testing._trees import is_float, struct
 
 CHANGE = 2.0**-20
 """By so much numbers are changed, relatively, to see how far rounding goes."""

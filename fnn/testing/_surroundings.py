@@ -16,9 +16,9 @@ from fnn.nn._second_order import diagonal
 from fnn.nn.copies import repeat
 from fnn.nn.losses import squared
 from fnn.nn.surgery import drop_records
-from fnn.testing._laws.asking import Broken, Measured, NotAsked, is_refusal, or_refused
-from fnn.testing._laws.passes import Subject, of_pass
-from fnn.testing._laws.trees import DTYPES, alike, is_float, named, normal, paired, shaken, size, struct
+from fnn.testing._asking import Broken, Measured, NotAsked, is_refusal, or_refused
+from fnn.testing._passes import Subject, of_pass
+from fnn.testing._trees import DTYPES, alike, is_float, named, normal, paired, shaken, size, struct
 
 MOST_PARAMETERS = 1000
 """A Hessian with more numbers a side is not formed."""

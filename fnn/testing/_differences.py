@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fnn.core._labels import aligned
-from fnn.testing._compare.costs import Compared, Cost
-from fnn.testing._compare.culprits import Culprit
-from fnn.testing._compare.quotients import EXAMPLES, Quotients
-from fnn.testing._compare.verdicts import Kind, Verdict
+from fnn.testing._blame import Culprit
+from fnn.testing._programs import Compared, Cost
+from fnn.testing._quotients import EXAMPLES, Quotients
+from fnn.testing._verdicts import Kind, Verdict
 
 
 class Difference(NamedTuple):
