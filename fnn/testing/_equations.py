@@ -1,4 +1,4 @@
-"""What the equations of a function tell, as JAX traces them: its draws, its dtypes, what its rounding costs."""
+"""Properties of a function that its equations show, as JAX traces them: its draws, its dtypes, the cost of rounding."""
 
 from __future__ import annotations
 
@@ -39,13 +39,18 @@ def draws(f: Callable[..., Any], *arguments: Any) -> list[str]:
 
 
 def narrowest(f: Callable[..., Any], *arguments: Any) -> Any:
-    """The coarsest float dtype to which f rounds arrays of a finer one; None where it rounds none."""
+    """The coarsest float dtype to which f rounds arrays of a finer one, below float64; None where it rounds none."""
     met = [
         eqn.outvars[0].aval.dtype
         for eqn in _equations(jax.make_jaxpr(f)(*struct(arguments)).jaxpr)
         if eqn.primitive.name == "convert_element_type" and eqn.invars[0].aval.ndim and _narrows(eqn)
     ]
-    return max(met, key=lambda dtype: jnp.finfo(dtype).eps, default=None)
+    return max(met, key=lambda dtype: float(jnp.finfo(dtype).eps), default=None)
+
+
+def coarsest_eps(*dtypes: Any) -> float:
+    """The eps of the coarsest of several float dtypes, of which some may be None."""
+    return max(float(jnp.finfo(dtype).eps) for dtype in dtypes if dtype is not None)
 
 
 def _narrows(eqn: Any) -> bool:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.core.errors import NeedsMoreExamples
 from fnn.core.types import Array, Batch
-from fnn.derivatives import _checks as derivatives_checks
-from fnn.nn import _checks as nn_checks
 from fnn.optimizers.transforms import tree_norm
-from fnn.testing._differences import Examples
 from fnn.testing._quotients import Point
+from fnn.testing.comparisons import Examples
 
 
 def alone(functions: Any, given: tuple[Any, ...]) -> Examples:
@@ -36,11 +34,11 @@ def alone(functions: Any, given: tuple[Any, ...]) -> Examples:
 
     try:
         found = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
-    except ValueError as error:
-        if not _asks_for_more(error):
-            error.add_note("raised for one example as a batch of its own; examples=False leaves that out")
-            raise
+    except NeedsMoreExamples as error:
         return Examples(np.zeros(0), str(error).splitlines()[0])
+    except ValueError as error:
+        error.add_note("raised for one example as a batch of its own; examples=False leaves that out")
+        raise
     return Examples(np.max([_relative(*map(np.asarray, each)) for each in found], axis=0), "")
 
 
@@ -57,9 +55,3 @@ def _relative(apart: np.ndarray, norm: np.ndarray, whole: np.ndarray) -> np.ndar
     scale = np.maximum(norm, 1e-3 * np.max(whole, initial=0, where=np.isfinite(whole)))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(apart == 0, 0.0, apart / scale)
-
-
-def _asks_for_more(error: Exception) -> bool:
-    """Whether it is fnn that needs a batch of more than one, as for batch norm; other errors are bugs of somebody's."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_code in (nn_checks.batch_of_several.__code__, derivatives_checks.several_examples.__code__)

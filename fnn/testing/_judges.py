@@ -1,70 +1,64 @@
-"""The judges: from pairs of trees (got, wanted) to a verdict and a finding in words."""
+"""The judges: from pairs of trees (got, wanted) to an outcome and a finding in words."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.derivatives import _checks as derivatives_checks
-from fnn.testing._asking import Judge, Measured
-from fnn.testing._trees import named, norm
-from fnn.testing.reports import BROKEN, HOLDS
+from fnn.testing._asking import Judge, Measured, each_leaf
+from fnn.testing._trees import norm_of_all, numbers, relative_error
+from fnn.testing.reports import Outcome
+
+LEAST = 1e-3
+"""The part of a tree's norm that a leaf of it is measured by at least."""
 
 
-def by_shape(found: Measured) -> tuple[str, str]:
-    """For a law that holds or not by shapes and dtypes; nothing is left to judge."""
-    return HOLDS, ""
-
-
-def close(tolerance: float, look_at: str) -> Judge:
+def close(hint: str) -> Judge:
     """The relative error ‖got − wanted‖/‖wanted‖ of every leaf is small; see `relative_errors`."""
 
-    def judge(found: Measured) -> tuple[str, str]:
+    def judge(found: Measured, tolerance: float) -> tuple[Outcome, str]:
         errors = relative_errors(found)
         if not errors:
-            return HOLDS, "no leaves to compare"
-        where, worst = max(errors.items(), key=lambda pair: np.inf if np.isnan(pair[1]) else pair[1])
+            return Outcome.HOLDS, "no leaves to compare"
+        where, worst = largest(errors)
         finding = f"off by {worst:.1e} at {where}"
-        return (HOLDS, finding) if worst <= tolerance else (BROKEN, f"{finding}: {look_at}")
+        return (Outcome.HOLDS, finding) if worst <= tolerance else (Outcome.BROKEN, f"{finding}: {hint}")
 
     return judge
 
 
-def equal(look_at: str) -> Judge:
+def equal(hint: str) -> Judge:
     """Every leaf is equal to the last bit; NaN equals NaN, which is another law's matter."""
 
-    def judge(found: Measured) -> tuple[str, str]:
+    def judge(found: Measured, tolerance: float) -> tuple[Outcome, str]:
         for where, got, wanted in leaves(found):
             if not np.array_equal(got, wanted, equal_nan=jnp.issubdtype(got.dtype, jnp.inexact)):
                 off = np.max(np.abs(got.astype(np.float64) - wanted.astype(np.float64)))
-                return BROKEN, f"off by {off:.1e} at {where}: {look_at}"
-        return HOLDS, "to the last bit"
+                return Outcome.BROKEN, f"off by {off:.1e} at {where}: {hint}"
+        return Outcome.HOLDS, "to the last bit"
 
     return judge
 
 
-def repeated(tolerance: float, look_at: str) -> Judge:
+def repeated(hint: str) -> Judge:
     """The same again: equal but for what a compiler makes of one equation in two places, which may round otherwise."""
-    to_the_bit, nearly = equal(look_at), close(tolerance, look_at)
+    to_the_bit, nearly = equal(hint), close(hint)
 
-    def judge(found: Measured) -> tuple[str, str]:
-        verdict, finding = to_the_bit(found)
-        return (verdict, finding) if verdict == HOLDS else nearly(found)
+    def judge(found: Measured, tolerance: float) -> tuple[Outcome, str]:
+        outcome, finding = to_the_bit(found, tolerance)
+        return (outcome, finding) if outcome is Outcome.HOLDS else nearly(found, tolerance)
 
     return judge
 
 
-def finite(look_at: str) -> Judge:
+def finite(hint: str) -> Judge:
     """No NaN and no infinity in what was got."""
 
-    def judge(found: Measured) -> tuple[str, str]:
+    def judge(found: Measured, tolerance: float) -> tuple[Outcome, str]:
         for where, got, _ in leaves(found):
             if strange := int(np.sum(~np.isfinite(got))):
-                return BROKEN, f"{strange} of {got.size} numbers are NaN or infinite at {where}: {look_at}"
-        return HOLDS, "all numbers are finite"
+                return Outcome.BROKEN, f"{strange} of {got.size} numbers are NaN or infinite at {where}: {hint}"
+        return Outcome.HOLDS, "all numbers are finite"
 
     return judge
 
@@ -72,37 +66,28 @@ def finite(look_at: str) -> Judge:
 def leaves(found: Measured) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The name of every leaf, what was got and what was wanted."""
     return [
-        (named(name, keys), _wide(u), _wide(v))
+        (where, numbers(u), numbers(v))
         for name, (got, wanted) in found.items()
-        for (keys, u), v in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(wanted), strict=True)
+        for where, u, v in each_leaf(name, got, wanted)
     ]
 
 
-def _wide(leaf: Any) -> np.ndarray:
-    """Floats in float64, others as they are; of the keys of `jax.random.key` their numbers."""
-    leaf = np.asarray(jax.random.key_data(leaf) if derivatives_checks.is_key(leaf) else leaf)
-    return leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+def relative_errors(found: Measured, least: float = LEAST) -> dict[str, float]:
+    """The `relative_error` of each leaf, measured by a `least` part of its tree at least."""
+    scales = least_scales(found, least)
+    return {where: relative_error(got, wanted, scales[where]) for where, got, wanted in leaves(found)}
 
 
-def relative_errors(found: Measured) -> dict[str, float]:
-    """‖got − wanted‖/‖wanted‖ of each leaf, where no ‖wanted‖ counts as less than a thousandth of all its tree.
-
-    A leaf that is 0 in exact arithmetic, such as the gradient of a bias ahead of `batch_norm`, has nothing but rounding
-    to be relative to. Where all of the tree is 0, another number is infinitely far off.
-    """
-    errors, least = {}, scales(found)
-    for where, got, wanted in leaves(found):
-        got, wanted = got.astype(np.float64), wanted.astype(np.float64)
-        difference, scale = norm(got - wanted), max(norm(wanted), least[where])
-        errors[where] = float(difference / scale) if scale else (0.0 if difference == 0 else np.inf)
-    return errors
-
-
-def scales(found: Measured) -> dict[str, float]:
-    """Of each leaf a thousandth of ‖wanted‖ of all its tree."""
-    of_tree = {}
+def least_scales(found: Measured, least: float = LEAST) -> dict[str, float]:
+    """Of each leaf a `least` part of ‖wanted‖ of all its tree."""
+    scales = {}
     for name, pair in found.items():
         rows = leaves({name: pair})
-        whole = norm(np.array([norm(wanted) for _, _, wanted in rows]))
-        of_tree |= {where: 1e-3 * whole for where, _, _ in rows}
-    return of_tree
+        whole = norm_of_all([wanted for _, _, wanted in rows])
+        scales |= {where: least * whole for where, _, _ in rows}
+    return scales
+
+
+def largest(errors: dict[str, float]) -> tuple[str, float]:
+    """The largest of the errors and where it is; NaN is larger than any number."""
+    return max(errors.items(), key=lambda pair: np.inf if np.isnan(pair[1]) else pair[1])

@@ -16,15 +16,15 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from fnn.core.errors import Unsupported
 from fnn.core.types import Array
-from fnn.testing._differences import relative_between
 from fnn.testing._programs import Compared
 from fnn.testing._quotients import EXAMPLES, Quotients, quotients_of
-from fnn.testing._rounding import flat_leaves
+from fnn.testing._trees import aside, flat_leaves
 from fnn.testing._verdicts import Kind, Verdict, of_leaf, wrong
+from fnn.testing.comparisons import relative_between
 
 PAIRS = 8
 """Random directions to move in, each there and back."""
@@ -47,7 +47,7 @@ def beside(
     at_kink = [i for i, verdict in enumerate(found) if verdict.kind is Kind.AT_KINK]
     if not at_kink:
         return found
-    points = [_moved(of.given, direction, sign) for direction in range(PAIRS + 1) for sign in (1, -1)]
+    points = [_moved(of.given, sign, seed) for seed in (None, *range(1, PAIRS + 1)) for sign in (1, -1)]
     programs = [jax.jit(f) for f in of.functions]
     trees = [[f(*point)[1] for f in programs] for point in points]
     there = [[flat_leaves(tree) for tree in both] for both in trees]
@@ -64,26 +64,17 @@ def beside(
         if not agree[worst, i]:
             both = [e[i] for e in there[worst]]
             found[i] = of_leaf(of.names, apart[worst, i], of.tolerance, both, judged(worst)[i])
-        if not found[i].kind.is_told:
+        if not found[i].blames:
             samples = np.stack([v[i] for (_, v), right in zip(there, agree[:, i], strict=True) if right] or [[]])
             by_example = 0.0 if agree[:2, i].all() else _widths(of, i, points, quotients[i])
             found[i] = _between(of.names, [e[i] for e in exact], quotients[i], samples, by_example)
     return found
 
 
-def _moved(given: tuple[Any, ...], direction: int, sign: int) -> tuple[Any, ...]:
-    """The arguments with params and x moved by a thousandth; in direction 0 only the biases, all to one side."""
+def _moved(given: tuple[Any, ...], sign: int, seed: int | None) -> tuple[Any, ...]:
+    """The arguments with params and x moved `aside`."""
     params, state, (x, y), *others = given
-    rng = np.random.default_rng(direction)
-
-    def move(leaf: Any) -> Array:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or (direction == 0 and np.ndim(leaf) > 1):
-            return leaf
-        step = 1e-3 * (float(jnp.max(jnp.abs(leaf), initial=0)) or 1.0) * sign
-        way = rng.choice((-1, 1), np.shape(leaf)) * rng.uniform(0.5, 1, np.shape(leaf)) if direction else 1.0
-        return leaf + jnp.asarray(step * way, leaf.dtype)
-
-    params, x = jax.tree.map(move, (params, x))
+    params, x = aside((params, x), sign, seed)
     return params, state, (x, y), *others
 
 
@@ -109,7 +100,7 @@ def _between(
     slack += 10 * np.max(np.where(np.isfinite(error), error, 0), axis=0, initial=0)
     slack += 1e-9 * np.max(np.abs(exact[1]), initial=0)
     right = [bool(np.all(((g[at] >= low - slack) & (g[at] <= high + slack))[known])) for g in exact]
-    return Verdict("differ at a kink", Kind.AT_KINK) if all(right) else wrong(names, right)
+    return Verdict(Kind.AT_KINK) if all(right) else wrong(names, right)
 
 
 def _widths(of: Compared, leaf: int, points: list[Any], found: Quotients | None) -> np.ndarray | float:
@@ -127,7 +118,7 @@ def _widths(of: Compared, leaf: int, points: list[Any], found: Quotients | None)
     program = jax.jit(lambda point: jax.lax.map(lambda xy: of_example(point, xy), point[2], batch_size=16))
     try:
         each = np.stack([program(point) for point in points])
-    except ValueError:  # a batch of one is refused, as by batch norm: n examples at random are √n/2 times as wide
+    except Unsupported:  # a batch of one, as by batch norm: n examples at random are √n/2 times as wide
         each = np.stack([flat_leaves(of.functions[1](*point)[1])[leaf][at] for point in points])[:, None]
         return 0.5 * n**0.5 * np.ptp(each, axis=0)[0]
     return np.mean(np.ptp(each, axis=0), axis=0)

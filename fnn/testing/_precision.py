@@ -11,32 +11,41 @@ judges its backward pass.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._asking import Judge, Measured
-from fnn.testing._equations import CHANGE
-from fnn.testing._passes import Subject
-from fnn.testing._trees import cast, is_float, named, norm, struct
-from fnn.testing.reports import BROKEN, HOLDS, NOT_ASKED
+from fnn.testing._asking import Judge, Measured, Question, law
+from fnn.testing._equations import CHANGE, coarsest_eps
+from fnn.testing._judges import LEAST
+from fnn.testing._passes import backward_runs
+from fnn.testing._subject import Subject
+from fnn.testing._trees import cast, distance, is_float, named, norm, norm_of_all, struct
+from fnn.testing.reports import Outcome
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-UNITS, SLACK = 4, 8
+UNITS = 4
+"""Units in the last place that any computation may lose."""
 
-LEAST = 1e-3
-"""Of its tree: what a leaf is measured by at least, for it may be 0 but for rounding."""
+SLACK = 8
+"""How much larger than its estimate an error of rounding may be."""
 
 TRAINING = "y", "state", "error", "gradient", "∂²L/∂x²", "∂²L/∂w²"
 
 
-def in_dtype(s: Subject, dtype: str, careful: bool = False) -> Measured:
+def right_in(dtype: str) -> Question:
+    """The law of one dtype."""
+    return law(f"right in {dtype}", close_to_float64(dtype), needs=backward_runs)(partial(_in_dtype, dtype=dtype))
+
+
+def _in_dtype(s: Subject, dtype: str) -> Measured:
     """Both modes, backward and curve in a dtype and in float64; careful also gradients by `jax.vjp` in the dtype."""
     coarse, like = s.coarse, jax.eval_shape(s.layer.init, s.key, struct(s.x, jnp.dtype(dtype)))
-    params, state = (cast(u, v, dtype) for u, v in zip((coarse.params, coarse.state), like, strict=True))
+    params, state = (cast(u, dtype, v) for u, v in zip((coarse.params, coarse.state), like, strict=True))
     low = s.at(params=params, state=state, x=coarse.x.astype(dtype))
     error = coarse.error.astype(low.forward[0].dtype)
     in_training, in_apply = (u != v for u, v in zip(s.bits, low.bits if any(s.bits) else s.bits, strict=True))
@@ -48,11 +57,12 @@ def in_dtype(s: Subject, dtype: str, careful: bool = False) -> Measured:
         "given": (params, low.x),
         "changes": jnp.full(2, CHANGE),
         "drawn anew": drawn,
+        "eps": coarsest_eps(dtype, s.within),
     }
-    if careful or drawn["error"]:
-        readings, through = jax.vjp(lambda p, x: s.layer.forward(p, state, x, s.key)[0], params, low.x)[1](error)
+    if s.careful or drawn["error"]:
+        through, readings = low.pulled_by_jax(error)
         found["by jax"] = {"gradient": readings, "error": through}
-    if careful and not drawn["error"]:
+    if s.careful and not drawn["error"]:
         found["exact"] |= jax.tree.map(lambda leaf: leaf[None], _of_tape(coarse, low.forward[2]))
     return found
 
@@ -65,51 +75,49 @@ def _of_tape(s: Subject, tape: Any) -> dict[str, Any]:
         return {}
 
 
-def close_to_float64(dtype: str, within: Any = None, least: float = LEAST) -> Judge:
+def close_to_float64(dtype: str, least: float = LEAST) -> Judge:
     """Nothing is further off than rounding takes it, nor infinite where float64 is not and the dtype need not be.
 
     Args:
-        dtype: the one that is asked about.
-        within: a narrower one to which the layer rounds on its way.
-        least: of the norm of its tree, what a leaf is measured by at least.
+        dtype: of the numbers to judge.
+        least: the part of a tree's norm that a leaf of it is measured by at least, for it may be 0 but for rounding.
     """
-    eps = max(float(jnp.finfo(d).eps) for d in (dtype, within or dtype))
     tiny, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
 
-    def judge(found: Measured) -> tuple[str, str]:
-        given = [leaf for _, leaf in _floats(found["given"])]
+    def judge(found: Measured, tolerance: float) -> tuple[Outcome, str]:
+        given, eps = [leaf for _, leaf in _floats(found["given"])], float(found["eps"])
         if not all(np.isfinite(leaf).all() for leaf in given):
-            return NOT_ASKED, f"x or params are beyond the range of {dtype}"
+            return Outcome.SKIPPED, f"x or params are beyond the range of {dtype}"
         largest = max((float(np.max(np.abs(leaf), initial=0)) for leaf in given), default=0.0)
+        # second derivatives are made of squares, which may be beyond the range
+        names = [name for name in found["got"] if not name.startswith("∂²") or largest <= np.sqrt(most)]
         worst, where = 0.0, "all"
-        for name, got in found["got"].items():
-            if name.startswith("∂²") and largest > np.sqrt(most):
-                continue  # second derivatives are made of squares, which are beyond the range
-            for at, u, leaf, twin, whole in _rows(found, name, got):
+        for name in names:
+            anew = bool(found["drawn anew"][name])
+            for at, u, leaf, twin, whole in _rows(found, name):
                 if not np.isfinite(leaf).all() or np.max(np.abs(leaf), initial=0) > most / 2:
                     continue
                 if strange := int(np.sum(~np.isfinite(u))):
-                    return BROKEN, f"{strange} of {u.size} numbers are NaN or infinite at {at}: {_OVERFLOW}"
-                anew = bool(found["drawn anew"][name])
+                    return Outcome.BROKEN, f"{strange} of {u.size} numbers are NaN or infinite at {at}: {_OVERFLOW}"
                 if anew and (twin is None or not np.isfinite(twin).all()):
                     continue
                 scale = max(norm(twin if anew else leaf[0]), (max(least, 16 * eps) if least else 0) * whole) or 1.0
                 off, loses = _off(u, leaf, twin, found["changes"], eps, anew)
                 bound = SLACK * (UNITS * eps * scale + tiny * np.sqrt(u.size)) + loses
                 if not off <= bound:
-                    return BROKEN, f"off by {off / scale:.1e} at {at}: {_LOST}"
+                    return Outcome.BROKEN, f"off by {off / scale:.1e} at {at}: {_LOST}"
                 worst, where = max((worst, where), (off / scale, at))
         beside = "jax.vjp" if any(found["drawn anew"].values()) else "float64"
-        return HOLDS, f"off {beside} by {worst:.1e} at {where}"
+        return Outcome.HOLDS, f"off {beside} by {worst:.1e} at {where}"
 
     return judge
 
 
-def _rows(found: Measured, name: str, got: Any) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray | None, float]]:
+def _rows(found: Measured, name: str) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray | None, float]]:
     """Of each leaf its name, its numbers in the dtype, in float64 and by JAX, and the norm of its tree."""
     exact, by_jax = _floats(found["exact"][name]), dict(_floats(found["by jax"].get(name, ())))
-    whole = norm(np.array([norm(leaf[0]) for _, leaf in exact]))
-    pairs = zip(_floats(got), exact, strict=True)
+    whole = norm_of_all([leaf[0] for _, leaf in exact])
+    pairs = zip(_floats(found["got"][name]), exact, strict=True)
     return [(named(name, keys), u, leaf, by_jax.get(keys), whole) for (keys, u), (_, leaf) in pairs]
 
 
@@ -118,13 +126,13 @@ def _off(
 ) -> tuple[float, float]:
     """How far u is off leaf[0], or its twin, and how far it may be by what changes in the rest of leaf."""
     v = leaf[0]
-    costs = (norm(each - v) * eps / change for each, change in zip(leaf[1:], changes, strict=False))
+    costs = (distance(each, v) * eps / change for each, change in zip(leaf[1:], changes, strict=False))
     loses = SLACK * max(costs, default=0.0)
     if twin is None or not np.isfinite(twin).all():
-        return norm(u - v), loses
+        return distance(u, v), loses
     if anew:
-        return norm(u - twin), loses
-    return min(norm(u - v), norm(u - twin)), loses + 3 * norm(twin - v)
+        return distance(u, twin), loses
+    return min(distance(u, v), distance(u, twin)), loses + 3 * distance(twin, v)
 
 
 def _floats(tree: Any) -> list[tuple[Any, np.ndarray]]:
@@ -140,3 +148,6 @@ _OVERFLOW = (
 _LOST = (
     "float64 gives another number, and rounding does not explain it: look for what is done by dtype, for differences"
 )
+
+
+IN_LOW_PRECISION = tuple(map(right_in, DTYPES))

@@ -34,6 +34,7 @@ from jax.flatten_util import ravel_pytree
 
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Params
+from fnn.testing._trees import changed
 
 EXAMPLES = "x"
 """The path of ∂Q/∂x, the errors that arrive at the examples."""
@@ -153,22 +154,10 @@ def difference_quotients(
     return [Quotients(c, *part) for c, part in zip(chosen, parts, strict=True)]
 
 
-def moved(tree: Any, scale: float, seed: int) -> Any:
-    """A tree with every float changed by its part of `scale`, up or down at random."""
-    rng = np.random.default_rng(seed)
-
-    def change(leaf: Any) -> Any:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            return leaf
-        return jnp.asarray(leaf) * jnp.asarray(1 + scale * rng.choice((-1.0, 1.0), jnp.shape(leaf)), leaf.dtype)
-
-    return jax.tree.map(change, tree)
-
-
 def _rounding(mean_loss: Callable[[Any], Array], params: Any) -> tuple[float, float]:
     """Q, and how far rounding may have moved it."""
     Q0 = float(mean_loss(params))
-    changes = [abs(float(mean_loss(moved(params, _EPS, seed))) - Q0) for seed in range(4)]
+    changes = [abs(float(mean_loss(changed(params, _EPS, seed))) - Q0) for seed in range(4)]
     return Q0, max([_EPS * abs(Q0), *(change for change in changes if np.isfinite(change))])
 
 

@@ -1,4 +1,4 @@
-"""What is wrong only in the dtype one trains in: the two against each other and against their own float64.
+"""Faults in the dtype one trains in alone: the two against each other and against their own float64.
 
 Rounding costs a right function about what it changes by where each number it is given is rounded anew, for which the
 automatic gradient is asked in float64 at three such points, and a few units in the last place more. What is further off
@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._differences import Precision, Returned, relative_between, whole
-from fnn.testing._programs import Compared, cast
-from fnn.testing._quotients import moved
-from fnn.testing._verdicts import Kind, Verdict, differ, not_finite, to_rounding, wrong
-
-UNITS = 4
-"""Units in the last place that any computation may lose."""
-
-SLACK = 8
+from fnn.testing._equations import coarsest_eps
+from fnn.testing._judges import LEAST
+from fnn.testing._precision import SLACK, UNITS
+from fnn.testing._programs import Compared
+from fnn.testing._trees import cast, changed, distance, flat_leaves, is_float, norm, numbers, relative_error
+from fnn.testing._verdicts import Kind, Verdict, not_finite, to_rounding, wrong
+from fnn.testing.comparisons import Precision, Returned, relative_between, whole
 
 NARROW = 4
 """As SLACK, where both sides round in the same places of a forward pass that they share."""
@@ -35,8 +33,8 @@ ILL = 0.1
 def _changes(of: Compared, scale: float) -> Any:
     """How far what the second function returns is off, leaf by leaf, where all that is given changes by `scale`."""
     second = jax.jit(of.functions[1])
-    here, there = second(*of.given), [second(*moved(of.given, scale, seed)) for seed in range(3)]
-    return jax.tree.map(lambda leaf, *at: max(_norm(_wide(leaf) - _wide(each)) for each in at), here, *there)
+    here, there = second(*of.given), [second(*changed(of.given, scale, seed)) for seed in range(3)]
+    return jax.tree.map(lambda leaf, *at: max(distance(numbers(leaf), numbers(each)) for each in at), here, *there)
 
 
 def of_narrow(exact: list[list[np.ndarray]], of: Compared) -> list[Verdict]:
@@ -52,17 +50,17 @@ def of_narrow(exact: list[list[np.ndarray]], of: Compared) -> list[Verdict]:
         A verdict a leaf.
     """
     dtype = of.rounds_to
-    eps, found = float(jnp.finfo(dtype).eps), []
+    eps, found = coarsest_eps(dtype), []
     loses = jax.tree.leaves(_changes(of, eps)[1])
-    wholes = whole(of.paths, [_norm(leaf) for leaf in exact[1]], of.sizes)
+    wholes = whole(of.paths, list(map(norm, exact[1])), of.sizes)
     for u, v, changes, all_of_it in zip(*exact, loses, wholes, strict=True):
         finite = [bool(np.isfinite(g).all()) for g in (u, v)]
-        scale = max(_norm(v), 1e-3 * all_of_it)
+        scale = max(norm(v), LEAST * all_of_it)
         bound = NARROW * (eps * scale + changes) + of.tolerance * scale
         if not all(finite):
             found.append(not_finite(of.names, finite))
         else:
-            found.append(to_rounding(dtype, agree=_norm(u - v) <= bound))
+            found.append(to_rounding(dtype, agree=distance(u, v) <= bound))
     return found
 
 
@@ -82,34 +80,35 @@ def in_own_dtype(
         A verdict a leaf.
     """
     judged = list(found)
-    wholes = whole(of.paths, [_norm(leaf) for leaf in exact[1]], of.sizes)
+    wholes = whole(of.paths, list(map(norm, exact[1])), of.sizes)
     for i, verdict in enumerate(found):
         both, dtype = [g[i] for g in own], own[1][i].dtype
-        if verdict.kind is not Kind.AGREE or not jnp.issubdtype(dtype, jnp.floating) or dtype == np.float64:
+        if verdict.kind is not Kind.AGREE or not is_float(both[1]) or dtype == np.float64:
             continue
         eps = _eps(dtype, of)
-        scale = max(_norm(exact[1][i]), max(1e-3, 16 * eps) * wholes[i])
-        u, v = map(_wide, both)
+        scale = max(norm(exact[1][i]), max(LEAST, 16 * eps) * wholes[i])
+        u, v = map(numbers, both)
         finite = [bool(np.isfinite(g).all()) for g in (u, v)]
-        if all(finite) and _norm(u - v) <= SLACK * UNITS * eps * scale:
+        if all(finite) and distance(u, v) <= SLACK * UNITS * eps * scale:
             continue
         loses = jax.tree.leaves(_changes(of, eps)[1])[i]
         if not loses < ILL * scale:
             continue
-        bound = SLACK * (UNITS * eps * scale + loses + _norm(exact[0][i] - exact[1][i]))
+        bound = SLACK * (UNITS * eps * scale + loses + distance(exact[0][i], exact[1][i]))
         if not all(finite):
             judged[i] = not_finite(of.names, finite, dtype.name)
-        elif _norm(u - v) > bound:
+        elif distance(u, v) > bound:
             off = [_off_float64(f, given, e, i) for f, e in zip(of.functions, exact, strict=True)]
             right = [off[k] <= bound + 3 * off[1 - k] for k in range(2)]
-            judged[i] = differ(dtype.name) if right[0] == right[1] else wrong(of.names, right, dtype.name)
+            differ = Verdict(Kind.DIFFER, dtype=dtype.name)
+            judged[i] = differ if right[0] == right[1] else wrong(of.names, right, dtype.name)
     return judged
 
 
 def _off_float64(f: Callable[..., Any], given: Any, exact: list[np.ndarray], leaf: int) -> float:
     """How far a leaf is off its float64, with the random draws of the float64 program; infinite where refused."""
     try:
-        return _norm(_wide(flat_leaves(jax.jit(f)(*given)[1])[leaf]) - exact[leaf])
+        return distance(flat_leaves(jax.jit(f)(*given)[1])[leaf], exact[leaf])
     except TypeError:
         return np.inf
 
@@ -127,7 +126,7 @@ def of_returned(
     Returns:
         How far each is off, and a verdict if one is.
     """
-    apart, words, dtype = _returned(sides, of), "", ""
+    apart, dtype = _returned(sides, of), ""
     if own is not None and all(each.agree for each in apart):
         lower = _returned(own, of)
         apart += lower
@@ -138,7 +137,7 @@ def of_returned(
     )
     if not words:
         return tuple(apart), []
-    return tuple(apart), [Verdict(f"{words} differ{dtype and f' in {dtype}'}", Kind.RETURNED_DIFFER, None, dtype)]
+    return tuple(apart), [Verdict(Kind.RETURNED_DIFFER, name=words, dtype=dtype)]
 
 
 def _returned(sides: Sequence[Any], of: Compared) -> list[Returned]:
@@ -155,14 +154,9 @@ def _returned(sides: Sequence[Any], of: Compared) -> list[Returned]:
     return found
 
 
-def flat_leaves(tree: Any) -> list[np.ndarray]:
-    """The leaves, each as one row."""
-    return [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
-
-
 def in_dtype(name: str, given: tuple[Any, ...], exact: list[list[np.ndarray]], of: Compared) -> Precision:
     """The two gradients in a lower precision against their own float64."""
-    lower = cast(given, jnp.dtype(name))
+    lower = cast(given, name)
 
     def off(f: Callable[..., tuple[Any, Any]], want: list[np.ndarray]) -> float:
         try:
@@ -179,24 +173,13 @@ def _same(u: Any, v: Any, tolerance: float, rounding: Callable[[], float]) -> tu
     """How far two leaves are apart relative to the second, and whether that is no more than rounding."""
     if u.shape != v.shape:
         return np.inf, False
-    u, v = _wide(u), _wide(v)
-    if np.array_equal(u, v, equal_nan=True):
+    u, v = numbers(u), numbers(v)
+    if np.array_equal(u, v, equal_nan=jnp.issubdtype(u.dtype, jnp.inexact)):
         return 0.0, True
-    apart, size = _norm(u - v), _norm(v)
-    relative = apart / size if size else np.inf
-    return float(relative), bool(relative <= tolerance or apart <= tolerance * size + rounding())
-
-
-def _wide(leaf: Any) -> np.ndarray:
-    """A leaf in float64; of keys their numbers."""
-    leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    return np.asarray(leaf).astype(np.float64)
-
-
-def _norm(leaf: np.ndarray) -> float:
-    return float(np.linalg.norm(leaf.reshape(-1)))
+    relative, apart = relative_error(u, v), distance(u, v)
+    return relative, bool(relative <= tolerance or apart <= tolerance * norm(v) + rounding())
 
 
 def _eps(dtype: Any, of: Compared) -> float:
     """That of a dtype, or of what the forward pass rounds to where that is coarser."""
-    return max(float(jnp.finfo(each).eps) for each in (dtype, of.rounds_to) if each)
+    return coarsest_eps(dtype, of.rounds_to or None)

@@ -1,4 +1,4 @@
-"""Trees to compare: their structure, shapes and dtypes, and pairs of them for a judge."""
+"""Trees of numbers: how far two are apart, their shapes and dtypes, and other numbers in the same shapes."""
 
 from __future__ import annotations
 
@@ -10,59 +10,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnn.testing._asking import Broken, Measured
+from fnn.derivatives._checks import is_key
 
 DTYPES = ("bfloat16", "float32", "float64")
-"""In which shapes and dtypes have to be kept."""
+"""The dtypes in which shapes and dtypes have to be kept."""
+
+STEP = 1e-3
+"""The part of the largest number of a leaf by which `aside` moves the others."""
+
+# How far two are apart
 
 
-def paired(got: Any, wanted: Any, name: str, like: str = "") -> Measured:
-    """Two trees to compare by their numbers, which have to be alike before.
+def norm(values: Any) -> float:
+    """‖values‖ of an array, which neither overflows nor vanishes where the squares do."""
+    values = np.abs(np.asarray(values, np.float64))
+    largest = float(np.max(values, initial=0))
+    return largest * float(np.sqrt(np.sum(np.square(values / largest)))) if 0 < largest < np.inf else largest
 
-    Raises:
-        Broken: another structure, or other shapes or dtypes.
+
+def norm_of_all(leaves: Sequence[Any]) -> float:
+    """The norm of all numbers of several arrays."""
+    return norm([norm(leaf) for leaf in leaves])
+
+
+def distance(got: Any, wanted: Any) -> float:
+    """‖got − wanted‖ of two arrays; NaN where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        return norm(np.asarray(got, np.float64) - np.asarray(wanted, np.float64))
+
+
+def relative_error(got: Any, wanted: Any, least: float = 0.0) -> float:
+    """‖got − wanted‖/max(‖wanted‖, least) of two arrays; 0 where both are 0, infinite where `wanted` alone is.
+
+    A leaf of a tree may be 0 in exact arithmetic, such as the gradient of a bias ahead of `batch_norm`: it has nothing
+    but rounding to be relative to, and is measured by a `least` part of the whole tree instead.
     """
-    alike(got, wanted, name, like)
-    return {name: (got, wanted)}
+    return quotient(distance(got, wanted), max(norm(wanted), least))
 
 
-def alike(got: Any, wanted: Any, name: str, like: str = "") -> None:
-    """Two trees of one structure, the same shapes and dtypes.
-
-    Raises:
-        Broken: where they first differ.
-    """
-    expected = f", expected {like and like + ', '}"
-    if jax.tree.structure(got) != jax.tree.structure(wanted):
-        raise Broken(f"{name} has structure {jax.tree.structure(got)}{expected}{jax.tree.structure(wanted)}")
-    for (keys, u), v in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
-        if (jnp.shape(u), jnp.result_type(u)) != (jnp.shape(v), jnp.result_type(v)):
-            raise Broken(f"{named(name, keys)} is {array_type(u)}{expected}{array_type(v)}")
+def quotient(apart: float, scale: float) -> float:
+    """apart/scale, where 0/0 is 0 and anything else over 0 infinite."""
+    return float(apart / scale) if scale else (0.0 if apart == 0 else np.inf)
 
 
-def are_arrays(tree: Any, name: str) -> None:
-    """A tree of arrays only.
-
-    Raises:
-        Broken: a leaf which is something else, such as a Python number.
-    """
-    for keys, leaf in jax.tree.leaves_with_path(tree):
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-            raise Broken(f"{named(name, keys)} is no array but {type(leaf).__name__}; make it one by jnp.asarray")
+def numbers(leaf: Any) -> np.ndarray:
+    """The numbers of a leaf: floats in float64, others as they are, and of the keys of `jax.random.key` their data."""
+    leaf = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    return leaf.astype(np.float64) if is_float(leaf) else leaf
 
 
-def are_floats(tree: Any, name: str) -> None:
-    """A tree of floats only.
+def flat_leaves(tree: Any) -> list[np.ndarray]:
+    """The leaves, each as one row."""
+    return [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
 
-    Raises:
-        Broken: a leaf of integers, of keys, …
-    """
-    for keys, leaf in jax.tree.leaves_with_path(tree):
-        if not is_float(leaf):
-            raise Broken(
-                f"{name} must be floats, and {named(name, keys)} is {array_type(leaf)}; {name} are what is "
-                "trained: keep a mask, a counter or a key in the state, or in the layer itself"
-            )
+
+# Shapes and dtypes
 
 
 def named(name: str, keys: Any) -> str:
@@ -80,13 +82,6 @@ def size(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def norm(values: Any) -> float:
-    """‖values‖ of an array, which neither overflows nor vanishes where the squares do."""
-    values = np.abs(np.asarray(values, np.float64))
-    largest = float(np.max(values, initial=0))
-    return largest * float(np.sqrt(np.sum(np.square(values / largest)))) if 0 < largest < np.inf else largest
-
-
 def is_float(leaf: Any) -> bool:
     """Whether an array, or its description, is of floats."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -101,9 +96,16 @@ def struct(tree: Any, dtype: Any = None) -> Any:
     return jax.tree.map(of, tree)
 
 
-def precise(tree: Any) -> Any:
-    """The tree with its floats in float64."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64 if is_float(leaf) else None), tree)
+def cast(tree: Any, dtype: Any, like: Any = ()) -> Any:
+    """The tree as arrays with its floats in a dtype, or in the dtypes of another tree where that is alike."""
+    leaves, structure = jax.tree.flatten(tree)
+    is_alike = structure == jax.tree.structure(like)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(like)] if is_alike else [dtype] * len(leaves)
+    pairs = zip(map(jnp.asarray, leaves), dtypes, strict=True)
+    return structure.unflatten([u.astype(v) if is_float(u) else u for u, v in pairs])
+
+
+# Other numbers
 
 
 def normal(like: Any, seed: int, scale: float = 1.0) -> Any:
@@ -134,14 +136,35 @@ def shaken_state(state: Any, seed: int) -> Any:
 
 
 def changed(tree: Any, scale: float, seed: int) -> Any:
-    """A tree of arrays with every float changed by its part of `scale`, up or down at random."""
+    """A tree with every float changed by its part of `scale`, up or down at random."""
     rng = np.random.default_rng(seed)
 
     def change(leaf: Any) -> Any:
-        signs = jnp.asarray(rng.choice((-1.0, 1.0), leaf.shape), leaf.dtype) if is_float(leaf) else None
-        return leaf if signs is None else leaf * (1 + scale * signs)
+        if not is_float(leaf):
+            return leaf
+        signs = rng.choice((-1.0, 1.0), jnp.shape(leaf))
+        return jnp.asarray(leaf) * jnp.asarray(1 + scale * signs, jnp.result_type(leaf))
 
     return jax.tree.map(change, tree)
+
+
+def aside(tree: Any, sign: int, seed: int | None) -> Any:
+    """A tree with its floats moved by about a thousandth of the largest of their leaf.
+
+    At random, and with the other `sign` back again; without a seed all leaves of one axis or none, such as biases, to
+    one side, and no others.
+    """
+    rng = np.random.default_rng(seed)
+
+    def move(leaf: Any) -> Any:
+        shape = np.shape(leaf)
+        if not is_float(leaf) or (seed is None and len(shape) > 1):
+            return leaf
+        step = STEP * (float(jnp.max(jnp.abs(leaf), initial=0)) or 1.0) * sign
+        way = 1.0 if seed is None else rng.choice((-1, 1), shape) * rng.uniform(0.5, 1, shape)
+        return leaf + jnp.asarray(step * way, jnp.result_type(leaf))
+
+    return jax.tree.map(move, tree)
 
 
 def nudged(tree: Any, nudges: Sequence[float]) -> Any:
@@ -157,14 +180,6 @@ def nudged(tree: Any, nudges: Sequence[float]) -> Any:
         )
 
     return jax.tree.map(nudge, tree)
-
-
-def cast(tree: Any, like: Any, dtype: Any) -> Any:
-    """The tree with its floats in the dtypes of another one; in the dtype itself where the two are not alike."""
-    same = jax.tree.structure(tree) == jax.tree.structure(like)
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(like)] if same else [dtype] * len(jax.tree.leaves(tree))
-    leaves = [u.astype(v) if is_float(u) else u for u, v in zip(jax.tree.leaves(tree), dtypes, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def coarse(tree: Any) -> Any:

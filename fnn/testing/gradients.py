@@ -12,15 +12,17 @@ import numpy as np
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backprop, objective
-from fnn.testing import _checks as testing_checks
+from fnn.nn.surgery import intercept
 from fnn.testing._blame import Culprit, culprit, follow_dtype
-from fnn.testing._differences import GradientComparison, LeafComparison, compared, relative_to_whole
+from fnn.testing._equations import narrowest
 from fnn.testing._examples import alone
 from fnn.testing._kinks import beside
-from fnn.testing._programs import Compared, cast, dtypes_of, in_signature, measured, narrowest_in, precisely, tried
+from fnn.testing._programs import Compared, in_signature, is_pair, precisely, tried
 from fnn.testing._quotients import Point, Quotients, quotients_of
-from fnn.testing._rounding import flat_leaves, in_dtype, in_own_dtype, of_narrow, of_returned
+from fnn.testing._rounding import in_dtype, in_own_dtype, of_narrow, of_returned
+from fnn.testing._trees import cast, flat_leaves, norm
 from fnn.testing._verdicts import Kind, Verdict, of_all, of_leaf
+from fnn.testing.comparisons import GradientComparison, LeafComparison, compared, relative_to_whole
 
 Given = tuple[Any, ...]
 """(params, state, (x, y), key), and what else a function may take."""
@@ -46,7 +48,6 @@ def compare_gradients(
     tolerance: float = 1e-9,
     examples: bool = True,
     dtypes: Sequence[str] = DTYPES,
-    rounds: int = 25,
 ) -> GradientComparison:
     """Compare the hand-written gradient of a batch's mean loss with the automatic one and with difference quotients.
 
@@ -93,8 +94,7 @@ def compare_gradients(
         tolerance: relative difference up to which two gradients agree.
         examples: compare the gradients of each example alone too.
         dtypes: lower precisions to try, and to point to beside the verdict where one of the two loses ten times what
-            the other does; NaN in the report for a network that refuses one.
-        rounds: timed runs of each gradient, one after the other in turn; 0 to leave the timing out.
+            the other does; NaN in the report for a network that does not run in one.
 
     Returns:
         A `GradientComparison`.
@@ -103,7 +103,7 @@ def compare_gradients(
         TypeError: what is no layer or no loss; a layer that does not follow the dtype of x, for the judging is done in
             float64; a call within `jax.jit`, for the report is in words.
         ValueError: params that are not this network's, or a step for a path that is not there. With ``examples``, also
-            what a function raises for a batch of one, unless it is fnn saying that it needs more.
+            what a function raises for a batch of one, unless that is `fnn.core.NeedsMoreExamples`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -111,13 +111,13 @@ def compare_gradients(
         >>> net, batch = serial(dense(8, tanh), linear(1)), (jnp.ones((4, 3)), jnp.ones((4, 1)))
         >>> params, state = net.init(jax.random.key(0), batch[0])
         >>> report = compare_gradients(net, squared, params, state, batch, jax.random.key(1))
-        >>> report.worst < 1e-12, report.verdict.startswith("agree to 1")
+        >>> report.worst < 1e-12, report.verdict.agree
         (True, True)
     """
     _options(names, tolerance, dtypes)
     checks.is_function("manual", manual)
     checks.is_function("automatic", automatic)
-    given, rounds = (params, state, batch, key), checks.count("rounds", rounds, least=0)
+    given = params, state, batch, key
     plain = in_signature(manual(net, loss), names[0]), in_signature(automatic(net, loss), names[1])
     tried("compare_gradients", plain, given)
     with jax.enable_x64(True):
@@ -128,12 +128,10 @@ def compare_gradients(
     is_backprop = manual is backprop and automatic is autodiff and jnp.issubdtype(batch[0].dtype, jnp.floating)
     if is_backprop:
         report = compare(backprop(_to_examples(net), loss), _autodiff_to_examples(net, loss), given, **options)
-        costs, time_ratio, _ = measured(*plain, given, rounds)  # of the gradient as it is trained with, without ∂Q/∂x
-        report = report._replace(costs=costs, time_ratio=time_ratio)
     else:
-        report = compare(*plain, given, rounds=rounds, **options)
+        report = compare(*plain, given, **options)
     verdict = report.verdict
-    if verdict.kind in (Kind.AGREE, Kind.RETURNED_DIFFER):
+    if verdict.agree or verdict.kind is Kind.RETURNED_DIFFER:
         return report
     is_known = is_backprop and verdict.kind is Kind.WRONG
     whose = ("manual", "automatic")[verdict.whose or 0] if is_known else ""
@@ -144,7 +142,7 @@ def _arises(
     net: Layer, loss: Loss, given: Given, precise: Given, tolerance: float, verdict: Verdict, whose: str
 ) -> Culprit | None:
     """The layer at fault, in the dtype in which the fault is."""
-    not_finite = not verdict.kind.is_finite
+    not_finite = not verdict.is_finite
     if verdict.dtype:
         tolerance = max(tolerance, float(32 * jnp.finfo(verdict.dtype).eps))
         return culprit(net, loss, given, tolerance, whose, not_finite=not_finite)
@@ -155,11 +153,11 @@ def _arises(
 def _to_examples(net: Layer) -> Layer:
     """The network whose backward pass also shows the error at its input."""
 
-    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Point]:
-        at_x, readings = net.backward(params, tape, error, read)
+    def backward(call: Any, params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Point]:
+        at_x, readings = call(params, tape, error, read)
         return at_x, Point(readings, at_x)
 
-    return net._replace(backward=backward)
+    return intercept(net, backward=backward)
 
 
 def _autodiff_to_examples(net: Layer, loss: Loss) -> Gradient:
@@ -187,7 +185,6 @@ def compare(
     tolerance: float = 1e-9,
     examples: bool = True,
     dtypes: Sequence[str] = (),
-    rounds: int = 0,
 ) -> GradientComparison:
     """Compare any two functions in the signature of a gradient, or of what is read from one.
 
@@ -210,7 +207,6 @@ def compare(
         tolerance: as in `compare_gradients`.
         examples: as in `compare_gradients`.
         dtypes: as in `compare_gradients`.
-        rounds: as in `compare_gradients`.
 
     Returns:
         A `GradientComparison`, without a culprit.
@@ -235,22 +231,33 @@ def compare(
         True
     """
     _options(names, tolerance, dtypes)
-    entries, rounds = checks.count("entries", entries), checks.count("rounds", rounds, least=0)
+    entries = checks.count("entries", entries)
     functions = in_signature(first, names[0], bare), in_signature(second, names[1], bare)
     tried("compare", functions, given)
-    costs, time_ratio, results = measured(*functions, given, rounds)
+    results = [jax.jit(f)(*given) for f in functions]
     own = [tree for _, tree in results]
     checks.same_structure("compare", names[0], own[0], names[1], own[1])
     kinds = [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(own[1])]
     paths = [path for path, _ in kinds]
     with jax.enable_x64(True):
         precise = cast(given, jnp.float64)
-        is_own = dtypes_of(precise) == dtypes_of(given)
+        is_own = _dtypes_of(precise) == _dtypes_of(given)
         sides = results if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
         exact = [flat_leaves(tree) for _, tree in sides]
-        rounds_to = narrowest_in(mean_loss, precise[:4]) if mean_loss else narrowest_in(second, precise)
-        of = Compared(names, functions, precise, mean_loss, paths, _sizes(own[1], precise), rounds_to, tolerance)
-        of = of._replace(entries=entries, steps=steps)
+        narrow = narrowest(mean_loss, *precise[:4]) if mean_loss else narrowest(second, *precise)
+        rounds_to = "" if narrow is None else narrow.name
+        of = Compared(
+            names=names,
+            functions=functions,
+            given=precise,
+            mean_loss=mean_loss,
+            paths=paths,
+            sizes=_sizes(own[1], precise),
+            rounds_to=rounds_to,
+            tolerance=tolerance,
+            entries=entries,
+            steps=steps,
+        )
         quotients = quotients_of(None if rounds_to else mean_loss, own[1], precise, exact, entries, steps)
         singles = alone(functions, precise) if examples else None
         lower = tuple(in_dtype(name, given, exact, of) for name in dtypes)
@@ -262,14 +269,27 @@ def compare(
         returned, apart = of_returned(sides, None if is_own else results, of)
     leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, of.sizes, strict=True))
     verdict = of_all([*found, *apart], between, rounds_to)
-    return GradientComparison(label, names, verdict, None, leaves, singles, lower, costs, time_ratio, returned)
+    return GradientComparison(
+        label=label,
+        names=names,
+        verdict=verdict,
+        culprit=None,
+        leaves=leaves,
+        examples=singles,
+        precisions=lower,
+        returned=returned,
+    )
 
 
 def _sizes(tree: Any, precise: Given) -> list[float]:
     """The norms of what the leaves are the gradient by, which count where x is among it."""
     if not isinstance(tree, Point):
         return [1.0] * len(jax.tree.leaves(tree))
-    return [float(jnp.linalg.norm(jnp.ravel(leaf))) for leaf in jax.tree.leaves(Point(precise[0], precise[2][0]))]
+    return list(map(norm, jax.tree.leaves(Point(precise[0], precise[2][0]))))
+
+
+def _dtypes_of(tree: Any) -> list[Any]:
+    return [jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)]
 
 
 def _judged(
@@ -303,11 +323,7 @@ def _leaf(
 
 def _options(names: Any, tolerance: Any, dtypes: Any) -> None:
     """Two words for the two, a tolerance, and floating-point dtypes."""
-    if (
-        not testing_checks._is_pair(names)
-        or not all(isinstance(name, str) for name in names)
-        or len({*names, "differences"}) < 3
-    ):
+    if not is_pair(names) or not all(isinstance(name, str) for name in names) or len({*names, "differences"}) < 3:
         raise ValueError(
             f"names must be two different words, what to call the two in the report, got {names!r}; take such as "
             "('manual', 'automatic'), and not 'differences', which are the quotients"

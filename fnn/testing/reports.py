@@ -1,22 +1,28 @@
-"""What a check of laws found, in words, in print and as plain data."""
+"""The report of `check_layer` and `check_optimizer`: laws and their outcomes."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from fnn.core._labels import aligned
 
-HOLDS, BROKEN, NOT_ASKED = "holds", "broken", "not asked"
+
+class Outcome(StrEnum):
+    """Whether a law holds. A law is skipped where it has no meaning, or where one that it needs does not hold."""
+
+    HOLDS = "holds"
+    BROKEN = "broken"
+    SKIPPED = "skipped"
 
 
 class Law(NamedTuple):
-    """One law and how it was found."""
+    """One law and its outcome."""
 
     name: str
-    verdict: str
-    """"holds", "broken" or "not asked\""""
+    outcome: Outcome
     finding: str
-    """what was measured; of a broken law also what to look at, of one that was not asked why"""
+    """the measured error; of a broken law also a hint, of a skipped one the reason"""
 
 
 class Laws(NamedTuple):
@@ -33,13 +39,13 @@ class Laws(NamedTuple):
     @property
     def failures(self) -> tuple[Law, ...]:
         """The broken laws."""
-        return tuple(law for law in self.rows if law.verdict == BROKEN)
+        return tuple(law for law in self.rows if law.outcome is Outcome.BROKEN)
 
     def law(self, name: str) -> Law:
         """The law of a name.
 
         Raises:
-            KeyError: no such law was asked.
+            KeyError: a name of no law in this report.
         """
         for law in self.rows:
             if law.name == name:
@@ -48,7 +54,11 @@ class Laws(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, strings and bools, ready for JSON."""
-        return {"label": self.label, "passed": self.passed, "laws": [law._asdict() for law in self.rows]}
+        return {
+            "label": self.label,
+            "passed": self.passed,
+            "laws": [law._asdict() | {"outcome": str(law.outcome)} for law in self.rows],
+        }
 
     def raise_if_failed(self) -> None:
         """For a test: nothing if no law is broken.
@@ -63,9 +73,9 @@ class Laws(NamedTuple):
         return f"{self._counts()}\n\n{_table(self.rows)}"
 
     def _counts(self) -> str:
-        verdicts = [law.verdict for law in self.rows]
-        return f"{self.label}: " + ", ".join(f"{verdicts.count(v)} {v}" for v in (HOLDS, BROKEN, NOT_ASKED))
+        outcomes = [law.outcome for law in self.rows]
+        return f"{self.label}: " + ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome)
 
 
 def _table(rows: tuple[Law, ...]) -> str:
-    return aligned((Law._fields, *rows), text_columns=3)
+    return aligned((Law._fields, *((law.name, str(law.outcome), law.finding) for law in rows)), text_columns=3)

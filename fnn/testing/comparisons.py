@@ -1,4 +1,4 @@
-"""What a comparison of two gradients found, in numbers and in print."""
+"""The report of `compare_gradients`, in numbers and in print."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from fnn.core._labels import aligned
 from fnn.testing._blame import Culprit
-from fnn.testing._programs import Compared, Cost
+from fnn.testing._judges import LEAST
+from fnn.testing._programs import Compared
 from fnn.testing._quotients import EXAMPLES, Quotients
+from fnn.testing._trees import norm, quotient, relative_error
 from fnn.testing._verdicts import Kind, Verdict
 
 
@@ -59,7 +61,7 @@ class Examples(NamedTuple):
     """‖u_n − v_n‖/‖v_n‖ [n], of all params or of ∂Q/∂x, whichever is larger, where no ‖v_n‖ counts as less than a
     thousandth of the batch's largest; empty where single examples are refused"""
     refused: str
-    """why, where they are"""
+    """the reason, where they are"""
 
     @property
     def worst(self) -> int:
@@ -69,7 +71,7 @@ class Examples(NamedTuple):
     def __str__(self) -> str:
         if self.refused:
             return f"example by example: refused, {self.refused}"
-        return f"example by example: worst is object {self.worst}, off by {self.errors[self.worst]:.1e}"
+        return f"example by example: worst is example {self.worst}, off by {self.errors[self.worst]:.1e}"
 
 
 class Returned(NamedTuple):
@@ -118,21 +120,8 @@ class GradientComparison(NamedTuple):
     leaves: tuple[LeafComparison, ...]
     examples: Examples | None
     precisions: tuple[Precision, ...]
-    costs: tuple[Cost, Cost]
-    time_ratio: float
-    """first over second run time: the median of the ratios of interleaved runs"""
     returned: tuple[Returned, ...] = ()
     """the value and the leaves of the state, in float64 and in their own dtype; empty for functions of a tree alone"""
-
-    @property
-    def manual(self) -> Cost:
-        """The cost of the first gradient."""
-        return self.costs[0]
-
-    @property
-    def automatic(self) -> Cost:
-        """The cost of the second gradient."""
-        return self.costs[1]
 
     @property
     def pair(self) -> str:
@@ -158,11 +147,11 @@ class GradientComparison(NamedTuple):
         """All of it as dicts, strings and numbers, ready for JSON."""
         return {
             "label": self.label,
-            "verdict": self.verdict,
+            "verdict": str(self.verdict),
             "culprit": None if self.culprit is None else self.culprit._asdict(),
             "worst": self.worst,
             "leaves": {
-                leaf.path: {"shape": list(leaf.shape), "verdict": leaf.verdict, "kinks": leaf.kinks}
+                leaf.path: {"shape": list(leaf.shape), "verdict": str(leaf.verdict), "kinks": leaf.kinks}
                 | {"step": leaf.step, "error": leaf.error}
                 | {pair: difference._asdict() for pair, difference in leaf.differences.items()}
                 for leaf in self.leaves
@@ -170,8 +159,6 @@ class GradientComparison(NamedTuple):
             "examples": None if self.examples is None else {"errors": self.examples.errors.tolist()},
             "returned": [each._asdict() for each in self.returned],
             "precisions": [precision._asdict() for precision in self.precisions],
-            "cost": {name: cost._asdict() for name, cost in zip(self.names, self.costs, strict=True)},
-            "time_ratio": self.time_ratio,
         }
 
     def __repr__(self) -> str:
@@ -188,7 +175,7 @@ class GradientComparison(NamedTuple):
         parts = ["\n".join(found), self._of_leaves()]
         if self.precisions:
             parts.append(self._of_precisions())
-        return "\n\n".join([*parts, self._of_costs()])
+        return "\n\n".join(parts)
 
     def _of_losses(self) -> str:
         """Points to the lower dtypes in which one of the two loses far more, and more than the rounding of a number."""
@@ -214,7 +201,7 @@ class GradientComparison(NamedTuple):
             numbers = f"{exact.largest:.1e}", f"{exact.relative:.1e}", f"{exact.cosine:.12f}", f"{exact.ulps:.3g}"
             others = (f"{leaf.differences[pair].relative:.1e}" for pair in pairs)
             estimate = () if np.isnan(leaf.step) else (f"{leaf.step:.0e}", f"{leaf.error:.0e}")
-            rows.append((leaf.path, shape, leaf.verdict, *numbers, *others, *estimate))
+            rows.append((leaf.path, shape, str(leaf.verdict), *numbers, *others, *estimate))
         header = ("parameter", "shape", "verdict", "largest |Δ|", "‖Δ‖/‖·‖", "cosine", "ulp")
         header += tuple(pair.removeprefix(f"{self.pair}, ").replace("differences", "diff.") for pair in pairs)
         quotients = any(not np.isnan(leaf.step) for leaf in self.leaves)
@@ -226,15 +213,6 @@ class GradientComparison(NamedTuple):
             whose = p.who_loses(self.names)
             rows.append((p.dtype, f"{p.first:.1e}", f"{p.second:.1e}", f"{whose} loses more" if whose else ""))
         return aligned((("off float64", *self.names, ""), *rows), text_columns=1)
-
-    def _of_costs(self) -> str:
-        first, second = self.costs
-        rows = [
-            (name.replace("_", " "), f"{m:.4g}", f"{a:.4g}", f"{m / a:.3f}" if a else "–")
-            for name, m, a in zip(Cost._fields, first, second, strict=True)
-        ]
-        rows[-1] = (*rows[-1][:-1], f"{self.time_ratio:.3f}")
-        return aligned((("cost", *self.names, "ratio"), *rows), text_columns=1)
 
 
 def compared(
@@ -258,11 +236,11 @@ def difference(u: np.ndarray, v: np.ndarray) -> Difference:
     with np.errstate(invalid="ignore", over="ignore"):
         spacing = np.spacing(np.maximum(np.abs(u), np.abs(v)))
         u, v, spacing = u.astype(np.float64), v.astype(np.float64), np.abs(spacing.astype(np.float64))
-        norm_u, norm_v, apart = np.linalg.norm(u), np.linalg.norm(v), np.abs(u - v)
+        norm_u, norm_v, apart = norm(u), norm(v), np.abs(u - v)
         return Difference(
             largest=float(np.max(apart, initial=0)),
             norm=float(norm_v),
-            relative=float(np.linalg.norm(apart) / norm_v) if norm_v else (np.inf if norm_u else 0.0),
+            relative=relative_error(u, v),
             cosine=float(u @ v / (norm_u * norm_v)) if norm_u and norm_v else float(norm_u == norm_v),
             ulps=float(np.max(apart / spacing, initial=0)),
         )
@@ -277,8 +255,8 @@ def relative_to_whole(paths: Sequence[str], leaves: Sequence[Difference], sizes:
     """‖u − v‖/‖v‖ of every leaf, where no ‖v‖ counts as less than a thousandth of the `whole`."""
 
     def of(d: Difference, all_of_it: float) -> float:
-        apart, scale = (d.relative * d.norm if d.norm else d.largest), max(d.norm, 1e-3 * all_of_it)
-        return float(apart / scale) if scale else float(apart > 0)
+        apart = d.relative * d.norm if d.norm else d.largest
+        return quotient(apart, max(d.norm, LEAST * all_of_it))
 
     return list(map(of, leaves, whole(paths, [d.norm for d in leaves], sizes)))
 
@@ -297,8 +275,8 @@ def whole(paths: Sequence[str], norms: Sequence[float], sizes: Sequence[float]) 
         A number a leaf.
     """
     params = [i for i, path in enumerate(paths) if path != EXAMPLES]
-    of_params = float(np.linalg.norm([norms[i] for i in params]))
-    worth = float(np.linalg.norm([norms[i] * sizes[i] for i in params]))
+    of_params = norm([norms[i] for i in params])
+    worth = norm([norms[i] * sizes[i] for i in params])
     return [
         worth / size if path == EXAMPLES and worth * size else of_params
         for path, size in zip(paths, sizes, strict=True)
