@@ -12,10 +12,10 @@ from jax.flatten_util import ravel_pytree
 
 import fnn
 from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
+from fnn.core import NeedsMoreExamples, Unsupported
 from fnn.derivatives import ggn_vector_product, gradient_noise, hessian_vector_product
 from fnn.derivatives import reference as automatic
-from fnn.testing import Culprit, Examples, GradientComparison, compare
-from fnn.testing._verdicts import Kind
+from fnn.testing import Culprit, Examples, GradientComparison, Kind, compare
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (6, 4)), jnp.array([0, 1, 2, 0, 1, 2])
@@ -24,7 +24,7 @@ NET = serial(dense(5, tanh), fnn.batch_norm(), fnn.inverted_dropout(0.2), linear
 
 def compared(net: Layer = NET, **options):
     params, state = net.init(KEY, X)
-    options = {"rounds": 0, "examples": False, "dtypes": ()} | options
+    options = {"examples": False, "dtypes": ()} | options
     return compare_gradients(net, softmax_cross_entropy, params, state, (X, Y), KEY, **options)
 
 
@@ -72,34 +72,23 @@ def test_single_precision_is_compared_beside_double() -> None:
     with jax.enable_x64(False):
         x = X.astype(jnp.float32)
         params, state = NET.init(KEY, x)
-        report = compare_gradients(NET, softmax_cross_entropy, params, state, (x, Y.astype(jnp.int32)), KEY, rounds=0)
+        report = compare_gradients(NET, softmax_cross_entropy, params, state, (x, Y.astype(jnp.int32)), KEY)
     assert report.worst < 1e-13
     assert all(leaf.differences["manual–automatic, float32"].relative < 1e-5 for leaf in report.leaves)
-    assert np.isnan(report.time_ratio)
 
 
 def test_the_report_prints_a_row_for_each_leaf_and_becomes_json() -> None:
-    report = compared(rounds=1, examples=True, dtypes=("float32",))
+    report = compared(examples=True, dtypes=("float32",))
     printed = str(report)
     rows = [line.split()[0] for line in printed.splitlines() if line]
     assert [leaf.path for leaf in report.leaves][-3:] == ["[3]['b']", "[3]['w']", "x"]
     assert all(rows.count(leaf.path) == 1 for leaf in report.leaves)
-    assert "temporary bytes" in printed
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["worst"] == report.worst
     assert plain["leaves"]["[0]['w']"]["shape"] == [4, 5]
     assert "not finite" not in printed
-    assert "difference" not in report.verdict
+    assert "difference" not in str(report.verdict)
     assert len(plain["precisions"]) == 1
-    assert set(plain["cost"]["manual"]) == {
-        "flops",
-        "bytes_accessed",
-        "temporary_bytes",
-        "compile_seconds",
-        "run_seconds",
-    }
-    assert report.manual.flops > 0
-    assert report.time_ratio > 0
 
 
 def test_large_leaves_are_sampled_and_small_ones_taken_whole() -> None:
@@ -111,10 +100,9 @@ def test_large_leaves_are_sampled_and_small_ones_taken_whole() -> None:
 def test_networks_without_parameters_can_be_compared() -> None:
     report = compared(serial(fnn.activate(tanh), fnn.activate(tanh)), examples=True)
     assert [leaf.path for leaf in report.leaves] == ["x"]
-    assert report.verdict.startswith("agree to 1")
-    assert "cost" in str(report)
+    assert str(report.verdict).startswith("agree to 1")
     nothing = compared(serial(fnn.activate(tanh)), manual=lambda *given: backprop(*given))
-    assert (nothing.leaves, nothing.verdict, nothing.worst) == ((), "agree to 16 digits", 0.0)
+    assert (nothing.leaves, str(nothing.verdict), nothing.worst) == ((), "agree to 16 digits", 0.0)
 
 
 def found(report: GradientComparison) -> Culprit:
@@ -191,7 +179,7 @@ FAULTS = {
 def test_a_planted_fault_is_judged_and_found_in_its_layer(name: str) -> None:
     net, place, finding = FAULTS[name]
     report = compared(net)
-    assert report.verdict == "manual wrong"
+    assert str(report.verdict) == "manual wrong"
     assert report.culprit is not None
     assert report.culprit.place == place
     assert report.culprit.stage == "backward"
@@ -202,8 +190,8 @@ def test_a_planted_fault_is_judged_and_found_in_its_layer(name: str) -> None:
 
 def test_a_wrong_automatic_rule_is_judged_automatic_wrong() -> None:
     report = compared(serial(dense(5, tanh._replace(value=tanh_with_a_wrong_rule)), linear(3)))
-    assert report.verdict == "automatic wrong"
-    verdicts = {leaf.path: leaf.verdict for leaf in report.leaves}
+    assert str(report.verdict) == "automatic wrong"
+    verdicts = {leaf.path: str(leaf.verdict) for leaf in report.leaves}
     assert [verdicts.pop(path) for path in ("[0]['b']", "[0]['w']", "x")] == ["automatic wrong"] * 3
     assert all(verdict.startswith("agree to 1") for verdict in verdicts.values())
     assert found(report).stage == "automatic backward"
@@ -219,19 +207,19 @@ def test_where_nobody_can_tell_whose_fault_it_is_nobody_is_blamed() -> None:
 
 def test_two_wrong_gradients_are_both_wrong() -> None:
     wrong = serial(faulty(dense(5, tanh._replace(value=tanh_with_a_wrong_rule)), times(0.9)), linear(3))
-    assert compared(wrong).verdict == "both wrong"
+    assert str(compared(wrong).verdict) == "both wrong"
 
 
 def test_gradients_that_agree_on_a_wrong_number_are_found_out() -> None:
     report = compared(manual=off_by(1.01), automatic=off_by(1.01), names=("mine", "yours"))
-    assert report.verdict.endswith("but not with the quotients")
-    assert report.leaves[0].verdict.startswith("agree")
-    assert "not" not in report.leaves[0].verdict
+    assert str(report.verdict).endswith("but not with the quotients")
+    assert str(report.leaves[0].verdict).startswith("agree")
+    assert "not" not in str(report.leaves[0].verdict)
 
 
 def test_a_fault_below_what_quotients_can_see_is_left_open() -> None:
     report = compared(manual=off_by(1 + 1e-14), tolerance=1e-15)
-    assert report.verdict == "difference quotient unreliable"
+    assert str(report.verdict) == "difference quotient unreliable"
 
 
 def test_a_kink_is_told_from_a_fault() -> None:
@@ -242,8 +230,8 @@ def test_a_kink_is_told_from_a_fault() -> None:
     assert f"kinks: {sum(leaf.kinks for leaf in report.leaves)} of the sampled entries" in str(report)
     away = compared(serial(dense(5, fnn.relu), linear(3)))
     assert sum(leaf.kinks for leaf in away.leaves) == 0
-    assert away.verdict.startswith("agree to 1")
-    assert compared(at_kink).verdict in ("differ at a kink", report.verdict)
+    assert str(away.verdict).startswith("agree to 1")
+    assert str(compared(at_kink).verdict) in ("differ at a kink", str(report.verdict))
 
 
 def subgradient_at_zero(slope: float):
@@ -255,7 +243,7 @@ def subgradient_at_zero(slope: float):
 def test_gradients_that_differ_at_kinks_only_are_neither_wrong() -> None:
     net = serial(dense(5, fnn.relu, w=fnn.nn.zeros()), linear(3))
     report = compared(net, manual=subgradient_at_zero(0.7))
-    assert report.verdict == "differ at a kink"
+    assert str(report.verdict) == "differ at a kink"
 
 
 @pytest.mark.parametrize(
@@ -267,14 +255,14 @@ def test_gradients_that_differ_at_kinks_only_are_neither_wrong() -> None:
 )
 def test_the_first_number_that_is_not_finite_is_found(change, verdict: str, stage: str) -> None:
     report = compared(serial(dense(5, tanh), faulty(dense(4, tanh), change), linear(3)))
-    assert report.verdict == verdict
+    assert str(report.verdict) == verdict
     assert (found(report).place, found(report).stage) == ("[1] faulty", stage)
 
 
 def test_a_forward_pass_that_is_not_finite_is_found_before_what_follows_from_it() -> None:
     root = fnn.from_function(lambda key, x: jnp.ones(()), lambda scale, x: jnp.sqrt(scale * x), "root")
     report = compared(serial(linear(5), root, linear(3)))
-    assert report.verdict == "both not finite"
+    assert str(report.verdict) == "both not finite"
     assert (found(report).place, found(report).stage) == ("[1] root", "forward")
     assert found(report).finding.startswith("output NaN in ")
 
@@ -283,7 +271,7 @@ def test_a_batch_that_is_not_finite_is_to_blame_for_what_it_does() -> None:
     net = serial(dense(5, tanh), linear(3))
     params, state = net.init(KEY, X)
     x = X.at[2, 1].set(jnp.inf)
-    options = {"rounds": 0, "examples": False, "dtypes": ()}
+    options = {"examples": False, "dtypes": ()}
     report = compare_gradients(net, softmax_cross_entropy, params, state, (x, Y), KEY, **options)
     assert (found(report).place, found(report).stage) == ("batch", "given")
     assert found(report).finding == "[0] infinite in 1 of 24"
@@ -302,7 +290,7 @@ def test_the_error_at_x_is_compared_too() -> None:
     report = compared(serial(ROOMY, linear(3)))
     x = report.leaves[-1]
     assert (x.path, x.shape) == ("x", (6, 4))
-    assert x.verdict.startswith("agree to 1")
+    assert str(x.verdict).startswith("agree to 1")
     assert x.differences["manual–differences"].largest < 1e-8
     at_x, by_jax = errors_at_x(serial(ROOMY, linear(3)), (*serial(ROOMY, linear(3)).init(KEY, X), (X, Y), KEY))
     np.testing.assert_allclose(x.differences["manual–automatic"].norm, jnp.linalg.norm(by_jax), rtol=1e-12)
@@ -314,18 +302,11 @@ def test_the_error_at_x_is_compared_too() -> None:
 def test_a_wrong_error_at_x_of_the_bottom_layer_is_found(factor: float, alone: bool) -> None:
     bottom = faulty(dense(3, tanh), error_times(factor))
     report = compared(bottom if alone else serial(bottom, linear(3)))
-    assert report.verdict == "manual wrong"
-    assert [leaf.path for leaf in report.leaves if leaf.verdict == "manual wrong"] == ["x"]
+    assert str(report.verdict) == "manual wrong"
+    assert [leaf.path for leaf in report.leaves if str(leaf.verdict) == "manual wrong"] == ["x"]
     assert report.worst == pytest.approx(abs(factor - 1), rel=1e-3)
     assert found(report).place == ("faulty" if alone else "[0] faulty")
     assert found(report).finding.startswith("error at x off by")
-
-
-def test_costs_are_those_of_the_gradient_without_the_error_at_x() -> None:
-    report = compared(serial(dense(5, tanh), linear(3)))
-    given = *serial(dense(5, tanh), linear(3)).init(KEY, X), (X, Y), KEY
-    program = jax.jit(fnn.autodiff(serial(dense(5, tanh), linear(3)), softmax_cross_entropy)).lower(*given).compile()
-    assert report.automatic.flops == (program.cost_analysis() or {})["flops"]
 
 
 def test_a_step_for_the_quotients_at_x_can_be_chosen() -> None:
@@ -342,7 +323,7 @@ def test_a_layer_that_is_right_but_for_a_composite_around_it_is_not_blamed() -> 
     )
     residual = fnn.residual
     report = compared(serial(ROOMY, serial(linear(5), lossy(inner)), linear(3)))
-    assert report.verdict == "manual wrong"
+    assert str(report.verdict) == "manual wrong"
     assert (found(report).place, found(report).stage) == ("[1][1] my combinator", "backward")
     assert found(report).finding == "error at x off by 5.0e-01"
 
@@ -350,10 +331,10 @@ def test_a_layer_that_is_right_but_for_a_composite_around_it_is_not_blamed() -> 
 def test_watched_networks_are_compared_as_they_are_trained() -> None:
     net = serial(dense(5, tanh), linear(3))
     report = compared(fnn.watch(net), examples=True, dtypes=("float32",))
-    assert report.verdict.startswith("agree to 1")
+    assert str(report.verdict).startswith("agree to 1")
     assert [leaf.path for leaf in report.leaves] == [leaf.path for leaf in compared(net).leaves]
     wrong = compared(fnn.watch(serial(dense(5, tanh), faulty(dense(4, tanh), times(1.01)), linear(3))))
-    assert (wrong.verdict, found(wrong).place) == ("manual wrong", "[1] watch(faulty)")
+    assert (str(wrong.verdict), found(wrong).place) == ("manual wrong", "[1] watch(faulty)")
 
 
 def single(change) -> Layer:
@@ -373,7 +354,7 @@ def test_a_layer_that_does_not_follow_the_dtype_is_named(layer: Layer, alone: bo
     net, x = layer if alone else serial(layer, linear(3)), X.astype(jnp.float32)
     params, state = net.init(KEY, x)
     with pytest.raises(TypeError, match=r"^single does not follow the dtype of x: .* float64 .* gives float32"):
-        compare_gradients(net, softmax_cross_entropy, params, state, (x, Y), KEY, rounds=0)
+        compare_gradients(net, softmax_cross_entropy, params, state, (x, Y), KEY)
 
 
 def test_examples_are_compared_one_by_one() -> None:
@@ -401,21 +382,27 @@ def test_single_examples_of_a_coupled_batch_are_refused_with_the_reason() -> Non
     assert "refused" in str(report)
 
 
-def test_an_error_of_the_users_own_is_no_refusal() -> None:
-    def of_several(net, loss):
-        right = backprop(net, loss)
+def test_an_error_of_the_users_own_is_no_refusal_but_for_needs_more_examples() -> None:
+    def of_several(error):
+        def manual(net, loss):
+            right = backprop(net, loss)
 
-        def gradient(params, state, batch, key):
-            if len(batch[0]) == 1:
-                raise ValueError("a bug")
-            return right(params, state, batch, key)
+            def gradient(params, state, batch, key):
+                if len(batch[0]) == 1:
+                    raise error("too few")
+                return right(params, state, batch, key)
 
-        return gradient
+            return gradient
 
-    with pytest.raises(ValueError, match="a bug") as caught:
-        compared(serial(dense(5, tanh), linear(3)), manual=of_several, examples=True)
-    assert any("examples=False" in note for note in caught.value.__notes__)
-    assert compared(serial(dense(5, tanh), linear(3)), manual=of_several).verdict.startswith("agree")
+        return manual
+
+    net = serial(dense(5, tanh), linear(3))
+    for error in (ValueError, Unsupported):
+        with pytest.raises(error, match="too few") as caught:
+            compared(net, manual=of_several(error), examples=True)
+        assert any("examples=False" in note for note in caught.value.__notes__)
+    assert compared(net, manual=of_several(ValueError)).verdict.agree
+    assert alone(compared(net, manual=of_several(NeedsMoreExamples), examples=True)).refused == "too few"
 
 
 @pytest.mark.parametrize("seed", [2, 10])
@@ -425,12 +412,12 @@ def test_kinks_between_the_steps_are_no_false_alarm(seed: int) -> None:
         key, net = jax.random.key(seed), serial(dense(32, fnn.relu), dense(32, fnn.relu), linear(3))
         x, y = jax.random.normal(key, (64, 4)), jax.random.randint(key, (64,), 0, 3)
         given = *net.init(jax.random.fold_in(key, 2), x), (x, y), key
-        options = {"rounds": 0, "examples": False, "dtypes": ()}
+        options = {"examples": False, "dtypes": ()}
         report = compare_gradients(net, softmax_cross_entropy, *given, **options)
-        assert report.verdict.startswith("agree to 1")
-        assert "not" not in report.verdict
+        assert str(report.verdict).startswith("agree to 1")
+        assert "not" not in str(report.verdict)
         wrong = serial(dense(32, fnn.relu), faulty(dense(32, fnn.relu), error_times(1.001)), linear(3))
-        assert compare_gradients(wrong, softmax_cross_entropy, *given, **options).verdict == "manual wrong"
+        assert str(compare_gradients(wrong, softmax_cross_entropy, *given, **options).verdict) == "manual wrong"
 
 
 def test_lower_precisions_are_measured_against_each_gradients_own_float64() -> None:
@@ -446,7 +433,7 @@ def test_a_layer_that_loses_digits_is_named() -> None:
 
     report = compared(serial(faulty(dense(5, tanh), coarse), linear(3)), dtypes=("float32",), tolerance=1e-2)
     assert report.precisions[0].first < 1e-6  # both round to float16
-    assert report.verdict.startswith("agree to 3 digits")
+    assert str(report.verdict).startswith("agree to 3 digits")
 
 
 @pytest.mark.parametrize("steps", [1e-2, {"[0]['w']": 1e-2}])
@@ -470,10 +457,10 @@ def test_any_two_functions_can_be_compared() -> None:
     given = *net.init(KEY, X), (X, Y), KEY
     by_hand = backprop(net, softmax_cross_entropy, fnn.second_moment)
     twin = automatic.read(net, softmax_cross_entropy, fnn.second_moment)
-    assert compare(by_hand, twin, given, examples=False).verdict.startswith("agree to 1")
+    assert str(compare(by_hand, twin, given, examples=False).verdict).startswith("agree to 1")
     doubled = lambda *given: (twin(*given)[0], jax.tree.map(lambda g: 2 * g, twin(*given)[1]))  # noqa: E731
     report = compare(by_hand, doubled, given, examples=False)
-    assert report.verdict == "differ"
+    assert str(report.verdict) == "differ"
     assert report.worst == pytest.approx(0.5)
 
 
@@ -494,14 +481,14 @@ def test_functions_that_return_a_tree_alone_can_be_compared(name: str) -> None:
         given = (*given, jax.tree.map(lambda p: jax.random.normal(KEY, p.shape, p.dtype), params))
     by_hand, twin = (make(net, softmax_cross_entropy) for make in BARE[name])
     options = {"examples": name != "gradient_noise", "dtypes": ("float32",)}
-    assert compare(by_hand, twin, given, bare=True, **options).verdict.startswith("agree to 1")
+    assert str(compare(by_hand, twin, given, bare=True, **options).verdict).startswith("agree to 1")
 
     def off(*given):
         first, *others = jax.tree.leaves(twin(*given))
         wrong = first.reshape(-1).at[0].multiply(2).reshape(first.shape)
         return jax.tree.unflatten(jax.tree.structure(twin(*given)), [wrong, *others])
 
-    assert compare(by_hand, off, given, bare=True, **options).verdict == "differ"
+    assert str(compare(by_hand, off, given, bare=True, **options).verdict) == "differ"
     with pytest.raises(TypeError, match=r"first must return \(\(value, state\), tree\).*bare=True"):
         compare(by_hand, twin, given)
 
@@ -576,7 +563,7 @@ def padded() -> tuple[Any, Any]:
 
 def of_padded(layer: Layer) -> GradientComparison:
     net, batch = serial(layer, linear(1)), padded()
-    options = {"rounds": 0, "examples": False, "dtypes": ()}
+    options = {"examples": False, "dtypes": ()}
     return compare_gradients(net, fnn.squared, *net.init(KEY, batch[0]), batch, KEY, **options)
 
 
@@ -584,7 +571,7 @@ def of_padded(layer: Layer) -> GradientComparison:
 def test_a_wrong_gradient_is_not_excused_by_a_kink(factor: float) -> None:
     """The ×factor holds of the rows off the kink as well."""
     report = of_padded(faulty(dense(5, fnn.relu), lambda e, g: (e, g | {"b": factor * g["b"]})))
-    assert report.verdict == "manual wrong"
+    assert str(report.verdict) == "manual wrong"
     assert (found(report).place, "['b']" in found(report).finding) == ("[0] faulty", True)
 
 
@@ -593,11 +580,11 @@ def test_a_wrong_gradient_is_not_excused_by_a_kink(factor: float) -> None:
 )
 def test_a_slope_at_a_kink_lies_between_those_beside_it(slope: float, verdict: str) -> None:
     relu = fnn.relu._replace(slope=lambda S: jnp.where(S == 0, slope, jnp.where(S > 0, 1.0, 0.0)))
-    assert of_padded(dense(5, relu)).verdict == verdict
+    assert str(of_padded(dense(5, relu)).verdict) == verdict
 
 
 def test_a_right_gradient_at_a_kink_is_no_false_alarm() -> None:
-    assert of_padded(dense(5, fnn.relu)).verdict.startswith("agree to 1")
+    assert str(of_padded(dense(5, fnn.relu)).verdict).startswith("agree to 1")
 
 
 SCALES = {"metres": (5e-7, 1e-7), "farads": (1e-12, 1e-13), "unix seconds": (1.7e9, 60.0)}
@@ -613,12 +600,12 @@ def test_quotients_follow_the_scale_of_the_numbers(name: str, factor: float) -> 
     (first, last), state = net.init(KEY, z)
     w = first["w"] / spread
     params = {"w": w, "b": -mean * jnp.sum(w, axis=0)}, last
-    report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, examples=False, dtypes=())
+    report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, examples=False, dtypes=())
     assert sum(leaf.kinks for leaf in report.leaves) == 0
     if factor == 1:
-        assert report.verdict.kind is Kind.AGREE
+        assert report.verdict.agree
     else:
-        assert report.verdict == "manual wrong"
+        assert str(report.verdict) == "manual wrong"
 
 
 def test_where_all_is_kinks_the_report_names_a_way_out() -> None:
@@ -643,7 +630,7 @@ def narrowly(layer: Layer, dtype: str, change) -> Layer:
 
 def trained_in(net: Layer, dtype: str, **options) -> GradientComparison:
     params, state = net.init(KEY, X.astype(dtype))
-    options = {"rounds": 0, "examples": False, "dtypes": ()} | options
+    options = {"examples": False, "dtypes": ()} | options
     return compare_gradients(net, softmax_cross_entropy, params, state, (X.astype(dtype), Y), KEY, **options)
 
 
@@ -656,21 +643,21 @@ def test_a_fault_in_the_dtype_one_trains_in_is_judged_and_found(dtype: str) -> N
     nan = lambda e, g: (e / 0, g)  # noqa: E731
     for change, end in ((twice, ""), (bare, ""), (nan, ", not finite")):
         report = trained_in(serial(dense(5, tanh), narrowly(dense(5, tanh), dtype, change), linear(3)), dtype)
-        assert report.verdict == f"manual wrong in {dtype}{end}"
+        assert str(report.verdict) == f"manual wrong in {dtype}{end}"
         assert found(report).place == "[1] narrowly"
         assert report.worst < 1e-12
     right = serial(dense(5, tanh), narrowly(dense(5, tanh), "float64", lambda e, g: (e, g)), linear(3))
-    assert trained_in(right, dtype).verdict.kind is Kind.AGREE
+    assert trained_in(right, dtype).verdict.agree
 
 
 @pytest.mark.parametrize("dtype", LOW)
 def test_right_networks_are_not_accused_in_low_precision(dtype: str) -> None:
     for net in (NET, serial(dense(16, fnn.relu), fnn.repeat(dense(16, fnn.relu), 4), linear(3))):
-        assert trained_in(net, dtype).verdict.kind is Kind.AGREE
+        assert trained_in(net, dtype).verdict.agree
     # tanh of differences of 1e-3 in numbers of 1e3: float32 has no digit left of the slopes
     far = fnn.from_function(lambda key, x: jnp.ones((), x.dtype), lambda a, x: 1e3 * a + 1e-3 * x, "far")
     near = fnn.from_function(lambda key, x: jnp.ones((), x.dtype), lambda a, x: 1e3 * (x - 1e3 * a), "near")
-    assert trained_in(serial(far, near, dense(5, tanh), linear(3)), dtype).verdict.kind is Kind.AGREE
+    assert trained_in(serial(far, near, dense(5, tanh), linear(3)), dtype).verdict.agree
 
 
 def test_a_forward_pass_that_overflows_in_low_precision_is_told() -> None:
@@ -678,7 +665,7 @@ def test_a_forward_pass_that_overflows_in_low_precision_is_told() -> None:
         lambda key, x: jnp.ones((), x.dtype), lambda a, x: jnp.log(1 + jnp.exp(100 * a * jnp.abs(x))), "huge"
     )
     report = trained_in(serial(huge, linear(3)), "float32")
-    assert report.verdict == "both not finite in float32"
+    assert str(report.verdict) == "both not finite in float32"
     assert (found(report).place, found(report).stage) == ("[0] huge", "forward")
 
 
@@ -696,16 +683,16 @@ def test_a_wrong_value_and_a_wrong_state_are_told() -> None:
         return compared(net, manual=mine)
 
     moved = lambda state: jax.tree.map(lambda leaf: leaf - 1, state)  # noqa: E731
-    assert returning(lambda value, state: (17 * value, state)).verdict == "values differ"
-    assert returning(lambda value, state: (value, moved(state))).verdict == "states differ"
+    assert str(returning(lambda value, state: (17 * value, state)).verdict) == "values differ"
+    assert str(returning(lambda value, state: (value, moved(state))).verdict) == "states differ"
     report = returning(lambda value, state: (17 * value, moved(state)))
-    assert report.verdict == "values and states differ"
+    assert str(report.verdict) == "values and states differ"
     assert "returned beside the gradient: value off by 1.6e+01, state[1].mean off by" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["returned"][0]["name"] == "value"
     low = lambda value, state: (value * (1 + 1.0 * (value.dtype == jnp.float32)), state)  # noqa: E731
     mine = lambda net, loss: lambda *at: (low(*backprop(net, loss)(*at)[0]), backprop(net, loss)(*at)[1])  # noqa: E731
-    assert trained_in(net, "float32", manual=mine).verdict == "values differ in float32"
-    assert returning(lambda value, state: (value * (1 + 1e-15), state)).verdict.kind is Kind.AGREE
+    assert str(trained_in(net, "float32", manual=mine).verdict) == "values differ in float32"
+    assert returning(lambda value, state: (value * (1 + 1e-15), state)).verdict.agree
 
 
 def test_rounding_in_a_value_next_to_zero_is_no_difference() -> None:
@@ -714,11 +701,9 @@ def test_rounding_in_a_value_next_to_zero_is_no_difference() -> None:
     params = {"w": jnp.ones((4, 1)), "b": jnp.zeros(1)}
     y = x @ params["w"] * (1 + 1e-16) + 1e-16
     off = lambda net, loss: lambda *at: ((3 * backprop(net, loss)(*at)[0][0], ()), backprop(net, loss)(*at)[1])  # noqa: E731
-    report = compare_gradients(
-        net, fnn.squared, params, (), (x, y), KEY, manual=off, rounds=0, examples=False, dtypes=()
-    )
+    report = compare_gradients(net, fnn.squared, params, (), (x, y), KEY, manual=off, examples=False, dtypes=())
     assert float(backprop(net, fnn.squared)(params, (), (x, y), KEY)[0][0]) < 1e-30
-    assert "values" not in report.verdict
+    assert "values" not in str(report.verdict)
 
 
 def test_verdicts_can_be_copied() -> None:
@@ -726,7 +711,8 @@ def test_verdicts_can_be_copied() -> None:
         serial(narrowly(dense(5, tanh), "float32", lambda e, g: (2 * e, g)), linear(3)), "float32"
     ).verdict
     again = pickle.loads(pickle.dumps(verdict))
-    assert (again, again.kind, again.whose, again.dtype) == ("manual wrong in float32", Kind.WRONG, 0, "float32")
+    assert (again, str(again)) == (verdict, "manual wrong in float32")
+    assert (again.kind, again.whose, again.dtype) == (Kind.WRONG, 0, "float32")
 
 
 # Kinks that a moved point does not leave, networks that round, and what is small beside what
@@ -761,7 +747,7 @@ def clip(slope: float) -> Layer:
 def squared_of(net: Layer, x: Any, change=lambda params: params, **options) -> GradientComparison:
     params, state = net.init(jax.random.key(2), x)
     y = jax.random.normal(jax.random.key(1), (len(x), 2), x.dtype)
-    options = {"rounds": 0, "examples": False, "dtypes": ()} | options
+    options = {"examples": False, "dtypes": ()} | options
     return compare_gradients(net, fnn.squared, change(params), state, (x, y), KEY, **options)
 
 
@@ -779,7 +765,7 @@ def test_every_kink_ends_between_the_slopes_beside_it(place: str) -> None:
     around, layer, x = AT_KINKS[place]
     for slope in (1000.0, -1000.0):
         report = squared_of(around(layer(slope)), x)
-        assert report.verdict == "manual wrong"
+        assert str(report.verdict) == "manual wrong"
         assert "by hand" in found(report).place
     for slope in (0.0, 0.5, 1.0):
         assert squared_of(around(layer(slope)), x).verdict.kind in (Kind.AT_KINK, Kind.AGREE)
@@ -794,21 +780,21 @@ def test_as_many_examples_above_a_kink_as_below_do_not_hide_how_far_all_of_them_
     net = serial(linear(4, bias=False), ramp(slope), linear(2))
     params = {"w": jnp.zeros((4, 4))}, (), {"w": jnp.ones((4, 2)), "b": jnp.zeros(2)}
     batch = x, 3 * jnp.sign(x[:, :2])
-    options = {"rounds": 0, "examples": False, "dtypes": ()}
-    assert compare_gradients(net, fnn.squared, params, ((), (), ()), batch, KEY, **options).verdict == verdict
+    options = {"examples": False, "dtypes": ()}
+    assert str(compare_gradients(net, fnn.squared, params, ((), (), ()), batch, KEY, **options).verdict) == verdict
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_network_that_rounds_on_purpose_is_judged_to_that_rounding(dtype: str) -> None:
     for given in (X, X.astype("float32")):
         report = squared_of(fnn.mixed_precision(serial(dense(5, tanh), linear(2)), dtype), given, dtypes=("float32",))
-        assert report.verdict == f"agree to the rounding of {dtype}"
-        assert report.verdict.kind is Kind.AGREE
+        assert str(report.verdict) == f"agree to the rounding of {dtype}"
+        assert report.verdict.agree
         assert report.culprit is None
         assert "quotient" not in str(report)
         assert "kinks" not in str(report)
     for net in (NET, serial(fnn.mixed_precision(dense(8, fnn.relu), dtype), linear(3))):
-        assert compared(fnn.mixed_precision(net, dtype)).verdict == f"agree to the rounding of {dtype}"
+        assert str(compared(fnn.mixed_precision(net, dtype)).verdict) == f"agree to the rounding of {dtype}"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -816,9 +802,11 @@ def test_a_network_that_rounds_on_purpose_is_judged_to_that_rounding(dtype: str)
 def test_a_fault_within_a_lower_precision_is_found(dtype: str, change) -> None:
     net = serial(dense(5, tanh), faulty(dense(5, tanh), change), linear(2))
     report = squared_of(fnn.mixed_precision(net, dtype), X)
-    assert report.verdict == f"differ by more than the rounding of {dtype}"
+    assert str(report.verdict) == f"differ by more than the rounding of {dtype}"
     assert found(report).place == "[1] faulty"
-    assert squared_of(serial(dense(5, tanh), fnn.inverted_dropout(0.2), linear(2)), X).verdict.startswith("agree to 1")
+    assert str(squared_of(serial(dense(5, tanh), fnn.inverted_dropout(0.2), linear(2)), X).verdict).startswith(
+        "agree to 1"
+    )
 
 
 def test_an_example_of_rounding_is_measured_by_the_batch() -> None:
@@ -827,7 +815,7 @@ def test_an_example_of_rounding_is_measured_by_the_batch() -> None:
     layer = dense(1, tanh._replace(slope=tail))
     x, y = jnp.array([[0.3], [25.0]]), jnp.ones((2, 1)) / 2
     params = {"w": jnp.ones((1, 1)), "b": jnp.zeros(1)}
-    report = compare_gradients(layer, fnn.squared, params, (), (x, y), KEY, rounds=0, dtypes=())
+    report = compare_gradients(layer, fnn.squared, params, (), (x, y), KEY, dtypes=())
     assert float(jax.grad(jnp.tanh)(25.0)) == 0 < float(tail(25.0))
     # ½ √(1 + 25²) sech²(25) beside a thousandth of (½ − tanh 0.3) sech²(0.3) √(1 + 0.3²)
     apart, whole = 0.5 * np.hypot(25, 1) / np.cosh(25) ** 2, 0.2086874 * 0.9151370 * np.hypot(0.3, 1)
@@ -839,7 +827,7 @@ def test_the_verdict_points_to_what_is_lost_in_lower_precision() -> None:
         return error, jax.tree.map(lambda g: g * (1.3 if g.dtype == jnp.float16 else 1.0), readings)
 
     report = compared(serial(faulty(dense(5, tanh), coarse), linear(3)), dtypes=("float32", "float16"))
-    assert report.verdict.startswith("agree to 1")
+    assert str(report.verdict).startswith("agree to 1")
     assert f"verdict: {report.verdict}; manual loses far more in float16, see off float64\n" in str(report)
     right = compared(serial(dense(5, tanh), linear(3)), dtypes=("float32", "bfloat16", "float16"))
     assert f"verdict: {right.verdict}\n" in str(right)
@@ -855,14 +843,14 @@ def test_a_small_fault_at_x_is_as_large_in_any_unit(name: str) -> None:
         (first, last), state = net.init(KEY, z)
         w = first["w"] / spread
         params = {"w": w, "b": -mean * jnp.sum(w, axis=0)}, last
-        report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, rounds=0, examples=False, dtypes=())
+        report = compare_gradients(net, fnn.squared, params, state, (x, y), KEY, examples=False, dtypes=())
         assert report.worst == pytest.approx(expected, rel=1e-3, abs=1e-10)
-        assert (report.verdict.kind is Kind.AGREE) == (factor == 1)
+        assert (report.verdict.agree) == (factor == 1)
 
 
 @pytest.mark.parametrize("factor", [30.0, 1e3])
 def test_a_saturated_network_agrees_at_x_too(factor: float) -> None:
     """At ×1000 all of ∂Q/∂x is 0 for JAX, and not for sech²."""
     report = squared_of(serial(dense(5, tanh), linear(2)), factor * X, examples=True)
-    assert report.verdict.startswith("agree to 1")
+    assert str(report.verdict).startswith("agree to 1")
     assert alone(report).errors.max() < 1e-9
