@@ -64,7 +64,8 @@ def check_backward(
         error = random_cotangent(s.forward[0])
         return s.pulled(error), s.pulled_by_jax(error)
 
-    check_close(*both(params, state, x, key), rtol)
+    got, want = both(params, state, x, key)
+    check_close(got, want, rtol)
 
 
 def check_curve(

@@ -15,6 +15,7 @@ from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softm
 from fnn.core import NeedsMoreExamples, Unsupported
 from fnn.derivatives import ggn_vector_product, gradient_noise, hessian_vector_product
 from fnn.derivatives import reference as automatic
+from fnn.nn import intercept
 from fnn.testing import Culprit, Examples, GradientComparison, Kind, compare
 
 KEY = jax.random.key(0)
@@ -116,12 +117,8 @@ def alone(report: GradientComparison) -> Examples:
 
 
 def faulty(layer: Layer, change) -> Layer:
-    """The layer with what it gives back, (error at x, readings), changed."""
-
-    def backward(params, tape, error, read):
-        return change(*layer.backward(params, tape, error, read))
-
-    return layer._replace(backward=backward, label="faulty")
+    """The layer with its (error at x, readings) changed."""
+    return intercept(layer, label="faulty", backward=lambda call, *given: change(*call(*given)))
 
 
 def times(factor: float):
@@ -136,11 +133,8 @@ def error_times(factor: float):
 
 def without_transpose(layer: Layer) -> Layer:
     """A square linear layer that sends ε back through w in the place of its transpose."""
-
-    def backward(params, tape, error, read):
-        return layer.backward(params | {"w": params["w"].T}, tape, error, read)
-
-    return layer._replace(backward=backward, label="faulty")
+    turned = lambda call, params, *rest: call(params | {"w": params["w"].T}, *rest)  # noqa: E731
+    return intercept(layer, label="faulty", backward=turned)
 
 
 @jax.custom_jvp
@@ -619,13 +613,13 @@ def test_where_all_is_kinks_the_report_names_a_way_out() -> None:
 
 
 def narrowly(layer: Layer, dtype: str, change) -> Layer:
-    """The layer with what it gives back changed in one dtype only."""
+    """The layer with its (error at x, readings) changed in one dtype only."""
 
-    def backward(params, tape, error, read):
-        through, readings = layer.backward(params, tape, error, read)
+    def backward(call, params, tape, error, read):
+        through, readings = call(params, tape, error, read)
         return change(through, readings) if error.dtype == dtype else (through, readings)
 
-    return layer._replace(backward=backward, label="narrowly")
+    return intercept(layer, label="narrowly", backward=backward)
 
 
 def trained_in(net: Layer, dtype: str, **options) -> GradientComparison:
