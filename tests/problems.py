@@ -49,6 +49,7 @@ from fnn import (
     tanh,
     watch,
 )
+from fnn.testing._trees import normal
 
 EXAMPLES = 5
 
@@ -190,12 +191,6 @@ NETWORKS: dict[str, Problem] = {
 def couples(layer: Layer) -> bool:
     """Whether an example's output depends on the other examples of its batch."""
     return "batch_norm" in str(layer)
-
-
-def normal(like: Any, seed: int, scale: float = 1.0) -> Any:
-    """Independent normal numbers in the shapes and dtypes of a tree, drawn by NumPy: nothing to compile."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype), like)
 
 
 def given(layer: Layer, inputs: int, n: int = EXAMPLES, seed: int = 0, dtype: Any = jnp.float64) -> Given:

@@ -1,5 +1,6 @@
 """The shapes everything is made of, and the readings of a backward pass."""
 
+from fnn.core.errors import NeedsMoreExamples, Unsupported
 from fnn.core.readings import (
     Outer,
     contributions,
@@ -35,6 +36,7 @@ __all__ = [
     "Layer",
     "Loss",
     "Modes",
+    "NeedsMoreExamples",
     "Optimizer",
     "Outer",
     "Params",
@@ -43,6 +45,7 @@ __all__ = [
     "State",
     "TrainState",
     "Trainer",
+    "Unsupported",
     "contributions",
     "gathered",
     "gradient",

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fnn.core.errors import Unsupported
 from fnn.core.types import Activation, Layer, Loss, Optimizer
 
 
@@ -170,7 +171,7 @@ def is_function(name: str, value: Any) -> None:
 def curve_of(layer: Layer) -> Callable[..., Any]:
     """The layer's `curve`, which a layer of the user's may lack."""
     if layer.curve is None:
-        raise ValueError(
+        raise Unsupported(
             f"{layer} has no `curve`, the walk that carries second derivatives; write one (see fnn.Layer), or make the "
             "layer by from_function, whose second derivatives are automatic"
         )

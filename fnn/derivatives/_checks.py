@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core.errors import NeedsMoreExamples
 from fnn.core.types import Layer, Reading
 
 
@@ -49,7 +50,7 @@ def like_params(where: str, v: Any, params: Any) -> Any:
 def several_examples(where: str, n: int) -> None:
     """Two examples or more."""
     if n < 2:
-        raise ValueError(f"{where} tells how examples differ, so it takes two or more, got a batch of {n}")
+        raise NeedsMoreExamples(f"{where} tells how examples differ, so it takes two or more, got a batch of {n}")
 
 
 def is_reading(value: Any) -> None:

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import wide
+from fnn.core.errors import Unsupported
 from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
@@ -203,7 +204,7 @@ def _has_root(where: str, loss: Loss) -> None:
     """A loss whose Hessian has a root, so a convex one."""
     checks.is_loss(loss)
     if loss.root is None:
-        raise ValueError(
+        raise Unsupported(
             f"{where} takes a loss with a root of its Hessian, which {loss} has not, as when it is not convex; "
             "second_derivatives(net, loss, gauss_newton=True) needs none, or give your own loss one: Loss(…, root=…)"
         )

@@ -37,6 +37,7 @@ from jax.flatten_util import ravel_pytree
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import Sum, eigh, mean, narrow, no_sum, plus, units, wide
+from fnn.core.errors import Unsupported
 from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
@@ -292,8 +293,8 @@ def _needs_no_key(where: str, net: Layer, *given: Any) -> None:
         raise _draws(where, net)
 
 
-def _draws(where: str, layer: Layer) -> ValueError:
-    return ValueError(
+def _draws(where: str, layer: Layer) -> Unsupported:
+    return Unsupported(
         f"{where} with probes at units takes each example by itself, where {layer} would draw another mask than "
         "for the batch; take fnn.inference_mode(net) of a layer with `modes`, or units=False"
     )
@@ -303,7 +304,7 @@ def _bias_of(path: tuple[Any, ...], known: Iterable[Any]) -> tuple[Any, ...]:
     """The path of the bias that stands beside the weight at `path`."""
     beside = (*path[:-1], jax.tree_util.DictKey("b"))
     if beside not in known:
-        raise ValueError(
+        raise Unsupported(
             f"probes at units reach a weight through the bias beside it, {{'w': …, 'b': …}}, and the weight "
             f"params{jax.tree_util.keystr(path)} has none; take units=False"
         )

@@ -38,6 +38,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, objective
 from fnn.derivatives.gauss_newton import Kronecker
 from fnn.derivatives.noise import GradientNoise
-from fnn.nn.surgery import drop_records, map_layers
+from fnn.nn.surgery import drop_records, intercept, map_layers
 
 Product = Callable[[Params, State, Batch, Array, Params], Params]
 
@@ -220,26 +221,23 @@ def _with_shift(kept: Any, node: Any) -> Any:
 def _shifting(part: Layer) -> Layer:
     """The layer that takes a shift of S = x w beside w, as weights of one more feature, 1."""
 
-    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+    def forward(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
         if not (isinstance(params, dict) and "shift" in params):
-            return part.forward(params, state, x, key)
+            return call(params, state, x, key)
         w = jnp.concatenate([params["w"], params["shift"][None, :]])
-        return part.forward({"w": w}, state, jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1), key)
+        return call({"w": w}, state, jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1), key)
 
-    return part._replace(forward=forward)
+    return intercept(part, forward=forward)
 
 
 def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
     """The x [n, i] that each layer was given in the place of each of its params, [depth, n, i] in `repeat`."""
 
-    def telling(part: Layer) -> Layer:
+    def forward(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, Any, tuple[()]]:
         # The new state goes up through every composite, and may as well carry x.
-        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, Any, tuple[()]]:
-            return part.forward(params, state, x, key)[0], jax.tree.map(lambda leaf: x, params), ()
+        return call(params, state, x, key)[0], jax.tree.map(lambda leaf: x, params), ()
 
-        return part._replace(forward=forward)
-
-    return map_layers(telling, net).forward(params, state, x, key)[1]
+    return map_layers(partial(intercept, forward=forward), net).forward(params, state, x, key)[1]
 
 
 def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
@@ -291,27 +289,23 @@ def unit_gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batc
     """∂²Q/∂g_o² [o] for gates on the outputs of every layer, which travel in the place of the layer's state."""
     is_gated = lambda node: isinstance(node, _Gated)  # noqa: E731
 
-    def with_ones(part: Layer) -> Layer:
-        def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, _Gated, tuple[()]]:
-            y = part.forward(params, state, x, key)[0]
-            return y, _Gated(state, jnp.ones(y.shape[1], y.dtype)), ()
+    def with_ones(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, _Gated, tuple[()]]:
+        y = call(params, state, x, key)[0]
+        return y, _Gated(state, jnp.ones(y.shape[1], y.dtype)), ()
 
-        return part._replace(forward=forward)
+    def gate(call: Any, params: Params, state: _Gated, x: Array, key: Array) -> tuple[Array, State, Any]:
+        y, after, tape = call(params, state.state, x, key)
+        return y * state.gate[None, :], after, tape
 
-    def gating(part: Layer) -> Layer:
-        def forward(params: Params, state: _Gated, x: Array, key: Array) -> tuple[Array, State, Any]:
-            y, after, tape = part.forward(params, state.state, x, key)
-            return y * state.gate[None, :], after, tape
-
-        return part._replace(forward=forward)
+    opened, gated_net = (map_layers(partial(intercept, forward=forward), net) for forward in (with_ones, gate))
 
     def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
-        _, open_, _ = map_layers(with_ones, net).forward(params, state, batch[0], key)
+        _, open_, _ = opened.forward(params, state, batch[0], key)
         flat, unravel = ravel_pytree(jax.tree.map(lambda node: node.gate, open_, is_leaf=is_gated))
 
         def gated(g: Array) -> Array:
             gates = jax.tree.map(lambda node, gate: node._replace(gate=gate), open_, unravel(g), is_leaf=is_gated)
-            return objective(map_layers(gating, net), loss)(params, gates, batch, key)[0]
+            return objective(gated_net, loss)(params, gates, batch, key)[0]
 
         return unravel(jnp.diagonal(jax.hessian(gated)(flat)))
 

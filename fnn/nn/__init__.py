@@ -56,7 +56,7 @@ from fnn.nn.losses import (
 from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
 from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
 from fnn.nn.precision import mixed_precision
-from fnn.nn.surgery import LayerRecord, drop_records, iter_layers, map_layers, watch
+from fnn.nn.surgery import LayerRecord, drop_records, intercept, iter_layers, map_layers, watch
 from fnn.nn.wrappers import RematTape, remat, residual
 
 __all__ = [
@@ -91,6 +91,7 @@ __all__ = [
     "hinge_margin",
     "identity",
     "inference_mode",
+    "intercept",
     "inverted_dropout",
     "iter_layers",
     "leaky_relu",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
+from fnn.core.errors import NeedsMoreExamples
 from fnn.core.types import Activation
 
 
@@ -53,7 +54,7 @@ def curvature(where: str, error: Any, c: Any, n: int, width: int) -> None:
 def batch_of_several(where: str, x: Any) -> int:
     """Batch statistics need two examples or more."""
     if x.shape[0] < 2:
-        raise ValueError(
+        raise NeedsMoreExamples(
             f"{where} takes statistics over a batch and needs at least 2 examples to train, got {x.shape[0]}; "
             "enlarge the batch, or use net.apply for inference mode"
         )

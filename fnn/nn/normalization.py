@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, not_flushed, wide
+from fnn.core.errors import Unsupported
 from fnn.core.types import Array, Layer, Modes, Params, Reading, State
 from fnn.nn import _checks as nn_checks
 from fnn.nn._second_order import diagonal, scaled
@@ -147,15 +148,15 @@ def _inference(name: str, init: Any, epsilon: float) -> Layer:
 def _per_example_readable(where: str, read: Reading) -> None:
     """A layer that couples the examples of a batch has no per-example contributions to read."""
     if not read.linear:
-        raise ValueError(
+        raise Unsupported(
             f"{where} couples the examples of a batch, so the reading '{read}' of single examples has no meaning "
             "through it; read `gradient`, or take the network in inference mode, fnn.inference_mode(net)"
         )
 
 
-def _couples_examples(where: str) -> ValueError:
+def _couples_examples(where: str) -> Unsupported:
     """What a layer says that has no second derivatives of one example alone."""
-    return ValueError(
+    return Unsupported(
         f"{where} couples the examples of a batch in training, so there are no second derivatives of single examples "
         "to carry through it; take them in inference mode, of fnn.inference_mode(net)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,53 @@ def iter_layers(layer: Layer) -> Iterator[Layer]:
         yield layer
     for part in layer.children:
         yield from iter_layers(part)
+
+
+def intercept(
+    layer: Layer,
+    *,
+    label: str | None = None,
+    forward: Callable[..., tuple[Array, State, Any]] | None = None,
+    backward: Callable[..., tuple[Array, Any]] | None = None,
+    curve: Callable[..., tuple[Array, Array, Any]] | None = None,
+) -> Layer:
+    """The layer with hooks around its passes, which see the arguments and may change the results.
+
+    A hook takes the layer's own pass first and its arguments behind it: ``forward(call, params, state, x, key)``,
+    ``backward(call, params, tape, error, read)``, ``curve(call, params, tape, error, c, read)``, where ``call(…)`` of
+    the arguments is what the layer does. What a forward hook adds to the tape, the other two have to take off.
+
+    Args:
+        layer: any layer. `map_layers` rebuilds a composite from its parts, and so without hooks around it.
+        label: of the result; that of the layer if not given.
+        forward: a hook; a pass without one stays as it is.
+        backward: a hook.
+        curve: a hook.
+
+    Returns:
+        A layer with the params and state of `layer`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import backprop, dense, linear, map_layers, serial, squared, tanh
+        >>> from fnn.nn import intercept
+        >>> def clipped(call, params, tape, error, read):
+        ...     return call(params, tape, jnp.clip(error, -1e-3, 1e-3), read)
+        >>> net = map_layers(lambda layer: intercept(layer, backward=clipped), serial(dense(4, tanh), linear(1)))
+        >>> x = jnp.ones((3, 2))
+        >>> params, state = net.init(jax.random.key(0), x)
+        >>> _, (_, output) = backprop(net, squared)(params, state, (x, x[:, :1] + 9), jax.random.key(1))
+        >>> print(output["b"])  # three examples, each of an error of no less than -1e-3
+        [-0.003]
+    """
+    hooks: dict[str, Any] = {}
+    if forward is not None:
+        hooks["forward"] = partial(forward, layer.forward)
+    if backward is not None:
+        hooks["backward"] = partial(backward, layer.backward)
+    if curve is not None:
+        hooks["curve"] = lambda *given: curve(checks.curve_of(layer), *given)
+    return layer._replace(label=str(layer) if label is None else label, **hooks)
 
 
 class LayerRecord(NamedTuple):
@@ -97,18 +145,18 @@ def drop_records(readings: Any) -> Any:
 
 
 def _watched(layer: Layer) -> Layer:
-    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
-        y, state, tape = layer.forward(params, state, x, key)
+    def forward(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        y, state, tape = call(params, state, x, key)
         return y, state, (x, y, tape)
 
-    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+    def backward(call: Any, params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
         x, y, inner = tape
-        through, readings = layer.backward(params, inner, error, read)
+        through, readings = call(params, inner, error, read)
         return through, LayerRecord(x, y, inner, error, readings)
 
-    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+    def curve(call: Any, params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         x, y, inner = tape
-        through, own, readings = checks.curve_of(layer)(params, inner, error, c, read)
+        through, own, readings = call(params, inner, error, c, read)
         return through, own, LayerRecord(x, y, inner, error, readings, c)
 
-    return layer._replace(label=f"watch({layer})", forward=forward, backward=backward, curve=curve)
+    return intercept(layer, label=f"watch({layer})", forward=forward, backward=backward, curve=curve)

@@ -54,7 +54,10 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
     def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
         shaped = gradient if params is None else params
         some = None if params is None else chosen(params, params)
-        updates, state = optimizer.update(chosen(gradient, shaped), state, some)
+        gradients = chosen(gradient, shaped)
+        if not jax.tree.leaves(gradients):  # params of one array, which None for it would leave out altogether
+            return gradient, state
+        updates, state = optimizer.update(gradients, state, some)
         merged = jax.tree.map(
             lambda new, old: old if new is None else new,
             updates,

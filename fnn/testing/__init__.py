@@ -1,23 +1,26 @@
-"""One judge of layers, optimizers and gradients."""
+"""One judge of layers, optimizers and gradients, by the same relative errors and the same laws."""
 
-from fnn.testing._compare.costs import Cost
-from fnn.testing._compare.culprits import Culprit
-from fnn.testing._compare.gradients import compare, compare_gradients
-from fnn.testing._compare.report import Difference, Examples, GradientComparison, LeafComparison, Precision
-from fnn.testing._laws.layers import check_layer
-from fnn.testing._laws.optimizers import check_optimizer
-from fnn.testing._laws.report import Law, Laws
+from fnn.testing._blame import Culprit
+from fnn.testing._verdicts import Kind, Verdict
+from fnn.testing.comparisons import Difference, Examples, GradientComparison, LeafComparison, Precision, Returned
+from fnn.testing.gradients import compare, compare_gradients
+from fnn.testing.layers import check_layer
+from fnn.testing.optimizers import check_optimizer
+from fnn.testing.reports import Law, Laws, Outcome
 
 __all__ = [
-    "Cost",
     "Culprit",
     "Difference",
     "Examples",
     "GradientComparison",
+    "Kind",
     "Law",
     "Laws",
     "LeafComparison",
+    "Outcome",
     "Precision",
+    "Returned",
+    "Verdict",
     "check_layer",
     "check_optimizer",
     "compare",

@@ -23,7 +23,7 @@ import jax
 
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Layer, Params, Reading, TrainState
-from fnn.nn.surgery import LayerRecord, map_layers, watch
+from fnn.nn.surgery import LayerRecord, intercept, map_layers, watch
 
 
 class GradientStep(NamedTuple):
@@ -69,16 +69,14 @@ def measured(net: Layer, metrics: Sequence[Metric]) -> Layer:
     of_layers = {metric.name: metric.of_layer for metric in metrics if metric.of_layer is not None}
 
     def change(layer: Layer) -> Layer:
-        watched = watch(layer)
-
-        def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Measured]:
-            error, seen = watched.backward(params, tape, error, read)
+        def backward(call: Any, params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Measured]:
+            error, seen = call(params, tape, error, read)
             found = {name: of_layer(params, seen) for name, of_layer in of_layers.items()}
             values = {name: {str(layer): value} for name, value in found.items() if value is not None}
             _metric_values(values)
             return error, Measured(seen.readings, values)
 
-        return watched._replace(label=f"measured({layer})", backward=backward)
+        return intercept(watch(layer), label=f"measured({layer})", backward=backward)
 
     return map_layers(change, net) if of_layers else net
 

@@ -42,7 +42,7 @@ from fnn.derivatives import (
 )
 from fnn.derivatives import reference as automatic
 from fnn.derivatives.noise import noise_of
-from fnn.testing._laws.asking import HASTE
+from fnn.testing._asking import HASTE
 from tests.checkers import check_close
 from tests.problems import NETWORKS, Problem, normal, posed
 

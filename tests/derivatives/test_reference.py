@@ -54,7 +54,7 @@ from fnn.derivatives import reference as automatic
 from fnn.derivatives.gauss_newton import root_columns
 from fnn.derivatives.hessian import loss_hessian
 from fnn.nn import drop_records
-from fnn.testing._laws.asking import HASTE
+from fnn.testing._asking import HASTE
 from tests.checkers import check_close
 from tests.problems import LOSSES, NETWORKS, Problem, couples, normal, posed, targets
 

@@ -1,0 +1,343 @@
+"""The comparison itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnn.core import _checks as checks
+from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
+from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backprop, objective
+from fnn.nn.surgery import intercept
+from fnn.testing._blame import Culprit, culprit, follow_dtype
+from fnn.testing._equations import narrowest
+from fnn.testing._examples import alone
+from fnn.testing._kinks import beside
+from fnn.testing._programs import Compared, in_signature, is_pair, precisely, tried
+from fnn.testing._quotients import Point, Quotients, quotients_of
+from fnn.testing._rounding import in_dtype, in_own_dtype, of_narrow, of_returned
+from fnn.testing._trees import cast, flat_leaves, norm
+from fnn.testing._verdicts import Kind, Verdict, of_all, of_leaf
+from fnn.testing.comparisons import GradientComparison, LeafComparison, compared, relative_to_whole
+
+Given = tuple[Any, ...]
+"""(params, state, (x, y), key), and what else a function may take."""
+
+Pair = tuple[Callable[..., Any], Callable[..., Any]]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def compare_gradients(
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    state: State,
+    batch: Batch,
+    key: Array,
+    *,
+    manual: Callable[[Layer, Loss], Gradient] = backprop,
+    automatic: Callable[[Layer, Loss], Gradient] = autodiff,
+    names: tuple[str, str] = ("manual", "automatic"),
+    entries: int = 32,
+    steps: float | dict[str, float] | None = None,
+    tolerance: float = 1e-9,
+    examples: bool = True,
+    dtypes: Sequence[str] = DTYPES,
+) -> GradientComparison:
+    """Compare the hand-written gradient of a batch's mean loss with the automatic one and with difference quotients.
+
+    The verdict, of each leaf and of all:
+
+    ================================ ====================================================================
+    "agree to k digits"              the two are within the tolerance of each other
+    "manual wrong"                   they are not, and the quotients are with the automatic one
+    "automatic wrong"                the other way round
+    "both wrong"                     the quotients are with neither
+    "differ at a kink"               they do, but only where the slope of Q jumps, and each lies between the slopes
+    "difference quotient unreliable" they differ by less than the quotients' own error: nobody can tell
+    … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
+    … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
+    "values differ", "states differ" the gradients may agree, and what is returned beside them does not
+    "agree to the rounding of …"     the forward pass itself rounds to bfloat16, say, and they are as close as that
+    "differ by more than the …"      it does, and they are not
+    ================================ ====================================================================
+
+    A network that computes in a lower precision on purpose, as with `mixed_precision`, can be judged to that precision
+    only: its Q is a staircase, so that quotients are not asked, and nobody tells who is wrong. What rounding may change
+    is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
+    To judge such a network's equations compare the layers within, without `mixed_precision`.
+
+    The printed table has a row for each leaf: largest difference, relative norm, cosine and units in the last place of
+    manual against automatic in float64; then relative norms only: the same in the parameters' own dtype, and each
+    against quotients; then the quotients' step and their own estimate of their error. The last row, x, is ∂Q/∂x, what
+    BackProp sends on to whatever stands below; it is there for BackProp against `autodiff`. If the two differ or are
+    not finite, the report names the layer where that arises. Layers that draw get the same key throughout.
+
+    Args:
+        net: a layer.
+        loss: a loss.
+        params: its parameters.
+        state: its state.
+        batch: (x [n, …], y [n, …]).
+        key: a key for layers that draw, and for the choice of entries.
+        manual: what makes the first gradient; `backprop`, or one of your own to be judged.
+        automatic: what makes the second.
+        names: what to call the two in the report.
+        entries: quotients are taken at this many entries of each leaf, or at all of a smaller one: those where the two
+            differ most, and others at random.
+        steps: a step for the quotients, or steps by path such as {"[0]['w']": 1e-3}; each entry's own best otherwise.
+        tolerance: relative difference up to which two gradients agree.
+        examples: compare the gradients of each example alone too.
+        dtypes: lower precisions to try, and to point to beside the verdict where one of the two loses ten times what
+            the other does; NaN in the report for a network that does not run in one.
+
+    Returns:
+        A `GradientComparison`.
+
+    Raises:
+        TypeError: what is no layer or no loss; a layer that does not follow the dtype of x, for the judging is done in
+            float64; a call within `jax.jit`, for the report is in words.
+        ValueError: params that are not this network's, or a step for a path that is not there. With ``examples``, also
+            what a function raises for a batch of one, unless that is `fnn.core.NeedsMoreExamples`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import compare_gradients, dense, linear, serial, squared, tanh
+        >>> net, batch = serial(dense(8, tanh), linear(1)), (jnp.ones((4, 3)), jnp.ones((4, 1)))
+        >>> params, state = net.init(jax.random.key(0), batch[0])
+        >>> report = compare_gradients(net, squared, params, state, batch, jax.random.key(1))
+        >>> report.worst < 1e-12, report.verdict.agree
+        (True, True)
+    """
+    _options(names, tolerance, dtypes)
+    checks.is_function("manual", manual)
+    checks.is_function("automatic", automatic)
+    given = params, state, batch, key
+    plain = in_signature(manual(net, loss), names[0]), in_signature(automatic(net, loss), names[1])
+    tried("compare_gradients", plain, given)
+    with jax.enable_x64(True):
+        precise = cast(given, jnp.float64)
+        follow_dtype(net, precise)
+    options = {"entries": entries, "steps": steps, "tolerance": tolerance, "examples": examples, "dtypes": dtypes}
+    options |= {"mean_loss": objective(net, loss), "names": names, "label": f"{net}, {loss}"}
+    is_backprop = manual is backprop and automatic is autodiff and jnp.issubdtype(batch[0].dtype, jnp.floating)
+    if is_backprop:
+        report = compare(backprop(_to_examples(net), loss), _autodiff_to_examples(net, loss), given, **options)
+    else:
+        report = compare(*plain, given, **options)
+    verdict = report.verdict
+    if verdict.agree or verdict.kind is Kind.RETURNED_DIFFER:
+        return report
+    is_known = is_backprop and verdict.kind is Kind.WRONG
+    whose = ("manual", "automatic")[verdict.whose or 0] if is_known else ""
+    return report._replace(culprit=_arises(net, loss, given, precise, tolerance, verdict, whose))
+
+
+def _arises(
+    net: Layer, loss: Loss, given: Given, precise: Given, tolerance: float, verdict: Verdict, whose: str
+) -> Culprit | None:
+    """The layer at fault, in the dtype in which the fault is."""
+    not_finite = not verdict.is_finite
+    if verdict.dtype:
+        tolerance = max(tolerance, float(32 * jnp.finfo(verdict.dtype).eps))
+        return culprit(net, loss, given, tolerance, whose, not_finite=not_finite)
+    with jax.enable_x64(True):
+        return culprit(net, loss, precise, tolerance, whose, not_finite=not_finite)
+
+
+def _to_examples(net: Layer) -> Layer:
+    """The network whose backward pass also shows the error at its input."""
+
+    def backward(call: Any, params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Point]:
+        at_x, readings = call(params, tape, error, read)
+        return at_x, Point(readings, at_x)
+
+    return intercept(net, backward=backward)
+
+
+def _autodiff_to_examples(net: Layer, loss: Loss) -> Gradient:
+    """The automatic gradient by the params and by x."""
+    Q = objective(net, loss)
+
+    def value_and_gradient(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        at = lambda w: Q(w.params, state, (w.x, batch[1]), key)  # noqa: E731
+        return jax.value_and_grad(at, has_aux=True)(Point(params, batch[0]))
+
+    return value_and_gradient
+
+
+def compare(
+    first: Callable[..., Any],
+    second: Callable[..., Any],
+    given: Given,
+    *,
+    mean_loss: Objective | None = None,
+    bare: bool = False,
+    names: tuple[str, str] = ("first", "second"),
+    label: str = "",
+    entries: int = 32,
+    steps: float | dict[str, float] | None = None,
+    tolerance: float = 1e-9,
+    examples: bool = True,
+    dtypes: Sequence[str] = (),
+) -> GradientComparison:
+    """Compare any two functions in the signature of a gradient, or of what is read from one.
+
+    That signature is ``(params, state, (x, y), key) -> ((value, state), tree)``, as that of `backprop`. Functions that
+    return the tree alone are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`,
+    `gate_curvature`, `gradient_noise`. What else a function takes, such as the v of a product, stands behind the key in
+    ``given``: a v that it brings along would not become float64 with the rest.
+
+    Args:
+        first: one of them.
+        second: the other; trees of the same structure.
+        given: what both are called with.
+        mean_loss: ``(params, state, (x, y), key) -> (Q, state)``, to judge the two by difference quotients; None where
+            they are no gradients, such as second moments, and there is nobody to judge.
+        bare: the functions return a tree alone, and not ((value, state), tree).
+        names: what to call the two.
+        label: the first line of the report.
+        entries: as in `compare_gradients`.
+        steps: as in `compare_gradients`.
+        tolerance: as in `compare_gradients`.
+        examples: as in `compare_gradients`.
+        dtypes: as in `compare_gradients`.
+
+    Returns:
+        A `GradientComparison`, without a culprit.
+
+    Raises:
+        TypeError: a function that returns something else, or that does not take the same in float64.
+        ValueError: two trees of different structures.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn.derivatives import reference as automatic
+        >>> from fnn import backprop, linear, second_moment, squared
+        >>> from fnn.testing import compare
+        >>> from fnn.derivatives import hessian_vector_product
+        >>> net, batch = linear(1), (jnp.arange(6.0).reshape(3, 2), jnp.ones((3, 1)))
+        >>> given = *net.init(jax.random.key(0), batch[0]), batch, jax.random.key(1)
+        >>> by_hand, twin = backprop(net, squared, second_moment), automatic.read(net, squared, second_moment)
+        >>> compare(by_hand, twin, given, names=("by hand", "twin")).worst < 1e-12
+        True
+        >>> by_hand, twin = hessian_vector_product(net, squared), automatic.hessian_vector_product(net, squared)
+        >>> compare(by_hand, twin, (*given, given[0]), bare=True).worst < 1e-12  # H v for v = the params
+        True
+    """
+    _options(names, tolerance, dtypes)
+    entries = checks.count("entries", entries)
+    functions = in_signature(first, names[0], bare), in_signature(second, names[1], bare)
+    tried("compare", functions, given)
+    results = [jax.jit(f)(*given) for f in functions]
+    own = [tree for _, tree in results]
+    checks.same_structure("compare", names[0], own[0], names[1], own[1])
+    kinds = [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(own[1])]
+    paths = [path for path, _ in kinds]
+    with jax.enable_x64(True):
+        precise = cast(given, jnp.float64)
+        is_own = _dtypes_of(precise) == _dtypes_of(given)
+        sides = results if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
+        exact = [flat_leaves(tree) for _, tree in sides]
+        narrow = narrowest(mean_loss, *precise[:4]) if mean_loss else narrowest(second, *precise)
+        rounds_to = "" if narrow is None else narrow.name
+        of = Compared(
+            names=names,
+            functions=functions,
+            given=precise,
+            mean_loss=mean_loss,
+            paths=paths,
+            sizes=_sizes(own[1], precise),
+            rounds_to=rounds_to,
+            tolerance=tolerance,
+            entries=entries,
+            steps=steps,
+        )
+        quotients = quotients_of(None if rounds_to else mean_loss, own[1], precise, exact, entries, steps)
+        singles = alone(functions, precise) if examples else None
+        lower = tuple(in_dtype(name, given, exact, of) for name in dtypes)
+    pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
+    differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]
+    between = relative_to_whole(paths, [d["–".join(names)] for d in differences], of.sizes)
+    with jax.enable_x64(True):
+        found = _judged(between, exact, own, quotients, given, of)
+        returned, apart = of_returned(sides, None if is_own else results, of)
+    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, of.sizes, strict=True))
+    verdict = of_all([*found, *apart], between, rounds_to)
+    return GradientComparison(
+        label=label,
+        names=names,
+        verdict=verdict,
+        culprit=None,
+        leaves=leaves,
+        examples=singles,
+        precisions=lower,
+        returned=returned,
+    )
+
+
+def _sizes(tree: Any, precise: Given) -> list[float]:
+    """The norms of what the leaves are the gradient by, which count where x is among it."""
+    if not isinstance(tree, Point):
+        return [1.0] * len(jax.tree.leaves(tree))
+    return list(map(norm, jax.tree.leaves(Point(precise[0], precise[2][0]))))
+
+
+def _dtypes_of(tree: Any) -> list[Any]:
+    return [jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)]
+
+
+def _judged(
+    between: list[float],
+    exact: list[list[np.ndarray]],
+    own: list[Any],
+    quotients: list[Quotients | None],
+    given: Given,
+    of: Compared,
+) -> list[Verdict]:
+    """The verdict on each leaf: by quotients, beside its kinks, and in its own dtype."""
+    if of.rounds_to:
+        found = of_narrow(exact, of)
+    else:
+        found = [
+            of_leaf(of.names, relative, of.tolerance, [e[i] for e in exact], quotients[i])
+            for i, relative in enumerate(between)
+        ]
+        found = beside(found, exact, quotients, of)
+    return in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
+
+
+def _leaf(
+    kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None, size: float
+) -> LeafComparison:
+    if found is None or not found.at.size:
+        return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0, 0, size)
+    step, error = float(np.median(found.step)), float(np.median(found.error))
+    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size, size)
+
+
+def _options(names: Any, tolerance: Any, dtypes: Any) -> None:
+    """Two words for the two, a tolerance, and floating-point dtypes."""
+    if not is_pair(names) or not all(isinstance(name, str) for name in names) or len({*names, "differences"}) < 3:
+        raise ValueError(
+            f"names must be two different words, what to call the two in the report, got {names!r}; take such as "
+            "('manual', 'automatic'), and not 'differences', which are the quotients"
+        )
+    checks.not_negative("tolerance", tolerance)
+    for name in [dtypes] if isinstance(dtypes, str) else dtypes:
+        if isinstance(dtypes, str) or not _is_floating(name):
+            raise ValueError(
+                f"dtypes must be a sequence of floating-point dtypes, got {name!r}; write such as ('bfloat16',)"
+            )
+
+
+def _is_floating(dtype: Any) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(dtype), jnp.floating))
+    except TypeError:
+        return False
