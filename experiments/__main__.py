@@ -21,14 +21,10 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 import fnn
-from experiments import data, posed
+from experiments import data, user_network
 from experiments.report import Experiment, Outcome, Settings, runner, site, storage
 from fnn import files
 
-TAKING_NETWORKS = ("gradients", "backprop")
-"""The experiments that look at a network, their own or a user's."""
-TAKING_CLASSES, TAKING_NUMBERS = ("adadelta", "depth", "digits"), ("adadelta",)
-"""The experiments that learn tables whose answers are classes, or numbers, their own or a user's."""
 OF_NETWORK = ("loss", "features", "objects")
 """The options that say what a user's network is given."""
 COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
@@ -79,7 +75,7 @@ class Options:
     """How many objects it is given; with --network."""
 
 
-class Senseless(ValueError):
+class UsageError(ValueError):
     """Options that make no sense: one line that says why."""
 
 
@@ -95,7 +91,7 @@ def main(options: Options, console: Console) -> int:
             return 0
         with runner.signals(runner.interrupt, signal.SIGTERM):
             return run(options, known, console)
-    except (Senseless, *runner.REFUSED) as error:
+    except (UsageError, *runner.REFUSED) as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
@@ -131,8 +127,8 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
                     failed.append(name)
                 elif isinstance(found, Outcome):
                     finished.append(name)
-                    disproved |= settings.posed is not None and not all(verdict.holds for verdict in found.verdicts)
-                    show(console, found)
+                    disproved |= settings.problem is not None and not all(verdict.holds for verdict in found.verdicts)
+                    print_outcome(console, found)
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
         return 130
@@ -151,7 +147,7 @@ def written(folder: Path, outcome: Outcome | None = None, fingerprint: str = "")
     except storage.Unfit as error:
         return str(error)
     except OSError as error:
-        raise Senseless(f"{folder} can no longer be written, and what is finished is kept: {error}") from None
+        raise UsageError(f"{folder} can no longer be written, and what is finished is kept: {error}") from None
     return None
 
 
@@ -160,11 +156,11 @@ def try_to_write(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Senseless(f"--out {folder} cannot be a folder: {error.strerror}") from None
+        raise UsageError(f"--out {folder} cannot be a folder: {error.strerror}") from None
     try:
         files.try_to_write(folder)
     except OSError as error:
-        raise Senseless(f"--out {folder} cannot be written: {error.strerror}") from None
+        raise UsageError(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
 def jobs_of(options: Options) -> int:
@@ -187,9 +183,9 @@ def use_device(device: str) -> None:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # what JAX raises without a plugin for the device has no words
         why = (str(error).splitlines() or ["JAX is not installed for it"])[0]
-        raise Senseless(f"--device {device} is not to be had: {why}") from None
+        raise UsageError(f"--device {device} is not to be had: {why}") from None
     if found != device:
-        raise Senseless(f"--device {device} comes too late: JAX runs on {found} already")
+        raise UsageError(f"--device {device} comes too late: JAX runs on {found} already")
 
 
 def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
@@ -197,20 +193,21 @@ def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
     asked = dict.fromkeys((*options.names, *options.only))
     strange = [name for name in asked if name not in known]
     if strange:
-        raise Senseless(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
+        raise UsageError(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
     for option, given, takers in (
-        ("--network", options.network, TAKING_NETWORKS),
-        ("--data", options.data, TAKING_CLASSES),
+        ("--network", options.network, runner.takers("network")),
+        ("--data", options.data, runner.takers("table")),
     ):
         if given is not None and not set(asked) <= set(takers):
-            raise Senseless(f"{option} goes with {', '.join(takers)}, not with {', '.join(asked)}")
+            raise UsageError(f"{option} goes with {', '.join(takers)}, not with {', '.join(asked)}")
     if options.network is not None and options.data is not None:
-        raise Senseless("--network and --data go with different experiments; give one of them")
+        raise UsageError("--network and --data go with different experiments; give one of them")
     if options.network is not None:
-        return tuple(asked or TAKING_NETWORKS)
+        return tuple(asked or runner.takers("network"))
     if options.data is not None:
         table = data.load(options.data)
-        return tuple(asked or (TAKING_CLASSES if table.classes else TAKING_NUMBERS))
+        takers = runner.takers("table")
+        return tuple(asked or (takers if table.classes else set(takers) - set(runner.takers("table of classes"))))
     return tuple(asked or known)
 
 
@@ -218,14 +215,14 @@ def settings_of(options: Options) -> Settings:
     """What the experiments are told."""
     seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
     if seeds < 2:
-        raise Senseless(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
+        raise UsageError(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
     if options.jobs is not None and options.jobs < 1:
-        raise Senseless(f"--jobs must be 1 or more, got {options.jobs}")
+        raise UsageError(f"--jobs must be 1 or more, got {options.jobs}")
     if options.network is None and any(getattr(options, name) != getattr(Options, name) for name in OF_NETWORK):
-        raise Senseless(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
+        raise UsageError(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
     users = None
     if options.network is not None:
-        users = posed.load(options.network, options.loss, options.features, options.objects)
+        users = user_network.load(options.network, options.loss, options.features, options.objects)
     return Settings(seeds, options.quick, users, options.data and str(options.data))
 
 
@@ -248,7 +245,7 @@ def command(name: str, options: Options, seeds: int) -> str:
     return f"{given} {network} --features {options.features} --objects {options.objects}"
 
 
-def show(console: Console, outcome: Outcome) -> None:
+def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print tables and verdicts."""
     console.print(f"[bold]{escape(outcome.title)}")
     for table in outcome.tables:

@@ -47,6 +47,19 @@ def accuracy(a: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.mean((jnp.argmax(a, axis=1).astype(labels.dtype) == labels).astype(jnp.float32))
 
 
+def split(key: jax.Array, data: Any, *sizes: int) -> list[Any]:
+    """Parts of the objects of a tree of arrays [objects, …] at random: parts of these sizes, and the rest."""
+    order = jax.random.permutation(key, len(jax.tree.leaves(data)[0]))
+    return [jax.tree.map(lambda leaf, part=part: leaf[part], data) for part in jnp.split(order, np.cumsum(sizes))]
+
+
+def train_validation_test(key: jax.Array, data: Any, held_out: float = 0.15) -> list[Any]:
+    """Three parts of the objects at random, the shares of validation and of test both `held_out`."""
+    size = len(jax.tree.leaves(data)[0])
+    held = round(held_out * size)
+    return split(key, data, size - 2 * held, held)
+
+
 def truth_tables(variables: int) -> np.ndarray:
     """All Boolean functions of so many variables, int32 [2^2^d, 2^d]: the answers of function r are the bits of r."""
     bits = np.arange(2**variables, dtype=np.int32)[::-1]

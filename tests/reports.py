@@ -37,13 +37,13 @@ def found(slide: int, why: str = "") -> Outcome:
     )
 
 
-def one(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def one(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """One."""
-    show("going")
+    log("going")
     return found(7)
 
 
-def other(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def other(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """The other."""
     return found(0)
 

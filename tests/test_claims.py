@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import fnn
-from experiments import bench, digits, gradients, paralysis, pruning, quantities
-from experiments.contenders import backpack, child, field, timing
+from experiments import pruned_digits
+from experiments.benchmark import backpack, child, field, timing
+from experiments.claims import bench, digits, gradients, paralysis, quantities
 from experiments.report import Outcome, Settings, site, storage
 from experiments.report.runner import available, timed
 
@@ -37,8 +38,8 @@ def smaller_digits(patch: pytest.MonkeyPatch) -> None:
 
 
 def smaller_gradients(patch: pytest.MonkeyPatch) -> None:
-    zoo, compared, faults = gradients.zoo(), gradients.compared, gradients.faults()
-    patch.setattr(gradients, "zoo", lambda: {name: zoo[name] for name in ("linear regression", "watch")})
+    zoo, compared, faults = gradients.sound_networks(), gradients.compared, gradients.faults()
+    patch.setattr(gradients, "sound_networks", lambda: {name: zoo[name] for name in ("linear regression", "watch")})
     patch.setattr(gradients, "compared", lambda net, loss, rounds: compared(net, loss, 2))
     patch.setattr(gradients, "faults", lambda: {name: faults[name] for name in ("a missing transpose",)})
 
@@ -50,10 +51,10 @@ def smaller_paralysis(patch: pytest.MonkeyPatch) -> None:
 
 def smaller_pruning(patch: pytest.MonkeyPatch) -> None:
     small = fnn.serial(fnn.dense(3, fnn.tanh), fnn.linear(10))
-    patch.setattr(pruning, "NET", small)
-    scores = pruning.scores(small)
+    patch.setattr(pruned_digits, "NET", small)
+    scores = pruned_digits.scores(small)
     few = ("OBD, exact", "OBD, one pass", "|w|", "random")
-    patch.setattr(pruning, "SCORES", {name: scores[name] for name in few})
+    patch.setattr(pruned_digits, "SCORES", {name: scores[name] for name in few})
 
 
 def smaller_quantities(patch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def test_it_runs_and_says_what_it_found(outcome: Outcome, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", available())
 def test_its_docstring_says_how_long_it_takes_and_what_to_expect(name: str) -> None:
-    told = re.sub(r"\s+", " ", str(sys.modules[f"experiments.{name}"].__doc__))
+    told = re.sub(r"\s+", " ", str(sys.modules[f"experiments.claims.{name}"].__doc__))
     assert f"Command: ``python -m experiments {name}``; " in told
     assert re.search(r"(second|minute)[^;]* on two CPU cores", told)
     assert "Expect" in told
@@ -124,7 +125,7 @@ def test_its_docstring_says_how_long_it_takes_and_what_to_expect(name: str) -> N
 
 @pytest.mark.parametrize("name", available())
 def test_its_pure_function_is_short(name: str) -> None:
-    tree = ast.parse(Path(str(sys.modules[f"experiments.{name}"].__file__)).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(str(sys.modules[f"experiments.claims.{name}"].__file__)).read_text(encoding="utf-8"))
     pure = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("experiment")]
     assert all(f.end_lineno - f.lineno < LONGEST for f in pure if f.end_lineno is not None)
 

@@ -8,14 +8,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from experiments import gradients
 from experiments.__main__ import Options, main
+from experiments.claims import gradients
 
 # The zoo
 
 
 def test_the_zoo_has_every_layer_combinator_activation_and_loss():
-    zoo = gradients.zoo()
+    zoo = gradients.sound_networks()
     assert len(zoo) >= 12
     written = " ".join(f"{net} {loss}" for net, loss in zoo.values()) + " " + " ".join(zoo)
     layers = "linear activate dense prelu dropout inverted_dropout batch_norm"

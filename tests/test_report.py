@@ -36,7 +36,7 @@ from experiments.report import (
     runner,
     smaller,
     storage,
-    swept,
+    sweep_seeds,
     within,
 )
 from experiments.report.runner import available
@@ -44,12 +44,12 @@ from experiments.report.runner import available
 ROOT = Path(__file__).parent.parent
 
 
-def interrupted(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def interrupted(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """Cut short."""
     raise KeyboardInterrupt
 
 
-def broken(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def broken(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """Fails."""
     raise ArithmeticError("no luck")
 
@@ -106,7 +106,7 @@ def test_there_is_a_front_page_and_one_for_each_experiment(pages: dict[str, str]
 
 
 def test_many_cases_are_folded_on_the_front_page_alone(run: Run) -> None:
-    def many(settings: Settings, show: Any) -> Outcome:
+    def many(settings: Settings, log: Any) -> Outcome:
         outcome = found(7)
         outcome.verdicts = [Verdict("there are many", True, "; ".join(f"case {i}: {i}" for i in range(9)))]
         return outcome
@@ -202,7 +202,7 @@ def test_a_damaged_result_is_run_again(run: Run) -> None:
 
 
 def test_fewer_pictures_than_before_leave_none_behind(run: Run) -> None:
-    def plain(settings: Settings, show: Any) -> Outcome:
+    def plain(settings: Settings, log: Any) -> Outcome:
         outcome = found(7)
         outcome.figures, outcome.animations = (), ()
         return outcome
@@ -233,7 +233,7 @@ def test_another_code_is_another_result(tmp_path: Path, monkeypatch: pytest.Monk
     assert before == storage.fingerprint("mine", 2)
     assert before != storage.fingerprint("mine", 3)
     assert {path.name for path in storage._files("mine")} >= {"mine.py", "data.py", "outcomes.py"}
-    (tmp_path / "mine.py").write_text("from experiments import data, posed\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text("from experiments import data, user_network\n", encoding="utf-8")
     assert before != storage.fingerprint("mine", 2)
 
 
@@ -511,7 +511,7 @@ def test_a_sweep_is_the_same_each_time() -> None:
     def experiment(key: jax.Array, eta: jax.Array) -> jax.Array:
         return eta * jax.random.normal(key, (), np.float32)
 
-    first, again = (swept(experiment, Settings(3, True), eta=np.array([1.0, 2.0], np.float32)) for _ in range(2))
+    first, again = (sweep_seeds(experiment, Settings(3, True), eta=np.array([1.0, 2.0], np.float32)) for _ in range(2))
     assert first.shape == (3, 2)
     np.testing.assert_array_equal(first, again)
 

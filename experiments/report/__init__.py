@@ -1,9 +1,9 @@
 """What the experiments share: outcomes, statistics, pictures, and the report made of them.
 
-An experiment is a module of `experiments` with a function ``run(settings, show) -> Outcome``. All it needs is here.
+An experiment is a module of `experiments` with a function ``run(settings, log) -> Outcome``. All it needs is here.
 """
 
-from experiments.report.outcomes import Animation, Experiment, Figure, Outcome, Settings, Show, Table, Verdict
+from experiments.report.outcomes import Animation, Experiment, Figure, Log, Outcome, Settings, Table, Verdict
 from experiments.report.plots import COLORS, animated, curves, figure, finished, tick_at
 from experiments.report.statistics import (
     Interval,
@@ -14,7 +14,7 @@ from experiments.report.statistics import (
     exactly,
     interval,
     smaller,
-    swept,
+    sweep_seeds,
     within,
 )
 
@@ -24,10 +24,10 @@ __all__ = [
     "Experiment",
     "Figure",
     "Interval",
+    "Log",
     "Outcome",
     "Settings",
     "Share",
-    "Show",
     "Table",
     "Verdict",
     "animated",
@@ -40,7 +40,7 @@ __all__ = [
     "finished",
     "interval",
     "smaller",
-    "swept",
+    "sweep_seeds",
     "tick_at",
     "within",
 ]

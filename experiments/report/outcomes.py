@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from experiments.posed import Posed
+from experiments.user_network import Problem
 
 SLIDES = (
     "Beyond the lecture",
@@ -47,13 +47,13 @@ class Settings(NamedTuple):
     """independent runs, two or more"""
     quick: bool
     """a small version that shows that everything works"""
-    posed: Posed | None = None
+    problem: Problem | None = None
     """a user's own network, loss and batch, or None"""
     data: str | None = None
     """path of a user's own table, .npz or .csv, or None"""
 
 
-Show = Callable[[str], None]
+Log = Callable[[str], None]
 """Tells the reader at the terminal what is going on."""
 
 
@@ -144,4 +144,4 @@ class Outcome:
     quick: bool = False
 
 
-Experiment = Callable[[Settings, Show], Outcome]
+Experiment = Callable[[Settings, Log], Outcome]

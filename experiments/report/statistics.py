@@ -90,7 +90,7 @@ def interval(values: Any, axis: int = 0, confidence: float = 0.95) -> tuple[np.n
     return values.mean(axis=axis), stats.t.ppf((1 + confidence) / 2, n - 1) * spread
 
 
-def swept(experiment: Callable[..., Any], settings: Settings, **hyper: Any) -> Any:
+def sweep_seeds(experiment: Callable[..., Any], settings: Settings, **hyper: Any) -> Any:
     """The experiment for as many seeds as the settings say and every value of the hyper-parameters.
 
     Returns:
