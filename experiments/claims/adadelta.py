@@ -29,6 +29,30 @@ Scores = dict[str, dict[str, np.ndarray]]
 """by data set and optimizer, [seeds, rates]"""
 
 
+EQUATION = """G := αG + (1 − α)g²
+δ := g(√Δ + ε)/(√G + ε)
+Δ := αΔ + (1 − α)δ²
+w := w − ηδ,   η = 1"""
+LEAD = (
+    f"A network of {HIDDEN} hidden ReLU units learns {{data}} by {{steps}} steps with batches of {BATCH}, with "
+    "AdaDelta, RMSProp and SG from the same weights and on the same batches, at learning rates from "
+    f"{RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the objects are held out, others for each seed. The score is the "
+    "accuracy on them or, where the answers are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a run that diverges, or is "
+    "worse than the mean answer, scores 0. The best η is chosen by the same held-out scores, which favours the tuned "
+    "optimizers a little."
+)
+OWN_BEST = r.Claim(f"At η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η.")
+OTHERS_BEST = r.Claim(
+    f"Untuned, at η = 1, AdaDelta scores at most {NEAR} less than RMSProp and SG, each at its best η."
+)
+TUNING = r.Claim(
+    f"RMSProp and SG need tuning: at η = 1 each scores at least {NEAR} less than at its best η.",
+    why="likely causes where the answers are classes: softmax bounds the error, and the plateau of SG happens to reach "
+    "to η = 1; a step of RMSProp is about η in every weight, whatever the loss, and its weights become huge, which "
+    "classes that are easy to separate forgive",
+)
+
+
 def experiment_with(sample: data.Sample, steps: int) -> Any:
     """The pure experiment ``(key, eta) -> {optimizer: {"score", "loss"}}`` on a data set: all from the same start."""
     classes = sample.classes
@@ -39,8 +63,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:
         key_split, key_run = jax.random.split(key)
-        order = jax.random.permutation(key_split, len(sample.x))
-        (x, y), (x_test, y_test) = ((sample.x[part], answers[part]) for part in (order[held_out:], order[:held_out]))
+        (x_test, y_test), (x, y) = data.split(key_split, (sample.x, answers), held_out)
 
         def trained(optimizer: fnn.Optimizer) -> dict[str, jax.Array]:
             learn = fnn.trainer(net, loss, optimizer, batch_size=BATCH, draw=fnn.with_replacement)
@@ -59,65 +82,47 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, compare and draw."""
-    steps = 200 if settings.quick else 400
-    own = (data.wine,) if settings.quick else (data.digits, data.breast_cancer, data.wine, data.diabetes)
+    steps = settings.pick(quick=200, full=400)
+    own = settings.pick(quick=(data.wine,), full=(data.digits, data.breast_cancer, data.wine, data.diabetes))
     samples = data.samples(settings, *own, numbers=True)
-    measures = {sample.label: "accuracy" if sample.classes else "R²" for sample in samples}
     scores: Scores = {}
     losses: Scores = {}
     for sample in samples:
         log(f"{sample.label}: {settings.seeds} seeds × {len(RATES)} learning rates × {len(OPTIMIZERS)} optimizers")
-        found = r.sweep_seeds(experiment_with(sample, steps), settings, eta=jnp.asarray(RATES, jnp.float32))
+        found = r.sweep_seeds(experiment_with(sample, steps), settings, eta=RATES)
         scores[sample.label] = {name: np.maximum(np.nan_to_num(found[name]["score"]), 0) for name in OPTIMIZERS}
         losses[sample.label] = {name: found[name]["loss"] for name in OPTIMIZERS}
-    best = {label: {name: int(np.argmax(of[name].mean(axis=0))) for name in of} for label, of in scores.items()}
+    measures = {sample.label: "accuracy" if sample.classes else "R²" for sample in samples}
+    best = {label: {name: r.best(values) for name, values in of.items()} for label, of in scores.items()}
+    return r.Outcome(
+        LEAD.format(data=", ".join(scores), steps=steps),
+        _verdicts(scores, losses, best, any(sample.classes for sample in samples)),
+        EQUATION,
+        slide=14,
+        tables=[_table(scores, losses, best, measures)],
+        figures=[_figure(scores, measures)],
+        numbers={
+            "eta": RATES,
+            "score": {label: {name: v.mean(axis=0) for name, v in of.items()} for label, of in scores.items()},
+            "best_eta": {label: {name: RATES[i] for name, i in of.items()} for label, of in best.items()},
+        },
+    )
 
+
+def _verdicts(scores: Scores, losses: Scores, best: dict[str, dict[str, int]], classes: bool) -> list[r.Verdict]:
     def lost(one: str, other: str) -> dict[str, np.ndarray]:
         """By how much an optimizer at η = 1 scores less than one at its best η."""
         return {label: of[other][:, best[label][other]] - of[one][:, ONE] for label, of in scores.items()}
 
     others = [name for name in OPTIMIZERS if name != "AdaDelta"]
-    return r.Outcome(
-        slide=14,
-        lead=f"A network of {HIDDEN} hidden ReLU units learns {', '.join(scores)} by {steps} steps with "
-        f"batches of {BATCH}, with AdaDelta, RMSProp and SG from the same weights and on the same batches, at "
-        f"learning rates from {RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the objects are held out, others for each "
-        "seed. The score is the accuracy on them or, where the answers are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a "
-        "run that diverges, or is worse than the mean answer, scores 0. The best η is chosen by the same held-out "
-        "scores, which favours the tuned optimizers a little.",
-        equation="G := αG + (1 − α)g²\nδ := g(√Δ + ε)/(√G + ε)\nΔ := αΔ + (1 − α)δ²\nw := w − ηδ,   η = 1",
-        verdicts=[
-            r.at_most(
-                f"at η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η",
-                NEAR,
-                lost("AdaDelta", "AdaDelta"),
-                why=_why(scores, losses, best),
-            ),
-            r.at_most(
-                f"AdaDelta at η = 1, untuned, scores at most {NEAR} less than RMSProp and SG, each at its best η",
-                NEAR,
-                {f"{label}, {name}": less for name in others for label, less in lost("AdaDelta", name).items()},
-                why=_why(scores, losses, best),
-            ),
-            r.at_least(
-                f"RMSProp and SG need tuning: at η = 1 each scores at least {NEAR} less than at its best η",
-                NEAR,
-                {f"{label}, {name}": less for name in others for label, less in lost(name, name).items()},
-                why="likely causes where the answers are classes: softmax bounds the error, and the plateau of SG "
-                "happens to reach to η = 1; a step of RMSProp is about η in every weight, whatever the loss, and its "
-                "weights become huge, which classes that are easy to separate forgive"
-                if any(sample.classes for sample in samples)
-                else "",
-            ),
-        ],
-        tables=[_table(scores, losses, best, measures)],
-        figures=[_figure(scores, measures)],
-        numbers={
-            "eta": list(RATES),
-            "score": {label: {name: v.mean(axis=0).tolist() for name, v in of.items()} for label, of in scores.items()},
-            "best_eta": {label: {name: RATES[i] for name, i in of.items()} for label, of in best.items()},
-        },
-    )
+    untuned = {f"{label}, {name}": less for name in others for label, less in lost("AdaDelta", name).items()}
+    own = {f"{label}, {name}": less for name in others for label, less in lost(name, name).items()}
+    why = _why(scores, losses, best)
+    return [
+        r.at_most(OWN_BEST._replace(why=why), NEAR, lost("AdaDelta", "AdaDelta")),
+        r.at_most(OTHERS_BEST._replace(why=why), NEAR, untuned),
+        r.at_least(TUNING if classes else TUNING._replace(why=""), NEAR, own),
+    ]
 
 
 def _why(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> str:
@@ -153,23 +158,18 @@ def _figure(scores: Scores, measures: dict[str, str]) -> r.Figure:
         panels = canvas.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for axes, (label, of) in zip(panels, scores.items(), strict=False):
             axes.axvline(1, linestyle=":", color="#888888")
-            for color, (name, values) in zip(r.COLORS, of.items(), strict=False):
-                mean, half = r.interval(values)
-                axes.errorbar(RATES, mean, half, color=color, label=name, marker="o", markersize=3, capsize=2)
+            r.error_bars(axes, RATES, of, markersize=3)
             axes.set(xscale="log", ylim=(-0.03, 1.03), title=label)
             axes.set_ylabel(f"held-out {measures[label]}")
         for axes in panels[-columns:]:
             axes.set_xlabel("learning rate η")
         panels[0].legend(fontsize=8)
+        best = (
+            f"{label}, {name} {RATES[r.best(values)]:g}" for label, of in scores.items() for name, values in of.items()
+        )
         return r.finished(
             canvas,
             "Held-out score against the learning rate, mean and 95 % interval over seeds; dotted, η = 1",
-            "A panel for each data set, in it a line for each optimizer. The best η: "
-            + "; ".join(
-                f"{label}, {name} {RATES[int(np.argmax(values.mean(axis=0)))]:g}"
-                for label, of in scores.items()
-                for name, values in of.items()
-            )
-            + ".",
+            f"A panel for each data set, in it a line for each optimizer. The best η: {'; '.join(best)}.",
             narrowest=520,
         )

@@ -25,6 +25,47 @@ HIDDEN, BATCH, FIRST = 32, 32, 100
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 
 
+def stretch(k: Any) -> Any:
+    """How many times as long step k is without calibration."""
+    return (1 - GAMMA**k) / np.sqrt(1 - ALPHA**k)
+
+
+EQUATION = """v := γv + (1 − γ)g,   E v = (1 − γᵏ) E g,   v̂ := v/(1 − γᵏ)
+G := αG + (1 − α)g²,   E G = (1 − αᵏ) E g²,   Ĝ := G/(1 − αᵏ)
+v/√G = (1 − γᵏ)/√(1 − αᵏ) · v̂/√Ĝ;   γ = 0.9, α = 0.999"""
+LEAD = (
+    f"{WEIGHTS} weights get random gradients of mean {MEAN:g} and variance 1, which Adam averages. How large are v, "
+    "v̂, G and Ĝ in step k beside the E g and E g² that they estimate, and how long are the steps? A twin of Adam "
+    f"without calibration takes v and G as they are. Then both train a network of {HIDDEN} hidden ReLU units on "
+    "digits, from the same weights and on the same batches, for {steps} steps at learning rates from "
+    f"{RATES[0]:g} to {RATES[-1]:g}; a quarter of the digits is held out."
+)
+CALIBRATED = r.Claim(
+    "In Adam's first steps v and G are too small by the factors 1 − γᵏ and 1 − αᵏ; calibrated, v̂ and Ĝ have the means "
+    "E g and E g² in every step (ratio within 5 %)."
+)
+FIRST_STEP = r.Claim("As the equations say, the first step of calibrated Adam is η in every weight (ratio within 1 %).")
+LONGER = r.Claim(
+    "As the equations say, √G starts smaller than v, so Adam's first steps are longer without calibration, not "
+    f"shorter: by the factor (1 − γᵏ)/√(1 − αᵏ), {stretch(1):.2f} at k = 1 and {stretch(10):.2f} at k = 10 (ratio "
+    "within 1 %)."
+)
+QUICKER = r.Claim(
+    "Calibration makes Adam's start quicker: at the η at which each learns digits soonest, the mean loss over the "
+    f"first {FIRST} steps is smaller with calibration than without.",
+    why="a likely cause: a smaller η with longer first steps is a learning rate that begins high and comes down to η "
+    "within some 1/(1 − α) steps, which suits digits; what calibration gives is that η means the same in all steps",
+)
+HARM = r.Claim(
+    "Without calibration large rates harm Adam: at η = 0.03 and 0.1 the mean loss over the first "
+    f"{FIRST} steps is smaller with calibration."
+)
+IN_THE_END = r.Claim(
+    "In the end Adam's calibration does not matter: after {steps} steps the held-out accuracies with and without it, "
+    "each at its best η, differ by at most 0.01."
+)
+
+
 def uncalibrated(eta: Any) -> fnn.Optimizer:
     """Adam as it would be without v̂ and Ĝ: w := w − ηv/(√G + ε)."""
     adam = fnn.adam(eta, GAMMA, ALPHA, EPSILON)
@@ -75,8 +116,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:
         key_split, key_run = jax.random.split(key)
-        order = jax.random.permutation(key_split, len(sample.x))
-        (x, y), (x_test, y_test) = ((sample.x[i], sample.y[i]) for i in (order[held_out:], order[:held_out]))
+        (x_test, y_test), (x, y) = data.split(key_split, (sample.x, sample.y), held_out)
 
         def trained(optimizer: fnn.Optimizer) -> dict[str, jax.Array]:
             learn = fnn.trainer(net, fnn.softmax_cross_entropy, optimizer, batch_size=BATCH, draw=fnn.with_replacement)
@@ -89,98 +129,69 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
     return experiment
 
 
-def stretch(k: Any) -> Any:
-    """How many times as long step k is without calibration."""
-    return (1 - GAMMA**k) / np.sqrt(1 - ALPHA**k)
-
-
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Average, train, judge and draw."""
-    steps = 300 if settings.quick else 1000
+    steps = settings.pick(quick=300, full=1000)
     log(f"{settings.seeds} seeds, {STEPS} steps of random gradients of {WEIGHTS} weights")
     averages = r.sweep_seeds(experiment_of_averages, settings)
     log(f"{settings.seeds} seeds × {len(RATES)} learning rates, {steps} steps on digits with and without calibration")
-    trained = r.sweep_seeds(experiment_with(data.digits(), steps), settings, eta=jnp.asarray(RATES, jnp.float32))
+    trained = r.sweep_seeds(experiment_with(data.digits(), steps), settings, eta=RATES)
     first = {name: of["losses"][..., :10].mean(axis=-1) for name, of in trained.items()}
     accuracy = {name: of["accuracy"] for name, of in trained.items()}
-    soonest = {name: int(np.argmin(values.mean(axis=0))) for name, values in first.items()}
-    best = {name: int(np.argmax(values.mean(axis=0))) for name, values in accuracy.items()}
-    quickest = ", ".join(f"{RATES[i]:g} {name}" for name, i in soonest.items())
-
     return r.Outcome(
+        LEAD.format(steps=steps),
+        [*_of_averages(averages), *_of_learning(first, accuracy, steps)],
+        EQUATION,
         slide=15,
-        lead=f"{WEIGHTS} weights get random gradients of mean {MEAN:g} and variance 1, which Adam averages. How "
-        "large are v, v̂, G and Ĝ in step k beside the E g and E g² that they estimate, and how long are the steps? A "
-        "twin of Adam without calibration takes v and G as they are. Then both train a network of "
-        f"{HIDDEN} hidden ReLU units on digits, from the same weights and on the same batches, for {steps} steps at "
-        f"learning rates from {RATES[0]:g} to {RATES[-1]:g}; a quarter of the digits is held out.",
-        equation="v := γv + (1 − γ)g,   E v = (1 − γᵏ) E g,   v̂ := v/(1 − γᵏ)\n"
-        "G := αG + (1 − α)g²,   E G = (1 − αᵏ) E g²,   Ĝ := G/(1 − αᵏ)\n"
-        "v/√G = (1 − γᵏ)/√(1 − αᵏ) · v̂/√Ĝ;   γ = 0.9, α = 0.999",
-        verdicts=[
-            r.within(
-                "in the first steps of Adam v and G are too small by the factors 1 − γᵏ and 1 − αᵏ; calibrated, v̂ "
-                "and Ĝ have the means E g and E g² in every step (ratio within 5 %)",
-                0.95,
-                1.05,
-                {f"{name}, k = {k}": averages[name][:, k - 1] for name in ("v̂", "Ĝ") for k in TOLD},
-            ),
-            r.within(
-                "as the equations say, the first step of calibrated Adam is η in every weight (ratio within 1 %)",
-                0.99,
-                1.01,
-                averages["calibrated"][:, 0],
-            ),
-            r.within(
-                "as the equations say, √G starts smaller than v, so that Adam's first steps are longer without "
-                "calibration, not shorter: by "
-                f"{stretch(1):.2f} at k = 1 and {stretch(10):.2f} at k = 10, by the factor "
-                "(1 − γᵏ)/√(1 − αᵏ) (ratio within 1 %)",
-                0.99,
-                1.01,
-                {
-                    f"k = {k}": averages["uncalibrated"][:, k - 1] / averages["calibrated"][:, k - 1] / stretch(k)
-                    for k in TOLD
-                },
-            ),
-            r.smaller(
-                "calibration makes Adam's start quicker: at the η at which each learns digits soonest, the mean loss "
-                f"over the first {FIRST} steps is smaller with calibration than without",
-                {f"η = {quickest}": tuple(first[name][:, soonest[name]] for name in BOTH)},
-                why="a likely cause: a smaller η with longer first steps is a learning rate that begins high and comes "
-                "down to η within some 1/(1 − α) steps, which suits digits; what calibration gives is that η means the "
-                "same in all steps",
-            ),
-            r.smaller(
-                "without calibration large rates do harm to Adam: at η = 0.03 and 0.1 the mean loss over the first "
-                f"{FIRST} steps is smaller with calibration",
-                {f"η = {eta:g}": tuple(first[name][:, RATES.index(eta)] for name in BOTH) for eta in (0.03, 0.1)},
-            ),
-            r.within(
-                f"in the end Adam's calibration does not matter: after {steps} steps the held-out accuracies with and "
-                "without, each at its best η, differ by 0.01 at most",
-                -0.01,
-                0.01,
-                accuracy["calibrated"][:, best["calibrated"]] - accuracy["uncalibrated"][:, best["uncalibrated"]],
-            ),
-        ],
         tables=[_of_steps(averages), _of_training(first, accuracy)],
-        figures=_figures(averages, first),
+        figures=[_estimates(averages), _lengths(averages), _first_losses(first)],
         numbers={
-            "k": list(TOLD),
-            "averages": {name: values.mean(axis=0)[np.array(TOLD) - 1].tolist() for name, values in averages.items()},
-            "eta": list(RATES),
-            "loss_first": {name: [r.Interval.of(v)._asdict() for v in values.T] for name, values in first.items()},
-            "accuracy": {name: [r.Interval.of(v)._asdict() for v in values.T] for name, values in accuracy.items()},
+            "k": TOLD,
+            "averages": {name: values.mean(axis=0)[np.array(TOLD) - 1] for name, values in averages.items()},
+            "eta": RATES,
+            "loss_first": {name: [r.Interval.of(v) for v in values.T] for name, values in first.items()},
+            "accuracy": {name: [r.Interval.of(v) for v in values.T] for name, values in accuracy.items()},
         },
     )
 
 
+def _of_averages(averages: dict[str, np.ndarray]) -> list[r.Verdict]:
+    longer = averages["uncalibrated"] / averages["calibrated"]
+    return [
+        r.within(
+            CALIBRATED,
+            0.95,
+            1.05,
+            {f"{name}, k = {k}": averages[name][:, k - 1] for name in ("v̂", "Ĝ") for k in TOLD},
+        ),
+        r.within(FIRST_STEP, 0.99, 1.01, averages["calibrated"][:, 0]),
+        r.within(LONGER, 0.99, 1.01, {f"k = {k}": longer[:, k - 1] / stretch(k) for k in TOLD}),
+    ]
+
+
+def _of_learning(first: dict[str, np.ndarray], accuracy: dict[str, np.ndarray], steps: int) -> list[r.Verdict]:
+    soonest = {name: int(np.argmin(values.mean(axis=0))) for name, values in first.items()}
+    quickest = ", ".join(f"{RATES[i]:g} {name}" for name, i in soonest.items())
+    best = {name: values[:, r.best(values)] for name, values in accuracy.items()}
+
+    def pair(eta: float) -> tuple[np.ndarray, ...]:
+        return tuple(first[name][:, RATES.index(eta)] for name in BOTH)
+
+    return [
+        r.smaller(QUICKER, {f"η = {quickest}": tuple(first[name][:, soonest[name]] for name in BOTH)}),
+        r.smaller(HARM, {f"η = {eta:g}": pair(eta) for eta in (0.03, 0.1)}),
+        r.within(IN_THE_END.filled(steps=steps), -0.01, 0.01, best["calibrated"] - best["uncalibrated"]),
+    ]
+
+
 def _of_steps(averages: dict[str, np.ndarray]) -> r.Table:
     names = ("v", "v̂", "G", "Ĝ", "uncalibrated", "calibrated")
-    rows = [(f"{k}", *(f"{averages[name][:, k - 1].mean():.4g}" for name in names)) for k in TOLD]
-    header = ("step k", "v / E g", "v̂ / E g", "G / E g²", "Ĝ / E g²", "|Δw|/η without", "|Δw|/η with calibration")
-    return r.Table("Averages and steps, means over weights and seeds", header, rows)
+    header = ("v / E g", "v̂ / E g", "G / E g²", "Ĝ / E g²", "|Δw|/η without", "|Δw|/η with calibration")
+    rows = {
+        f"{k}": {head: f"{averages[name][:, k - 1].mean():.4g}" for head, name in zip(header, names, strict=True)}
+        for k in TOLD
+    }
+    return r.table("Averages and steps, means over weights and seeds", "step k", rows)
 
 
 def _of_training(first: dict[str, np.ndarray], accuracy: dict[str, np.ndarray]) -> r.Table:
@@ -193,41 +204,49 @@ def _of_training(first: dict[str, np.ndarray], accuracy: dict[str, np.ndarray]) 
     return r.Table(f"{caption}, with and without calibration, means over seeds with 95 % intervals", header, rows)
 
 
-def _figures(averages: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> list[r.Figure]:
-    k = np.arange(1, STEPS + 1)
-    at = np.unique(np.geomspace(1, STEPS, 80).astype(int))
-    return [
-        r.curves(
-            at,
-            {name: averages[name][:, at - 1] for name in ("v", "v̂", "G", "Ĝ")},
-            "The averages as parts of what they estimate, E g and E g², by steps, mean over weights and seeds",
-            "On logarithmic scales v rises from a tenth to 1 within twenty steps and G from a thousandth to 1 within "
-            "three thousand; v̂ and Ĝ are 1 from the first step on.",
-            xlabel="step k",
-            ylabel="average / what it estimates",
-            logx=True,
-            logy=True,
-        ),
-        r.curves(
-            at,
-            {name: averages[name][:, at - 1] for name in BOTH},
-            "The mean length of a step in one weight by steps; dotted, calibrated steps times (1 − γᵏ)/√(1 − αᵏ)",
-            "With calibration steps are η long at first and then a little shorter. Without, they are three times as "
-            "long at first, nearly five times at about the tenth step, and come down to the same within two thousand.",
-            xlabel="step k",
-            ylabel="mean |Δw| / η",
-            logx=True,
-            theory={"theory": (averages["calibrated"].mean(axis=0) * stretch(k))[at - 1]},
-        ),
-        r.curves(
-            RATES,
-            first,
-            f"The mean loss over the first {FIRST} steps on digits against the learning rate, with 95 % intervals",
-            "Both curves fall and rise again. Without calibration the loss is lower at small rates, and at the largest "
-            "far higher than with it.",
-            xlabel="learning rate η",
-            ylabel=f"mean loss, first {FIRST} steps",
-            logx=True,
-            marker="o",
-        ),
-    ]
+def _at() -> np.ndarray:
+    """The steps that are drawn, more of them at the beginning."""
+    return np.unique(np.geomspace(1, STEPS, 80).astype(int))
+
+
+def _estimates(averages: dict[str, np.ndarray]) -> r.Figure:
+    return r.curves(
+        _at(),
+        {name: averages[name][:, _at() - 1] for name in ("v", "v̂", "G", "Ĝ")},
+        "The averages as parts of what they estimate, E g and E g², by steps, mean over weights and seeds",
+        "On logarithmic scales v rises from a tenth to 1 within twenty steps and G from a thousandth to 1 within "
+        "three thousand; v̂ and Ĝ are 1 from the first step on.",
+        xlabel="step k",
+        ylabel="average / what it estimates",
+        logx=True,
+        logy=True,
+    )
+
+
+def _lengths(averages: dict[str, np.ndarray]) -> r.Figure:
+    theory = averages["calibrated"].mean(axis=0) * stretch(np.arange(1, STEPS + 1))
+    return r.curves(
+        _at(),
+        {name: averages[name][:, _at() - 1] for name in BOTH},
+        "The mean length of a step in one weight by steps; dotted, calibrated steps times (1 − γᵏ)/√(1 − αᵏ)",
+        "With calibration steps are η long at first and then a little shorter. Without, they are three times as "
+        "long at first, nearly five times at about the tenth step, and come down to the same within two thousand.",
+        xlabel="step k",
+        ylabel="mean |Δw| / η",
+        logx=True,
+        theory={"theory": theory[_at() - 1]},
+    )
+
+
+def _first_losses(first: dict[str, np.ndarray]) -> r.Figure:
+    return r.curves(
+        RATES,
+        first,
+        f"The mean loss over the first {FIRST} steps on digits against the learning rate, with 95 % intervals",
+        "Both curves fall and rise again. Without calibration the loss is lower at small rates, and at the largest "
+        "far higher than with it.",
+        xlabel="learning rate η",
+        ylabel=f"mean loss, first {FIRST} steps",
+        logx=True,
+        marker="o",
+    )

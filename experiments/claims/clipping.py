@@ -32,6 +32,33 @@ norm = Metric("norm", of_step=lambda step: fnn.tree_norm(step.gradient))
 """‖g‖ before it is clipped"""
 
 
+EQUATION = """if ‖g‖ > θ then g := gθ/‖g‖
+v := γv + (1 − γ)g,   w := w − ηv"""
+LEAD = (
+    f"{HIDDEN} hidden layers of {WIDTH} ReLU learn digits for {{steps}} steps. Training fails for two causes: first "
+    "weights 1.8 times as large as keeps the variance, so that outputs and errors explode from layer to layer, with "
+    "η = 0.1; or good weights and too large a rate, η = 1. The gradient is clipped at θ, then goes into momentum γ. A "
+    f"run fails if its mean loss over the last tenth is not below {LEARNED}, guessing having ln 10 = 2.303; one that "
+    "does not fail may still have learned little, as the accuracies show."
+)
+UNCLIPPED = r.Claim(
+    f"With large weights or large steps, at least {100 * MOST:.0f} % of the runs without clipping and momentum fail "
+    f"(γ = 0; the loss does not end below {LEARNED})."
+)
+CLIPPED = r.Claim(
+    f"With large weights or large steps, at most {100 * FEW:.0f} % of the runs fail that are clipped at θ = 1 or "
+    f"θ = 0.1, without momentum (γ = 0; the loss does not end below {LEARNED}).",
+    why="no step is longer than ηθ, which from large weights is 0.1 or 0.01; a likely cause: in so few steps that is "
+    "too short to undo them",
+)
+MOMENTUM = r.Claim(
+    "A well chosen γ of momentum replaces clipping: with large weights or large steps and γ = 0.99, at most "
+    f"{100 * FEW:.0f} % of the runs fail (the loss does not end below {LEARNED}).",
+    why="a likely cause: momentum averages gradients, so with γ = 0.99 a step can be larger before it overshoots; but "
+    "the average of exploded gradients has exploded too, and what large first weights have done is not undone",
+)
+
+
 def experiment_with(steps: int) -> Any:
     """The pure experiment ``(key, cause, theta, gamma) -> records``, a cause being a gain and a rate."""
     x, y = data.digits()[1:]
@@ -75,93 +102,46 @@ def norms(found: dict[str, np.ndarray]) -> r.Figure:
 
 def accuracies(found: dict[str, np.ndarray]) -> r.Figure:
     """The accuracy against θ."""
+    cases = {
+        name: r.by_case(np.moveaxis(found["accuracy"][:, i], 2, 1), GAMMAS, "γ = {:g}") for i, name in enumerate(CAUSES)
+    }
     with r.figure(7.2, 3.4) as canvas:
         at = np.arange(len(THETAS))
-        for axes, cause, name in zip(canvas.subplots(1, 2, sharey=True), range(2), CAUSES, strict=True):
-            for color, k, gamma in zip(r.COLORS, range(3), GAMMAS, strict=False):
-                mean, half = r.interval(found["accuracy"][:, cause, :, k])
-                axes.errorbar(at, mean, half, color=color, marker="o", markersize=4, capsize=2, label=f"γ = {gamma:g}")
+        for axes, (name, of_gamma) in zip(canvas.subplots(1, 2, sharey=True), cases.items(), strict=True):
+            r.error_bars(axes, at, of_gamma)
             axes.set(title=name, xlabel="θ", xticks=at, ylim=(0, 1.02))
             axes.set_xticklabels(["∞" if theta == math.inf else f"{theta:g}" for theta in THETAS])
         canvas.axes[0].set_ylabel("accuracy at the end")
         canvas.axes[1].legend(fontsize=8)
+        means = {f"{name}, {gamma}": v.mean(0) for name, of in cases.items() for gamma, v in of.items()}
         return r.finished(
             canvas,
             "Accuracy on the training digits against the threshold θ, ∞ for no clipping: means over seeds with 95 % "
             "intervals",
             f"Two plots of accuracy against the clipping threshold {', '.join(f'{theta:g}' for theta in THETAS)} for "
-            "three values of γ. "
-            + "; ".join(
-                f"{name}, γ = {gamma:g}: {', '.join(f'{share:.2f}' for share in found['accuracy'][:, i, :, k].mean(0))}"
-                for i, name in enumerate(CAUSES)
-                for k, gamma in enumerate(GAMMAS)
-            )
-            + ".",
+            f"three values of γ. {r.spoken(means)}.",
             narrowest=640,
         )
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train with every threshold and inertia, and judge."""
-    steps = 100 if settings.quick else 200
+    steps = settings.pick(quick=100, full=200)
     log(f"{settings.seeds} seeds × {len(CAUSES)} causes × {len(THETAS)} thresholds × {len(GAMMAS)} inertias")
-    grid: dict[str, Any] = {"cause": tuple(CAUSES.values()), "theta": THETAS, "gamma": GAMMAS}
-    found = r.sweep_seeds(experiment_with(steps), settings, **{k: jnp.asarray(v, jnp.float32) for k, v in grid.items()})
-
-    def failed(theta: int, gamma: int = 0) -> dict[str, np.ndarray]:
-        return {name: found["failed"][:, i, theta, gamma] for i, name in enumerate(CAUSES)}
-
-    rows = [
-        (name, f"{gamma:g}", *(f"{100 * found['failed'][:, i, j, k].mean():.0f} %" for j in range(len(THETAS))))
-        for i, name in enumerate(CAUSES)
-        for k, gamma in enumerate(GAMMAS)
-    ]
+    causes = tuple(CAUSES.values())
+    found = r.sweep_seeds(experiment_with(steps), settings, cause=causes, theta=THETAS, gamma=GAMMAS)
     return r.Outcome(
+        LEAD.format(steps=steps),
+        _verdicts(found["failed"]),
+        EQUATION,
         slide=17,
-        lead=f"{HIDDEN} hidden layers of {WIDTH} ReLU learn digits for {steps} steps. Training fails for two "
-        "causes: first weights 1.8 times as large as keeps the variance, so that outputs and errors explode from "
-        "layer to layer, with η = 0.1; or good weights and too large a rate, η = 1. The gradient is clipped at θ, then "
-        f"goes into momentum γ. A run fails if its mean loss over the last tenth is not below {LEARNED}, guessing "
-        "having ln 10 = 2.303; one that does not fail may still have learned little, as the accuracies show.",
-        equation="if ‖g‖ > θ then g := gθ/‖g‖\nv := γv + (1 − γ)g,   w := w − ηv",
-        verdicts=[
-            r.at_least(
-                f"with large weights or large steps, without clipping and with γ = 0, at least {100 * MOST:.0f} % of "
-                f"the runs fail, their loss not ending below {LEARNED}",
-                MOST,
-                failed(NEVER),
-            ),
-            r.at_most(
-                f"with large weights or large steps, clipped at θ = 1 or θ = 0.1 and with γ = 0, at most "
-                f"{100 * FEW:.0f} % of the runs fail, their loss not ending below {LEARNED}",
-                FEW,
-                {f"{name}, θ = {THETAS[i]:g}": of[name] for i in (ONE, TENTH) for of in (failed(i),) for name in of},
-                why="no step is longer than ηθ, which from large weights is 0.1 or 0.01; a likely cause: in so few "
-                "steps that is too short to undo them",
-            ),
-            r.at_most(
-                "a well chosen γ does instead of clipping: with large weights or large steps and γ = 0.99, at most "
-                f"{100 * FEW:.0f} % of the runs fail, their loss not ending below {LEARNED}",
-                FEW,
-                failed(NEVER, GAMMAS.index(0.99)),
-                why="a likely cause: momentum averages gradients, so with γ = 0.99 a step can be larger before it "
-                "overshoots; but the average of exploded gradients has exploded too, and what large first weights have "
-                "done is not undone",
-            ),
-        ],
-        tables=[
-            r.Table(
-                "Share of runs that fail, by the threshold; ∞ is no clipping",
-                ("cause", "γ", *("θ = ∞" if theta == math.inf else f"θ = {theta:g}" for theta in THETAS)),
-                rows,
-            )
-        ],
+        tables=[_table(found["failed"])],
         figures=[norms(found), accuracies(found)],
         numbers={
             "steps": steps,
             "accuracy": {
                 name: {
-                    f"γ = {gamma:g}, θ = {theta:g}": r.Interval.of(found["accuracy"][:, i, j, k])._asdict()
+                    f"γ = {gamma:g}, θ = {theta:g}": r.Interval.of(found["accuracy"][:, i, j, k])
                     for j, theta in enumerate(THETAS)
                     for k, gamma in enumerate(GAMMAS)
                 }
@@ -169,3 +149,25 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
             },
         },
     )
+
+
+def _verdicts(failed: np.ndarray) -> list[r.Verdict]:
+    def runs(theta: int, gamma: float = 0.0) -> dict[str, np.ndarray]:
+        return r.by_case(failed[:, :, theta, GAMMAS.index(gamma)], CAUSES)
+
+    clipped = {f"{name}, θ = {THETAS[i]:g}": of for i in (ONE, TENTH) for name, of in runs(i).items()}
+    return [
+        r.at_least(UNCLIPPED, MOST, runs(NEVER)),
+        r.at_most(CLIPPED, FEW, clipped),
+        r.at_most(MOMENTUM, FEW, runs(NEVER, 0.99)),
+    ]
+
+
+def _table(failed: np.ndarray) -> r.Table:
+    rows = [
+        (name, f"{gamma:g}", *(r.percent(failed[:, i, j, k].mean()) for j in range(len(THETAS))))
+        for i, name in enumerate(CAUSES)
+        for k, gamma in enumerate(GAMMAS)
+    ]
+    header = ("cause", "γ", *("θ = ∞" if theta == math.inf else f"θ = {theta:g}" for theta in THETAS))
+    return r.Table("Share of runs that fail, by the threshold; ∞ is no clipping", header, rows)

@@ -26,6 +26,27 @@ RATES = (0.003, 0.02)
 POINT = 0.01
 
 
+EQUATION = "dim W = Σ_l (H_{l−1} + 1) H_l"
+LEAD = (
+    f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn {{data}} by "
+    "{steps} steps of Adam. Layers are counted as in the lecture, the last one included: one layer is a linear "
+    "classifier, whose number of parameters cannot be chosen. A fifth of the objects chooses the rate, "
+    f"{' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out."
+)
+THREE = r.Claim(
+    f"Three layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.",
+    why="{smallest} has {held_out} held-out objects, one of which is {one:.2g} of the accuracy: its interval is wide",
+)
+TWO = r.Claim(f"Two layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.")
+ONE = r.Claim(
+    f"One layer does not suffice: the held-out accuracy of the best deeper network is at least {POINT} higher.",
+    why="a likely cause where one layer does: the classes are nearly linearly separable, so that a linear classifier "
+    "is hardly worse than any other",
+)
+By = dict[str, dict[int, np.ndarray]]
+"""by data set and number of layers, at the rate chosen on validation objects: values [seeds]"""
+
+
 def spirals() -> data.Sample:
     """1000 points on two spirals of one and a half turns: two classes."""
     x, arm = data.spirals(jax.random.key(2026), 1000, turns=1.5, noise=0.03)
@@ -53,14 +74,13 @@ def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[...
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
         key_split, key_run = jax.random.split(key)
-        order = jax.random.permutation(key_split, len(sample.x))
-        learned, validation, held_out = order[: -2 * fifth], order[-2 * fifth : -fifth], order[-fifth:]
-        train = sample.x[learned], sample.y[learned]
+        most = len(sample.x) - 2 * fifth
+        train, validation, held_out = data.split(key_split, (sample.x, sample.y), most, fifth)
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, fnn.adam(eta), batch_size=BATCH, draw=fnn.with_replacement)
         state, records = fnn.run(learn, learn.init(key_run, train), train, steps, every=steps // 10)
 
-        def accuracy(part: jax.Array) -> jax.Array:
-            return data.accuracy(net.apply(state.params, state.state, sample.x[part]), sample.y[part])
+        def accuracy(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return data.accuracy(net.apply(state.params, state.state, part[0]), part[1])
 
         loss = records["loss"][-1]
         return {"validation": accuracy(validation), "held out": accuracy(held_out), "loss": loss}
@@ -68,49 +88,60 @@ def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[...
     return experiment
 
 
-def picture(accuracy: dict[str, dict[int, np.ndarray]]) -> r.Figure:
+def picture(accuracy: By) -> r.Figure:
     """The held-out accuracy against depth."""
     with r.figure() as canvas:
         axes = canvas.subplots()
-        for color, (name, of) in zip(r.COLORS, accuracy.items(), strict=False):
-            mean, half = r.interval(np.stack(list(of.values()), axis=1))
-            axes.errorbar(list(of), mean, half, color=color, marker="o", markersize=4, capsize=2, label=name)
+        r.error_bars(axes, DEPTHS, {name: np.stack(list(of.values()), axis=1) for name, of in accuracy.items()})
         axes.set(xlabel="layers", ylabel="held-out accuracy", xticks=DEPTHS)
         axes.legend(fontsize=8)
+        means = r.spoken({name: [values.mean() for values in of.values()] for name, of in accuracy.items()})
         return r.finished(
             canvas,
             f"Held-out accuracy of networks of about {PARAMETERS} parameters by their number of layers: means over "
             "seeds with 95 % intervals",
-            "Line plot of accuracy against the number of layers, a line for each data set: "
-            + "; ".join(
-                f"{name} {', '.join(f'{values.mean():.2f}' for values in of.values())}" for name, of in accuracy.items()
-            )
-            + ".",
+            f"Line plot of accuracy against the number of layers, a line for each data set: {means}.",
         )
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train every depth on every data set, choose rates, and judge."""
-    steps = 400 if settings.quick else 1000
-    own = (spirals,) if settings.quick else (data.digits, data.wine, data.breast_cancer, spirals)
+    steps = settings.pick(quick=400, full=1000)
+    own = settings.pick(quick=(spirals,), full=(data.digits, data.wine, data.breast_cancer, spirals))
     samples = data.samples(settings, *own)
-    accuracy: dict[str, dict[int, np.ndarray]] = {}
-    validation: dict[str, dict[int, float]] = {}
-    loss: dict[str, dict[int, np.ndarray]] = {}
+    labels = [sample.label for sample in samples]
+    accuracy: By = {label: {} for label in labels}
+    loss: By = {label: {} for label in labels}
+    validation: dict[str, dict[int, float]] = {label: {} for label in labels}
     for sample in samples:
-        accuracy[sample.label], validation[sample.label], loss[sample.label] = {}, {}, {}
         for depth in DEPTHS:
             log(f"{settings.seeds} seeds of {depth} layers on {sample.label}")
-            eta = jnp.asarray(RATES, jnp.float32)
-            found = r.sweep_seeds(experiment_with(depth, sample, steps), settings, eta=eta)
-            means = found["validation"].mean(axis=0)
-            best = int(np.argmax(means))
-            validation[sample.label][depth] = float(means[best])
-            accuracy[sample.label][depth] = found["held out"][:, best]
-            loss[sample.label][depth] = found["loss"][:, best]
+            found = r.sweep_seeds(experiment_with(depth, sample, steps), settings, eta=RATES)
+            best = r.best(found["validation"])
+            accuracy[sample.label][depth], loss[sample.label][depth] = (
+                found["held out"][:, best],
+                found["loss"][:, best],
+            )
+            validation[sample.label][depth] = float(found["validation"].mean(axis=0)[best])
+    layers = {depth: f"{depth} layers" if depth > 1 else "1 layer" for depth in DEPTHS}
+    rows = {name: {layers[depth]: values for depth, values in of.items()} for name, of in accuracy.items()}
+    return r.Outcome(
+        LEAD.format(data=", ".join(accuracy), steps=steps),
+        _verdicts(accuracy, validation, min(samples, key=lambda sample: len(sample.x))),
+        EQUATION,
+        slide=25,
+        tables=[
+            r.table("Held-out accuracy by the number of layers; means over seeds with 95 % intervals", "data", rows)
+        ],
+        figures=[picture(accuracy)],
+        numbers={
+            "held-out accuracy": {name: r.intervals(of) for name, of in accuracy.items()},
+            "training loss": {name: {d: v.mean() for d, v in of.items()} for name, of in loss.items()},
+        },
+    )
 
-    small = min(samples, key=lambda sample: len(sample.x))
 
+def _verdicts(accuracy: By, validation: dict[str, dict[int, float]], small: data.Sample) -> list[r.Verdict]:
     def gained(over: int) -> dict[str, np.ndarray]:
         """By how much the deeper network that is best on validation objects beats the one of so many layers."""
         deeper = {
@@ -119,49 +150,5 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         }
         return {f"{name}, {d} layers": accuracy[name][d] - accuracy[name][over] for name, d in deeper.items()}
 
-    return r.Outcome(
-        slide=25,
-        lead=f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn "
-        f"{', '.join(accuracy)} by {steps} steps of Adam. Layers are counted as in the lecture, the last one "
-        "included: one layer is a linear classifier, whose number of parameters cannot be chosen. A fifth of the "
-        f"objects chooses the rate, {' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out.",
-        equation="dim W = Σ_l (H_{l−1} + 1) H_l",
-        verdicts=[
-            r.at_most(
-                f"three layers suffice: the best deeper network's held-out accuracy is at most {POINT} higher",
-                POINT,
-                gained(3),
-                why=f"{small.label} has {len(small.x) // 5} held-out objects, one of which is "
-                f"{5 / len(small.x):.2g} of the accuracy: its interval is wide",
-            ),
-            r.at_most(
-                f"two layers suffice: the best deeper network's held-out accuracy is at most {POINT} higher",
-                POINT,
-                gained(2),
-            ),
-            r.at_least(
-                f"one layer does not suffice: the best deeper network's held-out accuracy is at least {POINT} higher",
-                POINT,
-                gained(1),
-                why="a likely cause where one layer does: the classes are nearly linearly separable, so that a linear "
-                "classifier is hardly worse than any other",
-            ),
-        ],
-        tables=[
-            r.Table(
-                "Held-out accuracy by the number of layers; means over seeds with 95 % intervals",
-                ("data", *(f"{depth} layers" if depth > 1 else "1 layer" for depth in DEPTHS)),
-                [(name, *(str(r.Interval.of(values)) for values in of.values())) for name, of in accuracy.items()],
-            )
-        ],
-        figures=[picture(accuracy)],
-        numbers={
-            "held-out accuracy": {
-                name: {str(depth): r.Interval.of(values)._asdict() for depth, values in of.items()}
-                for name, of in accuracy.items()
-            },
-            "training loss": {
-                name: {str(depth): float(values.mean()) for depth, values in of.items()} for name, of in loss.items()
-            },
-        },
-    )
+    three = THREE.filled(smallest=small.label, held_out=len(small.x) // 5, one=5 / len(small.x))
+    return [r.at_most(three, POINT, gained(3)), r.at_most(TWO, POINT, gained(2)), r.at_least(ONE, POINT, gained(1))]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import LogLocator
 from sklearn.exceptions import ConvergenceWarning
@@ -31,34 +32,42 @@ Runs = dict[str, dict[str, np.ndarray]]
 """for each optimizer its records [seeds, rates, …]"""
 
 
+EQUATION = """sgd: w := w − ηg,   g = ∂Q/∂w of a batch
+momentum: v := γv + (1 − γ)g,   w := w − ηv;   nag: likewise, with g at w − ηγv
+rmsprop: G := αG + (1 − α)g²,   w := w − ηg/(√G + ε)
+adadelta: δ := g(√Δ + ε)/(√G + ε),   Δ := αΔ + (1 − α)δ²,   w := w − ηδ
+adam: v̂ := v/(1 − γ^k),   Ĝ := G/(1 − α^k),   w := w − ηv̂/(√Ĝ + ε)
+nadam: w := w − η(γv̂ + (1 − γ)/(1 − γ^k)·g)/(√Ĝ + ε)"""
+LEAD = (
+    f"{{net}}, batches of {BATCH}, {{steps}} steps of hand-written BackProp on {{train}} of the {{size}} objects. Each "
+    "seed has its own split, first weights and order of batches. All seeds and {rates} learning rates of an optimizer "
+    "run in one compiled call; the rate is chosen by accuracy on validation objects, and the accuracy on other "
+    "held-out objects is reported as a mean with a 95 % interval over {seeds} seeds."
+)
+REACHES = r.Claim("Every optimizer reaches, at its best rate, a mean held-out accuracy of {required}.")
+
+
 def network(classes: int) -> fnn.Layer:
     """Two hidden layers of ReLU."""
     hidden = fnn.dense(WIDTH, fnn.relu, w=fnn.he())
     return fnn.serial(hidden, hidden, fnn.linear(classes))
 
 
-def split(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Indices for training, validation and test: a seed has a split of its own."""
-    order, held = jax.random.permutation(key, size), round(HELD_OUT * size)
-    return order[: -2 * held], order[-2 * held : -held], order[-held:]
-
-
 def experiment_with(name: str, sample: data.Sample, steps: int, points: int) -> Callable[..., dict[str, jax.Array]]:
-    """The pure experiment for one optimizer, ``(key, eta) -> metrics``."""
-    x, y, net = sample.x, sample.y, network(sample.classes)
+    """The pure experiment for one optimizer, ``(key, eta) -> metrics``; a seed has a split of its own."""
+    net = network(sample.classes)
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
         key_split, key_run = jax.random.split(key)
-        train, validation, test = split(key_split, len(x))
-        learned = x[train], y[train]
+        train, validation, test = data.train_validation_test(key_split, (sample.x, sample.y), HELD_OUT)
         learn = fnn.trainer(net, fnn.softmax_cross_entropy, getattr(fnn, name)(eta), batch_size=BATCH)
-        state, metrics = fnn.run(learn, learn.init(key_run, learned), learned, steps, every=steps // points)
+        state, metrics = fnn.run(learn, learn.init(key_run, train), train, steps, every=steps // points)
         params = state.params
         if name == "nag":  # its parameters look ahead; the weights are a step behind
             params = fnn.nag_weights(params, state.optimizer_state)
 
-        def right(objects: jax.Array) -> jax.Array:
-            return data.accuracy(net.apply(params, state.state, x[objects]), y[objects])
+        def right(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return data.accuracy(net.apply(params, state.state, part[0]), part[1])
 
         return {"loss": metrics["loss"], "validation": right(validation), "test": right(test)}
 
@@ -70,7 +79,7 @@ def scikit_learn(settings: r.Settings, sample: data.Sample, steps: int) -> np.nd
     x, y = map(np.asarray, (sample.x, sample.y))
 
     def splits(key: jax.Array) -> tuple[jax.Array, ...]:
-        return split(jax.random.split(key)[0], len(x))
+        return tuple(data.train_validation_test(jax.random.split(key)[0], jnp.arange(len(x)), HELD_OUT))
 
     accuracies = []
     for seed, (train, _, test) in enumerate(zip(*r.sweep_seeds(splits, settings), strict=True)):
@@ -87,43 +96,34 @@ def scikit_learn(settings: r.Settings, sample: data.Sample, steps: int) -> np.nd
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, compare, and draw."""
     (sample,) = data.samples(settings, data.digits)
-    steps, points = (300, 10) if settings.quick else (2000, 40)
-    rates = RATES[2::4] if settings.quick else RATES
+    steps, points, rates = settings.pick(quick=(300, 10, RATES[2::4]), full=(2000, 40, RATES))
     runs: Runs = {}
     for name in OPTIMIZERS:
         log(f"{name}: {settings.seeds} seeds × {len(rates)} learning rates in one compiled call")
-        runs[name] = r.sweep_seeds(experiment_with(name, sample, steps, points), settings, eta=rates.astype(np.float32))
+        runs[name] = r.sweep_seeds(experiment_with(name, sample, steps, points), settings, eta=rates)
     log(f"scikit-learn's MLPClassifier, {settings.seeds} fits")
     peer = r.Interval.of(scikit_learn(settings, sample, steps))
-    best = {name: int(np.argmax(of["validation"].mean(axis=0))) for name, of in runs.items()}
-    held_out = {name: r.Interval.of(of["test"][:, best[name]]) for name, of in runs.items()}
+    best = {name: r.best(of["validation"]) for name, of in runs.items()}
+    held_out = {name: of["test"][:, best[name]] for name, of in runs.items()}
     required = REQUIRED if settings.data is None else peer.mean - SHORT_OF_PEER
-    train = len(sample.x) - 2 * round(HELD_OUT * len(sample.x))
+    size = len(sample.x)
     return r.Outcome(
+        LEAD.format(
+            net=network(sample.classes),
+            steps=steps,
+            train=size - 2 * round(HELD_OUT * size),
+            size=size,
+            rates=len(rates),
+            seeds=settings.seeds,
+        ),
+        [r.at_least(REACHES.filled(required=r.percent(required, 1)), required, held_out)],
+        EQUATION,
         slide=16,
         title=f"Seven optimizers on {'handwritten digits' if settings.data is None else sample.label}",
-        lead=f"{network(sample.classes)}, batches of {BATCH}, {steps} steps of hand-written BackProp on {train} of the "
-        f"{len(sample.x)} objects. Each seed has its own split, first weights and order of batches. All seeds and "
-        f"{len(rates)} learning rates of an optimizer run in one compiled call; the rate is chosen by accuracy on "
-        "validation objects, and the accuracy on other held-out objects is reported as a mean with a 95 % interval "
-        f"over {settings.seeds} seeds.",
-        equation="sgd: w := w − ηg,   g = ∂Q/∂w of a batch\n"
-        "momentum: v := γv + (1 − γ)g,   w := w − ηv;   nag: likewise, with g at w − ηγv\n"
-        "rmsprop: G := αG + (1 − α)g²,   w := w − ηg/(√G + ε)\n"
-        "adadelta: δ := g(√Δ + ε)/(√G + ε),   Δ := αΔ + (1 − α)δ²,   w := w − ηδ\n"
-        "adam: v̂ := v/(1 − γ^k),   Ĝ := G/(1 − α^k),   w := w − ηv̂/(√Ĝ + ε)\n"
-        "nadam: w := w − η(γv̂ + (1 − γ)/(1 − γ^k)·g)/(√Ĝ + ε)",
-        verdicts=[
-            r.at_least(
-                f"every optimizer's best setting reaches a mean held-out accuracy of {_percent(required)}",
-                required,
-                {name: of["test"][:, best[name]] for name, of in runs.items()},
-            ),
-        ],
-        tables=[_table(runs, rates, best, held_out, peer, required)],
+        tables=[_table(runs, rates, best, peer, required)],
         figures=[_sensitivity(runs, rates, required), _curves(runs, rates, best, steps)],
         numbers={
-            "held-out accuracy": held_out | {"MLPClassifier": peer},
+            "held-out accuracy": r.intervals(held_out) | {"MLPClassifier": peer},
             "best rate": {name: rates[i] for name, i in best.items()},
             "accuracy by rate": {name: of["test"].mean(axis=0) for name, of in runs.items()},
             "rates": rates,
@@ -131,36 +131,23 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _table(
-    runs: Runs,
-    rates: np.ndarray,
-    best: dict[str, int],
-    held_out: dict[str, r.Interval],
-    peer: r.Interval,
-    required: float,
-) -> r.Table:
-    rows = []
+def _table(runs: Runs, rates: np.ndarray, best: dict[str, int], peer: r.Interval, required: float) -> r.Table:
+    reached = f"η with {r.percent(required, 1)} or more"
+    rows = {}
     for name, of in runs.items():
-        good = of["test"].mean(axis=0) >= required
-        rows.append(
-            (
-                name,
-                f"{rates[best[name]]:.2g}",
-                str(held_out[name]),
-                f"{of['validation'][:, best[name]].mean():.4f}",
-                f"{of['loss'][:, best[name], -1].mean():.1e}".replace("-", "−"),
-                f"{rates[good].min():.2g} … {rates[good].max():.2g}" if good.any() else "none",
-            )
-        )
-    rows.append(("MLPClassifier", "0.001", str(peer), "–", "–", "–"))
-    return r.Table(
-        "Best learning rate of each optimizer, and the range of rates that reach what is required",
-        ("optimizer", "best η", "held-out accuracy", "validation", "loss", f"η with {_percent(required)} or more"),
-        rows,
+        good = rates[of["test"].mean(axis=0) >= required]
+        rows[name] = {
+            "best η": f"{rates[best[name]]:.2g}",
+            "held-out accuracy": of["test"][:, best[name]],
+            "validation": f"{of['validation'][:, best[name]].mean():.4f}",
+            "loss": r.scientific(of["loss"][:, best[name], -1].mean()),
+            reached: f"{good.min():.2g} … {good.max():.2g}" if good.size else "none",
+        }
+    rows["MLPClassifier"] = {
+        "best η": "0.001", "held-out accuracy": peer, "validation": "–", "loss": "–", reached: "–"
+    }  # fmt: skip
+    return r.table(
+        "Best learning rate of each optimizer, and the range of rates that reach what is required", "optimizer", rows
     )
 
 
@@ -199,12 +186,11 @@ def _sensitivity(runs: Runs, rates: np.ndarray, required: float) -> r.Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         canvas.legend(ncols=4, fontsize=9, loc="outside upper center")
+        lowest = ", ".join(f"{rates[r.best(of['test'])]:.2g} for {name}" for name, of in runs.items())
         return r.finished(
             canvas,
             "How sensitive each optimizer is to its learning rate: 1 − held-out accuracy, mean and 95 % interval; "
             "dashed, the methods that scale the gradient; dotted, what is required",
             "Line plot of 1 − accuracy, on a logarithmic axis, against the learning rate for seven optimizers. "
-            "Lowest at "
-            + ", ".join(f"{rates[np.argmax(of['test'].mean(axis=0))]:.2g} for {name}" for name, of in runs.items())
-            + ".",
+            f"Lowest at {lowest}.",
         )

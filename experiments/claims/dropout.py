@@ -29,6 +29,29 @@ SHOWN = ("training", "held out", "half lost")
 Found = dict[str, np.ndarray]
 
 
+EQUATION = """training      x_h = ξ_h σ(Σ_k w_kh x_k),   P(ξ_h = 0) = p
+application   x_h = (1 − p) σ(Σ_k w_kh x_k)"""
+LEAD = (
+    f"A network with one hidden layer of {WIDTH} ReLUs learns {OBJECTS} handwritten digits for {{steps}} steps of "
+    f"Adam, its hidden neurons dropped with probability p; {HELD_OUT} other digits are held out. It has some "
+    f"{WIDTH * 75} weights for {OBJECTS} objects, so it can learn them by heart. It does so twice: with the right "
+    "labels, and with a fifth of the labels wrong, which no network should learn. In application all neurons are on, "
+    "times 1 − p. Half lost means that afterwards a random half of the neurons of the trained network is switched off, "
+    "anew for each object, and the rest doubled."
+)
+OVERFITTING = r.Claim(
+    "Dropout with p = 0.5 makes overfitting, the held-out loss minus the training loss, smaller than without dropout."
+)
+ERRORS = r.Claim(
+    "Dropout with p = 0.5 makes the share of errors on held-out examples smaller than without dropout.",
+    why=f"from p = {PROBABILITIES[0]:g} to p = {PROBABILITIES[-1]:g} the mean share of errors stays {{ranges}}",
+)
+HALF_LOST = r.Claim(
+    "A network trained with dropout, p = 0.5, loses less accuracy than one trained without when half of its hidden "
+    "neurons are switched off."
+)
+
+
 def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment ``(key, p, noise) -> metrics``: a few digits are learned, others are held out."""
     x, y = data.digits()[1:]
@@ -60,55 +83,36 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train for every p, with right and with wrong labels, and judge."""
-    steps = 100 if settings.quick else 800
+    steps = settings.pick(quick=100, full=800)
     log(f"{settings.seeds} seeds × {len(PROBABILITIES)} probabilities, with right and with wrong labels")
-    found = r.sweep_seeds(
-        experiment_with(steps),
-        settings,
-        p=jnp.asarray(PROBABILITIES, jnp.float32),
-        noise=jnp.asarray([*NOISES.values()], jnp.float32),
-    )
+    found = r.sweep_seeds(experiment_with(steps), settings, p=PROBABILITIES, noise=tuple(NOISES.values()))
     cases = {name: {key: values[:, :, i] for key, values in found.items()} for i, name in enumerate(NOISES)}
-    errors = {name: 1 - case["held out"] for name, case in cases.items()}
-    lost = {name: case["held out"] - case["half lost"] for name, case in cases.items()}
-    between = {name: values.mean(axis=0) for name, values in errors.items()}
     return r.Outcome(
+        LEAD.format(steps=steps),
+        _verdicts(cases),
+        EQUATION,
         slide=18,
-        lead=f"A network with one hidden layer of {WIDTH} ReLUs learns {OBJECTS} handwritten digits for {steps} steps "
-        f"of Adam, its hidden neurons dropped with probability p; {HELD_OUT} other digits are held out. It has some "
-        f"{WIDTH * 75} weights for {OBJECTS} objects, so it can learn them by heart. It does so twice: with the right "
-        "labels, and with a fifth of the labels wrong, which no network should learn. In application all neurons are "
-        "on, times 1 − p. Half lost means that afterwards a random half of the neurons of the trained network is "
-        "switched off, anew for each object, and the rest doubled.",
-        equation="training      x_h = ξ_h σ(Σ_k w_kh x_k),   P(ξ_h = 0) = p\n"
-        "application   x_h = (1 − p) σ(Σ_k w_kh x_k)",
-        verdicts=[
-            r.smaller(
-                "dropout with p = 0.5 makes overfitting, held-out loss minus training loss, smaller than without "
-                "dropout",
-                {name: (_gap(case)[:, USUAL], _gap(case)[:, 0]) for name, case in cases.items()},
-            ),
-            r.smaller(
-                "dropout with p = 0.5 makes the share of errors on held-out objects smaller than without dropout",
-                {name: (values[:, USUAL], values[:, 0]) for name, values in errors.items()},
-                why=f"from p = {PROBABILITIES[0]:g} to p = {PROBABILITIES[-1]:g} the mean share of errors stays "
-                + ", and ".join(
-                    f"between {of.min():.3f} and {of.max():.3f} with {name}" for name, of in between.items()
-                ),
-            ),
-            r.smaller(
-                "a network trained with dropout, p = 0.5, loses less accuracy than one without when half of its hidden "
-                "neurons are switched off",
-                {name: (values[:, USUAL], values[:, 0]) for name, values in lost.items()},
-            ),
-        ],
         tables=[_table(name, case) for name, case in cases.items()],
         figures=[*(_accuracies(name, case) for name, case in cases.items()), _losses(cases, steps)],
         numbers={
-            name: {"p": list(PROBABILITIES)} | {key: case[key].mean(axis=0).tolist() for key in SHOWN}
-            for name, case in cases.items()
+            name: {"p": PROBABILITIES} | {key: case[key].mean(axis=0) for key in SHOWN} for name, case in cases.items()
         },
     )
+
+
+def _verdicts(cases: dict[str, Found]) -> list[r.Verdict]:
+    def against_none(values: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {name: (of_p[:, USUAL], of_p[:, 0]) for name, of_p in values.items()}
+
+    errors = {name: 1 - case["held out"] for name, case in cases.items()}
+    lost = {name: case["held out"] - case["half lost"] for name, case in cases.items()}
+    means = {name: values.mean(axis=0) for name, values in errors.items()}
+    ranges = ", and ".join(f"between {of.min():.3f} and {of.max():.3f} with {name}" for name, of in means.items())
+    return [
+        r.smaller(OVERFITTING, against_none({name: _gap(case) for name, case in cases.items()})),
+        r.smaller(ERRORS.filled(ranges=ranges), against_none(errors)),
+        r.smaller(HALF_LOST, against_none(lost)),
+    ]
 
 
 def _gap(case: Found) -> np.ndarray:
@@ -117,12 +121,9 @@ def _gap(case: Found) -> np.ndarray:
 
 
 def _table(name: str, case: Found) -> r.Table:
-    def row(i: int, p: float) -> tuple[str, ...]:
-        accuracies = (case[key][:, i] for key in SHOWN)
-        return f"{p:g}", *(str(r.Interval.of(values)) for values in (*accuracies, _gap(case)[:, i]))
-
-    caption = f"Accuracies after training with {name}, and the gap between the losses"
-    return r.Table(caption, ("p", *SHOWN, "gap of losses"), [row(i, p) for i, p in enumerate(PROBABILITIES)])
+    columns = {key: case[key] for key in SHOWN} | {"gap of losses": _gap(case)}
+    rows = {f"{p:g}": {column: values[:, i] for column, values in columns.items()} for i, p in enumerate(PROBABILITIES)}
+    return r.table(f"Accuracies after training with {name}, and the gap between the losses", "p", rows)
 
 
 def _accuracies(name: str, case: Found) -> r.Figure:

@@ -23,6 +23,36 @@ OLDEST = 1000
 DRAWN = (0.8, 0.9, 0.98)
 
 
+EQUATION = """v := γv + (1 − γ)g
+∂v_t/∂g_{t−k} = (1 − γ)γᵏ,   mean age Σ (k + 1)(1 − γ)γᵏ = 1/(1 − γ)
+Var v = Σ (1 − γ)²γ²ᵏ Var g = (1 − γ)/(1 + γ) · Var g"""
+LEAD = (
+    f"Momentum is given gradients of {WEIGHTS} weights that are white noise, and a gradient that rises by 1 in every "
+    "step under the same noise. The distance of v behind the rise is the age of the gradients that it averages; its "
+    "variance in the noise shows how many of them it averages; and ∂v/∂g of each past gradient, found by "
+    f"differentiating through the optimizer, is the weight that this gradient has in v. {SETTLING} steps let v forget "
+    f"its start, {STEPS} are measured."
+)
+AGE = r.Claim(
+    "The gradients that momentum averages are on average 1/(1 − γ) steps old, the newest counted as 1 (ratio to "
+    "1/(1 − γ) within 2 %)."
+)
+NEWEST = r.Claim(
+    "Most of the weight in momentum's average v, 1 − γⁿ, is on the last n = 1/(1 − γ) gradients (between 60 % and "
+    "80 %; near 1 − 1/e = 0.632 where γ is near 1)."
+)
+VARIANCE = r.Claim(
+    "Momentum's average v of white noise has (1 − γ)/(1 + γ) of the variance of the gradients (ratio within 5 %)."
+)
+PLAIN_MEAN = r.Claim(
+    "Momentum's average v is as noisy as a plain mean of 1/(1 − γ) gradients (ratio of the variances within 20 %).",
+    why="old gradients keep a little weight, so more of them than 1/(1 − γ) take part: the noise of v is that of a "
+    "plain mean of (1 + γ)/(1 − γ) gradients, nearly twice as many where γ is near 1; the slide's 1/(1 − γ) is the "
+    "mean age, and the time in which a gradient's weight falls by about a factor e, the more nearly the nearer γ is "
+    "to 1",
+)
+
+
 def averages(gamma: Any, gradients: jax.Array) -> jax.Array:
     """Every v [steps, …] of `fnn.momentum` for these gradients, by η = 1: the steps are −v."""
     optimizer = fnn.momentum(1.0, gamma)
@@ -54,114 +84,75 @@ def experiment(key: jax.Array, gamma: Any) -> dict[str, jax.Array]:
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Average, compare with theory, and draw."""
     log(f"{settings.seeds} seeds × {len(GAMMAS)} momenta, {SETTLING + STEPS} steps of {WEIGHTS} weights")
-    found = r.sweep_seeds(experiment, settings, gamma=jnp.asarray(GAMMAS, jnp.float32))
+    found = r.sweep_seeds(experiment, settings, gamma=GAMMAS)
     gammas = np.array(GAMMAS)
     window, theory = 1 / (1 - gammas), (1 - gammas) / (1 + gammas)
 
     def cases(values: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"γ = {gamma:g}": values[:, i] for i, gamma in enumerate(GAMMAS)}
+        return r.by_case(values, GAMMAS, "γ = {:g}")
 
     return r.Outcome(
-        slide=13,
-        lead=f"Momentum is given gradients of {WEIGHTS} weights that are white noise, and a gradient that rises "
-        "by 1 in every step under the same noise. How far v is behind the rise tells how old the gradients are that it "
-        "averages; its variance in the noise tells how many of them it averages; and ∂v/∂g of each past gradient, "
-        "found by differentiating through the optimizer, is the weight that this gradient has in v. "
-        f"{SETTLING} steps let v forget its start, {STEPS} are measured.",
-        equation="v := γv + (1 − γ)g\n"
-        "∂v_t/∂g_{t−k} = (1 − γ)γᵏ,   mean age Σ (k + 1)(1 − γ)γᵏ = 1/(1 − γ)\n"
-        "Var v = Σ (1 − γ)²γ²ᵏ Var g = (1 − γ)/(1 + γ) · Var g",
-        verdicts=[
-            r.within(
-                "the gradients that momentum averages are on average 1/(1 − γ) steps old, the newest counted as 1 "
-                "(ratio to 1/(1 − γ) within 2 %)",
-                0.98,
-                1.02,
-                cases(found["age"] / window),
-            ),
-            r.within(
-                "most of the weight in momentum's average v, 1 − γⁿ, is on the last n = 1/(1 − γ) gradients: between "
-                "60 % and 80 %, near 1 − 1/e = 0.632 where γ is near 1",
-                0.6,
-                0.8,
-                cases(found["newest"]),
-            ),
-            r.within(
-                "momentum's average v of white noise has (1 − γ)/(1 + γ) of the variance of the gradients (ratio "
-                "within 5 %)",
-                0.95,
-                1.05,
-                cases(found["variance"] / theory),
-            ),
-            r.within(
-                "momentum's average v is as noisy as a plain mean of 1/(1 − γ) gradients (ratio of the variances "
-                "within 20 %)",
-                0.8,
-                1.2,
-                cases(found["variance"] * window),
-                why="old gradients keep a little weight, so more of them than 1/(1 − γ) take part: the noise of v is "
-                "that of a plain mean of (1 + γ)/(1 − γ) gradients, nearly twice as many where γ is near 1; the "
-                "slide's 1/(1 − γ) is the mean age, and the time in which a gradient's weight falls by about a factor "
-                "e, the more nearly the nearer γ is to 1",
-            ),
+        LEAD,
+        [
+            r.within(AGE, 0.98, 1.02, cases(found["age"] / window)),
+            r.within(NEWEST, 0.6, 0.8, cases(found["newest"])),
+            r.within(VARIANCE, 0.95, 1.05, cases(found["variance"] / theory)),
+            r.within(PLAIN_MEAN, 0.8, 1.2, cases(found["variance"] * window)),
         ],
+        EQUATION,
+        slide=13,
         tables=[_table(found, window, theory)],
-        figures=_figures(found, gammas),
+        figures=[_weights(found["weights"]), _variance(found["variance"], gammas)],
         numbers={
-            "gamma": list(GAMMAS),
-            **{
-                name: [r.Interval.of(of_seeds)._asdict() for of_seeds in found[name].T]
-                for name in ("variance", "age", "newest")
-            },
-            "variance_in_theory": theory.tolist(),
+            "gamma": GAMMAS,
+            **{name: [r.Interval.of(values) for values in found[name].T] for name in ("variance", "age", "newest")},
+            "variance_in_theory": theory,
         },
     )
 
 
 def _table(found: dict[str, np.ndarray], window: np.ndarray, theory: np.ndarray) -> r.Table:
-    rows = [
-        (
-            f"{gamma:g}",
-            f"{window[i]:.0f}",
-            str(r.Interval.of(found["age"][:, i])),
-            f"{100 * found['newest'][:, i].mean():.1f} %",
-            str(r.Interval.of(found["variance"][:, i])),
-            f"{theory[i]:.4f}",
-            f"{1 / found['variance'][:, i].mean():.1f}",
-        )
+    rows = {
+        f"{gamma:g}": {
+            "1/(1 − γ)": f"{window[i]:.0f}",
+            "mean age": found["age"][:, i],
+            "weight of the last 1/(1 − γ)": r.percent(found["newest"][:, i].mean(), 1),
+            "Var v/Var g": found["variance"][:, i],
+            "(1 − γ)/(1 + γ)": f"{theory[i]:.4f}",
+            "equivalent plain mean": f"{1 / found['variance'][:, i].mean():.1f}",
+        }
         for i, gamma in enumerate(GAMMAS)
-    ]
-    told = ("γ", "1/(1 − γ)", "mean age", "weight of the last 1/(1 − γ)", "Var v/Var g", "(1 − γ)/(1 + γ)")
+    }
     caption = "What v averages, and of how many gradients a plain mean would be as quiet. Means over seeds"
-    return r.Table(f"{caption} with 95 % intervals", (*told, "equivalent plain mean"), rows)
+    return r.table(f"{caption} with 95 % intervals", "γ", rows)
 
 
-def _figures(found: dict[str, np.ndarray], gammas: np.ndarray) -> list[r.Figure]:
+def _weights(weights: np.ndarray) -> r.Figure:
     ages = np.arange(60)
-    drawn = {f"γ = {gamma:g}": found["weights"][:, GAMMAS.index(gamma), : len(ages)] for gamma in DRAWN}
-    return [
-        r.curves(
-            ages,
-            drawn,
-            "The weight in v of a gradient k steps ago, by differentiation; dotted, (1 − γ)γᵏ",
-            "Three falling curves of weight against age on a logarithmic scale, straight lines, the flatter the nearer "
-            "γ is to 1; the dotted lines of theory lie on them.",
-            xlabel="age k of the gradient, steps",
-            ylabel="∂v/∂g",
-            logy=True,
-            theory={f"(1 − γ)γᵏ, γ = {gamma:g}": (1 - gamma) * gamma**ages for gamma in DRAWN},
-        ),
-        r.curves(
-            1 / (1 - gammas),
-            {"measured": found["variance"]},
-            "The variance of v in white noise as a part of the gradients' own, mean and 95 % interval over seeds",
-            "The variance falls in nearly a straight line on logarithmic scales as 1/(1 − γ) grows. It lies on the "
-            "line of theory, (1 − γ)/(1 + γ), about half of the line for a plain mean of 1/(1 − γ) gradients.",
-            xlabel="1/(1 − γ), steps",
-            ylabel="Var v / Var g",
-            logx=True,
-            logy=True,
-            marker="o",
-            theory={"(1 − γ)/(1 + γ)": (1 - gammas) / (1 + gammas), "plain mean of 1/(1 − γ)": 1 - gammas},
-        ),
-    ]
+    return r.curves(
+        ages,
+        {f"γ = {gamma:g}": weights[:, GAMMAS.index(gamma), : len(ages)] for gamma in DRAWN},
+        "The weight in v of a gradient k steps ago, by differentiation; dotted, (1 − γ)γᵏ",
+        "Three falling curves of weight against age on a logarithmic scale, straight lines, the flatter the nearer "
+        "γ is to 1; the dotted lines of theory lie on them.",
+        xlabel="age k of the gradient, steps",
+        ylabel="∂v/∂g",
+        logy=True,
+        theory={f"(1 − γ)γᵏ, γ = {gamma:g}": (1 - gamma) * gamma**ages for gamma in DRAWN},
+    )
+
+
+def _variance(variance: np.ndarray, gammas: np.ndarray) -> r.Figure:
+    return r.curves(
+        1 / (1 - gammas),
+        {"measured": variance},
+        "The variance of v in white noise as a part of the gradients' own, mean and 95 % interval over seeds",
+        "The variance falls in nearly a straight line on logarithmic scales as 1/(1 − γ) grows. It lies on the "
+        "line of theory, (1 − γ)/(1 + γ), about half of the line for a plain mean of 1/(1 − γ) gradients.",
+        xlabel="1/(1 − γ), steps",
+        ylabel="Var v / Var g",
+        logx=True,
+        logy=True,
+        marker="o",
+        theory={"(1 − γ)/(1 + γ)": (1 - gammas) / (1 + gammas), "plain mean of 1/(1 − γ)": 1 - gammas},
+    )

@@ -24,6 +24,47 @@ NAMES = ("gradient descent", "momentum", "NAG")
 """The first is `fnn.sgd`, with the gradient of the whole sample."""
 
 
+EQUATION = """Q(w) = ½ Σ λ_j w_j²,   1/κ ≤ λ_j ≤ 1;   ‖w‖ shrinks in a step by
+gradient descent, η = 2/(1 + 1/κ):   (κ − 1)/(κ + 1)
+momentum, √γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 4/(1 + 1/√κ)²:   (√κ − 1)/(√κ + 1)
+NAG, γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 1:   1 − 1/√κ"""
+LEAD = (
+    f"Q(w) is a quadratic valley in {WEIGHTS} weights whose second derivatives lie between 1/κ and 1, both ends taken "
+    "and the rest drawn at random between them. Plain gradient descent, momentum and NAG descend from a random start, "
+    "each with the parameters that theory says are best for κ. In {steps} steps float32 would underflow; but the "
+    "iterations are linear, so w and v are divided by the same number after every step and the logarithms are summed. "
+    "The rate is the slope of a straight line through the second half of ln ‖w‖. Last, one weight x descends a convex "
+    "f with f″ = 1 between x = 1 and x = 2 and f″ = 25 elsewhere."
+)
+RATES = {
+    "gradient descent": r.Claim(
+        "Plain gradient descent shrinks the error by the factor (κ − 1)/(κ + 1) in a step (−ln of the measured factor "
+        "over that of theory, within 5 %)."
+    ),
+    "momentum": r.Claim(
+        "Momentum shrinks the error by the factor (√κ − 1)/(√κ + 1) in a step (−ln of the measured factor over that of "
+        "theory, within 5 %)."
+    ),
+    "NAG": r.Claim(
+        "NAG shrinks the error by the factor 1 − 1/√κ in a step (−ln of the measured factor over that of theory, "
+        "within 5 %)."
+    ),
+}
+ROOT = r.Claim(
+    "The number of steps that momentum and NAG need grows as the root √κ of the condition number (power of κ between "
+    "0.45 and 0.55)."
+)
+FASTER = r.Claim(
+    "On a parabola NAG needs fewer steps per factor e than momentum, both at their best.",
+    why="on a parabola whose κ is known, momentum at its best is about twice as fast; NAG's merit lies elsewhere: it "
+    "is proved to need O(√κ) steps on every smooth, strongly convex Q, and momentum is not",
+)
+ARRIVES = r.Claim(
+    "On a convex valley of κ = 25 that is no parabola, NAG reaches the minimum where momentum cycles for ever: after "
+    f"{BEYOND} steps its |x| is at most 1/1000 of that of momentum, both at their best for κ."
+)
+
+
 def optimizers(kappa: Any, largest: float = 1.0) -> dict[str, fnn.Optimizer]:
     """The three with the parameters that theory says are best where ∂²Q/∂w² is from largest/κ to largest.
 
@@ -116,88 +157,58 @@ def rates(logs: np.ndarray) -> np.ndarray:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Descend, fit and compare with theory."""
-    steps, kappas = (20000, np.array(KAPPAS[:-1])) if settings.quick else (100000, np.array(KAPPAS))
+    steps, kappas = settings.pick(quick=(20000, np.array(KAPPAS[:-1])), full=(100000, np.array(KAPPAS)))
     log(f"{settings.seeds} seeds × {len(kappas)} condition numbers, {steps} steps of three optimizers")
-    records = r.sweep_seeds(experiment_with(steps), settings, kappa=jnp.asarray(kappas, jnp.float32))
+    records = r.sweep_seeds(experiment_with(steps), settings, kappa=kappas)
     logs = {name: distances(*records[name]) for name in NAMES}
     measured = {name: rates(values) for name, values in logs.items()}
     expected = {name: -np.log(factors) for name, factors in theory(kappas).items()}
     powers = {name: np.polyfit(np.log(kappas), -np.log(measured[name]).T, 1)[0] for name in NAMES}
     log(f"{settings.seeds} starts on a valley that is no parabola")
     ways = r.sweep_seeds(experiment_beyond, settings)
-    arrived = {name: np.abs(way[:, -3:]).mean(axis=1) for name, way in ways.items()}
-
-    def against(name: str) -> dict[str, np.ndarray]:
-        return {f"κ = {k:g}": measured[name][:, i] / expected[name][i] for i, k in enumerate(kappas)}
-
     return r.Outcome(
+        LEAD.format(steps=steps),
+        _verdicts(kappas, measured, expected, powers, ways),
+        EQUATION,
         slide=13,
-        lead=f"Q(w) is a quadratic valley in {WEIGHTS} weights whose second derivatives lie between 1/κ and 1, both "
-        "ends taken and the rest drawn at random between them. Plain gradient descent, momentum and NAG descend from "
-        f"a random start, each with the parameters that theory says are best for κ. In {steps} steps float32 would "
-        "underflow; but the iterations are linear, so w and v are divided by the same number after every step and the "
-        "logarithms are summed. The rate is the slope of a straight line through the second half of ln ‖w‖. Last, one "
-        "weight x descends a convex f with f″ = 1 between x = 1 and x = 2 and f″ = 25 elsewhere.",
-        equation="Q(w) = ½ Σ λ_j w_j²,   1/κ ≤ λ_j ≤ 1;   ‖w‖ shrinks in a step by\n"
-        "gradient descent, η = 2/(1 + 1/κ):   (κ − 1)/(κ + 1)\n"
-        "momentum, √γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 4/(1 + 1/√κ)²:   (√κ − 1)/(√κ + 1)\n"
-        "NAG, γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 1:   1 − 1/√κ",
-        verdicts=[
-            *(
-                r.within(
-                    f"{claim} (−ln of the measured factor over that of theory, within 5 %)", 0.95, 1.05, against(name)
-                )
-                for name, claim in zip(
-                    NAMES,
-                    (
-                        "plain gradient descent shrinks the error by (κ − 1)/(κ + 1) a step",
-                        "momentum shrinks the error by (√κ − 1)/(√κ + 1) a step",
-                        "NAG shrinks the error by 1 − 1/√κ a step",
-                    ),
-                    strict=True,
-                )
-            ),
-            r.within(
-                "momentum and NAG need a number of steps that grows as the root √κ of the condition number (power of "
-                "κ within 0.45 … 0.55)",
-                0.45,
-                0.55,
-                {name: powers[name] for name in NAMES[1:]},
-            ),
-            r.smaller(
-                "on a parabola NAG needs fewer steps per factor e than momentum, both at their best",
-                {
-                    f"κ = {k:g}": (1 / measured["NAG"][:, i], 1 / measured["momentum"][:, i])
-                    for i, k in enumerate(kappas)
-                },
-                why="on a parabola whose κ is known, momentum at its best is about twice as fast; NAG's merit lies "
-                "elsewhere: it is proved to need O(√κ) steps on every smooth, strongly convex Q, and momentum is not",
-            ),
-            r.smaller(
-                "on a convex valley that is no parabola, of κ = 25, NAG arrives where momentum cycles for ever: after "
-                f"{BEYOND} steps its |x| is at most 1/1000 of that of momentum, both at their best for κ",
-                {"NAG against momentum": (arrived["NAG"], arrived["momentum"])},
-                1e-3,
-            ),
-        ],
         tables=[_table(kappas, measured, expected)],
         figures=[_rates(kappas, measured, expected), _descent(logs, kappas), _beyond(ways)],
         numbers={
-            "kappa": kappas.tolist(),
-            "power_of_kappa": {name: r.Interval.of(values)._asdict() for name, values in powers.items()},
-            "rate": {name: [r.Interval.of(v)._asdict() for v in values.T] for name, values in measured.items()},
-            "rate_in_theory": {name: values.tolist() for name, values in expected.items()},
+            "kappa": kappas,
+            "power_of_kappa": r.intervals(powers),
+            "rate": {name: [r.Interval.of(v) for v in values.T] for name, values in measured.items()},
+            "rate_in_theory": expected,
         },
     )
 
 
-def _table(kappas: np.ndarray, measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> r.Table:
-    rows = [
-        (f"{k:g}", *(f"{r.Interval.of(1 / measured[name][:, i])} ({1 / expected[name][i]:.4g})" for name in NAMES))
-        for i, k in enumerate(kappas)
+def _verdicts(
+    kappas: np.ndarray,
+    measured: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    powers: dict[str, np.ndarray],
+    ways: dict[str, np.ndarray],
+) -> list[r.Verdict]:
+    def ratios(name: str) -> dict[str, np.ndarray]:
+        return r.by_case(measured[name] / expected[name], kappas, "κ = {:g}")
+
+    steps = {name: r.by_case(1 / rate, kappas, "κ = {:g}") for name, rate in measured.items()}
+    arrived = {name: np.abs(way[:, -3:]).mean(axis=1) for name, way in ways.items()}
+    return [
+        *(r.within(claim, 0.95, 1.05, ratios(name)) for name, claim in RATES.items()),
+        r.within(ROOT, 0.45, 0.55, {name: powers[name] for name in NAMES[1:]}),
+        r.smaller(FASTER, {case: (of_nag, steps["momentum"][case]) for case, of_nag in steps["NAG"].items()}),
+        r.smaller(ARRIVES, {"NAG against momentum": (arrived["NAG"], arrived["momentum"])}, factor=1e-3),
     ]
+
+
+def _table(kappas: np.ndarray, measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> r.Table:
+    rows = {
+        f"{k:g}": {name: f"{r.Interval.of(1 / measured[name][:, i])} ({1 / expected[name][i]:.4g})" for name in NAMES}
+        for i, k in enumerate(kappas)
+    }
     caption = "Steps in which ‖w‖ falls by the factor e, means over seeds with 95 % intervals; in brackets, theory"
-    return r.Table(caption, ("κ", *NAMES), rows)
+    return r.table(caption, "κ", rows)
 
 
 def _rates(kappas: np.ndarray, measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> r.Figure:
