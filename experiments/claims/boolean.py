@@ -22,6 +22,8 @@ from fnn.pruning import all_links, remove_links, sparse
 D, MOST = 4, 8
 TABLES = truth_tables(D)
 """the truth tables of all functions [65536, 16]; function r is the number r, its answers are the bits"""
+ROWS = TABLES.sum(axis=1)
+"""how many rows of each truth table are 1 [65536]"""
 LITERALS = np.stack(np.meshgrid(*[(0, 1, -1)] * D, indexing="ij"), axis=-1).reshape(-1, D)
 """all ANDs of literals [81, 4]: +1 for x^j, −1 for ¬x^j, 0 for neither"""
 PARITY = 0b0110100110010110
@@ -30,6 +32,32 @@ WIDTHS = (1, 2, 4, 8, 16)
 """hidden neurons of the networks that are trained"""
 FUNCTIONS = 8
 """random functions to learn for each seed"""
+
+
+EQUATION = "y_t = [Σ_j s_tj x^j − (p_t − ½) > 0],   a(x) = [Σ_t y_t − ½ > 0]"
+LEAD = (
+    "A disjunctive normal form is a network of two layers: a hidden neuron for each AND of literals, and one neuron "
+    "for the OR of them. It is built for every function of four variables, once with an AND for each row of the truth "
+    "table, and once with as few ANDs as there can be. Beside them stands how few neurons do where the hidden ones may "
+    "be any half-spaces and not only ANDs. Then random functions are learned from their 16 rows by networks of 1 to 16 "
+    "hidden tanh neurons, {functions} functions, {steps} steps of Adam."
+)
+PERFECT = r.Claim(
+    "Every one of the 65,536 Boolean functions of four variables is a two-layer network: an AND neuron for each row of "
+    "the truth table that is 1, then an OR."
+)
+MINIMAL = r.Claim(
+    "Every one of the 65,536 Boolean functions of four variables is a two-layer network with the fewest ANDs of "
+    "literals that an OR can do with, which dynamic programming finds."
+)
+AT_MOST = r.Claim(
+    "No Boolean function of d = 4 variables needs more than 2^(d − 1) = 8 ANDs of literals, half as many as the truth "
+    "table has rows; the parity needs 8."
+)
+LEARNED = r.Claim(
+    "Training finds such two-layer networks: with 16 hidden neurons they learn at least nine of ten random Boolean "
+    "functions of four variables."
+)
 
 
 class Unions(NamedTuple):
@@ -95,13 +123,14 @@ def experiment_with(steps: int) -> Callable[..., jax.Array]:
 
 
 def _histogram(dnf: np.ndarray, spaces: np.ndarray) -> r.Figure:
+    numbers = {"ANDs of literals": dnf, "any half-spaces": spaces}
+    counts = {name: np.bincount(number, minlength=MOST + 1) for name, number in numbers.items()}
     with r.figure(7.2, 4.4) as canvas:
         axes = canvas.subplots()
-        for shift, (name, number) in ((-0.2, ("ANDs of literals", dnf)), (0.2, ("any half-spaces", spaces))):
-            at = np.arange(MOST + 1)
-            counts = np.bincount(number, minlength=MOST + 1)
-            bars = axes.bar(at + shift, counts, 0.4, color=r.COLORS[int(shift > 0)], label=name)
-            axes.bar_label(bars, [f"{n:,}" if n else "" for n in counts], fontsize=10, rotation=90, padding=3)
+        at = np.arange(MOST + 1)
+        for shift, color, (name, of) in zip((-0.2, 0.2), r.COLORS, counts.items(), strict=False):
+            bars = axes.bar(at + shift, of, 0.4, color=color, label=name)
+            axes.bar_label(bars, [f"{n:,}" if n else "" for n in of], fontsize=10, rotation=90, padding=3)
         axes.set(xlabel="hidden neurons needed", ylabel="functions of four variables", yscale="log", ylim=(0.6, 4e5))
         axes.set_xticks(at)
         axes.legend(fontsize=10)
@@ -109,18 +138,25 @@ def _histogram(dnf: np.ndarray, spaces: np.ndarray) -> r.Figure:
             canvas,
             "How many of the 65,536 functions of four variables need how many hidden neurons before the OR, if these "
             "are ANDs of literals, as in a disjunctive normal form, and if they may be any half-spaces",
-            "Two histograms on a logarithmic scale, functions by 0 to 8 neurons. "
-            + "; ".join(
-                f"{name}: {', '.join(map(str, np.bincount(number, minlength=MOST + 1)))}"
-                for name, number in (("ANDs of literals", dnf), ("any half-spaces", spaces))
-            )
-            + ".",
+            f"Two histograms on a logarithmic scale, functions by 0 to 8 neurons. {r.spoken(counts, 0)}.",
         )
 
 
-def run(settings: r.Settings, log: r.Log) -> r.Outcome:
-    """Build, count, train, judge and draw."""
-    steps = 300 if settings.quick else 1000
+class Built(NamedTuple):
+    """All functions of four variables by networks whose weights are written down."""
+
+    perfect: np.ndarray
+    """answers of the networks with an AND for each row that is 1 [65536, 16]"""
+    minimal: np.ndarray
+    """answers of the networks with as few ANDs as possible [65536, 16]"""
+    ands: np.ndarray
+    """how few ANDs of literals do [65536]"""
+    spaces: np.ndarray
+    """how few half-spaces do [65536]"""
+
+
+def built(log: r.Log) -> Built:
+    """Build and count."""
     log("all 65,536 functions of four variables, by their perfect normal forms, in one vmapped call")
     x = binary_inputs(D, jnp.float32)
     perfect = jax.jit(jax.vmap(lambda table: apply(boolean_network(table, dtype=jnp.float32), x)[:, 0]))(TABLES)
@@ -129,88 +165,76 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     signs = 2 * np.asarray(binary_inputs(D, int)) - 1
     holds = ((LITERALS[:, None] == 0) | (LITERALS[:, None] == signs[None])).all(axis=2)
     dnf = fewest(holds @ bits)
-    minimal = minimal_networks(dnf.chosen)
     spaces = fewest(np.flatnonzero(is_linearly_separable(TABLES)))
-    log(f"{settings.seeds * FUNCTIONS} random functions learned by networks of five widths, in one compiled call")
-    learned = r.sweep_seeds(experiment_with(steps), settings, width=jnp.asarray(WIDTHS, jnp.int32))
+    return Built(np.asarray(perfect), np.asarray(minimal_networks(dnf.chosen)), dnf.number, spaces.number)
+
+
+def run(settings: r.Settings, log: r.Log) -> r.Outcome:
+    """Build, count, train, judge and draw."""
+    steps, functions = settings.pick(quick=300, full=1000), settings.seeds * FUNCTIONS
+    found = built(log)
+    log(f"{functions} random functions learned by networks of five widths, in one compiled call")
+    learned = r.sweep_seeds(experiment_with(steps), settings, width=WIDTHS)
     shares = learned.mean(axis=2)
-    wrong = [int((np.asarray(answers) != TABLES).any(axis=1).sum()) for answers in (perfect, minimal)]
-    ones = TABLES.sum(axis=1)
-    verdicts = [
-        r.exactly(
-            "all 65,536 functions of four variables are two-layer networks: an AND neuron for each row of the truth "
-            "table that is 1, then an OR",
-            np.asarray(perfect),
-            TABLES,
-            f"{wrong[0]} functions have an error",
-        ),
-        r.exactly(
-            "all 65,536 functions of four variables are two-layer networks with the fewest ANDs of literals that an OR "
-            "can do with, found by dynamic programming",
-            np.asarray(minimal),
-            TABLES,
-            f"{wrong[1]} functions have an error; hidden neurons in the mean {dnf.number.mean():.3f}, instead of "
-            f"{ones.mean():g} with one for each row that is 1",
-        ),
-        r.exactly(
-            "no function of d = 4 variables needs more than 2^(d − 1) = 8 ANDs of literals, half as many as the truth "
-            "table has rows, and the parity needs 8",
-            [dnf.number.max(), dnf.number[PARITY]],
-            2 ** (D - 1),
-            f"at most {dnf.number.max()}, which {(dnf.number == MOST).sum()} functions need; the parity needs "
-            f"{dnf.number[PARITY]}",
-        ),
-        r.at_least(
-            "training finds such two-layer networks: with 16 hidden neurons they learn at least nine of ten random "
-            "functions of four variables",
-            0.9,
-            learned[:, WIDTHS.index(16)].ravel(),
-        ),
-    ]
     return r.Outcome(
+        LEAD.format(functions=functions, steps=steps),
+        _verdicts(found, learned[:, WIDTHS.index(16)].ravel()),
+        EQUATION,
         slide=6,
-        lead="A disjunctive normal form is a network of two layers: a hidden neuron for each AND of literals, and one "
-        "neuron for the OR of them. It is built for every function of four variables, once with an AND for each row of "
-        "the truth table, and once with as few ANDs as there can be. Beside them stands how few neurons do where "
-        "the hidden ones may be any half-spaces and not only ANDs. Then random functions are learned from their "
-        f"16 rows by networks of 1 to 16 hidden tanh neurons, {settings.seeds * FUNCTIONS} functions, {steps} steps of "
-        "Adam.",
-        equation="y_t = [Σ_j s_tj x^j − (p_t − ½) > 0],   a(x) = [Σ_t y_t − ½ > 0]",
-        verdicts=verdicts,
-        tables=[
-            r.Table(
-                "Hidden neurons of networks that are the OR of them, over all functions of four variables",
-                ("hidden neurons", "mean", "median", "most", "functions that need the most"),
-                [
-                    (name, f"{n.mean():.3f}", f"{np.median(n):g}", f"{n.max()}", f"{(n == n.max()).sum()}")
-                    for name, n in {
-                        "one for each row that is 1": ones,
-                        "as few ANDs as possible": dnf.number,
-                        "as few half-spaces as possible": spaces.number,
-                    }.items()
-                ],
-            )
-        ],
-        figures=[
-            _histogram(dnf.number, spaces.number),
-            r.curves(
-                WIDTHS,
-                {f"trained, {steps} steps": shares},
-                "Share of random functions of four variables that a network learns without an error, by its hidden "
-                "neurons, with the 95 % interval over seeds, and the share that so many ANDs can represent",
-                "Line plot: the share learned rises from near zero with one hidden neuron to one with sixteen.",
-                xlabel="hidden neurons",
-                ylabel="share of functions",
-                logx=True,
-                marker="o",
-                theory={"of so many ANDs": [(dnf.number <= width).mean() for width in WIDTHS]},
-            ),
-        ],
+        tables=[_table(found)],
+        figures=[_histogram(found.ands, found.spaces), _learned(shares, found.ands, steps)],
         numbers={
-            "functions by the fewest ANDs": np.bincount(dnf.number).tolist(),
-            "functions by the fewest half-spaces": np.bincount(spaces.number).tolist(),
-            "mean number of ANDs": float(dnf.number.mean()),
-            "mean number of half-spaces": float(spaces.number.mean()),
-            "share learned": {str(width): r.Interval.of(shares[:, i])._asdict() for i, width in enumerate(WIDTHS)},
+            "functions by the fewest ANDs": np.bincount(found.ands),
+            "functions by the fewest half-spaces": np.bincount(found.spaces),
+            "mean number of ANDs": found.ands.mean(),
+            "mean number of half-spaces": found.spaces.mean(),
+            "share learned": r.intervals(r.by_case(shares, WIDTHS)),
         },
+    )
+
+
+def _verdicts(found: Built, learned: np.ndarray) -> list[r.Verdict]:
+    wrong = [int((answers != TABLES).any(axis=1).sum()) for answers in (found.perfect, found.minimal)]
+    ands = found.ands
+    means = f"hidden neurons in the mean {ands.mean():.3f}, instead of {ROWS.mean():g} with one for each row that is 1"
+    most = f"at most {ands.max()}, which {(ands == MOST).sum()} functions need; the parity needs {ands[PARITY]}"
+    return [
+        r.exactly(PERFECT, found.perfect, TABLES, f"{wrong[0]} functions have an error"),
+        r.exactly(MINIMAL, found.minimal, TABLES, f"{wrong[1]} functions have an error; {means}"),
+        r.exactly(AT_MOST, [ands.max(), ands[PARITY]], 2 ** (D - 1), most),
+        r.at_least(LEARNED, 0.9, learned),
+    ]
+
+
+def _table(found: Built) -> r.Table:
+    numbers = {
+        "one for each row that is 1": ROWS,
+        "as few ANDs as possible": found.ands,
+        "as few half-spaces as possible": found.spaces,
+    }
+    rows = {
+        name: {
+            "mean": f"{n.mean():.3f}",
+            "median": f"{np.median(n):g}",
+            "most": f"{n.max()}",
+            "functions that need the most": f"{(n == n.max()).sum()}",
+        }
+        for name, n in numbers.items()
+    }
+    caption = "Hidden neurons of networks that are the OR of them, over all functions of four variables"
+    return r.table(caption, "hidden neurons", rows)
+
+
+def _learned(shares: np.ndarray, ands: np.ndarray, steps: int) -> r.Figure:
+    return r.curves(
+        WIDTHS,
+        {f"trained, {steps} steps": shares},
+        "Share of random functions of four variables that a network learns without an error, by its hidden "
+        "neurons, with the 95 % interval over seeds, and the share that so many ANDs can represent",
+        "Line plot: the share learned rises from near zero with one hidden neuron to one with sixteen.",
+        xlabel="hidden neurons",
+        ylabel="share of functions",
+        logx=True,
+        marker="o",
+        theory={"of so many ANDs": [(ands <= width).mean() for width in WIDTHS]},
     )

@@ -33,6 +33,29 @@ ARMS, SHADES = r.COLORS[:2], ("#b9d3ef", "#e3edf8", "#fbe9d6", "#f4cfa3")
 """of the points, and of answers from surely the first to surely the second arm"""
 
 
+EQUATION = """x^l = σ(x^{l−1} W^l),   l = 1, …, L − 1
+a = x^{L−1} W^L,   dim W = Σ_l (H_{l−1} + 1)·H_l"""
+LEAD = (
+    f"{OBJECTS} points on two spirals of {TURNS:g} turns, a class each, are learned by fully connected networks of "
+    f"{{depths}} hidden layers with about as many weights, by Adam with η = {RATE:g} and batches of {BATCH}, {{steps}} "
+    "steps. tanh begins with Glorot's weights, ReLU with He's. Each seed has its own points, first weights and "
+    f"batches, and {2 * OBJECTS} new points to be judged on."
+)
+SUFFICE = r.Claim(
+    "Two or three layers of neurons suffice: networks of one or two hidden layers and an output put "
+    f"{100 * REQUIRED:.0f} % of new points on the right one of two spirals.",
+    why="tanh may not have finished: from step {late} to step {steps} its mean loss goes from {falls}",
+)
+DEEPER = r.Claim(
+    "With about as many weights, a network with more hidden layers makes fewer errors on new points of two spirals.",
+    why="the interval of the difference holds 0 for {undecided}",
+)
+SOONER = r.Claim(
+    "ReLU learns two spirals sooner than tanh at the same η (its mean loss over all steps is at most half as large)."
+)
+SIZE = r.Claim("A fully connected network of L layers has Σ_l (H_{l−1} + 1)·H_l weights.")
+
+
 def network(activation: str, layers: int) -> fnn.Layer:
     """So many hidden layers, and one output neuron."""
     sigma, w = ACTIVATIONS[activation]
@@ -79,12 +102,14 @@ def named(activation: str, layers: int) -> str:
 
 
 def verdicts(found: Found, steps: int) -> list[r.Verdict]:
-    """That a few layers suffice, that they are worth their weights, and that ReLU learns sooner."""
+    """The verdicts on depth, on the weights that it takes, and on ReLU."""
     last = {case: records["accuracy"][:, -1] for case, records in found.items()}
     whole = {case: records["loss"].mean(axis=1) for case, records in found.items()}
     depths = sorted({layers for _, layers in found})
     frames = found["tanh", 1]["accuracy"].shape[1]
     late = {layers: found["tanh", layers]["loss"].mean(axis=0) for layers in depths[:-1]}
+    falls = (f"{of[2 * frames // 3 - 1]:.2g} to {of[-1]:.2g} with {layers} hidden" for layers, of in late.items())
+    told = {"late": 2 * frames // 3 * (steps // frames), "steps": steps, "falls": " and from ".join(falls)}
     errors = {
         f"{activation}, {more} against {fewer} hidden": (1 - last[activation, more], 1 - last[activation, fewer])
         for activation in ACTIVATIONS
@@ -92,42 +117,24 @@ def verdicts(found: Found, steps: int) -> list[r.Verdict]:
     }
     differences = {name: r.Interval.of(one - other) for name, (one, other) in errors.items()}
     undecided = [name for name, difference in differences.items() if abs(difference.mean) <= difference.half]
+    relu_and_tanh = {
+        f"{layers} hidden, ReLU against tanh": (whole["ReLU", layers], whole["tanh", layers]) for layers in depths
+    }
+    return [
+        r.at_least(
+            SUFFICE.filled(**told), REQUIRED, {named(*case): values for case, values in last.items() if case[1] < 3}
+        ),
+        r.smaller(DEEPER.filled(undecided="; for ".join(undecided) or "none"), errors),
+        r.smaller(SOONER, relu_and_tanh, factor=0.5),
+        _of_sizes(),
+    ]
+
+
+def _of_sizes() -> r.Verdict:
     counted = [parameter_count(network("tanh", layers).init(jax.random.key(0), plane())[0]) for layers in WIDTHS]
     sizes = [(2, *widths, 1) for widths in WIDTHS.values()]
     expected = [sum((before + 1) * H for before, H in pairwise(size)) for size in sizes]
-    return [
-        r.at_least(
-            "two or three layers of neurons suffice: networks of one or two hidden layers and an output put "
-            f"{100 * REQUIRED:.0f} % of new points on the right one of two spirals",
-            REQUIRED,
-            {named(*case): values for case, values in last.items() if case[1] < 3},
-            why=f"tanh may not have finished: from step {2 * frames // 3 * (steps // frames)} to step {steps} its mean "
-            "loss goes from "
-            + " and from ".join(
-                f"{of[2 * frames // 3 - 1]:.2g} to {of[-1]:.2g} with {layers} hidden" for layers, of in late.items()
-            ),
-        ),
-        r.smaller(
-            "with about as many weights, a network with more hidden layers errs less on new points of two spirals",
-            errors,
-            why=f"the interval of the difference holds 0 for {'; for '.join(undecided) or 'none'}",
-        ),
-        r.smaller(
-            "ReLU learns two spirals sooner than tanh at the same η: its mean loss over all steps is at most half as "
-            "large",
-            {
-                f"{layers} hidden, ReLU against tanh": (whole["ReLU", layers], whole["tanh", layers])
-                for layers in depths
-            },
-            factor=0.5,
-        ),
-        r.exactly(
-            "a network of L layers has Σ_l (H_{l−1} + 1)·H_l weights",
-            counted,
-            expected,
-            f"{', '.join(map(str, counted))} for 1, 2 and 3 hidden layers",
-        ),
-    ]
+    return r.exactly(SIZE, counted, expected, f"{', '.join(map(str, counted))} for 1, 2 and 3 hidden layers")
 
 
 def moving_picture(x: np.ndarray, found: Found, steps: int) -> r.Animation:
@@ -198,8 +205,8 @@ def _accuracies(found: Found, steps: int) -> r.Figure:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, judge and draw."""
-    steps, frames = (400, 8) if settings.quick else (1500, 30)
-    cases = [(activation, layers) for activation in ACTIVATIONS for layers in ((1, 3) if settings.quick else WIDTHS)]
+    steps, frames, depths = settings.pick(quick=(400, 8, (1, 3)), full=(1500, 30, tuple(WIDTHS)))
+    cases = [(activation, layers) for activation in ACTIVATIONS for layers in depths]
     log(f"{settings.seeds} seeds of {len(cases)} networks, {steps} steps, in one compiled call")
     x, found = r.sweep_seeds(experiment_with(cases, steps, frames), settings)
     log("drawing the moving picture")
@@ -207,27 +214,21 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         case: {key: r.Interval.of(records[key][:, -1]) for key in ("accuracy", "loss")}
         for case, records in found.items()
     }
-    rows = [
-        (named(*case), "-".join(map(str, (2, *WIDTHS[case[1]], 1))), str(values["accuracy"]), str(values["loss"]))
+    rows = {
+        named(*case): {
+            "widths": "-".join(map(str, (2, *WIDTHS[case[1]], 1))),
+            "accuracy on new points": values["accuracy"],
+            "loss": values["loss"],
+        }
         for case, values in last.items()
-    ]
+    }
     return r.Outcome(
+        LEAD.format(depths=", ".join(map(str, depths)), steps=steps),
+        verdicts(found, steps),
+        EQUATION,
         slide=9,
-        lead=f"{OBJECTS} points on two spirals of {TURNS:g} turns, a class each, are learned by fully connected "
-        f"networks of {', '.join(map(str, sorted({layers for _, layers in found})))} hidden layers with about as many "
-        f"weights, by Adam with η = {RATE:g} and batches of {BATCH}, {steps} steps. tanh begins with Glorot's weights, "
-        f"ReLU with He's. Each seed has its own points, first weights and batches, and {2 * OBJECTS} new points to be "
-        "judged on.",
-        equation="x^l = σ(x^{l−1} W^l),   l = 1, …, L − 1\na = x^{L−1} W^L,   dim W = Σ_l (H_{l−1} + 1)·H_l",
-        verdicts=verdicts(found, steps),
-        tables=[
-            r.Table(
-                f"After {steps} steps, means over seeds with 95 % intervals",
-                ("network", "widths", "accuracy on new points", "loss"),
-                rows,
-            )
-        ],
+        tables=[r.table(f"After {steps} steps, means over seeds with 95 % intervals", "network", rows)],
         figures=[_accuracies(found, steps)],
         animations=[moving_picture(x[0], found, steps)],
-        numbers={named(*case): {key: v._asdict() for key, v in values.items()} for case, values in last.items()},
+        numbers={named(*case): values for case, values in last.items()},
     )

@@ -28,6 +28,36 @@ SHOWN = 201
 Function = Callable[[jax.Array], jax.Array]
 
 
+EQUATION = "a(x) = Σ_{h=1}^H α_h σ(⟨x, w_h⟩ − w_0h),   max_x |a(x) − f(x)| < ε"
+LEAD = (
+    "Random continuous functions, sums of six waves whose largest value is 1, are approximated by sums of H sigmoids, "
+    "and the largest error over a dense grid of the unit cube is taken. In one dimension the sum is written down: a "
+    "step for every increment of f, sharp or as a sigmoid; also for √|x − c|, which has no slope at c. In one and two "
+    "dimensions neurons at random places get the best α by least squares, “fitted”, and all parameters are trained, "
+    "{steps} steps of Adam. The exponent is the slope of log error over log H."
+)
+SMOOTH = r.Claim(
+    "The largest error of a sum of H steps, written down, falls as 1/H for smooth functions (exponent −1 ± 0.1)."
+)
+STEEP = r.Claim(
+    "For a function as steep as a root the largest error of a sum of H steps, written down, falls as 1/√H, by the "
+    "modulus of continuity (exponent −½ ± 0.1)."
+)
+CLOSER = r.Claim(
+    "Trained sums of sigmoids come closer with more of them: 32 leave at most a tenth of the error that 2 leave.",
+    why="in two dimensions the error falls more slowly; the theorem promises no rate",
+)
+CLOSE = r.Claim(
+    "Sums of 32 trained sigmoids come within 0.05 of a function whose largest value is 1, everywhere on the unit cube.",
+    why="the theorem says that some H and some weights suffice, not which; in two dimensions 32 neurons, trained like "
+    "this, are too few; in one dimension the best α of random neurons get closer than Adam",
+)
+BARRON = r.Claim(
+    "In one and in two dimensions, the largest error of trained sums of H sigmoids falls at least as fast as 1/√H, the "
+    "rate that Barron proved for the root mean square error."
+)
+
+
 def waves(key: jax.Array, d: int) -> Function:
     """A random smooth function on [0, 1]^d, Σ_{k=1}^6 a_k cos(⟨ω_k, x⟩ + φ_k), scaled to a largest value of 1."""
     key_a, key_w, key_phi = jax.random.split(key, 3)
@@ -48,25 +78,21 @@ def root(key: jax.Array) -> Function:
     return lambda x: jnp.sqrt(jnp.abs(x[:, 0] - c))
 
 
-def built_with(widths: tuple[int, ...]) -> Callable[..., dict[str, jax.Array]]:
+def experiment_built(widths: tuple[int, ...]) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment ``(key) -> sup errors [widths]`` of sums written down by the function's increments."""
 
+    def error(f: Function, sigma: fnn.Activation, H: int, grid: jax.Array) -> jax.Array:
+        params = steps_at(f, jnp.linspace(0, 1, H, dtype=jnp.float32))
+        return sup_error(f, cybenko(H, sigma), params, ((), ()), grid)
+
     def experiment(key: jax.Array) -> dict[str, jax.Array]:
-        grid, errors = unit_grid(1, 4001, jnp.float32), {}
-        for name, f, sigma in (
-            ("smooth, steps", waves(key, 1), fnn.heaviside),
-            ("smooth, sigmoids", waves(key, 1), fnn.sigmoid),
-            ("root, steps", root(key), fnn.heaviside),
-        ):
-            errors[name] = jnp.stack(
-                [
-                    sup_error(
-                        f, cybenko(H, sigma), steps_at(f, jnp.linspace(0, 1, H, dtype=jnp.float32)), ((), ()), grid
-                    )
-                    for H in widths
-                ]
-            )
-        return errors
+        grid = unit_grid(1, 4001, jnp.float32)
+        cases = {
+            "smooth, steps": (waves(key, 1), fnn.heaviside),
+            "smooth, sigmoids": (waves(key, 1), fnn.sigmoid),
+            "root, steps": (root(key), fnn.heaviside),
+        }
+        return {name: jnp.stack([error(f, sigma, H, grid) for H in widths]) for name, (f, sigma) in cases.items()}
 
     return experiment
 
@@ -135,119 +161,84 @@ def _drawn(runs: dict[str, Any]) -> r.Figure:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Build, fit, train, judge and draw."""
-    steps = 300 if settings.quick else 3000
-    widths = (8, 32, 128) if settings.quick else (8, 16, 32, 64, 128, 256, 512)
+    steps, widths = settings.pick(quick=(300, (8, 32, 128)), full=(3000, (8, 16, 32, 64, 128, 256, 512)))
     log(f"{settings.seeds} random functions of one variable as sums of up to {max(widths)} steps, written down")
-    built = r.sweep_seeds(built_with(widths), settings)
+    built = r.sweep_seeds(experiment_built(widths), settings)
     runs = {}
     for d in POINTS:
         log(f"d = {d}: {settings.seeds} random functions × {len(WIDTHS)} widths, {steps} steps, in one compiled call")
-        runs[d] = r.sweep_seeds(experiment_with(d, steps), settings, width=jnp.asarray(WIDTHS, jnp.int32))
-    slopes = {name: exponents(widths, errors) for name, errors in built.items()}
+        runs[d] = r.sweep_seeds(experiment_with(d, steps), settings, width=WIDTHS)
     errors = {}
     for d, of_d in runs.items():
         errors |= {f"d = {d}, trained": of_d["trained"], f"d = {d}, fitted": fitted(of_d, d)}
+    slopes = {name: exponents(widths, values) for name, values in built.items()}
     falls = {name: exponents(WIDTHS, values) for name, values in errors.items()}
-    trained = {f"d = {d}": runs[d]["trained"] for d in runs}
-    first = np.asarray(widths) / widths[0]
     return r.Outcome(
+        LEAD.format(steps=steps),
+        _verdicts(slopes, {f"d = {d}": of_d["trained"] for d, of_d in runs.items()}),
+        EQUATION,
         slide=8,
-        lead="Random continuous functions, sums of six waves whose largest value is 1, are approximated by sums of H "
-        "sigmoids, and the largest error over a dense grid of the unit cube is taken. In one dimension the sum is "
-        "written down: a step for every increment of f, sharp or as a sigmoid; also for √|x − c|, which has no slope "
-        "at c. In one and two dimensions neurons at random places get the best α by least squares, “fitted”, "
-        f"and all parameters are trained, {steps} steps of Adam. The exponent is the slope of log error over log H.",
-        equation="a(x) = Σ_{h=1}^H α_h σ(⟨x, w_h⟩ − w_0h),   max_x |a(x) − f(x)| < ε",
-        verdicts=[
-            r.within(
-                "the largest error of a sum of H steps, written down, falls as 1/H for smooth functions: exponent −1 "
-                "± 0.1",
-                -1.1,
-                -0.9,
-                {name: slopes[f"smooth, {name}"] for name in ("steps", "sigmoids")},
-            ),
-            r.within(
-                "for a function as steep as a root the largest error of a sum of H steps, written down, falls as "
-                "1/√H, by the modulus of continuity: exponent −½ ± 0.1",
-                -0.6,
-                -0.4,
-                slopes["root, steps"],
-            ),
-            r.smaller(
-                "trained sums of sigmoids come closer with more of them: 32 leave at most a tenth of the error that "
-                "2 leave",
-                {name: (values[:, -1], values[:, 0]) for name, values in trained.items()},
-                0.1,
-                why="in two dimensions the error falls more slowly; the theorem promises no rate",
-            ),
-            r.at_most(
-                "sums of 32 trained sigmoids come within 0.05 of a function whose largest value is 1, everywhere on "
-                "the cube",
-                0.05,
-                {name: values[:, -1] for name, values in trained.items()},
-                why="the theorem says that some H and some weights suffice, not which; in two dimensions 32 neurons, "
-                "trained like this, are too few; in one dimension the best α of random neurons get closer than Adam",
-            ),
-            r.at_most(
-                "the largest error of trained sums of H sigmoids falls at least as fast as 1/√H, the rate that Barron "
-                "proved for the root mean square error, in two dimensions too",
-                -0.5,
-                {f"d = {d}": falls[f"d = {d}, trained"] for d in runs},
-            ),
-        ],
-        tables=[
-            r.Table(
-                "Largest error over the cube; means over random functions with 95 % intervals",
-                ("H", *errors),
-                [
-                    *((str(H), *(str(r.Interval.of(e[:, i])) for e in errors.values())) for i, H in enumerate(WIDTHS)),
-                    ("exponent", *(str(r.Interval.of(slope)) for slope in falls.values())),
-                ],
-            )
-        ],
-        figures=[
-            _drawn(runs[1]),
-            r.curves(
-                WIDTHS,
-                errors,
-                "Largest error over the cube against the number of neurons, trained and with random neurons "
-                "whose α are fitted; means with 95 % intervals over random functions",
-                "Line plot on logarithmic scales: all errors fall with H; in one dimension those of fitted sums fall "
-                "to rounding.",
-                xlabel="neurons H",
-                ylabel="largest error",
-                logx=True,
-                logy=True,
-                marker="o",
-            ),
-            r.curves(
-                widths,
-                built,
-                "Largest error of sums in one dimension that are written down by the function's increments, and "
-                "the rates of theory",
-                "Line plot on logarithmic scales: for smooth functions the errors fall in parallel to 1/H, for the "
-                "root in parallel to one over the square root of H.",
-                xlabel="steps H",
-                ylabel="largest error",
-                logx=True,
-                logy=True,
-                marker="o",
-                theory={
-                    "1/H": built["smooth, steps"][:, 0].mean() / first,
-                    "1/√H": built["root, steps"][:, 0].mean() / np.sqrt(first),
-                },
-            ),
-        ],
+        tables=[_table(errors, falls)],
+        figures=[_drawn(runs[1]), _errors(errors), _built(widths, built)],
         numbers={
-            "exponents, built": {name: r.Interval.of(slope)._asdict() for name, slope in slopes.items()},
-            "exponents": {name: r.Interval.of(slope)._asdict() for name, slope in falls.items()},
-            "largest error": {
-                name: {str(H): r.Interval.of(values[:, i])._asdict() for i, H in enumerate(WIDTHS)}
-                for name, values in errors.items()
-            },
+            "exponents, built": r.intervals(slopes),
+            "exponents": r.intervals(falls),
+            "largest error": {name: r.intervals(r.by_case(values, WIDTHS)) for name, values in errors.items()},
             "largest error, built": {
-                name: {str(H): float(values[:, i].mean()) for i, H in enumerate(widths)}
-                for name, values in built.items()
+                name: {H: float(values[:, i].mean()) for i, H in enumerate(widths)} for name, values in built.items()
             },
+        },
+    )
+
+
+def _verdicts(slopes: dict[str, np.ndarray], trained: dict[str, np.ndarray]) -> list[r.Verdict]:
+    return [
+        r.within(SMOOTH, -1.1, -0.9, {name: slopes[f"smooth, {name}"] for name in ("steps", "sigmoids")}),
+        r.within(STEEP, -0.6, -0.4, slopes["root, steps"]),
+        r.smaller(CLOSER, {name: (values[:, -1], values[:, 0]) for name, values in trained.items()}, 0.1),
+        r.at_most(CLOSE, 0.05, {name: values[:, -1] for name, values in trained.items()}),
+        r.at_most(BARRON, -0.5, {name: exponents(WIDTHS, values) for name, values in trained.items()}),
+    ]
+
+
+def _table(errors: dict[str, np.ndarray], falls: dict[str, np.ndarray]) -> r.Table:
+    rows = {str(H): {name: values[:, i] for name, values in errors.items()} for i, H in enumerate(WIDTHS)}
+    caption = "Largest error over the cube; means over random functions with 95 % intervals"
+    return r.table(caption, "H", rows | {"exponent": falls})
+
+
+def _errors(errors: dict[str, np.ndarray]) -> r.Figure:
+    return r.curves(
+        WIDTHS,
+        errors,
+        "Largest error over the cube against the number of neurons, trained and with random neurons "
+        "whose α are fitted; means with 95 % intervals over random functions",
+        "Line plot on logarithmic scales: all errors fall with H; in one dimension those of fitted sums fall "
+        "to rounding.",
+        xlabel="neurons H",
+        ylabel="largest error",
+        logx=True,
+        logy=True,
+        marker="o",
+    )
+
+
+def _built(widths: tuple[int, ...], built: dict[str, np.ndarray]) -> r.Figure:
+    first = np.asarray(widths) / widths[0]
+    return r.curves(
+        widths,
+        built,
+        "Largest error of sums in one dimension that are written down by the function's increments, and "
+        "the rates of theory",
+        "Line plot on logarithmic scales: for smooth functions the errors fall in parallel to 1/H, for the "
+        "root in parallel to one over the square root of H.",
+        xlabel="steps H",
+        ylabel="largest error",
+        logx=True,
+        logy=True,
+        marker="o",
+        theory={
+            "1/H": built["smooth, steps"][:, 0].mean() / first,
+            "1/√H": built["root, steps"][:, 0].mean() / np.sqrt(first),
         },
     )

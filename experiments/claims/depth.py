@@ -43,6 +43,7 @@ ONE = r.Claim(
     why="a likely cause where one layer does: the classes are nearly linearly separable, so that a linear classifier "
     "is hardly worse than any other",
 )
+CAPTION = "Held-out accuracy by the number of layers; means over seeds with 95 % intervals"
 By = dict[str, dict[int, np.ndarray]]
 """by data set and number of layers, at the rate chosen on validation objects: values [seeds]"""
 
@@ -118,10 +119,8 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
             log(f"{settings.seeds} seeds of {depth} layers on {sample.label}")
             found = r.sweep_seeds(experiment_with(depth, sample, steps), settings, eta=RATES)
             best = r.best(found["validation"])
-            accuracy[sample.label][depth], loss[sample.label][depth] = (
-                found["held out"][:, best],
-                found["loss"][:, best],
-            )
+            accuracy[sample.label][depth] = found["held out"][:, best]
+            loss[sample.label][depth] = found["loss"][:, best]
             validation[sample.label][depth] = float(found["validation"].mean(axis=0)[best])
     layers = {depth: f"{depth} layers" if depth > 1 else "1 layer" for depth in DEPTHS}
     rows = {name: {layers[depth]: values for depth, values in of.items()} for name, of in accuracy.items()}
@@ -130,9 +129,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         _verdicts(accuracy, validation, min(samples, key=lambda sample: len(sample.x))),
         EQUATION,
         slide=25,
-        tables=[
-            r.table("Held-out accuracy by the number of layers; means over seeds with 95 % intervals", "data", rows)
-        ],
+        tables=[r.table(CAPTION, "data", rows)],
         figures=[picture(accuracy)],
         numbers={
             "held-out accuracy": {name: r.intervals(of) for name, of in accuracy.items()},

@@ -32,6 +32,50 @@ LOSS = fnn.softmax_cross_entropy
 Found = dict[str, np.ndarray]
 
 
+EQUATION = """Σ_ξ P(ξ) a(x; ξ) ≈ a(x; 1 − p),   P(ξ) = (1 − p)^kept p^dropped
+softmax of Σ_ξ P(ξ) ln a(x; ξ): the normalised geometric mean"""
+LEAD = (
+    f"Networks of 1 to {{deepest}} hidden layers of {WIDTH} tanh neurons, each layer under dropout, learn the three "
+    "classes of wine for {steps} steps of Adam on all objects. A network with N dropped neurons is 2^N networks with "
+    "common weights. The outputs of every one of them are computed, for each sixth object, and their mean over all "
+    "masks is compared with what the network gives in application, all neurons on, times 1 − p. Differences are "
+    "‖a − b‖/‖b‖ over objects and outputs. Then the mean is estimated from a few random masks. Last, a network of 64 "
+    f"hidden neurons is trained by SG with dropout and with inverted dropout on {178 - HELD_OUT} wines, the others "
+    "held out."
+)
+LINEAR = r.Claim(
+    "For a linear output over one dropped layer, dropout's rule 1 − p gives the mean of all 2^N networks, up to "
+    "rounding."
+)
+SOFTMAX = r.Claim(
+    "For a softmax over one dropped layer, dropout's rule 1 − p gives the normalised geometric mean of all 2^N "
+    "networks, up to rounding."
+)
+APPROXIMATE = r.Claim(
+    "Over two or more dropped layers, dropout's rule 1 − p only approximates the mean of all 2^N networks (with "
+    "p = 0.5 it is off by 1 % or more)."
+)
+GROWS = r.Claim(
+    "The error of dropout's rule 1 − p against the mean of all 2^N networks grows with the number of dropped layers "
+    "and with p."
+)
+SAME_CLASS = r.Claim(
+    "With p = 0.5, dropout's rule 1 − p names the same class as a vote of all 2^N networks for 95 % or more of the "
+    "examples."
+)
+SAMPLING = r.Claim(
+    "The mean of k random thinned networks approaches that of all 2^N networks as 1/√k (log-log slope −0.5 ± 0.05)."
+)
+SAME_NETWORK = r.Claim(
+    "Inverted dropout is the same network as dropout with outgoing weights times 1 − p: started so, and with these "
+    "weights' rate times (1 − p)², it gives the same outputs after training (to 1e−4)."
+)
+AS_WELL = r.Claim(
+    "Inverted dropout trains as well as dropout from the same start and at the same rate, with nothing corrected (its "
+    "held-out accuracy differs by at most 0.02)."
+)
+
+
 def relative(a: jax.Array, b: jax.Array) -> jax.Array:
     """‖a − b‖/‖b‖ over all objects and outputs."""
     return jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())
@@ -117,42 +161,36 @@ def experiment_of_forms(steps: int) -> Callable[..., dict[str, jax.Array]]:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Enumerate, sample, compare the two forms, and judge."""
-    steps, depths = (60, (1, 2)) if settings.quick else (300, (1, 2, 3))
-    p, found = jnp.asarray(PROBABILITIES, jnp.float32), {}
+    steps, depths = settings.pick(quick=(60, (1, 2)), full=(300, (1, 2, 3)))
+    found = {}
     for depth in depths:
         log(f"all 2^{WIDTH * depth} thinned networks of {settings.seeds} networks with {depth} dropped layers")
-        found[depth] = r.sweep_seeds(experiment_with(depth, steps), settings, p=p)
+        found[depth] = r.sweep_seeds(experiment_with(depth, steps), settings, p=PROBABILITIES)
     log("dropout and inverted dropout, trained alike")
-    forms = r.sweep_seeds(experiment_of_forms(steps), settings, p=p)
+    forms = r.sweep_seeds(experiment_of_forms(steps), settings, p=PROBABILITIES)
     samples = found[SAMPLED]["samples"][:, USUAL]
+    slopes = np.polyfit(np.log(SAMPLES), np.log(samples).T, 1)[0]
     return r.Outcome(
+        LEAD.format(deepest=depths[-1], steps=steps),
+        [*_of_rule(found), r.within(SAMPLING, -0.55, -0.45, {"p = 0.5": slopes}), *_of_forms(forms)],
+        EQUATION,
         slide=19,
-        lead=f"Networks of 1 to {depths[-1]} hidden layers of {WIDTH} tanh neurons, each layer under dropout, learn "
-        f"the three classes of wine for {steps} steps of Adam on all objects. A network with N dropped neurons is 2^N "
-        "networks with common weights. The outputs of every one of them are computed, for each sixth object, and "
-        "their mean over all masks is compared with what the network gives in application, all neurons on, times "
-        "1 − p. Differences are ‖a − b‖/‖b‖ over objects and outputs. Then the mean is estimated from a few random "
-        "masks. Last, a network of 64 hidden neurons is trained by SG with dropout and with inverted dropout on "
-        f"{178 - HELD_OUT} wines, the others held out.",
-        equation="Σ_ξ P(ξ) a(x; ξ) ≈ a(x; 1 − p),   P(ξ) = (1 − p)^kept p^dropped\n"
-        "softmax of Σ_ξ P(ξ) ln a(x; ξ): the normalised geometric mean",
-        verdicts=[*_of_rule(found), *_of_samples(samples), *_of_forms(forms)],
         tables=[_errors(found), _forms(forms)],
         figures=[_by_depth(found), _by_samples(samples, found[SAMPLED]["mean"][:, USUAL])],
         numbers={
-            "p": list(PROBABILITIES),
+            "p": PROBABILITIES,
             "depths": {
-                str(depth): {key: f[key].mean(axis=0).tolist() for key in ("mean", "geometric", "vote", "same class")}
+                depth: {key: f[key].mean(axis=0) for key in ("mean", "geometric", "vote", "same class")}
                 for depth, f in found.items()
             },
-            "samples": {str(k): float(error) for k, error in zip(SAMPLES, samples.mean(axis=0), strict=True)},
-            "forms": {key: values.mean(axis=0).tolist() for key, values in forms.items()},
+            "samples": dict(zip(SAMPLES, samples.mean(axis=0), strict=True)),
+            "forms": {key: values.mean(axis=0) for key, values in forms.items()},
         },
     )
 
 
 def _by_p(values: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"p = {p:g}": values[:, i] for i, p in enumerate(PROBABILITIES)}
+    return r.by_case(values, PROBABILITIES, "p = {:g}")
 
 
 def _of_rule(found: dict[int, Found]) -> list[r.Verdict]:
@@ -161,59 +199,18 @@ def _of_rule(found: dict[int, Found]) -> list[r.Verdict]:
     deeper = {f"{depth - 1} against {depth} layers": (usual[depth - 1]["mean"], usual[depth]["mean"]) for depth in deep}
     of_p = found[deep[0]]["mean"]
     return [
-        r.at_most(
-            "for a linear output over one dropped layer, the rule 1 − p gives the mean of all 2^N networks, up to "
-            "rounding",
-            EXACT,
-            _by_p(found[1]["mean"]),
-        ),
-        r.at_most(
-            "for a softmax over one dropped layer, the rule 1 − p gives the normalised geometric mean of all 2^N "
-            "networks, up to rounding",
-            EXACT,
-            _by_p(found[1]["geometric"]),
-        ),
-        r.at_least(
-            "over two or more dropped layers the rule 1 − p only approximates the mean of all 2^N networks: with "
-            "p = 0.5 it is off by 1 % or more",
-            0.01,
-            {f"{depth} layers": usual[depth]["mean"] for depth in deep},
-        ),
-        r.smaller(
-            "the error of the rule 1 − p against the mean of all 2^N networks grows with the number of dropped layers "
-            "and with p",
-            deeper | {"p = 0.1 against 0.5, two layers": (of_p[:, 0], of_p[:, USUAL])},
-        ),
-        r.at_least(
-            "with p = 0.5 the rule 1 − p names the same class as a vote of all 2^N networks, for 95 % or more "
-            "of the objects",
-            0.95,
-            {f"N = {WIDTH * depth}": f["same class"] for depth, f in usual.items()},
-        ),
+        r.at_most(LINEAR, EXACT, _by_p(found[1]["mean"])),
+        r.at_most(SOFTMAX, EXACT, _by_p(found[1]["geometric"])),
+        r.at_least(APPROXIMATE, 0.01, {f"{depth} layers": usual[depth]["mean"] for depth in deep}),
+        r.smaller(GROWS, deeper | {"p = 0.1 against 0.5, two layers": (of_p[:, 0], of_p[:, USUAL])}),
+        r.at_least(SAME_CLASS, 0.95, {f"N = {WIDTH * depth}": f["same class"] for depth, f in usual.items()}),
     ]
-
-
-def _of_samples(samples: np.ndarray) -> list[r.Verdict]:
-    slopes = np.polyfit(np.log(SAMPLES), np.log(samples).T, 1)[0]
-    claim = "the mean of k random thinned networks comes nearer to that of all 2^N as 1/√k: log-log slope −0.5 ± 0.05"
-    return [r.within(claim, -0.55, -0.45, {"p = 0.5": slopes})]
 
 
 def _of_forms(forms: Found) -> list[r.Verdict]:
     return [
-        r.at_most(
-            "inverted dropout is the same network with outgoing weights times 1 − p: started so, and with these "
-            "weights' rate times (1 − p)², it gives the same outputs after training, to 1e−4",
-            1e-4,
-            _by_p(forms["apart"]),
-        ),
-        r.within(
-            "inverted dropout trains as well as dropout from the same start and at the same rate, with nothing "
-            "corrected: its held-out accuracy differs by at most 0.02",
-            -0.02,
-            0.02,
-            _by_p(forms["inverted"] - forms["plain"]),
-        ),
+        r.at_most(SAME_NETWORK, 1e-4, _by_p(forms["apart"])),
+        r.within(AS_WELL, -0.02, 0.02, _by_p(forms["inverted"] - forms["plain"])),
     ]
 
 
@@ -235,12 +232,15 @@ def _errors(found: dict[int, Found]) -> r.Table:
 
 
 def _forms(forms: Found) -> r.Table:
-    rows = [
-        (f"{p:g}", *(str(r.Interval.of(forms[key][:, i])) for key in ("plain", "inverted", "apart")))
+    rows = {
+        f"{p:g}": {
+            "dropout, accuracy": forms["plain"][:, i],
+            "inverted dropout, accuracy": forms["inverted"][:, i],
+            "outputs apart, weights and rate matched": forms["apart"][:, i],
+        }
         for i, p in enumerate(PROBABILITIES)
-    ]
-    header = ("p", "dropout, accuracy", "inverted dropout, accuracy", "outputs apart, weights and rate matched")
-    return r.Table("Dropout and inverted dropout after training", header, rows)
+    }
+    return r.table("Dropout and inverted dropout after training", "p", rows)
 
 
 def _by_depth(found: dict[int, Found]) -> r.Figure:

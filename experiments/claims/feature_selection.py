@@ -29,6 +29,45 @@ SCALES = {"one scale": 0.0, "different scales": 1.0}
 Found = dict[str, np.ndarray]
 
 
+EQUATION = """S_jh = ½ w_jh² ∂²Q/∂w_jh²,   S_j = Σ_h S_jh
+gates: ½ ∂²Q/∂g_j² at g = 1, x_j → g_j x_j"""
+LEAD = (
+    f"The answer depends on {PLANTED} of {FEATURES} normally distributed features, "
+    f"y = sin 2a + bc + tanh 2d + e²/2 + f plus noise. {NET} learns it from {OBJECTS} objects in {{steps}} steps of "
+    f"Adam with L2, whose rate falls to 0, so that it ends near a minimum. Then, {ROUNDS} times, the {FEWER} features "
+    "that a score ranks last are removed, and the network goes on learning for {retrain} steps likewise, until "
+    f"{PLANTED} are left; features removed blindly would leave the planted ones in proportion. For comparison the "
+    "network goes through the same rounds with nothing removed, and all features are ranked once at their end. Once "
+    "all features have the same scale, and once scales that differ up to tenfold, as those of units do, which weights "
+    "make up for. Quality is R² on held-out objects. Means over seeds."
+)
+FINDS = r.Claim(
+    f"Optimal Brain Damage finds the features that matter, by S_j = Σ_h S_jh: nine tenths of the {PLANTED} planted "
+    f"features are among the last {PLANTED} of {FEATURES}.",
+    why="a likely cause: the network has not learned features of a small scale yet when they are first ranked, and "
+    "what is removed then does not come back",
+)
+NO_MORE = r.Claim(
+    "Optimal Brain Damage's S_j misses no more of the planted features than the sum of |w| does.",
+    why="a likely cause: a sum of the second derivatives of single links leaves out how they act together, and away "
+    "from a minimum some of them are negative",
+)
+GRADUALLY = r.Claim(
+    "Removing features gradually by S_j, with training in between, misses fewer of the planted ones than ranking all "
+    "once after as many steps.",
+    why="where ranking all features once misses none of the planted, nothing can miss fewer",
+)
+BETTER = r.Claim(
+    f"With the {PLANTED} features that S_j leaves, the held-out error 1 − R² is smaller than with all {FEATURES} after "
+    "as many steps.",
+    why="a likely cause: where S_j misses planted features, as the tables show, the answer lacks their part",
+)
+GATES = r.Claim(
+    "The second derivative by a gate on each feature, which includes what its links do together, misses no more of the "
+    "planted features than S_j."
+)
+
+
 def answer(x: jax.Array) -> jax.Array:
     """A function of the first six features: waves, a product, a threshold, a square, a line."""
     a, b, c, d, e, f = x[:, :PLANTED].T
@@ -93,11 +132,9 @@ def experiment_with(steps: int, retrain: int) -> Callable[..., dict[str, jax.Arr
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, remove features by each score, and count the planted ones that stay."""
-    steps, retrain = (200, 50) if settings.quick else (1200, 300)
+    steps, retrain = settings.pick(quick=(200, 50), full=(1200, 300))
     log(f"{settings.seeds} seeds × {len(SCORES)} scores and none, {ROUNDS} rounds of {FEWER} features removed")
-    values = r.sweep_seeds(
-        experiment_with(steps, retrain), settings, spread=jnp.asarray([*SCALES.values()], jnp.float32)
-    )
+    values = r.sweep_seeds(experiment_with(steps, retrain), settings, spread=tuple(SCALES.values()))
     kept = values["R²"][:, :, -1]
     found = {
         scale: {
@@ -106,80 +143,59 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         }
         for i, scale in enumerate(SCALES)
     }
+    numbers = {
+        scale: {score: {key: v.mean(axis=0) for key, v in f.items()} for score, f in of.items()}
+        for scale, of in found.items()
+    }
     return r.Outcome(
+        LEAD.format(steps=steps, retrain=retrain),
+        _verdicts(found),
+        EQUATION,
         slide=24,
-        lead=f"The answer depends on {PLANTED} of {FEATURES} normally distributed features, "
-        f"y = sin 2a + bc + tanh 2d + e²/2 + f plus noise. {NET} learns it from {OBJECTS} objects in {steps} steps of "
-        "Adam with L2, whose rate falls to 0, so that it ends near a minimum. Then, "
-        f"{ROUNDS} times, the {FEWER} features that a score ranks last are removed, and the network goes on learning "
-        f"for {retrain} steps likewise, until {PLANTED} are left; features removed blindly would leave the planted "
-        "ones in proportion. For comparison the network goes through the same rounds with nothing removed, and all "
-        "features are ranked once at their end. Once all features have the same scale, and once scales that differ up "
-        "to tenfold, as those of units do, which weights make up for. Quality is R² on held-out objects. Means over "
-        "seeds.",
-        equation="S_jh = ½ w_jh² ∂²Q/∂w_jh²,   S_j = Σ_h S_jh\ngates: ½ ∂²Q/∂g_j² at g = 1, x_j → g_j x_j",
-        verdicts=_verdicts(found),
         tables=[_table(scale, of) for scale, of in found.items()],
         figures=[_shares(found["different scales"]), _qualities(found["different scales"])],
-        numbers={
-            scale: {score: {key: v.mean(axis=0).tolist() for key, v in f.items()} for score, f in of.items()}
-            for scale, of in found.items()
-        }
-        | {"features left": LEFT.tolist()},
+        numbers=numbers | {"features left": LEFT},
     )
 
 
 def _verdicts(found: dict[str, dict[str, Found]]) -> list[r.Verdict]:
     links, gates, weights = SCORES
 
-    def missed(scale: str, score: str) -> np.ndarray:
-        return 1 - found[scale][score]["found"][:, -1]
+    def of(score: str, what: str) -> dict[str, np.ndarray]:
+        return {scale: of_scores[score][what] for scale, of_scores in found.items()}
 
+    def missed(score: str) -> dict[str, np.ndarray]:
+        return {scale: 1 - shares[:, -1] for scale, shares in of(score, "found").items()}
+
+    def errors(what: str) -> dict[str, np.ndarray]:
+        return {scale: 1 - values[:, -1] for scale, values in of(links, what).items()}
+
+    def pairs(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {scale: (one[scale], other[scale]) for scale in found}
+
+    missed_at_once = {scale: 1 - values for scale, values in of(links, "once").items()}
     return [
-        r.at_least(
-            f"OBD's S_j = Σ_h S_jh finds the features that matter: nine tenths of the {PLANTED} planted are among the "
-            f"last {PLANTED} of {FEATURES}",
-            0.9,
-            {scale: of[links]["found"][:, -1] for scale, of in found.items()},
-            why="a likely cause: the network has not learned features of a small scale yet when they are first ranked, "
-            "and what is removed then does not come back",
-        ),
-        r.smaller(
-            "OBD's S_j misses no more of the planted features than the sum of |w| does",
-            {scale: (missed(scale, links), missed(scale, weights)) for scale in found},
-            why="a likely cause: a sum of the second derivatives of single links leaves out how they act together, and "
-            "away from a minimum some of them are negative",
-            or_equal=True,
-        ),
-        r.smaller(
-            "removing features little by little by OBD's S_j, with training in between, misses fewer of the planted "
-            "than ranking all once after as many steps",
-            {scale: (missed(scale, links), 1 - of[links]["once"]) for scale, of in found.items()},
-            why="where ranking all features once misses none of the planted, nothing can miss fewer",
-        ),
-        r.smaller(
-            f"with the {PLANTED} features that OBD's S_j leaves, the held-out error 1 − R² is smaller than with all "
-            f"{FEATURES} after as many steps",
-            {scale: (1 - of[links]["R²"][:, -1], 1 - of[links]["R², all kept"][:, -1]) for scale, of in found.items()},
-            why="a likely cause: where S_j misses planted features, as the tables show, the answer lacks their part",
-        ),
-        r.smaller(
-            "the second derivative by a gate on each feature, which sees what its links do together, misses no more "
-            "of the planted features than OBD's S_j",
-            {scale: (missed(scale, gates), missed(scale, links)) for scale in found},
-            or_equal=True,
-        ),
+        r.at_least(FINDS, 0.9, {scale: shares[:, -1] for scale, shares in of(links, "found").items()}),
+        r.smaller(NO_MORE, pairs(missed(links), missed(weights)), or_equal=True),
+        r.smaller(GRADUALLY, pairs(missed(links), missed_at_once)),
+        r.smaller(BETTER, pairs(errors("R²"), errors("R², all kept"))),
+        r.smaller(GATES, pairs(missed(gates), missed(links)), or_equal=True),
     ]
 
 
 def _table(scale: str, of: dict[str, Found]) -> r.Table:
-    def row(score: str, f: Found) -> tuple[str, ...]:
-        columns = f["once"], f["found"][:, -1], f["R², all kept"][:, -1], f["R²"][:, -1]
-        return score, *(str(r.Interval.of(values)) for values in columns)
-
-    header = ("score", "planted found at once", "in rounds", "R², all features", f"R², {PLANTED} left")
-    caption = f"Features of {scale}: share of the planted ones found, and quality, all after as many steps"
-    return r.Table(caption, header, [row(*item) for item in of.items()])
+    rows = {
+        score: {
+            "planted found at once": f["once"],
+            "in rounds": f["found"][:, -1],
+            "R², all features": f["R², all kept"][:, -1],
+            f"R², {PLANTED} left": f["R²"][:, -1],
+        }
+        for score, f in of.items()
+    }
+    return r.table(
+        f"Features of {scale}: share of the planted ones found, and quality, all after as many steps", "score", rows
+    )
 
 
 def _shares(of: dict[str, Found]) -> r.Figure:

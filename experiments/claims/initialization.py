@@ -22,8 +22,6 @@ from fnn.pretraining import diversity, pretrain
 HIDDEN, WIDTH, BATCH, EVERY, RATE, ADAMS_RATE = 4, 32, 32, 10, 0.1, 0.003
 REACHED = 0.2
 """the loss that counts as learned; guessing has ln 5 = 1.609"""
-
-
 SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "uniform, ±1/√H", "uniform, ±√6/√(H + H′)"
 LAYERWISE, TAUGHT = "layer by layer", "pre-trained"
 DRAWN = {
@@ -43,6 +41,60 @@ DIFFERENT = {
 }
 """what differs from neuron to neuron in layer-wise training"""
 Found = dict[str, dict[str, np.ndarray]]
+
+
+EQUATION = """1   w ~ uniform(−1/√H, 1/√H)
+2   w ~ uniform(−√6/√(H + H′), √6/√(H + H′))
+3   min_w Σ ℒ(⟨w_h, x⟩ y) for each neuron by itself
+4   w of another task
+5   WᵀW = I"""
+LEAD = (
+    f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
+    f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a linear "
+    "model on a random half of the objects and inputs; or taken from a network that has learned the digits 0 to 4, all "
+    f"but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the latter "
+    f"{{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the variances of "
+    "each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until the mean loss "
+    f"of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one layer of 16 neurons trained "
+    "on breast cancer, all for the same answer: 1 − the mean |correlation| of the outputs of two neurons."
+)
+OUTPUTS = r.Claim(
+    "Weights drawn uniformly on ±1/√H even out the variances of the outputs: the last hidden layer's is between half "
+    "and twice the first one's.",
+    why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; ±√3/√H would "
+    "keep it where tanh is nearly linear",
+)
+GRADIENTS = r.Claim(
+    "Weights drawn uniformly on ±√6/√(H + H′) even out the variances of the gradients: the last hidden layer's is "
+    "between half and twice the first one's."
+)
+FEWER = r.Claim(
+    f"Each of the lecture's ways to draw the first weights takes fewer steps to a loss of {REACHED} than weights drawn "
+    "with one small σ = 0.01."
+)
+BEFOREHAND = r.Claim(
+    "Hidden neurons trained beforehand, layer by layer or on another task, take fewer steps to a loss of "
+    f"{REACHED} than weights drawn uniformly on ±√6/√(H + H′).",
+    why="a likely cause: what hidden layers know of other digits is worth no more here, under a new head, than a good "
+    "random start; neurons that have each learned this very task are worth more",
+)
+LOWER = r.Claim(
+    "After all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have reached a lower "
+    "loss than weights drawn uniformly on ±√6/√(H + H′).",
+    why="likely causes: neurons trained layer by layer for the same answers are much alike (see their diversity), so "
+    "that a layer of them begins well and then has fewer different features to build on; what pre-trained neurons know "
+    "of other digits no longer tells once random ones have been trained as long on these",
+)
+DIFFER = r.Claim(
+    "Neurons trained as linear models differ if they are given random subsamples, random inputs or random starts; "
+    "without any of these, as the equations say, they begin alike and stay alike."
+)
+NOTABLY = r.Claim(
+    "Neurons trained as linear models on random subsamples, on random inputs or from random starts differ notably "
+    "(their diversity is 0.1 or more, a mean |correlation| of at most 0.9).",
+    why="a linear model has one best answer, and all neurons of a layer are trained for it, so they all come near it "
+    "whatever they see; the diversity of weights drawn at random and not trained is {untrained}",
+)
 
 
 def network(w: Any) -> fnn.Layer:
@@ -113,40 +165,30 @@ def experiment_of_diversity(steps: int, different: tuple[str, ...]) -> Callable[
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Start in every way, look at the variances, train, and judge."""
-    steps, earlier = (100, 50) if settings.quick else (400, 200)
+    steps, earlier, different = settings.pick(quick=(100, 50, ("none", "subsamples")), full=(400, 200, (*DIFFERENT,)))
     log(f"{settings.seeds} seeds of each start of a network with {HIDDEN} hidden layers")
     values = r.sweep_seeds(experiment_with(steps, earlier, not settings.quick), settings)
     found = {name: values[name] for name in (*DRAWN, LAYERWISE, TAUGHT) if name in values}
     log("neurons trained as linear models, alike and with differences")
-    different = ("none", "subsamples") if settings.quick else (*DIFFERENT,)
     values = r.sweep_seeds(experiment_of_diversity(earlier, different), settings)
     diverse = {name: values[name] for name in (*different, "untrained")}
     return r.Outcome(
+        LEAD.format(steps=steps, earlier=earlier),
+        [*_of_variances(found), *_of_steps(found, steps), *_of_diversity(diverse)],
+        EQUATION,
         slide=23,
-        lead=f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
-        f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a "
-        "linear model on a random half of the objects and inputs; or taken from a network that has learned the "
-        f"digits 0 to 4, all but the head. Each layer of the former had {earlier} steps of SG at η = {RATE:g}, the "
-        f"network of the latter {earlier} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the "
-        "first step the variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps "
-        f"are counted until the mean loss of {EVERY} of them is {REACHED} or less, {steps} at most. Diversity is that "
-        "of one layer of 16 neurons trained on breast cancer, all for the same answer: 1 − the mean |correlation| of "
-        "the outputs of two neurons.",
-        equation="1   w ~ uniform(−1/√H, 1/√H)\n2   w ~ uniform(−√6/√(H + H′), √6/√(H + H′))\n"
-        "3   min_w Σ ℒ(⟨w_h, x⟩ y) for each neuron by itself\n4   w of another task\n5   WᵀW = I",
-        verdicts=[*_of_variances(found), *_of_steps(found, steps), *_of_diversity(diverse)],
         tables=[_table(found), _diversities(diverse)],
         figures=[_variances(found, "outputs"), _variances(found, "gradients"), _losses(found, steps)],
         numbers={
             "starts": {
                 name: {
-                    "variance of outputs": f["outputs"].mean(axis=0).tolist(),
-                    "variance of gradients": f["gradients"].mean(axis=0).tolist(),
-                    "steps": float(f["steps"].mean()),
+                    "variance of outputs": f["outputs"].mean(axis=0),
+                    "variance of gradients": f["gradients"].mean(axis=0),
+                    "steps": f["steps"].mean(),
                 }
                 for name, f in found.items()
             },
-            "diversity": {name: float(values.mean()) for name, values in diverse.items()},
+            "diversity": {name: values.mean() for name, values in diverse.items()},
         },
     )
 
@@ -158,85 +200,47 @@ def _ratio(values: np.ndarray) -> np.ndarray:
 
 def _of_variances(found: Found) -> list[r.Verdict]:
     return [
-        r.within(
-            "w uniform on ±1/√H evens out the variances of the outputs: the last hidden layer's is between half and "
-            "twice the first one's",
-            0.5,
-            2.0,
-            _ratio(found[UNIFORM]["outputs"]),
-            why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; "
-            "±√3/√H would keep it where tanh is nearly linear",
-        ),
-        r.within(
-            "w uniform on ±√6/√(H + H′) evens out the variances of the gradients: the last hidden layer's is between "
-            "half and twice the first one's",
-            0.5,
-            2.0,
-            _ratio(found[GLOROT]["gradients"]),
-        ),
+        r.within(OUTPUTS, 0.5, 2.0, _ratio(found[UNIFORM]["outputs"])),
+        r.within(GRADIENTS, 0.5, 2.0, _ratio(found[GLOROT]["gradients"])),
     ]
 
 
 def _of_steps(found: Found, steps: int) -> list[r.Verdict]:
     fewest = {name: f["steps"] for name, f in found.items()}
+    losses = {name: f["loss"][:, -1] for name, f in found.items()}
     prepared = [name for name in (LAYERWISE, TAUGHT) if name in fewest]
     return [
-        r.smaller(
-            f"each of the lecture's first weights takes fewer steps to a loss of {REACHED} than weights drawn with one "
-            "small σ = 0.01",
-            {name: (fewest[name], fewest[SMALL]) for name in (UNIFORM, GLOROT, "orthogonal", *prepared)},
-        ),
-        r.smaller(
-            f"hidden neurons trained beforehand, layer by layer or on another task, take fewer steps to a loss of "
-            f"{REACHED} than weights drawn uniformly on ±√6/√(H + H′)",
-            {name: (fewest[name], fewest[GLOROT]) for name in prepared},
-            why="a likely cause: what hidden layers know of other digits is worth no more here, under a new head, than "
-            "a good random start; neurons that have each learned this very task are worth more",
-        ),
-        r.smaller(
-            f"after all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have "
-            "reached a lower loss than weights drawn uniformly on ±√6/√(H + H′)",
-            {name: (found[name]["loss"][:, -1], found[GLOROT]["loss"][:, -1]) for name in prepared},
-            why="likely causes: neurons trained layer by layer for the same answers are much alike (see their "
-            "diversity), so that a layer of them begins well and then has fewer different features to build on; what "
-            "pre-trained neurons know of other digits no longer tells once random ones have been trained as long on "
-            "these",
-        ),
+        r.smaller(FEWER, {name: (fewest[name], fewest[SMALL]) for name in (UNIFORM, GLOROT, "orthogonal", *prepared)}),
+        r.smaller(BEFOREHAND, {name: (fewest[name], fewest[GLOROT]) for name in prepared}),
+        r.smaller(LOWER.filled(steps=steps), {name: (losses[name], losses[GLOROT]) for name in prepared}),
     ]
 
 
 def _of_diversity(diverse: dict[str, np.ndarray]) -> list[r.Verdict]:
     varied = {name: values for name, values in diverse.items() if name not in ("none", "untrained")}
+    untrained = r.Interval.of(diverse["untrained"])
     return [
-        r.smaller(
-            "neurons trained as linear models differ if they are given random subsamples, random inputs or random "
-            "starts; without any of these, as the equations say, they begin alike and stay alike",
-            {name: (diverse["none"], values) for name, values in varied.items()},
-        ),
-        r.at_least(
-            "neurons trained as linear models on random subsamples, on random inputs or from random starts differ "
-            "notably: their diversity is 0.1 or more, a mean |correlation| of at most 0.9",
-            0.1,
-            varied,
-            why="a linear model has one best answer, and all neurons of a layer are trained for it, so they all come "
-            "near it whatever they see; the diversity of weights drawn at random and not trained is "
-            f"{r.Interval.of(diverse['untrained'])}",
-        ),
+        r.smaller(DIFFER, {name: (diverse["none"], values) for name, values in varied.items()}),
+        r.at_least(NOTABLY.filled(untrained=untrained), 0.1, varied),
     ]
 
 
 def _table(found: Found) -> r.Table:
-    rows = [
-        (name, *(f"{_ratio(f[key]).mean():.2g}" for key in ("outputs", "gradients")), str(r.Interval.of(f["steps"])))
+    rows = {
+        name: {
+            "outputs, last : first": f"{_ratio(f['outputs']).mean():.2g}",
+            "gradients, last : first": f"{_ratio(f['gradients']).mean():.2g}",
+            f"steps to {REACHED}": f["steps"],
+        }
         for name, f in found.items()
-    ]
-    header = ("start", "outputs, last : first", "gradients, last : first", f"steps to {REACHED}")
-    return r.Table("Variances in the last hidden layer over those in the first, and steps to the loss", header, rows)
+    }
+    caption = "Variances in the last hidden layer over those in the first, and steps to the loss"
+    return r.table(caption, "start", rows)
 
 
 def _diversities(diverse: dict[str, np.ndarray]) -> r.Table:
-    rows = [(name, str(r.Interval.of(values))) for name, values in diverse.items()]
-    return r.Table("Diversity of neurons trained as linear models", ("what differs", "1 − mean |correlation|"), rows)
+    rows = {name: {"1 − mean |correlation|": values} for name, values in diverse.items()}
+    return r.table("Diversity of neurons trained as linear models", "what differs", rows)
 
 
 def _variances(found: Found, of: str) -> r.Figure:

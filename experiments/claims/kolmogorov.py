@@ -15,7 +15,6 @@ import numpy as np
 
 import fnn
 from experiments import report as r
-from experiments.report.plots import DIVERGING
 from fnn.networks import kolmogorov, sup_error, unit_grid
 from fnn.pruning import all_links, remove_links, sparse
 
@@ -25,6 +24,39 @@ FUNCTIONS = ("product", "kink", "waves")
 GAIN = 4.0
 """how much steeper than by Glorot the neurons start, for the square is small and the waves are short"""
 SHOWN = 33
+
+
+EQUATION = "a(x) = Σ_{i=1}^{2d+1} σ_i(Σ_{j=1}^d f_ij(x_j)),   d = 2"
+LEAD = (
+    "Kolmogorov's theorem writes a continuous function of two variables as five functions of one variable, each of a "
+    "sum of two functions of one variable, and does not say which. Here each of the fifteen is a network with one "
+    "hidden layer of tanh, all trained together, {steps} steps of Adam on a grid of "
+    f"{SHOWN}² points. The largest error over a finer grid of 129² points is compared with that of a plain network "
+    "with two hidden layers and as many parameters, trained likewise. The largest value of each function is 1."
+)
+NARROWEST, *_, WIDEST = WIDTHS["Kolmogorov"]
+EXACT = r.Claim(
+    f"With {WIDEST} neurons for each function of one variable, Kolmogorov's form is within 0.05 of each function "
+    "everywhere.",
+    why="the theorem says that such functions of one variable exist; it gives neither smooth ones nor a way to find "
+    "them, and gradient descent finds some that are far from exact",
+)
+WIDER = r.Claim(
+    f"Kolmogorov's form with {WIDEST} neurons for each function of one variable leaves at most half the error that it "
+    f"leaves with {NARROWEST}.",
+    why="wider networks of one variable are no closer after this many steps; whether longer training would bring them "
+    "closer is left open here",
+)
+PLAIN = r.Claim(
+    "With as many parameters Kolmogorov's form comes closer than a plain network of two hidden layers.",
+    why="what the theorem promises holds for its own functions of one variable, which are not smooth; for smooth ones "
+    "the form is only a network whose links are arranged otherwise than a plain one's",
+)
+SIZES = {
+    "Kolmogorov": [5 * (2 + 1) * (3 * q + 1) for q in WIDTHS["Kolmogorov"]],
+    "plain": [(2 + 1) * H + (H + 1) * H + (H + 1) for H in WIDTHS["plain"]],
+}
+"""parameters"""
 
 
 def values(x: jax.Array) -> jax.Array:
@@ -79,7 +111,7 @@ def _maps(learned: np.ndarray) -> r.Figure:
         panels = canvas.subplots(2, len(FUNCTIONS))
         for row, name, maps in zip(panels, ("f", "a"), (f, learned), strict=True):
             for axes, title, one in zip(row, FUNCTIONS, maps, strict=True):
-                axes.imshow(one.T, cmap=DIVERGING, vmin=-1, vmax=1, extent=(0, 1, 0, 1), origin="lower")
+                axes.imshow(one.T, cmap=r.DIVERGING, vmin=-1, vmax=1, extent=(0, 1, 0, 1), origin="lower")
                 axes.set(xticks=(), yticks=())
                 axes.grid(False)
                 axes.spines[:].set(visible=True, alpha=0.3)
@@ -98,90 +130,55 @@ def _maps(learned: np.ndarray) -> r.Figure:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, compare, judge and draw."""
-    steps = 300 if settings.quick else 1500
-    chosen, runs = jnp.eye(len(FUNCTIONS), dtype=jnp.float32), {}
+    steps = settings.pick(quick=300, full=1500)
+    runs = {}
     for name, widths in WIDTHS.items():
         log(f"{name}: {settings.seeds} seeds × {len(widths)} widths × {len(FUNCTIONS)} functions in one compiled call")
-        width = jnp.asarray(widths, jnp.int32)
-        runs[name] = r.sweep_seeds(experiment_with(name, steps), settings, width=width, chosen=chosen)
-    errors = {name: found["error"].swapaxes(1, 2) for name, found in runs.items()}
-    sizes = {
-        "Kolmogorov": [5 * (2 + 1) * (3 * q + 1) for q in WIDTHS["Kolmogorov"]],
-        "plain": [(2 + 1) * H + (H + 1) * H + (H + 1) for H in WIDTHS["plain"]],
-    }
-    ours, plain = ({f: errors[name][:, i] for i, f in enumerate(FUNCTIONS)} for name in ("Kolmogorov", "plain"))
-    narrowest, _, widest = WIDTHS["Kolmogorov"]
+        grid = {"width": widths, "chosen": np.eye(len(FUNCTIONS))}
+        runs[name] = r.sweep_seeds(experiment_with(name, steps), settings, **grid)
+    errors = {name: r.by_case(found["error"].swapaxes(1, 2), FUNCTIONS) for name, found in runs.items()}
+    ours, plain = errors["Kolmogorov"], errors["plain"]
     return r.Outcome(
+        LEAD.format(steps=steps),
+        [
+            r.at_most(EXACT, 0.05, {f: of[:, -1] for f, of in ours.items()}),
+            r.smaller(WIDER, {f: (of[:, -1], of[:, 0]) for f, of in ours.items()}, 0.5),
+            r.smaller(PLAIN, {f: (ours[f][:, -1], plain[f][:, -1]) for f in FUNCTIONS}),
+        ],
+        EQUATION,
         slide=7,
-        lead="Kolmogorov's theorem writes a continuous function of two variables as five functions of one "
-        "variable, each of a sum of two functions of one variable, and does not say which. Here each of the fifteen "
-        f"is a network with one hidden layer of tanh, all trained together, {steps} steps of Adam on a grid of "
-        f"{SHOWN}² points. The largest error over a finer grid of 129² points is compared with that of a plain network "
-        "with two hidden layers and as many parameters, trained likewise. The largest value of each function is 1.",
-        equation="a(x) = Σ_{i=1}^{2d+1} σ_i(Σ_{j=1}^d f_ij(x_j)),   d = 2",
-        verdicts=[
-            r.at_most(
-                f"with {widest} neurons for each function of one variable, Kolmogorov's form is within 0.05 of "
-                "each function everywhere",
-                0.05,
-                {name: of[:, -1] for name, of in ours.items()},
-                why="the theorem says that such functions of one variable exist; it gives neither smooth ones nor "
-                "a way to find them, and gradient descent finds some that are far from exact",
-            ),
-            r.smaller(
-                f"Kolmogorov's form with {widest} neurons for each function of one variable leaves at most half the "
-                f"error that it leaves with {narrowest}",
-                {name: (of[:, -1], of[:, 0]) for name, of in ours.items()},
-                0.5,
-                why="wider networks of one variable are no closer after this many steps; whether longer training would "
-                "bring them closer is left open here",
-            ),
-            r.smaller(
-                "with as many parameters Kolmogorov's form comes closer than a plain network of two hidden layers",
-                {name: (ours[name][:, -1], plain[name][:, -1]) for name in FUNCTIONS},
-                why="what the theorem promises holds for its own functions of one variable, which are not smooth; for "
-                "smooth ones the form is only a network whose links are arranged otherwise than a plain one's",
-            ),
-        ],
-        tables=[
-            r.Table(
-                "Largest error over the square; means over seeds with 95 % intervals",
-                ("network", "parameters", *FUNCTIONS),
-                [
-                    (
-                        f"{name}, {WIDTHS[name][k]} neurons",
-                        str(sizes[name][k]),
-                        *(str(r.Interval.of(errors[name][:, i, k])) for i in range(len(FUNCTIONS))),
-                    )
-                    for k in range(3)
-                    for name in errors
-                ],
-            )
-        ],
-        figures=[
-            r.curves(
-                sizes["Kolmogorov"],
-                {f"{f}, {name}": errors[name][:, i] for i, f in enumerate(FUNCTIONS) for name in errors},
-                "Largest error against the number of parameters, for three functions, Kolmogorov's form and a plain "
-                "network; means with 95 % intervals over seeds",
-                "Line plot on logarithmic scales: the plain network has the smaller errors for all three functions, "
-                "and they fall as it grows; those of Kolmogorov's form do not.",
-                xlabel="parameters",
-                ylabel="largest error",
-                logx=True,
-                logy=True,
-                marker="o",
-            ),
-            _maps(runs["Kolmogorov"]["a"][0, -1]),
-        ],
+        tables=[_table(errors)],
+        figures=[_errors(errors), _maps(runs["Kolmogorov"]["a"][0, -1])],
         numbers={
-            "parameters": sizes,
+            "parameters": SIZES,
             "largest error": {
-                name: {
-                    f: {str(width): r.Interval.of(errors[name][:, i, k])._asdict() for k, width in enumerate(widths)}
-                    for i, f in enumerate(FUNCTIONS)
-                }
-                for name, widths in WIDTHS.items()
+                name: {f: r.intervals(r.by_case(of, WIDTHS[name])) for f, of in of_functions.items()}
+                for name, of_functions in errors.items()
             },
         },
+    )
+
+
+def _table(errors: dict[str, dict[str, np.ndarray]]) -> r.Table:
+    rows = {
+        f"{name}, {WIDTHS[name][k]} neurons": {"parameters": SIZES[name][k]} | {f: of[f][:, k] for f in FUNCTIONS}
+        for k in range(3)
+        for name, of in errors.items()
+    }
+    return r.table("Largest error over the square; means over seeds with 95 % intervals", "network", rows)
+
+
+def _errors(errors: dict[str, dict[str, np.ndarray]]) -> r.Figure:
+    return r.curves(
+        SIZES["Kolmogorov"],
+        {f"{f}, {name}": of[f] for f in FUNCTIONS for name, of in errors.items()},
+        "Largest error against the number of parameters, for three functions, Kolmogorov's form and a plain "
+        "network; means with 95 % intervals over seeds",
+        "Line plot on logarithmic scales: the plain network has the smaller errors for all three functions, "
+        "and they fall as it grows; those of Kolmogorov's form do not.",
+        xlabel="parameters",
+        ylabel="largest error",
+        logx=True,
+        logy=True,
+        marker="o",
     )

@@ -17,7 +17,6 @@ import numpy as np
 import fnn
 from experiments import report as r
 from experiments.data import truth_tables
-from experiments.report.plots import DIVERGING
 from fnn.networks import (
     apply,
     binary_inputs,
@@ -36,6 +35,34 @@ PARITIES = [XOR, 0b1001]
 """XOR and its negation, the two that no line separates"""
 KNOWN = {1: 4, 2: 14, 3: 104, 4: 1882}
 """threshold functions of d variables, OEIS A000609"""
+
+
+EQUATION = "x¹ ⊕ x² = [x¹ + x² − 2x¹x² − ½ > 0] = [(x¹ ∨ x²) − (x¹ ∧ x²) > 0]"
+LEAD = (
+    "XOR is 1 where its two inputs differ. No line has the corners 01 and 10 on one side and 00 and 11 on the other. "
+    "One neuron, one neuron with the product as a third feature, and a network of two hidden neurons are trained on "
+    "each of the 16 Boolean functions of two variables, {steps} steps from {starts} starts. Then the perceptron's "
+    "rule, which ends if and only if a function is linearly separable, is run on all functions of up to four variables "
+    "at once."
+)
+NO_XOR = r.Claim(
+    "A single neuron cannot represent XOR or its negation: from no start, and at no time, are all four answers right."
+)
+ALL_OTHERS = r.Claim(
+    "A single neuron learns every Boolean function of two variables except XOR and its negation, the only two that no "
+    "line separates."
+)
+BOTH_WAYS = r.Claim(
+    "With the weights of the slide XOR is exact in both ways: one neuron with a product feature, or two layers of AND "
+    "and OR."
+)
+PRODUCT = r.Claim("With the product x¹x² as a feature, a single neuron learns XOR from at least nine of ten starts.")
+TWO_LAYERS = r.Claim(
+    "A network with one hidden layer of two neurons learns XOR from at least nine of ten starts.",
+    why="two hidden neurons suffice, as the weights of the slide show, but training does not get there from every "
+    "start in {steps} steps",
+)
+COUNTS = r.Claim("A single threshold neuron realises 4, 14, 104 and 1882 functions of one to four variables.")
 
 
 def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., jax.Array]:
@@ -65,14 +92,13 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., jax.Array]:
 
 def trained(settings: r.Settings, steps: int, log: r.Log) -> dict[str, np.ndarray]:
     """For each model whether it learned each function of two variables [seeds, functions, starts]."""
-    tables, runs = jnp.asarray(FUNCTIONS, jnp.int32), settings.seeds * STARTS
+    runs = settings.seeds * STARTS
     log(f"one neuron, with and without the product: 16 functions from {runs} starts in one compiled call")
-    one = r.sweep_seeds(
-        experiment_with(fnn.linear(1), steps), settings, table=tables, product=jnp.arange(2.0, dtype=jnp.float32)
-    )
+    neuron = experiment_with(fnn.linear(1), steps)
+    one = r.sweep_seeds(neuron, settings, table=FUNCTIONS, product=(0.0, 1.0))
     log(f"two layers: 16 functions from {runs} starts in one compiled call")
     net = fnn.serial(fnn.dense(2, fnn.tanh), fnn.linear(1))
-    two = r.sweep_seeds(experiment_with(net, steps), settings, table=tables, product=jnp.zeros(1, jnp.float32))
+    two = r.sweep_seeds(experiment_with(net, steps), settings, table=FUNCTIONS, product=(0.0,))
     return {"one neuron": one[:, :, 0] == 4, "one neuron with x¹x²": one[:, :, 1] == 4, "two layers": two[:, :, 0] == 4}
 
 
@@ -103,7 +129,7 @@ def _of_functions(learned: dict[str, np.ndarray]) -> r.Figure:
     shares = np.stack([of_net.mean(axis=(0, 2)) for of_net in learned.values()])
     with r.figure(6.4, 2.5) as canvas:
         axes = canvas.subplots()
-        axes.imshow(-shares, cmap=DIVERGING, vmin=-1.5, vmax=1.5, aspect="auto")
+        axes.imshow(-shares, cmap=r.DIVERGING, vmin=-1.5, vmax=1.5, aspect="auto")
         for (row, column), share in np.ndenumerate(shares):
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
         names = ["".join(map(str, table)) for table in FUNCTIONS]
@@ -129,7 +155,7 @@ def _of_planes() -> r.Figure:
     with r.figure(5.4, 3.5) as canvas:
         for axes, (name, net) in zip(canvas.subplots(1, 2, sharey=True), built.items(), strict=True):
             says = np.asarray(apply(net, grid)).reshape(len(side), -1)
-            axes.imshow(-says, cmap=DIVERGING, vmin=-2, vmax=2, extent=(-0.5, 1.5, -0.5, 1.5), origin="lower")
+            axes.imshow(-says, cmap=r.DIVERGING, vmin=-2, vmax=2, extent=(-0.5, 1.5, -0.5, 1.5), origin="lower")
             for answer, marker in ((0, "o"), (1, "s")):
                 at = np.asarray(binary_inputs(2))[FUNCTIONS[XOR] == answer]
                 axes.plot(*at.T, marker, color=r.COLORS[1], markersize=9, fillstyle="full" if answer else "none")
@@ -150,92 +176,69 @@ def _of_planes() -> r.Figure:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, count, judge and draw."""
-    steps = 200 if settings.quick else 400
+    steps = settings.pick(quick=200, full=400)
     learned = trained(settings, steps, log)
     of_xor = {name: of_net[:, XOR].ravel() for name, of_net in learned.items()}
     log("the perceptron's rule on all 65,536 functions of four variables")
     found = perceptron(30)
-    separable = np.asarray(is_linearly_separable(FUNCTIONS))
-    ways = [
-        np.asarray(apply(net(jnp.float32), binary_inputs(2, jnp.float32)))[:, 0]
-        for net in (xor_by_product, xor_by_layers)
-    ]
-    neuron = learned["one neuron"]
-    verdicts = [
-        r.exactly(
-            "one neuron cannot say XOR nor its negation: from no start, and at no time, are all four answers right",
-            neuron[:, PARITIES],
-            expected=False,
-            measured=f"{neuron[:, PARITIES].sum()} of {neuron[:, PARITIES].size} runs have them right",
-        ),
-        r.exactly(
-            "one neuron learns every function of two variables but XOR and its negation, the only two that no line "
-            "separates",
-            neuron.any(axis=(0, 2)),
-            separable,
-            f"{neuron.any(axis=(0, 2)).sum()} of 16 functions, those from {neuron[:, separable].sum()} of "
-            f"{neuron[:, separable].size} starts",
-        ),
-        r.exactly(
-            "with the weights of the slide XOR is exact in both ways: one neuron with a product feature, or two layers "
-            "of AND and OR",
-            np.stack(ways),
-            np.stack([FUNCTIONS[XOR]] * 2),
-            f"{sum((way == FUNCTIONS[XOR]).sum() for way in ways)} of 8 answers right",
-        ),
-        r.at_least(
-            "with the product x¹x² as a feature one neuron learns XOR from at least nine starts of ten",
-            0.9,
-            of_xor["one neuron with x¹x²"],
-        ),
-        r.at_least(
-            "two layers with two hidden neurons learn XOR from at least nine starts of ten",
-            0.9,
-            of_xor["two layers"],
-            why="two hidden neurons suffice, as the weights of the slide show, but training does not get there from "
-            f"every start in {steps} steps",
-        ),
-        r.exactly(
-            "one threshold neuron realises 4, 14, 104 and 1882 functions of one to four variables",
-            [found[d] for d in KNOWN] + [count_threshold_functions(d) for d in KNOWN],
-            [*KNOWN.values()] * 2,
-            f"learned by the perceptron's rule: {', '.join(map(str, found.values()))}; counted by their symmetries: "
-            f"{', '.join(str(count_threshold_functions(d)) for d in KNOWN)}",
-        ),
-    ]
     counts = {d: count_threshold_functions(d) for d in range(1, 7)}
     return r.Outcome(
-        slide=5,
-        lead="XOR is 1 where its two inputs differ. No line has the corners 01 and 10 on one side and 00 and 11 on the "
-        "other. One neuron, one neuron with the product as a third feature, and a network of two hidden neurons are "
-        f"trained on each of the 16 Boolean functions of two variables, {steps} steps from {settings.seeds * STARTS} "
-        "starts. Then the perceptron's rule, which ends if and only if a function is linearly separable, is run on all "
-        "functions of up to four variables at once.",
-        equation="x¹ ⊕ x² = [x¹ + x² − 2x¹x² − ½ > 0] = [(x¹ ∨ x²) − (x¹ ∧ x²) > 0]",
-        verdicts=verdicts,
-        tables=[
-            r.Table(
-                "Functions of d variables that one threshold neuron realises; “–” where there are too many to try",
-                ("d", "functions", "of one neuron", "share", "learned by the perceptron's rule"),
-                [
-                    (
-                        str(d),
-                        f"{2**2**d:,}",
-                        f"{n:,}",
-                        f"{n / 2**2**d:.2g}".replace("-", "−"),
-                        f"{found[d]:,}" if d in found else "–",
-                    )
-                    for d, n in counts.items()
-                ],
-            )
+        LEAD.format(steps=steps, starts=settings.seeds * STARTS),
+        [
+            *_of_one(learned["one neuron"]),
+            _of_the_slide(),
+            r.at_least(PRODUCT, 0.9, of_xor["one neuron with x¹x²"]),
+            r.at_least(TWO_LAYERS.filled(steps=steps), 0.9, of_xor["two layers"]),
+            _of_counts(found, counts),
         ],
+        EQUATION,
+        slide=5,
+        tables=[_table(found, counts)],
         figures=[_of_functions(learned), _of_planes()],
         numbers={
-            "share of starts that learn XOR": {name: r.estimate(of)._asdict() for name, of in of_xor.items()},
+            "share of starts that learn XOR": {name: r.estimate(of) for name, of in of_xor.items()},
             "share of starts that learn each function": {
-                name: of_net.mean(axis=(0, 2)).tolist() for name, of_net in learned.items()
+                name: of_net.mean(axis=(0, 2)) for name, of_net in learned.items()
             },
-            "threshold functions": {str(d): n for d, n in counts.items()},
-            "learned by the perceptron's rule": {str(d): n for d, n in found.items()},
+            "threshold functions": counts,
+            "learned by the perceptron's rule": found,
         },
     )
+
+
+def _of_one(neuron: np.ndarray) -> list[r.Verdict]:
+    separable = np.asarray(is_linearly_separable(FUNCTIONS))
+    parities, learned = neuron[:, PARITIES], neuron.any(axis=(0, 2))
+    starts = f"{neuron[:, separable].sum()} of {neuron[:, separable].size} starts"
+    return [
+        r.exactly(NO_XOR, parities, False, f"{parities.sum()} of {parities.size} runs have them right"),
+        r.exactly(ALL_OTHERS, learned, separable, f"{learned.sum()} of 16 functions, those from {starts}"),
+    ]
+
+
+def _of_the_slide() -> r.Verdict:
+    x = binary_inputs(2, jnp.float32)
+    ways = np.stack([np.asarray(apply(net(jnp.float32), x))[:, 0] for net in (xor_by_product, xor_by_layers)])
+    right = int((ways == FUNCTIONS[XOR]).sum())
+    return r.exactly(BOTH_WAYS, ways, np.stack([FUNCTIONS[XOR]] * 2), f"{right} of 8 answers right")
+
+
+def _of_counts(found: dict[int, int], counts: dict[int, int]) -> r.Verdict:
+    by_rule, by_symmetry = list(found.values()), [counts[d] for d in KNOWN]
+    told = (", ".join(map(str, numbers)) for numbers in (by_rule, by_symmetry))
+    measured = "learned by the perceptron's rule: {}; counted by their symmetries: {}".format(*told)
+    return r.exactly(COUNTS, by_rule + by_symmetry, [*KNOWN.values()] * 2, measured)
+
+
+def _table(found: dict[int, int], counts: dict[int, int]) -> r.Table:
+    rows = {
+        str(d): {
+            "functions": f"{2**2**d:,}",
+            "of one neuron": f"{n:,}",
+            "share": f"{n / 2**2**d:.2g}".replace("-", "−"),
+            "learned by the perceptron's rule": f"{found[d]:,}" if d in found else "–",
+        }
+        for d, n in counts.items()
+    }
+    caption = "Functions of d variables that one threshold neuron realises; “–” where there are too many to try"
+    return r.table(caption, "d", rows)

@@ -30,6 +30,29 @@ LOSS = fnn.softmax_cross_entropy
 Found = dict[str, np.ndarray]
 
 
+EQUATION = """x̂_h = (x_h − μ_h)/√(σ_h² + ε),   μ_h, σ_h² over the batch
+x̃_h = γ_h x̂_h + β_h"""
+LEAD = (
+    f"{HIDDEN} hidden layers of {WIDTH} neurons learn handwritten digits by SG in batches of {BATCH}, at rates η over "
+    f"five decades. Counted are the steps until the mean loss of {EVERY} steps is {REACHED} or less, in {{steps}} steps "
+    "at most; a run that does not get there counts as {steps}. Each network stands at its own best rate, the one with "
+    "the fewest steps on average. Steps are counted, not seconds: a step with batch norm costs more. A run has "
+    f"diverged if its loss on {PROBE} objects is larger at the end than at the start, or no number. Last, without "
+    f"batch norm, the gradient is averaged over fewer objects than {BATCH} a step."
+)
+FEWER = r.Claim(
+    f"At the best rate of each, a network with batch norm reaches a loss of {REACHED} in fewer steps than one without."
+)
+LARGER = r.Claim(
+    f"The largest rate at which a network reaches a loss of {REACHED} is larger with batch norm than without (log₁₀ η, "
+    "without against with)."
+)
+AVERAGED = r.Claim(
+    f"Averaging the gradient over {BATCH} examples a step takes fewer steps to a loss of {REACHED} than one example a "
+    "step, each at its best rate ({steps} stands for {steps} steps or more)."
+)
+
+
 def network(sigma: fnn.Activation, normal: bool) -> fnn.Layer:
     """Hidden layers with or without normalisation before each σ, under a linear one."""
     between = (fnn.batch_norm(),) if normal else ()
@@ -64,69 +87,48 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., dict[str, jax.A
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train with and without batch norm at every rate, and judge."""
-    steps = 150 if settings.quick else 300
-    found: dict[str, dict[str, Found]] = {}
-    for name, sigma in ACTIVATIONS.items():
-        if settings.quick and sigma is not fnn.relu:
-            continue
-        found[name] = {}
+    steps, names = settings.pick(quick=(150, ("ReLU",)), full=(300, tuple(ACTIVATIONS)))
+    found: dict[str, dict[str, Found]] = {name: {} for name in names}
+    for name in names:
         for which, normal in (("without", False), ("with", True)):
             log(f"{settings.seeds} seeds × {len(RATES)} rates of {name} {which} batch norm")
-            sizes = SIZES if sigma is fnn.relu and not normal else (BATCH,)
-            values = r.sweep_seeds(
-                experiment_with(network(sigma, normal), steps),
-                settings,
-                eta=jnp.asarray(RATES, jnp.float32),
-                size=jnp.asarray(sizes, jnp.int32),
-            )
-            found[name][which] = values
-    of_batch = {n: {w: {k: v[:, :, -1] for k, v in f.items()} for w, f in of.items()} for n, of in found.items()}
+            sizes = SIZES if name == "ReLU" and not normal else (BATCH,)
+            experiment = experiment_with(network(ACTIVATIONS[name], normal), steps)
+            found[name][which] = r.sweep_seeds(experiment, settings, eta=RATES, size=sizes)
     averaged = found["ReLU"]["without"]["steps"]
-    best = {
-        name: (_best(of["with"]["steps"], steps), _best(of["without"]["steps"], steps)) for name, of in of_batch.items()
-    }
-    largest = {name: (_largest(of["without"]["steps"]), _largest(of["with"]["steps"])) for name, of in of_batch.items()}
+    of_batch = {n: {w: {k: v[:, :, -1] for k, v in f.items()} for w, f in of.items()} for n, of in found.items()}
     return r.Outcome(
+        LEAD.format(steps=steps),
+        _verdicts(of_batch, averaged, steps),
+        EQUATION,
         slide=22,
-        lead=f"{HIDDEN} hidden layers of {WIDTH} neurons learn handwritten digits by SG in batches of {BATCH}, at "
-        f"rates η over five decades. Counted are the steps until the mean loss of {EVERY} steps is {REACHED} or less, "
-        f"in {steps} steps at most; a run that does not get there counts as {steps}. Each network stands at its own "
-        "best rate, the one with the fewest steps on average. Steps are counted, not seconds: a step with batch norm "
-        f"costs more. A run has diverged if its loss on {PROBE} objects is larger at the end than at the start, or no "
-        f"number. Last, without batch norm, the gradient is averaged over fewer objects than {BATCH} a step.",
-        equation="x̂_h = (x_h − μ_h)/√(σ_h² + ε),   μ_h, σ_h² over the batch\nx̃_h = γ_h x̂_h + β_h",
-        verdicts=[
-            r.smaller(
-                f"at the best rate of each, a network with batch norm reaches a loss of {REACHED} in fewer steps than "
-                "one without",
-                best,
-            ),
-            r.smaller(
-                f"the largest rate at which a network reaches a loss of {REACHED} is larger with batch norm than "
-                "without (log₁₀ η, without against with)",
-                largest,
-            ),
-            r.smaller(
-                f"averaging the gradient over {BATCH} objects a step, {BATCH} times as many, takes fewer steps to a "
-                f"loss of {REACHED} than one object a step, each at its best rate ({steps} stands for {steps} or more)",
-                {"ReLU": (_best(averaged[:, :, -1], steps), _best(averaged[:, :, 0], steps))},
-            ),
-        ],
         tables=[_table(name, of) for name, of in of_batch.items()],
         figures=[_steps(of_batch, steps), _sizes(averaged, steps)],
         numbers={
             name: {
                 which: {
-                    "reached": np.isfinite(f["steps"]).mean(axis=0).tolist(),
-                    "diverged": f["diverged"].mean(axis=0).tolist(),
-                    "fewest steps": float(_best(f["steps"], steps).mean()),
+                    "reached": np.isfinite(f["steps"]).mean(axis=0),
+                    "diverged": f["diverged"].mean(axis=0),
+                    "fewest steps": _best(f["steps"], steps).mean(),
                 }
                 for which, f in of.items()
             }
             for name, of in of_batch.items()
         }
-        | {"eta": list(RATES)},
+        | {"eta": RATES},
     )
+
+
+def _verdicts(found: dict[str, dict[str, Found]], averaged: np.ndarray, steps: int) -> list[r.Verdict]:
+    counted = {name: {which: f["steps"] for which, f in of.items()} for name, of in found.items()}
+    fewest = {name: (_best(of["with"], steps), _best(of["without"], steps)) for name, of in counted.items()}
+    largest = {name: (_largest(of["without"]), _largest(of["with"])) for name, of in counted.items()}
+    sizes = {"ReLU": (_best(averaged[:, :, -1], steps), _best(averaged[:, :, 0], steps))}
+    return [
+        r.smaller(FEWER, fewest),
+        r.smaller(LARGER, largest),
+        r.smaller(AVERAGED.filled(steps=steps), sizes),
+    ]
 
 
 def _best(counted: np.ndarray, steps: int) -> np.ndarray:

@@ -36,6 +36,33 @@ SATURATED = 0.01
 """a neuron is saturated for an object where z is under this part of the largest slope"""
 
 
+EQUATION = "ε^{l−1} = (ε^l ∘ z^l) w^lᵀ,   z^l = σ′(S^l)"
+LEAD = (
+    f"{HIDDEN} layers of {WIDTH} sigmoids learn digits. Where a step is so large that S runs onto a horizontal "
+    "asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and no layer before it learns any more: the "
+    "lecture's paralysis. Its remedies are a smaller step from the start, or batch normalisation before σ. A neuron "
+    f"counts as saturated for an object where z is under {100 * SATURATED:g} % of the largest σ′."
+)
+SATURATES = r.Claim(
+    f"At η = {LARGE:g} more than half of the last hidden layer of a deep sigmoid network becomes saturated."
+)
+NO_ERROR = r.Claim(
+    f"At η = {LARGE:g} hardly any error passes back through a deep sigmoid network: the first hidden layer's ‖ε‖ is at "
+    "most 1/100 of the last one's."
+)
+NOTHING = r.Claim(
+    f"At η = {LARGE:g} a deep sigmoid network learns nothing: its loss stays above {GUESSING}, where guessing has "
+    "ln 10 = 2.303."
+)
+OUTLASTS = r.Claim(
+    f"Paralysis outlasts its cause: after steps at η = {LARGE:g} and as many more at η = {SMALL:g} the loss of a deep "
+    "sigmoid network is still above 1."
+)
+PREVENTS = r.Claim(
+    f"Batch normalisation prevents the paralysis of a deep sigmoid network: at η = {LARGE:g} its loss falls below 0.5."
+)
+
+
 def _slopes(params: Any, seen: fnn.Pass) -> jax.Array | None:
     """How z/max σ' is distributed over objects and neurons: shares in equal bins of [0, 1]."""
     if not hasattr(seen.tape, "z") or not hasattr(seen.tape, "S"):
@@ -83,7 +110,7 @@ def trained(settings: r.Settings, steps: int, log: r.Log) -> Runs:
     for name, net in networks().items():
         log(f"{settings.seeds} seeds of a sigmoid network, {name}, {2 * steps} steps in one compiled call")
         rates = {"plain": (LARGE, SMALL), "batch norm": (LARGE,)}[name]
-        records = r.sweep_seeds(experiment_with(net, steps), settings, eta=jnp.asarray(rates, jnp.float32))
+        records = r.sweep_seeds(experiment_with(net, steps), settings, eta=rates)
         for i, rate in enumerate(rates):
             found[f"{name}, η = {rate:g}"] = {key: values[:, i] for key, values in records.items()}
     return found
@@ -187,66 +214,52 @@ def findings(records: dict[str, np.ndarray], steps: int) -> Findings:
 
 def _of_paralysis(found: dict[str, Findings]) -> list[r.Verdict]:
     frozen, healthy, normal = found.values()
+    beside = f"; at η = {SMALL:g}"
     return [
-        r.Verdict(
-            f"at η = {LARGE:g} more than half of the last hidden layer of a deep sigmoid network gets saturated",
-            frozen.saturated.mean - frozen.saturated.half > 0.5,
-            f"share {frozen.saturated}; at η = {SMALL:g} {healthy.saturated}",
+        r.judged(SATURATES, frozen.saturated.ends[0] > 0.5, f"share {frozen.saturated}{beside} {healthy.saturated}"),
+        r.judged(
+            NO_ERROR,
+            frozen.through.ends[1] <= -2,
+            f"log₁₀ of the ratio {frozen.through}{beside} {healthy.through}",
         ),
-        r.Verdict(
-            f"at η = {LARGE:g} hardly any error comes through a deep sigmoid network: the first hidden layer's ‖ε‖ is "
-            "at most 1/100 of the last one's",
-            frozen.through.mean + frozen.through.half <= -2,
-            f"log₁₀ of the ratio {frozen.through}; at η = {SMALL:g} {healthy.through}",
+        r.judged(NOTHING, frozen.loss.ends[0] > GUESSING, f"loss {frozen.loss}{beside} {healthy.loss}"),
+        r.judged(
+            OUTLASTS,
+            frozen.later.ends[0] > 1,
+            f"loss {frozen.later}; above {GUESSING} in {r.percent(frozen.guessing)} of the seeds",
         ),
-        r.Verdict(
-            f"at η = {LARGE:g} a deep sigmoid network learns nothing: its loss stays above {GUESSING}, where guessing "
-            "has ln 10 = 2.303",
-            frozen.loss.mean - frozen.loss.half > GUESSING,
-            f"loss {frozen.loss}; at η = {SMALL:g} {healthy.loss}",
-        ),
-        r.Verdict(
-            f"paralysis outlasts its cause: after steps at η = {LARGE:g} and as many more at η = {SMALL:g} the loss "
-            "of a deep sigmoid network is still above 1",
-            frozen.later.mean - frozen.later.half > 1,
-            f"loss {frozen.later}; above {GUESSING} in {100 * frozen.guessing:.0f} % of the seeds",
-        ),
-        r.Verdict(
-            f"batch normalisation prevents the paralysis of a deep sigmoid network: at η = {LARGE:g} its loss falls "
-            "below 0.5",
-            normal.loss.mean + normal.loss.half < 0.5,
-            f"loss {normal.loss}; saturated {normal.saturated}",
-        ),
+        r.judged(PREVENTS, normal.loss.ends[1] < 0.5, f"loss {normal.loss}; saturated {normal.saturated}"),
     ]
 
 
 def _table(found: dict[str, Findings], steps: int) -> r.Table:
-    rows = [
-        (name, str(f.loss), str(f.later), str(f.above), str(f.saturated), f"{10**f.through.mean:.2g}")
+    rows = {
+        name: {
+            "loss": f.loss,
+            "later loss": f.later,
+            f"later loss above {GUESSING}": f.above,
+            "saturated": f.saturated,
+            "‖ε¹‖/‖ε⁵‖": f"{10**f.through.mean:.2g}",
+        }
         for name, f in found.items()
-    ]
-    header = ("run", "loss", "later loss", f"later loss above {GUESSING}", "saturated", "‖ε¹‖/‖ε⁵‖")
+    }
     caption = f"Sigmoid networks after {steps} steps, and later: after as many more at η = {SMALL:g}. Means over seeds "
-    return r.Table(caption + "with 95 % intervals; saturated is of the last hidden layer", header, rows)
+    return r.table(caption + "with 95 % intervals; saturated is of the last hidden layer", "run", rows)
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, judge and draw."""
-    steps, frames = (200, 7) if settings.quick else (600, 52)
+    steps, frames = settings.pick(quick=(200, 7), full=(600, 52))
     runs = trained(settings, steps, log)
     found = {name: findings(records, steps) for name, records in runs.items()}
     log("drawing the moving picture")
     return r.Outcome(
+        LEAD,
+        _of_paralysis(found),
+        EQUATION,
         slide=12,
         title="How a network is paralysed",
-        lead=f"{HIDDEN} layers of {WIDTH} sigmoids learn digits. Where a step is so large that S runs onto a "
-        "horizontal asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and no layer before it "
-        "learns any more: the lecture's paralysis. Its remedies are a smaller step from the start, or batch "
-        f"normalisation before σ. A neuron counts as saturated for an object where z is under {100 * SATURATED:g} % "
-        "of the largest σ′.",
-        equation="ε^{l−1} = (ε^l ∘ z^l) w^lᵀ,   z^l = σ′(S^l)",
-        verdicts=_of_paralysis(found),
         tables=[_table(found, steps)],
         animations=[moving_picture(runs, steps, frames)],
-        numbers={"steps": steps, "runs": {name: f._asdict() for name, f in found.items()}},
+        numbers={"steps": steps, "runs": found},
     )

@@ -8,6 +8,7 @@ which four tanh neurons do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from scipy.optimize import linprog
 
 import fnn
 from experiments import report as r
-from experiments.report.plots import DIVERGING
 from fnn.networks import apply, convex_polyhedron, half_space, union
 
 Polygon = np.ndarray
@@ -25,6 +25,55 @@ SIDE = 128
 """points of the grid on [−1, 1]² along an axis"""
 WIDTH = 8
 """neurons of a hidden layer that is trained"""
+
+
+EQUATION = """x_j = [⟨x, normal_j⟩ > offset_j]
+y_k = [Σ_{j∈M_k} x_j − (m_k − ½) > 0]
+a(x) = [Σ_k y_k − ½ > 0]"""
+LEAD = (
+    "Networks of threshold neurons are built from the inequalities of {count} random regions and compared with these "
+    f"at the {SIDE}² points of a grid. Then seven regions are asked of two layers exactly: a linear program finds the "
+    "weights of the second layer or shows that there are none, for a first layer that has the lines of the edges, and "
+    "for one that has {helpers} lines more. Last, networks of one, two and three layers learn the seven regions from "
+    "points of the grid, {steps} steps of Adam with batches of 64. Their hidden neurons are tanh, whose steps are as "
+    "wide as they are learned. So what two layers of threshold neurons cannot do does not bind them: a sum of wide "
+    "steps can bend; one of sharp steps jumps by the same amount along a whole line."
+)
+INDICATORS = (
+    r.Claim("A single threshold neuron is the indicator function of any half-space."),
+    r.Claim("Two layers of threshold neurons are the indicator function of any convex polyhedron."),
+    r.Claim("Three layers of threshold neurons are the indicator function of any union of convex polyhedra."),
+)
+ANY_REGION = r.Claim(
+    "Two layers of threshold neurons represent any polygonal region, not necessarily convex or connected.",
+    why="some such regions they reach, others not: across a line the second layer's sum changes by the same amount "
+    "everywhere, but for two opposite quadrants the answer would have to rise at one end of the line and fall at the "
+    "other; two squares on a diagonal are XOR of their columns and rows; three layers reach them all; none of this "
+    "binds tanh neurons, whose steps are wide",
+)
+QUADRANTS = r.Claim(
+    "Two opposite quadrants, which no two layers of threshold neurons represent, are exactly two layers with four tanh "
+    "neurons: [g(x¹ − x²) > g(x¹ + x²)], where g(u) = tanh(u + 1) − tanh(u − 1) falls with |u|."
+)
+HALF_PLANE = r.Claim("A trained neuron learns a half plane (it is wrong on at most 1 % of the square).")
+NO_POLYGON = r.Claim(
+    "A trained neuron does not learn a convex polygon, a pentagon (it is wrong on at least 5 % of the square)."
+)
+POLYGON = r.Claim(
+    "Two trained layers learn a convex polygon, a pentagon (they are wrong on at most 2 % of the square).",
+    why="the picture shows round corners; a likely cause: a sum of smooth steps turns corners as sharp as its weights "
+    "are large, and these grow slowly",
+)
+SEVEN = r.Claim(
+    "Three trained layers learn each of seven regions, from a half plane to a frame (they are wrong on at most 2 % of "
+    "the square).",
+    why=f"a likely cause: the frame has eight lines for {WIDTH} neurons in the first layer, and training would have to "
+    "find every one; round corners cost the rest",
+)
+THREE_LAYERS = r.Claim(
+    "Where the region is not convex, three trained layers are wrong on a smaller part of the square than two.",
+    why="two layers suffice for the outside of a strip, an OR of two half planes",
+)
 
 
 def box(left: float, right: float, below: float, above: float) -> Polygon:
@@ -144,7 +193,7 @@ def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> r.Figure:
         panels = canvas.subplots(len(says), len(REGIONS))
         for row, (name, maps) in zip(panels, says.items(), strict=True):
             for axes, region, answer, target in zip(row, REGIONS, maps[0], targets, strict=True):
-                axes.imshow(-1.0 * answer, cmap=DIVERGING, vmin=-1.6, vmax=1.6, extent=(-1, 1, -1, 1), origin="lower")
+                axes.imshow(-1.0 * answer, cmap=r.DIVERGING, vmin=-1.6, vmax=1.6, extent=(-1, 1, -1, 1), origin="lower")
                 side = np.linspace(-1 + STEP / 2, 1 - STEP / 2, SIDE)
                 axes.contour(side, side, target.reshape(SIDE, SIDE), [0.5], colors="#e08a2c", linewidths=1.2)
                 axes.set(xticks=(), yticks=())
@@ -164,10 +213,19 @@ def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> r.Figure:
         )
 
 
-def run(settings: r.Settings, log: r.Log) -> r.Outcome:
-    """Build, solve, train, judge and draw."""
-    steps = 500 if settings.quick else 3000
-    count = 4 * settings.seeds
+class Exact(NamedTuple):
+    """Regions by networks of threshold neurons whose weights are written down or solved for."""
+
+    wrong: list[int]
+    """wrong answers of networks of one, two and three layers for random regions"""
+    reached: dict[str, bool]
+    """whether two layers are 1 in a region alone, given the lines of its edges"""
+    helped: dict[str, bool]
+    """the same, given more lines"""
+
+
+def exact(count: int, log: r.Log) -> Exact:
+    """Build and solve."""
     log(f"networks with weights from the inequalities of {count} random regions")
     polygons = random_polygons(count, 3, 4)
     answers = built(jnp.asarray(polygons, jnp.float32))
@@ -177,122 +235,88 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     ]
     wrong = [int((np.asarray(says) != true).sum()) for says, true in zip(answers, truth, strict=True)]
     log("linear programs: what two layers of threshold neurons reach")
-    none = np.zeros((0, 3))
-    reached = {name: two_layers_reach(region, none) for name, region in REGIONS.items()}
-    helped = {name: two_layers_reach(region, helpers()) for name, region in REGIONS.items()}
+    reached = {name: two_layers_reach(region, np.zeros((0, 3))) for name, region in REGIONS.items()}
+    return Exact(wrong, reached, {name: two_layers_reach(region, helpers()) for name, region in REGIONS.items()})
+
+
+def run(settings: r.Settings, log: r.Log) -> r.Outcome:
+    """Build, solve, train, judge and draw."""
+    steps, count = settings.pick(quick=500, full=3000), 4 * settings.seeds
+    solved = exact(count, log)
     targets = np.stack([inside(region, GRID) for region in REGIONS.values()])
     found = {}
     for hidden, name in enumerate(("one layer", "two layers", "three layers")):
         log(f"{name}: {settings.seeds} seeds × {len(REGIONS)} regions in one compiled call")
-        found[name] = r.sweep_seeds(experiment_with(hidden, steps), settings, region=jnp.asarray(targets))
-    outside = ~found["one layer"]["says"][:, list(REGIONS).index("pentagon")].any(axis=(1, 2))
-    quadrants = int((smooth_quadrants() != targets[list(REGIONS).index("two quadrants")]).sum())
-    of = {name: dict(zip(REGIONS, runs["wrong"].T, strict=True)) for name, runs in found.items()}
-    polygon = r.at_least(
-        "a trained neuron does not learn a convex polygon, a pentagon: wrong on at least 5 % of the square",
-        0.05,
-        of["one layer"]["pentagon"],
-    )
-    nonconvex = [name for name in REGIONS if name not in CONVEX]
+        found[name] = r.sweep_seeds(experiment_with(hidden, steps), settings, region=targets)
+    wrong = {name: r.by_case(runs["wrong"], REGIONS) for name, runs in found.items()}
+    outside = ~r.by_case(found["one layer"]["says"], REGIONS)["pentagon"].any(axis=(1, 2))
     return r.Outcome(
+        LEAD.format(count=count, helpers=len(helpers()), steps=steps),
+        [
+            *_of_exact(solved, count),
+            _of_quadrants(targets[list(REGIONS).index("two quadrants")]),
+            *_of_one_layer(wrong["one layer"], outside),
+            *_of_trained(wrong),
+        ],
+        EQUATION,
         slide=6,
-        lead=f"Networks of threshold neurons are built from the inequalities of {count} random regions and compared "
-        f"with these at the {SIDE}² points of a grid. Then seven regions are asked of two layers exactly: a linear "
-        "program finds the weights of the second layer or shows that there are none, for a first layer that has the "
-        f"lines of the edges, and for one that has {len(helpers())} lines more. Last, networks of one, two and "
-        f"three layers learn the seven regions from points of the grid, {steps} steps of Adam with batches of 64. "
-        "Their hidden neurons are tanh, whose steps are as wide as they are learned. So what two layers of threshold "
-        "neurons cannot do does not bind them: a sum of wide steps can bend; one of sharp steps jumps by the same "
-        "amount along a whole line.",
-        equation="x_j = [⟨x, normal_j⟩ > offset_j]\ny_k = [Σ_{j∈M_k} x_j − (m_k − ½) > 0]\na(x) = [Σ_k y_k − ½ > 0]",
-        verdicts=[
-            *(
-                r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID)} answers are wrong")
-                for claim, errors in zip(
-                    (
-                        "one neuron is the indicator of any half-space",
-                        "two layers are the indicator of any convex polyhedron",
-                        "three layers are the indicator of any union of convex polyhedra",
-                    ),
-                    wrong,
-                    strict=True,
-                )
-            ),
-            r.exactly(
-                "two layers of threshold neurons reach any polygonal region, not necessarily convex or connected",
-                [helped[name] for name in REGIONS],
-                expected=True,
-                measured="with the lines of the edges: "
-                + ", ".join(name for name in REGIONS if reached[name])
-                + "; with more lines also: "
-                + (", ".join(name for name in REGIONS if helped[name] and not reached[name]) or "none")
-                + "; not: "
-                + (", ".join(name for name in REGIONS if not helped[name]) or "none"),
-                why="some such regions they reach, others not: across a line the second layer's sum changes by "
-                "the same amount everywhere, but for two opposite quadrants the answer would have to rise at one end "
-                "of the line and fall at the other; two squares on a diagonal are XOR of their columns and rows; three "
-                "layers reach them all; none of this binds tanh neurons, whose steps are wide",
-            ),
-            r.exactly(
-                "two opposite quadrants, which no two layers of threshold neurons reach, are exactly two layers with "
-                "four tanh neurons: [g(x¹ − x²) > g(x¹ + x²)], g(u) = tanh(u + 1) − tanh(u − 1), which falls with |u|",
-                quadrants,
-                0,
-                f"{quadrants} of {len(GRID)} answers are wrong",
-            ),
-            r.at_most(
-                "a trained neuron learns a half plane: wrong on at most 1 % of the square",
-                0.01,
-                of["one layer"]["half plane"],
-            ),
-            polygon._replace(
-                measured=f"{polygon.measured}; {outside.sum()} of {len(outside)} neurons answer “outside” everywhere"
-            ),
-            r.at_most(
-                "two trained layers learn a convex polygon: wrong on at most 2 % of the square",
-                0.02,
-                of["two layers"]["pentagon"],
-                why="the picture shows round corners; a likely cause: a sum of smooth steps turns corners as sharp as "
-                "its weights are large, and these grow slowly",
-            ),
-            r.at_most(
-                "three trained layers learn each of seven regions, from a half plane to a frame: wrong on at most "
-                "2 % of the square",
-                0.02,
-                of["three layers"],
-                why=f"a likely cause: the frame has eight lines for {WIDTH} neurons in the first layer, and training "
-                "would have to find every one; round corners cost the rest",
-            ),
-            r.smaller(
-                "where the region is not convex, three trained layers are wrong on less of the square than two",
-                {name: (of["three layers"][name], of["two layers"][name]) for name in nonconvex},
-                why="two layers suffice for the outside of a strip, an OR of two half planes",
-            ),
-        ],
-        tables=[
-            r.Table(
-                "Two threshold layers, exactly, and the share of the square where trained networks are wrong: means "
-                "over seeds with 95 % intervals",
-                ("region", "two layers can", "with more lines", *found),
-                [
-                    (
-                        name,
-                        "yes" if reached[name] else "no",
-                        "yes" if helped[name] else "no",
-                        *(str(r.Interval.of(errors[name])) for errors in of.values()),
-                    )
-                    for name in REGIONS
-                ],
-            )
-        ],
+        tables=[_table(solved, wrong)],
         figures=[_maps({name: runs["says"] for name, runs in found.items()}, targets)],
         numbers={
-            "wrong answers of built networks": wrong,
-            "two layers reach": reached,
-            "two layers reach with more lines": helped,
-            "share of the square that is wrong": {
-                name: {region: r.Interval.of(values)._asdict() for region, values in errors.items()}
-                for name, errors in of.items()
-            },
+            "wrong answers of built networks": solved.wrong,
+            "two layers reach": solved.reached,
+            "two layers reach with more lines": solved.helped,
+            "share of the square that is wrong": {name: r.intervals(of) for name, of in wrong.items()},
         },
     )
+
+
+def _of_exact(solved: Exact, count: int) -> list[r.Verdict]:
+    reached, helped = solved.reached, solved.helped
+
+    def named(chosen: dict[str, bool]) -> str:
+        return ", ".join(name for name in REGIONS if chosen[name]) or "none"
+
+    only_helped = {name: helped[name] and not reached[name] for name in REGIONS}
+    never = {name: not helped[name] for name in REGIONS}
+    measured = f"with the lines of the edges: {named(reached)}; with more lines also: {named(only_helped)}"
+    return [
+        *(
+            r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID)} answers are wrong")
+            for claim, errors in zip(INDICATORS, solved.wrong, strict=True)
+        ),
+        r.exactly(ANY_REGION, list(helped.values()), True, f"{measured}; not: {named(never)}"),
+    ]
+
+
+def _of_quadrants(target: np.ndarray) -> r.Verdict:
+    wrong = int((smooth_quadrants() != target).sum())
+    return r.exactly(QUADRANTS, wrong, 0, f"{wrong} of {len(GRID)} answers are wrong")
+
+
+def _of_one_layer(wrong: dict[str, np.ndarray], outside: np.ndarray) -> list[r.Verdict]:
+    polygon = r.at_least(NO_POLYGON, 0.05, wrong["pentagon"])
+    measured = f"{polygon.measured}; {outside.sum()} of {len(outside)} neurons answer “outside” everywhere"
+    return [r.at_most(HALF_PLANE, 0.01, wrong["half plane"]), polygon._replace(measured=measured)]
+
+
+def _of_trained(wrong: dict[str, dict[str, np.ndarray]]) -> list[r.Verdict]:
+    two, three = wrong["two layers"], wrong["three layers"]
+    return [
+        r.at_most(POLYGON, 0.02, two["pentagon"]),
+        r.at_most(SEVEN, 0.02, three),
+        r.smaller(THREE_LAYERS, {name: (three[name], two[name]) for name in REGIONS if name not in CONVEX}),
+    ]
+
+
+def _table(solved: Exact, wrong: dict[str, dict[str, np.ndarray]]) -> r.Table:
+    rows = {
+        name: {
+            "two layers can": "yes" if solved.reached[name] else "no",
+            "with more lines": "yes" if solved.helped[name] else "no",
+            **{layers: of[name] for layers, of in wrong.items()},
+        }
+        for name in REGIONS
+    }
+    caption = "Two threshold layers, exactly, and the share of the square where trained networks are wrong: means over "
+    return r.table(caption + "seeds with 95 % intervals", "region", rows)

@@ -32,6 +32,44 @@ Found = dict[str, dict[int, dict[str, np.ndarray]]]
 """for plain networks and for batch norm, and for each depth: arrays [seeds, activations, …]"""
 
 
+EQUATION = "ε^{l−1} = (ε^l ∘ σ′(S^l)) W^lᵀ,   σ′ ≤ 1/4 for the sigmoid"
+LEAD = (
+    f"Networks of {{depths}} hidden layers of {WIDTH} neurons, sigmoid, tanh or ReLU, without and with batch "
+    "normalisation before σ, learn digits by SG for {steps} steps, with "
+    f"η = {', '.join(f'{rate:g} for {name}' for name, (_, _, rate) in ACTIVATIONS.items())}. First weights are "
+    "Glorot's, for ReLU √2 times as large. The norms of the gradient, layer by layer, are those of the first step; a "
+    "loss is the mean over the last tenth of the steps, where guessing has ln 10 = 2.303."
+)
+SHRINKS = r.Claim(
+    "In a plain sigmoid network, where σ′ ≤ 1/4, the gradient shrinks to a quarter or less from each layer to the one "
+    "before it."
+)
+KEEP = r.Claim(
+    "tanh with Glorot's weights, and ReLU with weights √2 times as large, keep the norm of the gradient from layer to "
+    "layer (to ± 5 % a layer)."
+)
+NORM_KEEPS = r.Claim(
+    "Batch norm keeps the norm of the gradient from layer to layer, whatever σ is (to ± 5 % a layer).",
+    why="where it leaves these bounds, gradients grow towards the first layer: what vanished is cured and overdone",
+)
+EXPLODES = r.Claim(
+    "With batch norm and ReLU the gradient grows by √(π/(π − 1)) = 1.211 a layer (± 2 %; G. Yang and others, 2019, for "
+    "wide layers and large batches).",
+    why=f"here layers have {WIDTH} neurons and batches {BATCH} objects, where the theory has infinitely many",
+)
+PLAIN_FAILS = r.Claim(
+    f"A plain sigmoid network of 5 or more hidden layers does not learn (its loss stays above {GUESSING})."
+)
+NORM_LEARNS = r.Claim(
+    f"A sigmoid network of 5 or more hidden layers with batch norm learns (its loss falls below {LEARNED}).",
+    why="such networks leave guessing at every depth, but the deeper they are, the higher their loss is at the end",
+)
+STILL_LEARN = r.Claim(
+    f"Without batch norm, tanh and ReLU still learn with {{deepest}} hidden layers (their loss falls below {LEARNED}).",
+    why="a gradient that keeps its norm is not all; whether another η would do is left open here",
+)
+
+
 def chosen(which: jax.Array) -> fnn.Activation:
     """The activation of this number, so that one compiled program trains networks of all."""
 
@@ -122,36 +160,25 @@ def losses(found: Found) -> r.Figure:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Look at the gradients at the start, train, and judge."""
-    depths, steps = ((5,), 100) if settings.quick else (DEPTHS, 300)
+    depths, steps = settings.pick(quick=((5,), 100), full=(DEPTHS, 300))
     found: Found = {norm: {} for norm in NORMS}
     for norm in NORMS:
         for depth in depths:
             log(f"{settings.seeds} seeds × {len(ACTIVATIONS)} activations of {depth} hidden layers, {norm}")
-            which = jnp.arange(len(ACTIVATIONS), dtype=jnp.int32)
-            found[norm][depth] = r.sweep_seeds(experiment_with(norm, depth, steps), settings, which=which)
-    deepest = depths[-1]
-    factors = {norm: dict(zip(ACTIVATIONS, factor(of[deepest]["norms"]).T, strict=True)) for norm, of in found.items()}
+            experiment = experiment_with(norm, depth, steps)
+            found[norm][depth] = r.sweep_seeds(experiment, settings, which=range(len(ACTIVATIONS)))
+    factors = {norm: r.by_case(factor(of[depths[-1]]["norms"]), ACTIVATIONS) for norm, of in found.items()}
     return r.Outcome(
+        LEAD.format(depths=" to ".join(map(str, sorted({depths[0], depths[-1]}))), steps=steps),
+        _verdicts(found, factors),
+        EQUATION,
         slide=22,
-        lead=f"Networks of {' to '.join(map(str, sorted({depths[0], deepest})))} hidden layers of {WIDTH} neurons, "
-        "sigmoid, tanh or ReLU, without and with batch normalisation before σ, learn digits by SG for "
-        f"{steps} steps, with η = {', '.join(f'{rate:g} for {name}' for name, (_, _, rate) in ACTIVATIONS.items())}. "
-        "First weights are Glorot's, for ReLU √2 times as large. The norms of the gradient, layer by "
-        "layer, are those of the first step; a loss is the mean over the last tenth of the steps, where guessing has "
-        "ln 10 = 2.303.",
-        equation="ε^{l−1} = (ε^l ∘ σ′(S^l)) W^lᵀ,   σ′ ≤ 1/4 for the sigmoid",
-        verdicts=_verdicts(found, factors),
         tables=[_table(found, factors)],
         figures=[profiles(found), losses(found)],
         numbers={
-            "growth of the gradient by layer, backwards": {
-                norm: {name: r.Interval.of(values)._asdict() for name, values in of.items()}
-                for norm, of in factors.items()
-            },
+            "growth of the gradient by layer, backwards": {norm: r.intervals(of) for norm, of in factors.items()},
             "loss": {
-                f"{norm}, {depth} hidden layers": {
-                    name: r.Interval.of(of["loss"][:, i])._asdict() for i, name in enumerate(ACTIVATIONS)
-                }
+                f"{norm}, {depth} hidden layers": r.intervals(r.by_case(of["loss"], ACTIVATIONS))
                 for norm, of_depths in found.items()
                 for depth, of in of_depths.items()
             },
@@ -161,59 +188,18 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 
 def _verdicts(found: Found, factors: dict[str, dict[str, np.ndarray]]) -> list[r.Verdict]:
     deep = {norm: {d: of["loss"] for d, of in of_depths.items() if d >= 5} for norm, of_depths in found.items()}
-    by_depth = {norm: {f"{d} hidden layers": loss[:, 0] for d, loss in of.items()} for norm, of in deep.items()}
+    sigmoids = {norm: {f"{d} hidden layers": loss[:, 0] for d, loss in of.items()} for norm, of in deep.items()}
     plain, normal = factors["plain"], factors["batch norm"]
     deepest = max(deep["plain"])
-    tanh_and_relu = {name: deep["plain"][deepest][:, i] for i, name in enumerate(ACTIVATIONS) if i}
+    others = {name: deep["plain"][deepest][:, i] for i, name in enumerate(ACTIVATIONS) if i}
     return [
-        r.at_most(
-            "in a plain sigmoid network, where σ′ ≤ 1/4, the gradient shrinks to a quarter or less from each layer to "
-            "the one before it",
-            0.25,
-            plain["sigmoid"],
-        ),
-        r.within(
-            "tanh with Glorot's weights, and ReLU with √2 times as large ones, keep the norm of the gradient to ± 5 % "
-            "a layer",
-            0.95,
-            1.05,
-            {"tanh": plain["tanh"], "ReLU": plain["ReLU"]},
-        ),
-        r.within(
-            "batch norm keeps the norm of the gradient to ± 5 % a layer, whatever σ is",
-            0.95,
-            1.05,
-            normal,
-            why="where it leaves these bounds, gradients grow towards the first layer: what vanished is cured and "
-            "overdone",
-        ),
-        r.within(
-            "with batch norm and ReLU the gradient grows by √(π/(π − 1)) = 1.211 a layer, ± 2 % (G. Yang and others, "
-            "2019, for wide layers and large batches)",
-            EXPLODING * 0.98,
-            EXPLODING * 1.02,
-            normal["ReLU"],
-            why=f"here layers have {WIDTH} neurons and batches {BATCH} objects, where the theory has infinitely many",
-        ),
-        r.at_least(
-            f"a plain sigmoid network of 5 or more hidden layers does not learn: its loss stays above {GUESSING}",
-            GUESSING,
-            by_depth["plain"],
-        ),
-        r.at_most(
-            f"a sigmoid network of 5 or more hidden layers with batch norm learns: its loss falls below {LEARNED}",
-            LEARNED,
-            by_depth["batch norm"],
-            why="such networks leave guessing at every depth, but the deeper they are, the higher their loss is at the "
-            "end",
-        ),
-        r.at_most(
-            f"without batch norm, tanh and ReLU still learn with {deepest} hidden layers: their loss falls below "
-            f"{LEARNED}",
-            LEARNED,
-            tanh_and_relu,
-            why="a gradient that keeps its norm is not all; whether another η would do is left open here",
-        ),
+        r.at_most(SHRINKS, 0.25, plain["sigmoid"]),
+        r.within(KEEP, 0.95, 1.05, {"tanh": plain["tanh"], "ReLU": plain["ReLU"]}),
+        r.within(NORM_KEEPS, 0.95, 1.05, normal),
+        r.within(EXPLODES, EXPLODING * 0.98, EXPLODING * 1.02, normal["ReLU"]),
+        r.at_least(PLAIN_FAILS, GUESSING, sigmoids["plain"]),
+        r.at_most(NORM_LEARNS, LEARNED, sigmoids["batch norm"]),
+        r.at_most(STILL_LEARN.filled(deepest=deepest), LEARNED, others),
     ]
 
 

@@ -32,6 +32,36 @@ Found = dict[str, dict[str, np.ndarray]]
 """for each data set arrays [seeds, strengths, …]"""
 
 
+EQUATION = """L(W) + λ/2 ‖W‖² → min
+w := w(1 − ηλ) − η ∂L/∂w"""
+LEAD = (
+    f"A network of {WIDTH} hidden ReLU learns a few objects ({{learned}}) by {{steps}} steps of SG (stochastic "
+    f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other objects are held out. The overfitting "
+    "gap is the loss on held-out objects minus that on those learned, both without the penalty."
+)
+SHRINKS = r.Claim(
+    "As the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after "
+    f"{SHRINKING} of them the weights are (1 − ηλ)^{SHRINKING} times those at first (up to rounding, 10⁻⁵ of their "
+    "norm)."
+)
+GROW = r.Claim("Without L2 the weights go on growing: ‖W‖ is larger at the end than at half time (by 1 % or more).")
+SMALLER = r.Claim("The larger the λ of L2, the smaller ‖W‖ is at the end (by 1 % or more each time).")
+GAP = r.Claim("L2 with λ = 0.01 narrows the overfitting gap (by 1 % or more against λ = 0).")
+LOSS = r.Claim(
+    "L2 with λ = 0.01 lowers the held-out loss (by 1 % or more against λ = 0).",
+    why="the λ with the lowest held-out loss is {best}; the larger λ, the worse are the objects learned fitted",
+)
+ACCURACY = r.Claim(
+    "L2 with λ = 0.01 raises the held-out accuracy (by 0.001 or more against λ = 0).",
+    why="a likely cause: L2 makes answers less sure, which lowers the loss where they are wrong; which class is the "
+    "largest hardly changes",
+)
+HARM = r.Claim(
+    "Too much L2 does harm: with λ = 0.1 the held-out loss is higher than with λ = 0.01 (by 1 % or more).",
+    why="a likely cause: breast cancer, with two classes that a plane nearly separates, needs small weights only",
+)
+
+
 def weights(params: Any) -> Any:
     """The weights alone, which L2 is for; biases are left out."""
     return jax.tree.map(lambda w, chosen: w if chosen else None, params, fnn.weights_only(params))
@@ -43,9 +73,7 @@ def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
 
     def experiment(key: jax.Array, strength: Any) -> dict[str, jax.Array]:
         key_split, key_run = jax.random.split(key)
-        order = jax.random.permutation(key_split, len(sample.x))
-        parts = order[: LEARNED_ON[sample.label]], order[LEARNED_ON[sample.label] :]
-        learned, held_out = ((sample.x[part], sample.y[part]) for part in parts)
+        learned, held_out = data.split(key_split, (sample.x, sample.y), LEARNED_ON[sample.label])
         optimizer = fnn.chain(fnn.masked(fnn.l2(strength), fnn.weights_only), fnn.sgd(ETA))
         loss = fnn.softmax_cross_entropy
         learn, gap = fnn.trainer(net, loss, optimizer, batch_size=BATCH), overfitting_gap(net, loss, learned, held_out)
@@ -103,31 +131,26 @@ def grown(found: Found, steps: int) -> r.Figure:
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train with every strength, and judge."""
-    steps = 400 if settings.quick else 2000
-    samples = (data.digits(),) if settings.quick else (data.digits(), data.breast_cancer())
+    steps, names = settings.pick(quick=(400, ("digits",)), full=(2000, tuple(LEARNED_ON)))
     found: Found = {}
-    for sample in samples:
-        log(f"{settings.seeds} seeds × {len(STRENGTHS)} strengths on {LEARNED_ON[sample.label]} of {sample.label}")
-        strength = jnp.asarray(STRENGTHS, jnp.float32)
-        found[sample.label] = r.sweep_seeds(experiment_with(sample, steps), settings, strength=strength)
-    learned = ", ".join(f"{LEARNED_ON[name]} of {name}" for name in found)
+    for sample in (data.digits(), data.breast_cancer()):
+        if sample.label in names:
+            log(f"{settings.seeds} seeds × {len(STRENGTHS)} strengths on {LEARNED_ON[sample.label]} of {sample.label}")
+            found[sample.label] = r.sweep_seeds(experiment_with(sample, steps), settings, strength=STRENGTHS)
+    end = {name: _at_the_end(of) for name, of in found.items()}
     return r.Outcome(
+        LEAD.format(learned=", ".join(f"{LEARNED_ON[name]} of {name}" for name in found), steps=steps),
+        _verdicts(found, end),
+        EQUATION,
         slide=20,
-        lead=f"A network of {WIDTH} hidden ReLU learns a few objects ({learned}) by {steps} steps of SG (stochastic "
-        f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other objects are held out. The "
-        "overfitting gap is the loss on held-out objects minus that on those learned, both without the penalty.",
-        equation="L(W) + λ/2 ‖W‖² → min\nw := w(1 − ηλ) − η ∂L/∂w",
-        verdicts=_verdicts(found),
-        tables=[_table(name, of) for name, of in found.items()],
+        tables=[_table(name, of) for name, of in end.items()],
         figures=[grown(found, steps)],
         numbers={
             name: {
-                name_of(strength): {
-                    what: r.Interval.of(values[:, i])._asdict() for what, values in _at_the_end(of).items()
-                }
+                name_of(strength): r.intervals({what: values[:, i] for what, values in of.items()})
                 for i, strength in enumerate(STRENGTHS)
             }
-            for name, of in found.items()
+            for name, of in end.items()
         },
     )
 
@@ -138,68 +161,30 @@ def _at_the_end(of: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _table(name: str, of: dict[str, np.ndarray]) -> r.Table:
-    columns = _at_the_end(of)
-    rows = [
-        (f"{strength:g}", *(str(r.Interval.of(values[:, i])) for values in columns.values()))
-        for i, strength in enumerate(STRENGTHS)
-    ]
-    return r.Table(f"After training on {LEARNED_ON[name]} objects of {name}", ("λ", *columns), rows)
+    rows = {f"{strength:g}": {what: v[:, i] for what, v in of.items()} for i, strength in enumerate(STRENGTHS)}
+    return r.table(f"After training on {LEARNED_ON[name]} objects of {name}", "λ", rows)
 
 
-def _verdicts(found: Found) -> list[r.Verdict]:
-    end = {name: _at_the_end(of) for name, of in found.items()}
-
-    def with_and_without(what: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _verdicts(found: Found, end: Found) -> list[r.Verdict]:
+    def chosen_and_none(what: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {name: (of[what][:, CHOSEN], of[what][:, 0]) for name, of in end.items()}
 
     losses = {name: of["held-out loss"].mean(axis=0) for name, of in end.items()}
     best = ", ".join(f"{STRENGTHS[int(np.argmin(loss))]:g} on {name}" for name, loss in losses.items())
-    accuracy = {name: of["held-out accuracy"][:, CHOSEN] - of["held-out accuracy"][:, 0] for name, of in end.items()}
+    norms = {
+        f"{name}, {name_of(STRENGTHS[i + 1])} against {STRENGTHS[i]:g}": (of["‖W‖"][:, i + 1], of["‖W‖"][:, i])
+        for name, of in end.items()
+        for i in range(len(STRENGTHS) - 1)
+    }
+    grown = {name: (of["norm"][:, 0, POINTS // 2 - 1], of["norm"][:, 0, -1]) for name, of in found.items()}
+    raised = {name: chosen - none for name, (chosen, none) in chosen_and_none("held-out accuracy").items()}
+    too_much = {name: (of["held-out loss"][:, CHOSEN], of["held-out loss"][:, -1]) for name, of in end.items()}
     return [
-        r.at_most(
-            f"as the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after {SHRINKING} of them the "
-            f"weights are (1 − ηλ)^{SHRINKING} times those at first, up to rounding, 10⁻⁵ of their norm",
-            1e-5,
-            {name: of["apart"].max(axis=1) for name, of in found.items()},
-        ),
-        r.smaller(
-            "without L2 the weights grow on and on: ‖W‖ is larger at the end than at half time, by 1 % or more",
-            {name: (of["norm"][:, 0, POINTS // 2 - 1], of["norm"][:, 0, -1]) for name, of in found.items()},
-            CLEARLY,
-        ),
-        r.smaller(
-            "the larger the λ of L2, the smaller ‖W‖ at the end, by 1 % or more each time",
-            {
-                f"{name}, {name_of(STRENGTHS[i + 1])} against {STRENGTHS[i]:g}": (of["‖W‖"][:, i + 1], of["‖W‖"][:, i])
-                for name, of in end.items()
-                for i in range(len(STRENGTHS) - 1)
-            },
-            CLEARLY,
-        ),
-        r.smaller(
-            "L2 with λ = 0.01 narrows the overfitting gap by 1 % or more against λ = 0",
-            with_and_without("gap"),
-            CLEARLY,
-        ),
-        r.smaller(
-            "L2 with λ = 0.01 lowers the held-out loss by 1 % or more against λ = 0",
-            with_and_without("held-out loss"),
-            CLEARLY,
-            why=f"the λ with the lowest held-out loss is {best}; the larger λ, the worse are "
-            "the objects learned fitted",
-        ),
-        r.at_least(
-            "L2 with λ = 0.01 raises the held-out accuracy by 0.001 or more against λ = 0",
-            0.001,
-            accuracy,
-            why="a likely cause: L2 makes answers less sure, which lowers the loss where they are wrong; which class "
-            "is the largest hardly changes",
-        ),
-        r.smaller(
-            "too much L2 does harm: with λ = 0.1 the held-out loss is higher than with λ = 0.01, by 1 % or more",
-            {name: (of["held-out loss"][:, CHOSEN], of["held-out loss"][:, -1]) for name, of in end.items()},
-            CLEARLY,
-            why="a likely cause: breast cancer, with two classes that a plane nearly separates, needs small weights "
-            "only",
-        ),
+        r.at_most(SHRINKS, 1e-5, {name: of["apart"].max(axis=1) for name, of in found.items()}),
+        r.smaller(GROW, grown, CLEARLY),
+        r.smaller(SMALLER, norms, CLEARLY),
+        r.smaller(GAP, chosen_and_none("gap"), CLEARLY),
+        r.smaller(LOSS.filled(best=best), chosen_and_none("held-out loss"), CLEARLY),
+        r.at_least(ACCURACY, 0.001, raised),
+        r.smaller(HARM, too_much, CLEARLY),
     ]

@@ -104,7 +104,7 @@ def sweep_seeds(experiment: Callable[..., Any], settings: Settings, **hyper: Any
         the key is fixed.
     """
     keys = jax.random.split(jax.random.key(2026), settings.seeds)
-    narrow = {"f": jnp.float32, "i": jnp.int32}
+    narrow = {"f": jnp.float32, "i": jnp.int32, "b": jnp.bool_}
     values = {name: jnp.asarray(v, narrow[np.asarray(v).dtype.kind]) for name, v in hyper.items()}
     return jax.tree.map(np.asarray, fnn.sweep(experiment, keys, **values))
 
