@@ -32,6 +32,49 @@ SAME = 0.1
 """the η at which the methods without scaling are compared in the bowl"""
 
 
+EQUATION = f"""valley: (1.5 − x + xy)² + (2.25 − x + xy²)² + (2.625 − x + xy³)²
+saddle: x² − y² + y⁴/2
+bowl: (x² + {STEEP:g}y²)/2,   where the noise leaves Σ_j ησ²/(2(2 − ηλ_j(1 − γ)/(1 + γ))),   λ = 1, {STEEP:g},   \
+σ = {NOISE:g},   γ = 0 for sgd"""
+LEAD = (
+    "Radford's animation, which the slide shows, is made again and measured. Seven methods go down three surfaces from "
+    "the same random starts: Beale's long valley, a saddle point from within about 0.001 of its ridge, and a bowl "
+    f"{STEEP:g} times as steep in one direction, whose gradients have noise of standard deviation {NOISE:g}. On each "
+    "surface each method has the η, of four to a decade, that makes the mean over seeds and "
+    f"{STEPS} steps of log₁₀(loss + {FLOOR:g}) smallest, the loss taken above the lowest: the best for the whole way, "
+    "not for leaving the saddle. The saddle counts as left where this loss is halfway down, below "
+    f"{LEFT:g}, and the valley's end as reached where it is below {REACHED:g}. γ = 0.9, α = 0.9 or Adam's 0.999, as in "
+    "the lecture."
+)
+LEAVE = r.Claim(
+    "Momentum, nag, RMSProp, AdaDelta, Adam and Nadam each leave a saddle point in fewer steps than sgd.",
+    why="near the saddle sgd moves away from its ridge by a constant factor a step, so its time is a logarithm of how "
+    "near it began; AdaDelta starts with steps of about 10⁻³ η and has to grow them first",
+)
+SCALED_LEAVE = r.Claim(
+    "The methods that scale the gradient, RMSProp, AdaDelta, Adam and Nadam, leave a saddle point before momentum and "
+    "nag.",
+    why="a step of Adam or Nadam is about η at once, however flat the place is; the η is the best one for the loss on "
+    "the whole way, and RMSProp's is small, likely because at the bottom its steps stay that large",
+)
+SCALED_REACH = r.Claim(
+    "The methods that scale the gradient, RMSProp, AdaDelta, Adam and Nadam, reach the end of Beale's valley in fewer "
+    "steps than sgd.",
+    why="a likely cause: AdaDelta starts with steps of about 10⁻³ η, at its best η too, and has to grow them first",
+)
+OVERSHOOT = r.Claim("Momentum and nag overshoot: their way down Beale's valley is longer than that of sgd.")
+AHEAD = r.Claim("Because it looks ahead, nag overshoots less than momentum: its way down Beale's valley is shorter.")
+SMOOTH = r.Claim("Momentum and nag smooth the noise: successive steps in a noisy bowl turn less than those of sgd.")
+QUIETER = r.Claim(
+    f"At the same η = {SAME:g} the noise in a bowl leaves momentum a smaller loss than sgd, in the mean over the "
+    "second half of the steps."
+)
+EXPECTED = r.Claim(
+    f"The loss that the noise in a bowl leaves sgd and momentum at η = {SAME:g} is the one that theory expects "
+    "(measured over expected is within 15 % of 1)."
+)
+
+
 def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:
     """The paths [steps + 1, 2] of every method with this rate, on every surface from the same start."""
     keys = jax.random.split(key, 3)
@@ -100,7 +143,7 @@ class Runs(NamedTuple):
 
 def walked(settings: r.Settings) -> dict[str, dict[str, Runs]]:
     """By surface and method."""
-    rates = np.asarray(RATES[::2] if settings.quick else RATES, np.float32)
+    rates = np.asarray(settings.pick(quick=RATES[::2], full=RATES), np.float32)
     found = r.sweep_seeds(experiment, settings, eta=rates)
     return {
         surface: {
@@ -118,57 +161,24 @@ def steady_loss(eta: float, gamma: float) -> float:
 
 
 def verdicts(runs: dict[str, dict[str, Runs]]) -> list[r.Verdict]:
-    """What the moving picture is quoted for, in numbers."""
+    """The verdicts on what the moving picture is quoted for."""
     left = {name: run.steps_until(LEFT) for name, run in runs["saddle"].items()}
     reached = {name: run.steps_until(REACHED) for name, run in runs["valley"].items()}
     detour = {name: run.detour() for name, run in runs["valley"].items()}
     straight = {name: run.straightness() for name, run in runs["bowl"].items()}
     steady = {name: runs["bowl"][name].steady for name in ("sgd", "momentum")}
     sooner = np.minimum(left["momentum"], left["nag"])
+    ratios = {name: steady[name] / steady_loss(SAME, gamma) for name, gamma in (("sgd", 0.0), ("momentum", 0.9))}
+    inert = ("momentum", "nag")
     return [
-        r.smaller(
-            "momentum, nag, RMSProp, AdaDelta, Adam and Nadam each leave a saddle point in fewer steps than sgd",
-            {f"{name} against sgd": (left[name], left["sgd"]) for name in METHODS[1:]},
-            why="near the saddle sgd moves away from its ridge by a constant factor a step, so its time is a logarithm "
-            "of how near it began; AdaDelta starts with steps of about 10⁻³ η and has to grow them first",
-        ),
-        r.smaller(
-            "RMSProp, AdaDelta, Adam and Nadam, which scale the gradient, leave a saddle point before momentum and nag",
-            {f"{name} against the faster of the two": (left[name], sooner) for name in SCALED},
-            why="a step of Adam or Nadam is about η at once, however flat the place is; the η is the best one for the "
-            "loss on the whole way, and RMSProp's is small, likely because at the bottom its steps stay that large",
-        ),
-        r.smaller(
-            "RMSProp, AdaDelta, Adam and Nadam, which scale the gradient, reach the end of Beale's valley in fewer "
-            "steps than sgd",
-            {f"{name} against sgd": (reached[name], reached["sgd"]) for name in SCALED},
-            why="a likely cause: AdaDelta starts with steps of about 10⁻³ η, at its best η too, and has to grow them "
-            "first",
-        ),
-        r.smaller(
-            "momentum and nag overshoot: their way down Beale's valley is longer than that of sgd",
-            {f"sgd against {name}": (detour["sgd"], detour[name]) for name in ("momentum", "nag")},
-        ),
-        r.smaller(
-            "looking ahead, nag overshoots less than momentum: its way down Beale's valley is shorter",
-            {"nag against momentum": (detour["nag"], detour["momentum"])},
-        ),
-        r.smaller(
-            "momentum and nag smooth the noise: successive steps in a noisy bowl turn less than those of sgd",
-            {f"sgd against {name}": (straight["sgd"], straight[name]) for name in ("momentum", "nag")},
-        ),
-        r.smaller(
-            f"at the same η = {SAME:g} the noise in a bowl leaves momentum a smaller loss than sgd, in the mean over "
-            "the second half of the steps",
-            {"momentum against sgd": (steady["momentum"], steady["sgd"])},
-        ),
-        r.within(
-            f"the loss that the noise in a bowl leaves sgd and momentum at η = {SAME:g} is what theory expects: "
-            "measured over expected is within 15 % of 1",
-            0.85,
-            1.15,
-            {name: steady[name] / steady_loss(SAME, gamma) for name, gamma in (("sgd", 0.0), ("momentum", 0.9))},
-        ),
+        r.smaller(LEAVE, {f"{name} against sgd": (left[name], left["sgd"]) for name in METHODS[1:]}),
+        r.smaller(SCALED_LEAVE, {f"{name} against the faster of the two": (left[name], sooner) for name in SCALED}),
+        r.smaller(SCALED_REACH, {f"{name} against sgd": (reached[name], reached["sgd"]) for name in SCALED}),
+        r.smaller(OVERSHOOT, {f"sgd against {name}": (detour["sgd"], detour[name]) for name in inert}),
+        r.smaller(AHEAD, {"nag against momentum": (detour["nag"], detour["momentum"])}),
+        r.smaller(SMOOTH, {f"sgd against {name}": (straight["sgd"], straight[name]) for name in inert}),
+        r.smaller(QUIETER, {"momentum against sgd": (steady["momentum"], steady["sgd"])}),
+        r.within(EXPECTED, 0.85, 1.15, ratios),
     ]
 
 
@@ -213,16 +223,35 @@ def moving_picture(runs: dict[str, dict[str, Runs]], frames: int) -> r.Animation
 
 
 def _table(runs: dict[str, dict[str, Runs]]) -> r.Table:
-    rows = []
+    rows = {}
     for name in METHODS:
         valley, saddle, bowl = (runs[surface][name] for surface in SURFACES)
-        best = tuple(f"{run.eta:.2g}" for run in (valley, saddle, bowl))
-        times = str(r.Interval.of(valley.steps_until(REACHED))), str(r.Interval.of(saddle.steps_until(LEFT)))
-        rows.append((name, *best, *times, str(r.Interval.of(valley.detour())), str(r.Interval.of(bowl.straightness()))))
-    header = ("method", "η, valley", "η, saddle", "η, bowl", "steps to the end", "steps to leave", "detour", "cosine")
+        rows[name] = {
+            "η, valley": f"{valley.eta:.2g}",
+            "η, saddle": f"{saddle.eta:.2g}",
+            "η, bowl": f"{bowl.eta:.2g}",
+            "steps to the end": valley.steps_until(REACHED),
+            "steps to leave": saddle.steps_until(LEFT),
+            "detour": valley.detour(),
+            "cosine": bowl.straightness(),
+        }
     caption = "Best η of each method on each surface; steps to the valley's end and to leave the saddle; the length of "
     caption += "the way down the valley over its distance; the cosine between successive steps in the bowl"
-    return r.Table(caption, header, rows)
+    return r.table(caption, "method", rows)
+
+
+def _losses(runs: dict[str, Runs], where: str) -> r.Figure:
+    return r.curves(
+        np.arange(1, STEPS + 2),
+        {name: np.maximum(run.loss, FLOOR) for name, run in runs.items()},
+        f"The loss above the lowest on the way {where}, mean and 95 % interval over seeds, at each method's "
+        f"best η; cut off at {FLOOR:g}",
+        f"Line plot of the loss of seven methods over steps, both axes logarithmic, on the way {where}.",
+        xlabel="steps + 1",
+        ylabel="loss above the lowest",
+        logx=True,
+        logy=True,
+    )
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
@@ -230,42 +259,21 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     log(f"{settings.seeds} seeds of seven methods on three surfaces, all rates in one compiled call")
     runs = walked(settings)
     log("drawing the moving picture")
+    until = {"valley": REACHED, "saddle": LEFT, "bowl": LEFT}
     return r.Outcome(
+        LEAD,
+        verdicts(runs),
+        EQUATION,
         slide=16,
-        lead="Radford's animation, which the slide shows, is made again and measured. Seven methods go down three "
-        "surfaces from the same random starts: Beale's long valley, a saddle point from within about 0.001 of its "
-        f"ridge, and a bowl {STEEP:g} times as steep in one direction, whose gradients have noise of standard "
-        f"deviation {NOISE:g}. On each surface each method has the η, of four to a decade, that makes the mean over "
-        f"seeds and {STEPS} steps of log₁₀(loss + {FLOOR:g}) smallest, the loss taken above the lowest: the best for "
-        "the whole way, not for leaving the saddle. The saddle counts as left where this loss is halfway down, below "
-        f"{LEFT:g}, and the valley's end as reached where it is below {REACHED:g}. γ = 0.9, α = 0.9 or Adam's 0.999, "
-        "as in the lecture.",
-        equation="valley: (1.5 − x + xy)² + (2.25 − x + xy²)² + (2.625 − x + xy³)²\n"
-        f"saddle: x² − y² + y⁴/2\nbowl: (x² + {STEEP:g}y²)/2,   where the noise leaves "
-        f"Σ_j ησ²/(2(2 − ηλ_j(1 − γ)/(1 + γ))),   λ = 1, {STEEP:g},   σ = {NOISE:g},   γ = 0 for sgd",
-        verdicts=verdicts(runs),
         tables=[_table(runs)],
-        figures=[
-            r.curves(
-                np.arange(1, STEPS + 2),
-                {name: np.maximum(run.loss, FLOOR) for name, run in runs[surface].items()},
-                f"The loss above the lowest on the way {where}, mean and 95 % interval over seeds, at each method's "
-                f"best η; cut off at {FLOOR:g}",
-                f"Line plot of the loss of seven methods over steps, both axes logarithmic, on the way {where}.",
-                xlabel="steps + 1",
-                ylabel="loss above the lowest",
-                logx=True,
-                logy=True,
-            )
-            for surface, where in (("valley", "down the valley"), ("saddle", "off the saddle"))
-        ],
-        animations=[moving_picture(runs, 6 if settings.quick else 44)],
+        figures=[_losses(runs["valley"], "down the valley"), _losses(runs["saddle"], "off the saddle")],
+        animations=[moving_picture(runs, settings.pick(quick=6, full=44))],
         numbers={
             surface: {
                 name: {
                     "eta": run.eta,
-                    "loss": float(run.loss[:, -1].mean()),
-                    "steps": r.Interval.of(run.steps_until({"valley": REACHED}.get(surface, LEFT)))._asdict(),
+                    "loss": run.loss[:, -1].mean(),
+                    "steps": r.Interval.of(run.steps_until(until[surface])),
                 }
                 for name, run in of_methods.items()
             }

@@ -61,8 +61,8 @@ LEAD = (
 OUTPUTS = r.Claim(
     "Weights drawn uniformly on ±1/√H even out the variances of the outputs: the last hidden layer's is between half "
     "and twice the first one's.",
-    why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; ±√3/√H would "
-    "keep it where tanh is nearly linear",
+    why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; ±√3/√H "
+    "would keep it where tanh is nearly linear",
 )
 GRADIENTS = r.Claim(
     "Weights drawn uniformly on ±√6/√(H + H′) even out the variances of the gradients: the last hidden layer's is "
@@ -79,8 +79,8 @@ BEFOREHAND = r.Claim(
     "random start; neurons that have each learned this very task are worth more",
 )
 LOWER = r.Claim(
-    "After all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have reached a lower "
-    "loss than weights drawn uniformly on ±√6/√(H + H′).",
+    "After all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have reached a "
+    "lower loss than weights drawn uniformly on ±√6/√(H + H′).",
     why="likely causes: neurons trained layer by layer for the same answers are much alike (see their diversity), so "
     "that a layer of them begins well and then has fewer different features to build on; what pre-trained neurons know "
     "of other digits no longer tells once random ones have been trained as long on these",

@@ -34,9 +34,9 @@ EQUATION = """x̂_h = (x_h − μ_h)/√(σ_h² + ε),   μ_h, σ_h² over the b
 x̃_h = γ_h x̂_h + β_h"""
 LEAD = (
     f"{HIDDEN} hidden layers of {WIDTH} neurons learn handwritten digits by SG in batches of {BATCH}, at rates η over "
-    f"five decades. Counted are the steps until the mean loss of {EVERY} steps is {REACHED} or less, in {{steps}} steps "
-    "at most; a run that does not get there counts as {steps}. Each network stands at its own best rate, the one with "
-    "the fewest steps on average. Steps are counted, not seconds: a step with batch norm costs more. A run has "
+    f"five decades. Counted are the steps until the mean loss of {EVERY} steps is {REACHED} or less, in {{steps}} "
+    "steps at most; a run that does not get there counts as {steps}. Each network stands at its own best rate, the one "
+    "with the fewest steps on average. Steps are counted, not seconds: a step with batch norm costs more. A run has "
     f"diverged if its loss on {PROBE} objects is larger at the end than at the start, or no number. Last, without "
     f"batch norm, the gradient is averaged over fewer objects than {BATCH} a step."
 )

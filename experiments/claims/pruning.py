@@ -28,6 +28,35 @@ from fnn.pruning import (
 
 RANKED = {"layer": "within each layer", "global": "over all layers"}
 FINAL = 0.95
+QUANTITIES = ("left", "accuracy", "one shot", "from the start")
+Found = dict[str, dict[str, np.ndarray]]
+"""by score, arrays [seeds, …]"""
+
+
+EQUATION = "saliency = ½ w² ∂²Q/∂w²"
+LEAD = (
+    "{net}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. Links are removed in {rounds} "
+    f"rounds, the least salient first, {RETRAIN} steps of retraining after each, down to {r.percent(1 - FINAL)} of the "
+    "weights. The saliency of Optimal Brain Damage, OBD, is exact, takes only diagonals through the backward pass, or "
+    "leaves out the term with σ''. Means with 95 % intervals over seeds; accuracy on 270 held-out digits."
+)
+GRADUALLY = r.Claim(
+    "Removing links gradually by Optimal Brain Damage (OBD) leaves more accuracy than removing them by any other score "
+    f"(with {r.percent(1 - FINAL)} of the weights left).",
+    why="saliencies are all in units of Q, and so compare across layers, where |w| does not; where every layer has to "
+    "lose the same share, that is of no use; a likely cause where |w ∂Q/∂w| leaves more: OBD takes the gradient for 0, "
+    "which it is not once links are gone",
+)
+FROM_START = r.Claim(
+    "Training the pruned network from the start gives less accuracy than pruning by OBD.",
+    why="the same links trained from fresh weights, with as many steps in all, do at least as well here: a likely "
+    f"cause is that they have all the steps to themselves, and what was pruned {RETRAIN} a round",
+)
+AT_ONCE = r.Claim(
+    "Removing 80 % of the links at once, without retraining, costs less if they are chosen by OBD than by |w|.",
+    why="a likely cause: ½ w² ∂²Q/∂w² foretells what one link costs while all others stay, and the effects of so many "
+    "at once do not add up",
+)
 
 
 def any_score(number: jax.Array) -> Score:
@@ -39,8 +68,11 @@ def any_score(number: jax.Array) -> Score:
     return Score("any", saliency)
 
 
-def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-    """Rounds of removing and retraining down to 5 % of the weights; all at once; and the same links from the start."""
+def experiment_with(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+    """The pure experiment ``(key, number of the score) -> metrics``.
+
+    Rounds of removing and retraining down to 5 % of the weights; all at once; and the same links from the start.
+    """
 
     def experiment(key: jax.Array, number: jax.Array) -> dict[str, jax.Array]:
         learn, score = pruned_digits.learner(steps), any_score(number)
@@ -64,11 +96,12 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
         patient = pruned_digits.learner(steps + rounds * RETRAIN)
         fresh = remove_links(patient.init(jax.random.fold_in(key, 1), seed.sample), pruned.links)
         fresh, _ = fnn.run(patient, fresh, seed.sample, steps + rounds * RETRAIN)
+        less = remove_links(seed.state, one_shot).params
         return {
             "left": report["left"],
             "accuracy": report["accuracy"],
             "whole": pruned_digits.right(seed.state, seed.held_out),
-            "one shot": pruned_digits.quality(remove_links(seed.state, one_shot).params, seed.state.state, seed.sample),
+            "one shot": pruned_digits.quality(less, seed.state.state, seed.sample),
             "from the start": pruned_digits.right(fresh, seed.held_out),
         }
 
@@ -77,92 +110,66 @@ def prunings(steps: int, rounds: int, scope: str) -> Callable[[jax.Array, jax.Ar
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Prune by every score, and compare."""
-    steps, rounds = (500, 4) if settings.quick else (3000, 10)
+    steps, rounds, scopes = settings.pick(quick=(500, 4, ("global",)), full=(3000, 10, tuple(RANKED)))
     seeds, keys = settings.seeds, pruned_digits.keys_of(settings)
-    pruned: dict[str, dict[str, Any]] = {scope: {} for scope in RANKED if scope == "global" or not settings.quick}
+    pruned: dict[str, Found] = {scope: {} for scope in scopes}
     for scope, results in pruned.items():
-        of_all_seeds = jax.jit(jax.vmap(prunings(steps, rounds, scope), (0, None)))
+        of_all_seeds = jax.jit(jax.vmap(experiment_with(steps, rounds, scope), (0, None)))
         for number, name in enumerate(pruned_digits.SCORES):
             log(f"pruning {seeds} networks by {name}, ranked {RANKED[scope]}")
             results[name] = jax.tree.map(np.asarray, of_all_seeds(keys, jnp.asarray(number)))
     return r.Outcome(
+        LEAD.format(net=pruned_digits.NET, steps=steps, seeds=seeds, rounds=rounds),
+        _verdicts({RANKED[scope]: results for scope, results in pruned.items()}),
+        EQUATION,
         slide=24,
         title="Pruning handwritten digits by Optimal Brain Damage",
-        lead=f"{pruned_digits.NET}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. Links are removed in "
-        f"{rounds} rounds, the least salient first, {RETRAIN} steps of retraining after each, down to "
-        f"{_percent(1 - FINAL)} of the weights. The saliency of Optimal Brain Damage, OBD, is exact, takes only "
-        "diagonals through the backward pass, or leaves out the term with σ''. Means with 95 % intervals over seeds; "
-        "accuracy on 270 held-out digits.",
-        equation="saliency = ½ w² ∂²Q/∂w²",
-        verdicts=_verdicts({RANKED[scope]: results for scope, results in pruned.items()}),
         tables=[_table(scope, results) for scope, results in pruned.items()],
         figures=[_accuracies(scope, results) for scope, results in pruned.items()],
-        numbers=_numbers(pruned, seeds, steps),
+        numbers={
+            "seeds": seeds,
+            "steps": steps,
+            "ranked": {
+                scope: {what: {name: of[what].mean(axis=0) for name, of in results.items()} for what in QUANTITIES}
+                for scope, results in pruned.items()
+            },
+        },
     )
 
 
-def _verdicts(pruned: dict[str, Any]) -> list[r.Verdict]:
+def _verdicts(pruned: dict[str, Found]) -> list[r.Verdict]:
     """The claims about pruning, links ranked within each layer and over all layers."""
     rivals = [name for name in pruned_digits.SCORES if not name.startswith("OBD")]
 
-    def pairs(one: Callable[[Any], Any], other: Callable[[Any], Any]) -> dict[str, tuple[Any, Any]]:
-        return {ranked: (one(results), other(results)) for ranked, results in pruned.items()}
+    def end(results: Found, name: str) -> np.ndarray:
+        return results[name]["accuracy"][:, -1]
 
-    def end(name: str) -> Callable[[Any], Any]:
-        return lambda results: results[name]["accuracy"][:, -1]
-
-    return [
-        r.smaller(
-            "links removed little by little by any score but OBD leave less accuracy than links removed by OBD, with "
-            f"{_percent(1 - FINAL)} of the weights left",
-            {f"{rival}, {ranked}": pair for rival in rivals for ranked, pair in pairs(end(rival), end(EXACT)).items()},
-            why="saliencies are all in units of Q, and so compare across layers, where |w| does not; where every "
-            "layer has to lose the same share, that is of no use; a likely cause where |w ∂Q/∂w| leaves more: OBD "
-            "takes the gradient for 0, which it is not once links are gone",
-        ),
-        r.smaller(
-            "training the pruned network from the start gives less accuracy than pruning by OBD",
-            pairs(lambda results: results[EXACT]["from the start"], end(EXACT)),
-            why="the same links trained from fresh weights, with as many steps in all, do at least as well here: a "
-            f"likely cause is that they have all the steps to themselves, and what was pruned {RETRAIN} a round",
-        ),
-        r.smaller(
-            "80 % removed at once without retraining cost less by OBD than by |w|",
-            pairs(lambda results: results[EXACT]["one shot"], lambda results: results["|w|"]["one shot"]),
-            why="a likely cause: ½ w² ∂²Q/∂w² foretells what one link costs while all others stay, and the effects of "
-            "so many at once do not add up",
-        ),
-    ]
+    by_rival = {
+        f"{rival}, {ranked}": (end(results, rival), end(results, EXACT))
+        for rival in rivals
+        for ranked, results in pruned.items()
+    }
+    from_start = {ranked: (of[EXACT]["from the start"], end(of, EXACT)) for ranked, of in pruned.items()}
+    at_once = {ranked: (of[EXACT]["one shot"], of["|w|"]["one shot"]) for ranked, of in pruned.items()}
+    return [r.smaller(GRADUALLY, by_rival), r.smaller(FROM_START, from_start), r.smaller(AT_ONCE, at_once)]
 
 
-def _mean(values: np.ndarray) -> str:
-    return str(r.Interval.of(values))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _table(scope: str, results: dict[str, Any]) -> r.Table:
+def _table(scope: str, results: Found) -> r.Table:
     left = results[EXACT]["left"][0]
     shown = [len(left) // 2 - 1, len(left) - 2, len(left) - 1]
-    rows = []
-    for name, result in results.items():
-        accuracies = [_mean(result["accuracy"][:, i]) for i in shown]
-        rows.append((name, _mean(result["one shot"]), *accuracies, _mean(result["from the start"])))
-    return r.Table(
-        f"Links ranked {RANKED[scope]}: accuracy at three shares left, {_mean(results['|w|']['whole'])} with all",
-        (
-            "score",
-            "Q, 80 % removed at once",
-            *(f"accuracy, {_percent(left[i])} left" for i in shown),
-            "same links from the start",
-        ),
-        rows,
-    )
+    rows = {
+        name: {
+            "Q, 80 % removed at once": result["one shot"],
+            **{f"accuracy, {r.percent(left[i])} left": result["accuracy"][:, i] for i in shown},
+            "same links from the start": result["from the start"],
+        }
+        for name, result in results.items()
+    }
+    whole = r.Interval.of(results["|w|"]["whole"])
+    return r.table(f"Links ranked {RANKED[scope]}: accuracy at three shares left, {whole} with all", "score", rows)
 
 
-def _accuracies(scope: str, results: dict[str, Any]) -> r.Figure:
+def _accuracies(scope: str, results: Found) -> r.Figure:
     with r.figure() as canvas:
         axes = canvas.subplots()
         for color, (name, result) in zip(r.COLORS, results.items(), strict=False):
@@ -179,17 +186,3 @@ def _accuracies(scope: str, results: dict[str, Any]) -> r.Figure:
             "Line plot of accuracy against the share of weights left, from all of them to a twentieth, for each score: "
             "links that go at random cost most from the first round on; the other scores part in the last rounds.",
         )
-
-
-def _numbers(pruned: dict[str, Any], seeds: int, steps: int) -> dict[str, Any]:
-    def of(results: dict[str, Any], quantity: str) -> dict[str, Any]:
-        return {name: result[quantity].mean(axis=0).tolist() for name, result in results.items()}
-
-    quantities = ("left", "accuracy", "one shot", "from the start")
-    return {
-        "seeds": seeds,
-        "steps": steps,
-        "ranked": {
-            scope: {quantity: of(results, quantity) for quantity in quantities} for scope, results in pruned.items()
-        },
-    }

@@ -16,25 +16,44 @@ from scipy import stats
 import fnn
 from experiments import pruned_digits
 from experiments import report as r
+from experiments.pruned_digits import EXACT
+
+EQUATION = """C_S = diag(z) C diag(z) + diag(σ''(S) ∘ ε),   C_x = W C_S Wᵀ
+∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo
+saliency = ½ w² ∂²Q/∂w²"""
+LEAD = (
+    "{net}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. Every weight is deleted by "
+    "itself, and the rise of Q is compared with what the saliency ½ w² ∂²Q/∂w² of Optimal Brain Damage, OBD, foretold. "
+    "C holds the second derivatives of an object's loss by the outputs of a layer, C_S those by its sums S before σ: "
+    "exact OBD takes whole matrices C through the backward pass, one pass only their diagonals, as the paper of 1989 "
+    "does, and Gauss–Newton leaves out the term with σ''. Means with 95 % intervals over seeds."
+)
+RANKS = r.Claim(
+    "The saliency of Optimal Brain Damage (OBD) ranks single links as the actual rise of Q does (Spearman 0.9 or more)."
+)
+WORSE = r.Claim("|w| ranks single links less like their actual rises of Q than OBD's saliency does.")
 
 
-def deletions(steps: int, every: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """The rise of Q when one weight is deleted, for one weight in `every`, beside what each score gives it."""
+def experiment_with(steps: int, every: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """The pure experiment ``(key) -> rises of Q when one weight in `every` is deleted``, and every score of them."""
+
+    def rises(seed: pruned_digits.Seed) -> jax.Array:
+        params, state = seed.state.params, seed.state.state
+        before = pruned_digits.quality(params, state, seed.sample)
+
+        def of_layer(number: int, w: jax.Array) -> jax.Array:
+            def rise(link: jax.Array) -> jax.Array:
+                layer = params[number] | {"w": w.ravel().at[link].set(0.0).reshape(w.shape)}
+                less = (*params[:number], layer, *params[number + 1 :])
+                return pruned_digits.quality(less, state, seed.sample) - before
+
+            return jax.lax.map(rise, jnp.arange(0, w.size, every), batch_size=8)
+
+        return jnp.concatenate([of_layer(number, layer["w"]) for number, layer in enumerate(params)])
 
     def experiment(key: jax.Array) -> dict[str, jax.Array]:
         seed = pruned_digits.trained(key, pruned_digits.learner(steps), steps)
-        weights = [layer["w"] for layer in seed.state.params]
-        before = pruned_digits.quality(seed.state.params, seed.state.state, seed.sample)
-        actual = []
-        for number, w in enumerate(weights):
-
-            def rise(link: jax.Array, number: int = number, w: jax.Array = w) -> jax.Array:
-                layer = seed.state.params[number] | {"w": w.ravel().at[link].set(0.0).reshape(w.shape)}
-                params = (*seed.state.params[:number], layer, *seed.state.params[number + 1 :])
-                return pruned_digits.quality(params, seed.state.state, seed.sample) - before
-
-            actual.append(jax.lax.map(rise, jnp.arange(0, w.size, every), batch_size=8))
-        found = {"actual": jnp.concatenate(actual)}
+        found = {"actual": rises(seed)}
         for name, score in pruned_digits.SCORES.items():
             saliency = score.saliency(seed.state.params, seed.state.state, seed.sample, key)
             found[name] = jnp.concatenate([layer["w"].ravel()[::every] for layer in saliency])
@@ -45,49 +64,33 @@ def deletions(steps: int, every: int) -> Callable[[jax.Array], dict[str, jax.Arr
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Delete single weights, and compare what that costs with what was foretold."""
-    steps, every = (500, 20) if settings.quick else (3000, 1)
+    steps, every = settings.pick(quick=(500, 20), full=(3000, 1))
     log(f"deleting single weights of {settings.seeds} trained networks")
-    found = jax.tree.map(np.asarray, fnn.sweep(deletions(steps, every), pruned_digits.keys_of(settings)))
+    found = jax.tree.map(np.asarray, fnn.sweep(experiment_with(steps, every), pruned_digits.keys_of(settings)))
     ranks = {
         name: np.array([stats.spearmanr(p, a)[0] for p, a in zip(found[name], found["actual"], strict=True)])
         for name in pruned_digits.SCORES
     }
-    exact = ranks[pruned_digits.EXACT]
+    rows = {name: {"Spearman with the actual rise of Q": values} for name, values in ranks.items()}
     return r.Outcome(
-        slide=24,
-        lead=f"{pruned_digits.NET}, trained for {steps} steps of Adam with L2 on 1257 digits, {settings.seeds} seeds. "
-        "Every weight is deleted by itself, and the rise of Q is compared with what the saliency ½ w² ∂²Q/∂w² of Optimal "
-        "Brain Damage, OBD, foretold. C holds the second derivatives of an object's loss by the outputs of a layer, "
-        "C_S those by its sums S before σ: exact OBD takes whole matrices C through the backward pass, one pass only "
-        "their diagonals, as the paper of 1989 does, and Gauss–Newton leaves out the term with σ''. Means with 95 % "
-        "intervals over seeds.",
-        equation="C_S = diag(z) C diag(z) + diag(σ''(S) ∘ ε),   C_x = W C_S Wᵀ\n"
-        "∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo\nsaliency = ½ w² ∂²Q/∂w²",
-        verdicts=[
-            r.at_least(
-                "OBD's saliency ranks single links as the actual rise of Q does: Spearman 0.9 or more", 0.9, exact
-            ),
-            r.smaller(
-                "|w| ranks single links less like their actual rises of Q than OBD's saliency does",
-                {"|w| against OBD": (ranks["|w|"], exact)},
-            ),
+        LEAD.format(net=pruned_digits.NET, steps=steps, seeds=settings.seeds),
+        [
+            r.at_least(RANKS, 0.9, ranks[EXACT]),
+            r.smaller(WORSE, {"|w| against OBD": (ranks["|w|"], ranks[EXACT])}),
         ],
-        tables=[_table(ranks)],
+        EQUATION,
+        slide=24,
+        tables=[r.table("How well a score ranks single weights", "score", rows)],
         figures=[_predictions(found)],
         numbers={"steps": steps, "rank_correlation": {name: values.mean() for name, values in ranks.items()}},
     )
-
-
-def _table(ranks: dict[str, np.ndarray]) -> r.Table:
-    rows = [(name, str(r.Interval.of(values))) for name, values in ranks.items()]
-    return r.Table("How well a score ranks single weights", ("score", "Spearman with the actual rise of Q"), rows)
 
 
 def _predictions(found: dict[str, np.ndarray]) -> r.Figure:
     with r.figure() as canvas:
         axes = canvas.subplots()
         actual, shown = found["actual"][0], slice(None, None, max(1, found["actual"].shape[1] // 600))
-        for color, name in zip(r.COLORS, (pruned_digits.EXACT, "OBD, one pass"), strict=False):
+        for color, name in zip(r.COLORS, (EXACT, "OBD, one pass"), strict=False):
             axes.plot(
                 np.maximum(found[name][0][shown], 1e-8),
                 np.maximum(actual[shown], 1e-8),

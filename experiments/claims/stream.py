@@ -22,8 +22,48 @@ NOISE = (0.0, 0.5)
 SHARES = (0.02, 0.1, 0.5, 1.0)
 """of the stream that are seen, over and over in the same number of steps"""
 TENTH, HALF = SHARES.index(0.1), SHARES.index(0.5)
+SEEN = np.arange(1, RECORDS + 1) / RECORDS
+"""the shares of the stream that are gone by at the records"""
 NEAR = 0.01
 """errors this near are as good as equal: one object in a hundred"""
+
+
+EQUATION = "error after n objects ∝ n⁻ᵃ"
+LEAD = (
+    f"A stream of {{objects}} objects with {FEATURES} random features, whose {CLASSES} classes a random network of "
+    f"{TEACHER} hidden units gives, is too long to keep: every batch of {BATCH} is drawn when its turn comes. A "
+    f"network of {STUDENT} hidden ReLU units learns from it, by Adam, whose rate falls with the step k as 0.01/√(1 + "
+    "k/100), however long the run, in one pass and, in the same number of steps, from its first 2 %, 10 % or half, "
+    f"over and over. The error is the share of {HELD_OUT} other objects that it puts into another class than the "
+    "teacher without noise. With noise, what it learns from is the largest of the teacher's outputs with normal noise "
+    f"of deviation {NOISE[1]:g}."
+)
+STOP = r.Claim(
+    f"One pass through a stream may stop early: after a tenth of it the error is at most {NEAR} above that after all "
+    "of it.",
+    why="the error keeps falling, about as a power of the number of objects, and has no plateau; a good part of that "
+    "is not new objects but more steps, as the runs over and over a tenth of them show, and the rate has fallen less "
+    "by then",
+)
+PARTS = {
+    TENTH: r.Claim(
+        "A tenth of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
+        f"over and over, the error comes to at most {NEAR} above that from all.",
+        why="the same objects again teach less than new ones, the more so with noisy answers",
+    ),
+    HALF: r.Claim(
+        "Half of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
+        f"over and over, the error comes to at most {NEAR} above that from all."
+    ),
+}
+DIMINISH = r.Claim(
+    "The returns of a stream diminish: from a tenth of it on the error after n examples falls more slowly than 1/√n "
+    "(as n⁻ᵃ with a < ½)."
+)
+HONEST = r.Claim(
+    "In one pass through a stream the running loss is an honest estimate: in the last fifth the held-out loss and the "
+    "loss of the batches before their steps differ by at most 0.02."
+)
 
 
 def experiment_with(steps: int) -> Any:
@@ -69,90 +109,52 @@ def experiment_with(steps: int) -> Any:
     return experiment
 
 
+def _by_noise(values: np.ndarray, told: str = "") -> dict[str, np.ndarray]:
+    return r.by_case(values, NOISE, "noise {:g}" + (f", {told}" if told else ""))
+
+
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Learn from the stream and from parts of it, judge and draw."""
-    steps = 1000 if settings.quick else 4000
+    steps = settings.pick(quick=1000, full=4000)
     log(f"{settings.seeds} seeds × {len(NOISE)} levels of noise × {len(SHARES)} shares of {BATCH * steps} objects")
-    found = r.sweep_seeds(
-        experiment_with(steps),
-        settings,
-        noise=jnp.asarray(NOISE, jnp.float32),
-        share=jnp.asarray(SHARES, jnp.float32),
-    )
-    error = found["error"]
-    whole = error[:, :, -1]
-    parts = np.arange(1, RECORDS + 1) / RECORDS
-    late = np.arange(RECORDS) >= RECORDS // 10 - 1
-    logs = np.log(np.maximum(whole[..., late], 1 / HELD_OUT))
-    powers = -np.polyfit(np.log(parts[late]), logs.reshape(-1, late.sum()).T, 1)[0].reshape(logs.shape[:2])
+    found = r.sweep_seeds(experiment_with(steps), settings, noise=NOISE, share=SHARES)
+    error, powers = found["error"], decay(found["error"][:, :, -1])
     optimism = (found["held-out loss"] - found["running loss"])[..., -RECORDS // 5 :].mean(axis=-1)
-
-    def by_noise(values: np.ndarray, told: str) -> dict[str, np.ndarray]:
-        return {f"noise {noise:g}, {told}": values[:, i] for i, noise in enumerate(NOISE)}
-
     return r.Outcome(
+        LEAD.format(objects=BATCH * steps),
+        _verdicts(error, powers, optimism),
+        EQUATION,
         slide=12,
-        lead=f"A stream of {BATCH * steps} objects with {FEATURES} random features, whose {CLASSES} classes a random "
-        f"network of {TEACHER} hidden units gives, is too long to keep: every batch of {BATCH} is drawn when its turn "
-        f"comes. A network of {STUDENT} hidden ReLU units learns from it, by Adam, whose rate falls with the step k "
-        "as 0.01/√(1 + k/100), however long the run, in one pass and, in the same number of steps, from its first 2 %, "
-        f"10 % or half, over and over. The error is the share of {HELD_OUT} other objects that it puts into another "
-        "class than the teacher without noise. With noise, what it learns from is the largest of the teacher's "
-        f"outputs with normal noise of deviation {NOISE[1]:g}.",
-        equation="error after n objects ∝ n⁻ᵃ",
-        verdicts=[
-            r.at_most(
-                f"one pass may stop early: after a tenth of a stream the error is at most {NEAR} above that after all "
-                "of it",
-                NEAR,
-                by_noise(whole[..., RECORDS // 10 - 1] - whole[..., -1], "error above that after all"),
-                why="the error keeps falling, about as a power of the number of objects, and has no plateau; a good "
-                "part of that is not new objects but more steps, as the runs over and over a tenth of them show, and "
-                "the rate has fallen less by then",
-            ),
-            *(
-                r.at_most(
-                    f"{part} of the objects of a stream is enough: in as many steps as the whole stream takes, from "
-                    f"these alone, over and over, the error gets to at most {NEAR} above that from all",
-                    NEAR,
-                    by_noise(error[:, :, i, -1] - whole[..., -1], "error above that from all"),
-                    why,
-                )
-                for part, i, why in (
-                    (
-                        "a tenth",
-                        TENTH,
-                        "the same objects again teach less than new ones, the more so with noisy answers",
-                    ),
-                    ("half", HALF, ""),
-                )
-            ),
-            r.at_most(
-                "the returns of a stream diminish: from a tenth of it on the error after n objects falls more slowly "
-                "than 1/√n, as n⁻ᵃ with a < ½",
-                0.5,
-                by_noise(powers, "a"),
-            ),
-            r.within(
-                "in one pass through a stream the running loss is an honest estimate: in the last fifth, held-out loss "
-                "and loss of the batches before their steps differ by at most 0.02",
-                -0.02,
-                0.02,
-                by_noise(optimism[:, :, -1], "held-out loss less running loss"),
-            ),
-        ],
         tables=[_table(error, optimism, steps)],
-        figures=_figures(error, whole, parts),
+        figures=[_on_the_way(error[:, :, -1]), _by_share(error[..., -1])],
         numbers={
             "objects": BATCH * steps,
-            "share": list(SHARES),
-            "error": {
-                f"noise {noise:g}": [r.Interval.of(v)._asdict() for v in error[:, i, :, -1].T]
-                for i, noise in enumerate(NOISE)
-            },
-            "power": {name: r.Interval.of(values)._asdict() for name, values in by_noise(powers, "a").items()},
+            "share": SHARES,
+            "error": {name: [r.Interval.of(v) for v in of[:, :, -1].T] for name, of in _by_noise(error).items()},
+            "power": r.intervals(_by_noise(powers, "a")),
         },
     )
+
+
+def decay(whole: np.ndarray) -> np.ndarray:
+    """The powers a with which the error falls from a tenth of the stream on [seeds, noise]."""
+    late = np.arange(RECORDS) >= RECORDS // 10 - 1
+    logs = np.log(np.maximum(whole[..., late], 1 / HELD_OUT))
+    return -np.polyfit(np.log(SEEN[late]), logs.reshape(-1, late.sum()).T, 1)[0].reshape(logs.shape[:2])
+
+
+def _verdicts(error: np.ndarray, powers: np.ndarray, optimism: np.ndarray) -> list[r.Verdict]:
+    whole = error[:, :, -1]
+    early = whole[..., RECORDS // 10 - 1] - whole[..., -1]
+    return [
+        r.at_most(STOP, NEAR, _by_noise(early, "error above that after all")),
+        *(
+            r.at_most(claim, NEAR, _by_noise(error[:, :, i, -1] - whole[..., -1], "error above that from all"))
+            for i, claim in PARTS.items()
+        ),
+        r.at_most(DIMINISH, 0.5, _by_noise(powers, "a")),
+        r.within(HONEST, -0.02, 0.02, _by_noise(optimism[:, :, -1], "held-out loss less running loss")),
+    ]
 
 
 def _table(error: np.ndarray, optimism: np.ndarray, steps: int) -> r.Table:
@@ -172,28 +174,29 @@ def _table(error: np.ndarray, optimism: np.ndarray, steps: int) -> r.Table:
     return r.Table(caption, header, rows)
 
 
-def _figures(error: np.ndarray, whole: np.ndarray, parts: np.ndarray) -> list[r.Figure]:
-    return [
-        r.curves(
-            100 * parts,
-            {f"noise {noise:g}": whole[:, i] for i, noise in enumerate(NOISE)},
-            "Held-out error in one pass, by how much of the stream has gone by, mean and 95 % interval over seeds",
-            "Two falling lines, nearly straight on logarithmic scales: each doubling of the objects takes about the "
-            "same part off the error. With noise the error is higher.",
-            xlabel="part of the stream seen, %",
-            ylabel="held-out error",
-            logx=True,
-            logy=True,
-        ),
-        r.curves(
-            100 * np.array(SHARES),
-            {f"noise {noise:g}": error[:, i, :, -1] for i, noise in enumerate(NOISE)},
-            "Held-out error after equally many steps, by the share of the stream whose objects are seen over and over",
-            "Two lines that fall steeply between two and ten per cent, little from ten to fifty, and not at all from "
-            "there to a hundred.",
-            xlabel="share of the stream that is used, %",
-            ylabel="held-out error",
-            logx=True,
-            marker="o",
-        ),
-    ]
+def _on_the_way(whole: np.ndarray) -> r.Figure:
+    return r.curves(
+        100 * SEEN,
+        _by_noise(whole),
+        "Held-out error in one pass, by how much of the stream has gone by, mean and 95 % interval over seeds",
+        "Two falling lines, nearly straight on logarithmic scales: each doubling of the objects takes about the "
+        "same part off the error. With noise the error is higher.",
+        xlabel="part of the stream seen, %",
+        ylabel="held-out error",
+        logx=True,
+        logy=True,
+    )
+
+
+def _by_share(last: np.ndarray) -> r.Figure:
+    return r.curves(
+        100 * np.array(SHARES),
+        _by_noise(last),
+        "Held-out error after equally many steps, by the share of the stream whose objects are seen over and over",
+        "Two lines that fall steeply between two and ten per cent, little from ten to fifty, and not at all from "
+        "there to a hundred.",
+        xlabel="share of the stream that is used, %",
+        ylabel="held-out error",
+        logx=True,
+        marker="o",
+    )

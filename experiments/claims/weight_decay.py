@@ -36,8 +36,8 @@ EQUATION = """L(W) + λ/2 ‖W‖² → min
 w := w(1 − ηλ) − η ∂L/∂w"""
 LEAD = (
     f"A network of {WIDTH} hidden ReLU learns a few objects ({{learned}}) by {{steps}} steps of SG (stochastic "
-    f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other objects are held out. The overfitting "
-    "gap is the loss on held-out objects minus that on those learned, both without the penalty."
+    f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other objects are held out. The "
+    "overfitting gap is the loss on held-out objects minus that on those learned, both without the penalty."
 )
 SHRINKS = r.Claim(
     "As the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after "
