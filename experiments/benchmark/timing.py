@@ -15,7 +15,7 @@ import numpy as np
 import fnn
 from experiments.benchmark import child, field, ours
 from experiments.benchmark.problem import Problem, random_problem, shuffled_batches
-from experiments.report.outcomes import Log, Verdict
+from experiments.report import Claim, Log, Verdict, judged
 
 MAIN, LARGE = (64, 64, 64, 10), (784, 1024, 1024, 10)
 SECONDS = 0.25
@@ -52,18 +52,16 @@ def spread(values: Any) -> Spread:
     return Spread(*map(float, np.percentile(values, (50, 25, 75))))
 
 
-def at_most_of_times(claim: str, limit: float, ratios: Any, why: str) -> Verdict:
+def at_most_of_times(claim: Claim | str, limit: float, ratios: Any) -> Verdict:
     """Whether both quartiles of the ratios of all turns are within the limit; partly if one of them is."""
     found = spread(ratios)
-    holds = found.high <= limit
-    return Verdict(claim, holds, found.beside(limit), not holds and found.low <= limit, why)
+    return judged(claim, found.high <= limit, found.beside(limit), found.low <= limit)
 
 
-def at_least_of_times(claim: str, least: float, ratios: Any, why: str) -> Verdict:
+def at_least_of_times(claim: Claim | str, least: float, ratios: Any) -> Verdict:
     """Whether both quartiles of the ratios of all turns reach the limit; partly if one of them does."""
     found = spread(ratios)
-    holds = found.low >= least
-    return Verdict(claim, holds, f"{found.beside(least)} times", not holds and found.high >= least, why)
+    return judged(claim, found.low >= least, f"{found.beside(least)} times", found.high >= least)
 
 
 def in_turn(functions: dict[Name, Callable[[], Any]], rounds: int) -> dict[Name, np.ndarray]:

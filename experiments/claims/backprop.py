@@ -17,7 +17,6 @@ from sklearn.datasets import load_iris
 
 import fnn
 from experiments import report as r
-from experiments.report.plots import DIVERGING
 from experiments.user_network import Problem
 from fnn.layers.neurons import LinearTape
 from fnn.metrics import Metric, measured, parted
@@ -25,6 +24,16 @@ from fnn.metrics import Metric, measured, parted
 TAKES = "network"
 MOST, MOST_ROWS = 64, 12
 """objects or units, and layers, that are drawn of a large network"""
+
+
+EQUATION = """S^l = x^{l−1} w^l        x^l = σ(S^l)        z^l = σ′(S^l)
+ε^{l−1} = (ε^l ∘ z^l) w^lᵀ        ∂Q/∂w^l = (x^{l−1})ᵀ (ε^l ∘ z^l) / n"""
+LEAD = (
+    "One batch goes forwards and backwards through {net}, loss {loss}: what each layer takes in, what it computes and "
+    "what comes back to it."
+)
+GRADIENTS = r.Claim("Every gradient that BackProp finds is xᵀ(ε∘z)/n of its layer's x, ε and z (to 10⁻⁵).")
+ERRORS = r.Claim("Every ε that BackProp finds is (ε∘z)wᵀ of the layer above (to 10⁻⁵).")
 
 
 class Row(NamedTuple):
@@ -160,7 +169,7 @@ def _map(axes: Any, name: str, values: np.ndarray | None) -> None:
         return
     drawn = values[:MOST, :MOST]
     scale = float(np.abs(drawn).max())
-    axes.imshow(drawn, cmap=DIVERGING, vmin=-scale or -1, vmax=scale or 1, aspect="auto", interpolation="none")
+    axes.imshow(drawn, cmap=r.DIVERGING, vmin=-scale or -1, vmax=scale or 1, aspect="auto", interpolation="none")
     axes.set_title(f"{name}  {values.shape[0]}×{values.shape[1]}", fontsize=8, pad=3)
     axes.set_xlabel(f"±{scale:.2g}", fontsize=8, labelpad=2)
     axes.set(xticks=[], yticks=[])
@@ -169,14 +178,9 @@ def _map(axes: Any, name: str, values: np.ndarray | None) -> None:
 
 
 def _of_passes(rows: list[Row], chain: bool) -> list[r.Verdict]:
-    of_gradients, of_errors = differences(rows, chain)
-    words = (
-        "every gradient that BackProp finds is xᵀ(ε∘z)/n of its layer's x, ε and z, to 10⁻⁵",
-        "every ε that BackProp finds is (ε∘z)wᵀ of the layer above, to 10⁻⁵",
-    )
     return [
-        r.Verdict(claim, difference <= 1e-5, f"largest relative difference {difference:.1e}".replace("-", "−"))
-        for claim, difference in zip(words, (of_gradients, of_errors), strict=True)
+        r.judged(claim, difference <= 1e-5, f"largest relative difference {r.scientific(difference)}")
+        for claim, difference in zip((GRADIENTS, ERRORS), differences(rows, chain), strict=True)
         if difference is not None
     ]
 
@@ -187,14 +191,11 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     log(f"one batch of {problem.label}")
     rows, chain = rows_of(problem, jax.random.key(1)), is_chain(problem.net)
     return r.Outcome(
+        LEAD.format(net=problem.net, loss=problem.loss),
+        _of_passes(rows, chain),
+        EQUATION,
         slide=12,
         title="BackProp seen layer by layer",
-        lead=f"One batch goes forwards and backwards through {problem.net}, loss {problem.loss}: what each "
-        "layer takes in, what it computes and what comes back to it.",
-        equation="S^l = x^{l−1} w^l        x^l = σ(S^l)        z^l = σ′(S^l)\n"
-        "ε^{l−1} = (ε^l ∘ z^l) w^lᵀ        ∂Q/∂w^l = (x^{l−1})ᵀ (ε^l ∘ z^l) / n",
-        verdicts=_of_passes(rows, chain),
-        tables=[],
         figures=[heat_maps(problem, rows, chain)],
         numbers={"layers": [row.layer for row in rows], "differences": differences(rows, chain)},
     )

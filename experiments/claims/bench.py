@@ -35,52 +35,85 @@ from experiments.benchmark.timing import (
     spread,
 )
 
-NOISE = (
-    "times move from run to run, those of matrix products and of peers too; the quartiles say by how much in this one"
-)
 MANY = 32
 FULL = [((2, 4, 1), 1), (MAIN, 32), ((784, 128, 10), 128), (LARGE, 1024)]
 QUICK = [(MAIN, 32)]
+RING: Any = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2, "zorder": 3}
+"""how fnn is drawn"""
+
+
+LEAD = (
+    "Networks of ReLU layers are trained by Adam on random data in float32 by every installed library, for one seed "
+    f"and for {MANY}. Libraries that can only train seeds one after another are timed on one seed. Plain JAX is the "
+    "same training written down with jax.grad, jax.vmap and jax.lax.scan, without any library. Told are medians of "
+    "{rounds} runs in turn, with quartiles; compilation is left out. A claim holds if both quartiles are within its limit, "
+    "and holds partly if one of them is. {versions}"
+)
+NOISE = (
+    "times move from run to run, those of matrix products and of peers too; the quartiles say by how much in this one"
+)
+PRODUCTS = r.Claim(
+    "Training {seeds} of {network}, takes at most {limit:g} times as long as its matrix products alone.", why=NOISE
+)
+FASTER = r.Claim("fnn's BackProp trains {seeds} of {network}, at least {least:g} times as fast as {peer}.", why=NOISE)
+NO_SLOWER = r.Claim("fnn's BackProp trains {seeds} of {network}, no slower than {peer}.", why=NOISE)
+DRAWING = r.Claim(
+    "A step whose batch is drawn from {examples:,} shuffled examples takes at most {limit:g} times as long as a step "
+    "whose batch was written down before.",
+    why=NOISE,
+)
+COMPILING = r.Claim("Compiling 1000 layers in repeat takes at most {limit:g} times as long as compiling 10.", why=NOISE)
+COLD = r.Claim(
+    "From the start of a process to the first trained network, fnn takes at most {limit:g} times as long as plain JAX.",
+    why=NOISE,
+)
+MEMORY = r.Claim(
+    "A sweep of {many:,} seeds of {network} takes at most {limit:g} times the peak memory of a sweep of {few} seeds."
+)
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Measure all of it."""
-    rounds, quick = (2, True) if settings.quick else (9, False)
+    rounds, once = settings.pick(quick=(2, 1), full=(9, 7))
     log("cold starts")
-    cold = cold_starts(1 if quick else 7)
+    cold = cold_starts(once)
     log("peak memory")
-    memory = {seeds: child.measured("memory", str(seeds)) for seeds in ((64, 512) if quick else (256, 4096))}
-    races: dict[tuple[str, int], Race] = {}
-    losses: dict[str, dict[str, float]] = {}
-    for widths, batch in QUICK if quick else FULL:
-        for seeds in (1,) if widths == LARGE else (1, MANY):
-            problem = random_problem(widths, batch)
-            key = str(problem), seeds
-            races[key], losses[f"{problem}, {seeds} seeds"] = race(problem, seeds, rounds, log)
+    memory = {seeds: child.measured("memory", str(seeds)) for seeds in settings.pick(quick=(64, 512), full=(256, 4096))}
+    races, losses = _races(settings.pick(quick=QUICK, full=FULL), rounds, log)
     log("drawing of batches")
-    draws = {objects: drawing(objects, rounds) for objects in ((1797,) if quick else (1797, 1_000_000))}
+    draws = {size: drawing(size, rounds) for size in settings.pick(quick=(1797,), full=(1797, 1_000_000))}
     log("compilation by depth")
-    depths = {depth: [compiling(depth) for _ in range(1 if quick else 7)] for depth in (10, 1000)}
+    depths = {depth: [compiling(depth) for _ in range(once)] for depth in (10, 1000)}
     return r.Outcome(
+        LEAD.format(rounds=rounds, versions=_versions()),
+        _verdicts(races, draws, depths, cold, memory),
         title="How fast is training?",
-        lead="Networks of ReLU layers are trained by Adam on random data in float32 by every installed library, for "
-        f"one seed and for {MANY}. Libraries that can only train seeds one after another are timed on one seed. Plain "
-        "JAX is the same training written down with jax.grad, jax.vmap and jax.lax.scan, without any library. Told are "
-        f"medians of {rounds} runs in turn, with quartiles; compilation is left out. A claim holds if both quartiles "
-        f"are within its limit, and holds partly if one of them is. {_versions()}",
-        verdicts=_verdicts(races, draws, depths, cold, memory),
         tables=[*(_table(*key, race) for key, race in races.items()), *_others(draws, depths, cold, memory)],
         figures=[_bars(races)],
         numbers={
             "versions": _versions(),
             "seconds per seed-step": {f"{p}, {s} seeds": _medians(race) for (p, s), race in races.items()},
             "losses": losses,
-            "drawing": {str(objects): _medians(found) for objects, found in draws.items()},
-            "compile seconds by depth": {str(depth): float(np.median(s)) for depth, s in depths.items()},
-            "cold start": {who: [float(np.median(times)) for times in start] for who, start in cold.items()},
-            "peak memory": {str(seeds): found["peak"] for seeds, found in memory.items()},
+            "drawing": {objects: _medians(found) for objects, found in draws.items()},
+            "compile seconds by depth": {depth: np.median(seconds) for depth, seconds in depths.items()},
+            "cold start": {who: [np.median(times) for times in start] for who, start in cold.items()},
+            "peak memory": {seeds: found["peak"] for seeds, found in memory.items()},
         },
     )
+
+
+def _races(
+    problems: list[tuple[tuple[int, ...], int]], rounds: int, log: r.Log
+) -> tuple[dict[tuple[str, int], Race], dict[str, dict[str, float]]]:
+    """By problem and number of seeds, the times and the losses of every contender."""
+    races: dict[tuple[str, int], Race] = {}
+    losses: dict[str, dict[str, float]] = {}
+    for widths, batch in problems:
+        problem = random_problem(widths, batch)
+        for seeds in (1,) if widths == LARGE else (1, MANY):
+            found = race(problem, seeds, rounds, log)
+            races[str(problem), seeds], losses[f"{problem}, {seeds} seeds"] = found
+    return races, losses
 
 
 def _versions() -> str:
@@ -109,53 +142,64 @@ def _verdicts(
     cold: dict[str, ColdStart],
     memory: dict[int, dict[str, float]],
 ) -> list[r.Verdict]:
-    verdicts = []
+    def of_products(seeds: str, network: str, limit: float, race: Race) -> r.Verdict:
+        claim = PRODUCTS.filled(seeds=seeds, network=network, limit=limit)
+        return at_most_of_times(claim, limit, race[FNN] / race[FLOOR])
 
-    def at_most(claim: str, limit: float, than: str, ratios: Any, why: str = NOISE) -> None:
-        verdicts.append(at_most_of_times(f"{claim} takes at most {limit:g} times {than}", limit, ratios, why))
+    def of_peers(seeds: str, network: str, race: Race, peers: dict[str, float]) -> list[r.Verdict]:
+        claims = {
+            peer: (FASTER if least > 1 else NO_SLOWER).filled(seeds=seeds, network=network, least=least, peer=peer)
+            for peer, least in peers.items()
+            if peer in race
+        }
+        return [at_least_of_times(claim, peers[peer], race[peer] / race[FNN]) for peer, claim in claims.items()]
 
-    def faster(race: Race, peer: str, least: float, what: str) -> None:
-        if peer in race:
-            than = f"at least {least:g} times as fast as" if least > 1 else "no slower than"
-            claim = f"fnn's BackProp trains {what} {than} {peer}"
-            verdicts.append(at_least_of_times(claim, least, race[peer] / race[FNN], NOISE))
+    main, large = str(random_problem(MAIN, 32)), str(random_problem(LARGE, 1024))
+    many, one, of_large = races[main, MANY], races[main, 1], races.get((large, 1))
+    seeds = f"{MANY} seeds"
+    of_many = {PLAIN: 2, field.FLAX: 6, field.TORCH: 25, field.ENSEMBLE: 5, field.SKLEARN: 12}
+    verdicts = [of_products(seeds, main, 1.35, many), *of_peers(seeds, main, many, of_many)]
+    verdicts += of_peers("one seed", main, one, {field.FLAX: 2.5, field.TORCH: 8, BY_JAX_GRAD: 1})
+    if of_large is not None:
+        verdicts.append(of_products("one seed", large, 1.15, of_large))
+        verdicts += of_peers("one seed", large, of_large, {field.TORCH: 1})
+    return [*verdicts, *_of_surroundings(draws, depths, cold, memory)]
 
-    main = str(random_problem(MAIN, 32))
-    many, one, large = races[main, MANY], races[main, 1], races.get((str(random_problem(LARGE, 1024)), 1))
-    alone = "as long as its matrix products alone"
-    at_most(f"training {MANY} seeds of {main},", 1.35, alone, many[FNN] / many[FLOOR])
-    for peer, least in ((PLAIN, 2), (field.FLAX, 6), (field.TORCH, 25), (field.ENSEMBLE, 5), (field.SKLEARN, 12)):
-        faster(many, peer, least, f"{MANY} seeds of {main},")
-    for peer, least in ((field.FLAX, 2.5), (field.TORCH, 8), (BY_JAX_GRAD, 1)):
-        faster(one, peer, least, f"one seed of {main},")
-    if large is not None:
-        what = f"one seed of {random_problem(LARGE, 1024)},"
-        at_most(f"training {what}", 1.15, alone, large[FNN] / large[FLOOR])
-        faster(large, field.TORCH, 1, what)
-    for objects, found in draws.items():
-        claim = f"a step whose batch is drawn from {objects:,} shuffled objects"
-        at_most(claim, 1.05, "as long as one whose batch was written down before", found[SHUFFLED] / found[WRITTEN])
-    ratios = np.array(depths[1000]) / np.array(depths[10])
-    at_most("compiling 1000 layers in repeat", 1.3, "as long as compiling 10", ratios)
-    claim = "fnn, from the start of a process to the first network trained,"
-    at_most(claim, 1.1, "as long as plain JAX", cold["fnn"].first / cold["plain JAX"].first)
-    (few, small), (lots, big) = ((seeds, found["peak"]) for seeds, found in memory.items())
-    claim = f"a sweep of {lots:,} seeds of {'-'.join(map(str, child.SMALL))}"
-    at_most(claim, 1.25, f"the peak memory of one of {few} seeds", big / small, why="")
-    return verdicts
+
+def _of_surroundings(
+    draws: dict[int, Race],
+    depths: dict[int, list[float]],
+    cold: dict[str, ColdStart],
+    memory: dict[int, dict[str, float]],
+) -> list[r.Verdict]:
+    """The verdicts on drawing, compiling, starting and memory."""
+
+    def at_most(claim: r.Claim, limit: float, ratios: Any, **values: Any) -> r.Verdict:
+        return at_most_of_times(claim.filled(limit=limit, **values), limit, ratios)
+
+    drawn = [at_most(DRAWING, 1.05, found[SHUFFLED] / found[WRITTEN], examples=size) for size, found in draws.items()]
+    (few, small), (many, big) = ((seeds, found["peak"]) for seeds, found in memory.items())
+    small_network = "-".join(map(str, child.SMALL))
+    return [
+        *drawn,
+        at_most(COMPILING, 1.3, np.array(depths[1000]) / np.array(depths[10])),
+        at_most(COLD, 1.1, cold["fnn"].first / cold["plain JAX"].first),
+        at_most(MEMORY, 1.25, big / small, many=many, few=few, network=small_network),
+    ]
 
 
 def _table(problem: str, seeds: int, race: Race) -> r.Table:
-    rows = [
-        (name, str(spread(seconds * 1e6)), str(spread(seconds / race[FNN])))
-        for name, seconds in sorted(race.items(), key=lambda item: float(np.median(item[1])))
-    ]
-    seeds_told = "one seed" if seeds == 1 else f"{seeds} seeds"
-    caption = (
-        f"{problem}, {seeds_told}. The ratios of the last column are taken within each turn, so that their median "
-    )
-    caption += "need not be the ratio of the medians"
-    return r.Table(caption, ("who", "µs per seed-step", "in fnn's time"), rows)
+    quickest_first = sorted(race.items(), key=lambda item: float(np.median(item[1])))
+    rows = {
+        name: {"µs per seed-step": spread(seconds * 1e6), "in fnn's time": spread(seconds / race[FNN])}
+        for name, seconds in quickest_first
+    }
+    caption = f"{problem}, {_told(seeds)}. The ratios of the last column are taken within each turn, so that their "
+    return r.table(caption + "median need not be the ratio of the medians", "who", rows)
+
+
+def _told(seeds: int) -> str:
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def _others(
@@ -193,13 +237,10 @@ def _bars(races: dict[tuple[str, int], Race]) -> r.Figure:
             points = [
                 (_medians(race)[name] * 1e6, row + height) for row, race in enumerate(races.values()) if name in race
             ]
-            ring = (
-                {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2, "zorder": 3} if name == FNN else {}
-            )
-            axes.plot(
-                *zip(*points, strict=True), "osD^vP*<>X"[i], color=r.COLORS[i % len(r.COLORS)], label=name, **ring
-            )
-        told = [f"{problem}\n{'one seed' if seeds == 1 else f'{seeds} seeds'}" for problem, seeds in races]
+            ring = RING if name == FNN else {}
+            color = r.COLORS[i % len(r.COLORS)]
+            axes.plot(*zip(*points, strict=True), "osD^vP*<>X"[i], color=color, label=name, **ring)
+        told = [f"{problem}\n{_told(seeds)}" for problem, seeds in races]
         axes.set(xscale="log", xlabel="µs per seed-step", yticks=range(len(races)), yticklabels=told)
         axes.invert_yaxis()
         canvas.legend(ncols=4, fontsize=8, loc="outside upper center")

@@ -25,6 +25,35 @@ WIDTHS, DEPTHS, DEEP = (64, 128, 256, 512), (4, 8, 16), 128
 BACKPROP, DIFFERENCES = METHODS = ("BackProp", "differences")
 
 
+EQUATION = """ε^{l−1} = (ε^l ∘ z^l) Wᵀ: once through the network, O(dim W)
+∂Q/∂w_j ≈ (Q(W + h e_j) − Q(W − h e_j))/2h: twice through it for each j, O(dim² W)"""
+LEAD = (
+    "Networks of tanh that grow in width (2 hidden layers of {widths}) and in depth ({depths} hidden layers of "
+    f"{DEEP}). The gradient over {OBJECTS} objects is found by BackProp and by central differences. Operations are "
+    "counted in the programs that JAX makes; times are measured in {rounds} rounds, in each of which all take turns. "
+    f"Of the dim W quotients, which take equally long, {SAMPLED} are timed, and multiplied by dim W/{SAMPLED}. Powers "
+    "are fitted to the logarithms in each round."
+)
+OPERATIONS = r.Claim(
+    "The operations of BackProp grow with the power 1 of dim W, those of difference quotients with the power 2 (± 0.1)."
+)
+TIME = r.Claim(
+    "The time of BackProp grows at most with the power 1.1 of dim W.",
+    why="a likely cause: other programs share the machine",
+)
+HIGHER = r.Claim(
+    "The time of difference quotients grows with a power of dim W that is higher by 1 than that of BackProp (± 0.1).",
+    why="an interval that crosses a limit leaves it open; a likely cause of a larger difference in width: in small "
+    "networks starting the program counts for BackProp, whose time grows more slowly than its operations, while the "
+    "many quotients are one program",
+)
+FIVE_TIMES = r.Claim(
+    "The gradient by BackProp takes at most 5 times the operations of Q, however large the network (W. Baur and V. "
+    "Strassen, 1983)."
+)
+SAME = r.Claim("BackProp and difference quotients find the same gradient (to 1 % in its norm).")
+
+
 class Cost(NamedTuple):
     """What the whole gradient of a network costs by each method, and calls that find known shares of it."""
 
@@ -131,7 +160,7 @@ def picture(costs: dict[str, list[Cost]], seconds: dict[str, dict[str, np.ndarra
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Count, time in turn, and fit."""
-    widths, depths = (WIDTHS[::2], DEPTHS[:2]) if settings.quick else (WIDTHS, DEPTHS)
+    widths, depths = settings.pick(quick=(WIDTHS[::2], DEPTHS[:2]), full=(WIDTHS, DEPTHS))
     shapes = {"width": [(H, 2) for H in widths], "depth": [(DEEP, L) for L in depths]}
     costs: dict[str, list[Cost]] = {way: [] for way in shapes}
     for way, of in shapes.items():
@@ -149,27 +178,20 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     powers = {way: {m: power(dims[way], seconds[way][m]) for m in METHODS} for way in costs}
     everywhere = [cost for of in costs.values() for cost in of]
     ratios = np.array([cost.operations[BACKPROP] / cost.forward for cost in everywhere])
-    largest, worst = max(everywhere, key=lambda cost: cost.dim), max(cost.off for cost in everywhere)
+    worst = max(cost.off for cost in everywhere)
+    ends = (f"{sizes[0]} to {sizes[-1]}" for sizes in (widths, depths))
     return r.Outcome(
+        LEAD.format(**dict(zip(("widths", "depths"), ends, strict=True)), rounds=settings.seeds),
+        _verdicts(counted, powers, ratios, worst),
+        EQUATION,
         slide=12,
-        lead=f"Networks of tanh that grow in width (2 hidden layers of {widths[0]} to {widths[-1]}) and in depth "
-        f"({depths[0]} to {depths[-1]} hidden layers of {DEEP}). The gradient over {OBJECTS} objects is found by "
-        "BackProp and by central differences. Operations are counted in the programs that JAX makes; times are "
-        f"measured in {settings.seeds} rounds, in each of which all take turns. Of the dim W quotients, which take "
-        f"equally long, {SAMPLED} are timed, and multiplied by dim W/{SAMPLED}. Powers are fitted to the logarithms in "
-        "each round.",
-        equation="ε^{l−1} = (ε^l ∘ z^l) Wᵀ: once through the network, O(dim W)\n"
-        "∂Q/∂w_j ≈ (Q(W + h e_j) − Q(W − h e_j))/2h: twice through it for each j, O(dim² W)",
-        verdicts=_verdicts(counted, powers, ratios, worst),
         tables=[_table(shapes, costs, seconds)],
         figures=[picture(costs, seconds)],
         numbers={
             "power of the operations": counted,
-            "power of the time": {
-                way: {m: r.Interval.of(p)._asdict() for m, p in of.items()} for way, of in powers.items()
-            },
-            "operations of BackProp over those of Q": ratios.tolist(),
-            "largest dim W": largest.dim,
+            "power of the time": {way: r.intervals(of) for way, of in powers.items()},
+            "operations of BackProp over those of Q": ratios,
+            "largest dim W": max(cost.dim for cost in everywhere),
             "relative difference": worst,
         },
     )
@@ -180,42 +202,14 @@ def _verdicts(
 ) -> list[r.Verdict]:
     told = "; ".join(f"in {way}: {of[BACKPROP]:.3f} and {of[DIFFERENCES]:.3f}" for way, of in counted.items())
     close = [abs(of[m] - p) <= 0.1 for of in counted.values() for m, p in zip(METHODS, (1, 2), strict=True)]
+    apart = {f"in {way}": of[DIFFERENCES] - of[BACKPROP] for way, of in powers.items()}
+    sampled = f"at most {r.scientific(worst)} apart in float32, over {SAMPLED} parameters of each network"
     return [
-        r.Verdict(
-            "the operations of BackProp grow with the power 1 of dim W, those of difference quotients with the "
-            "power 2, ± 0.1",
-            all(close),
-            f"powers {told}",
-            any(close) and not all(close),
-        ),
-        r.at_most(
-            "the time of BackProp grows at most with the power 1.1 of dim W",
-            1.1,
-            {f"in {way}": of[BACKPROP] for way, of in powers.items()},
-            why="a likely cause: other programs share the machine",
-        ),
-        r.within(
-            "the time of difference quotients grows with a power of dim W that is higher by 1 than that of BackProp, "
-            "± 0.1",
-            0.9,
-            1.1,
-            {f"in {way}": of[DIFFERENCES] - of[BACKPROP] for way, of in powers.items()},
-            why="an interval that crosses a limit leaves it open; a likely cause of a larger difference in width: in "
-            "small networks starting the program counts for BackProp, whose time grows more slowly than its "
-            "operations, while the many quotients are one program",
-        ),
-        r.Verdict(
-            "the gradient by BackProp takes at most 5 times the operations of Q, however large the network (W. Baur "
-            "and V. Strassen, 1983)",
-            bool(ratios.max() <= 5),
-            f"{ratios.min():.2f} to {ratios.max():.2f} times",
-            bool(ratios.min() <= 5 < ratios.max()),
-        ),
-        r.Verdict(
-            "BackProp and difference quotients find the same gradient, to 1 % in its norm",
-            worst <= 0.01,
-            f"at most {worst:.1e} apart".replace("-", "−") + f" in float32, over {SAMPLED} parameters of each network",
-        ),
+        r.judged(OPERATIONS, all(close), f"powers {told}", any(close)),
+        r.at_most(TIME, 1.1, {f"in {way}": of[BACKPROP] for way, of in powers.items()}),
+        r.within(HIGHER, 0.9, 1.1, apart),
+        r.judged(FIVE_TIMES, ratios.max() <= 5, f"{ratios.min():.2f} to {ratios.max():.2f} times", ratios.min() <= 5),
+        r.judged(SAME, worst <= 0.01, sampled),
     ]
 
 

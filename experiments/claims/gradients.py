@@ -1,4 +1,4 @@
-"""Hand-written against automatic gradients on a zoo of networks: are they the same, and what do they cost?
+"""Hand-written against automatic gradients on networks that use everything: are they the same, and what do they cost?
 
 Command: ``python -m experiments gradients``; 1½ minutes on two CPU cores, or ten seconds for a network of your own
 with ``--network my_module:net``, each of whose layers is asked for its laws too. Expect relative differences of at most
@@ -26,6 +26,44 @@ TAKES = "network"
 OBJECTS, FEATURES = 128, 64
 
 
+EQUATION = """‖g_manual − g_automatic‖ / ‖g_automatic‖
+(Q(w + h) − Q(w − h)) / 2h"""
+LEAD = (
+    f"{{count}} networks of {FEATURES} features, {OBJECTS} objects a batch; those of the full run use every layer, "
+    "combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the same forward pass "
+    "and with central differences; the costs are those of the two compiled programs, run in turn. remat runs part of "
+    "the forward pass twice on purpose, which the automatic gradient does not: it is no part of the medians."
+)
+EQUAL = r.Claim("Hand-written gradients equal automatic ones (to 1e−12 in float64).")
+TIME = r.Claim(
+    "Hand-written gradients take at most 1.05 times the time of automatic ones, in the median over networks."
+)
+RESOURCES = {
+    "flops": r.Claim(
+        "Hand-written gradients take at most 1.02 times the operations of automatic ones, in the median over networks."
+    ),
+    "temporary_bytes": r.Claim(
+        "Hand-written gradients take at most 1.02 times the temporary memory of automatic ones, in the median over "
+        "networks."
+    ),
+}
+FAULTS = r.Claim("The comparison of gradients gives every planted fault, and a network without one, the right verdict.")
+AGREE = r.Claim("Hand-written gradients, automatic gradients and difference quotients agree.")
+LAWS = r.Claim("No layer breaks a law.")
+COSTS = {
+    "flops": "operations",
+    "bytes_accessed": "memory traffic",
+    "temporary_bytes": "temporary memory",
+    "compile_seconds": "compile time",
+    "run_seconds": "run time",
+}
+KINDS = {
+    "manual–automatic": "manual against automatic, float64",
+    "manual–automatic, float32": "manual against automatic, float32",
+    "manual–differences": "manual against central differences",
+}
+
+
 def compared(net: Layer, loss: Loss, rounds: int) -> GradientComparison:
     """One network's comparison on a random batch."""
     key_batch, key_net, key = jax.random.split(jax.random.key(7), 3)
@@ -48,10 +86,15 @@ def of_faults(planted: dict[str, tuple[Layer, str]], log: r.Log) -> dict[str, tu
 
 
 def _faults_table(found: dict[str, tuple[GradientComparison, str]]) -> r.Table:
-    rows = [
-        (name, report.verdict, str(report.culprit or "–"), _told(report.worst)) for name, (report, _) in found.items()
-    ]
-    return r.Table("Planted faults and the verdicts", ("planted", "verdict", "arises in", "difference"), rows)
+    rows = {
+        name: {
+            "verdict": report.verdict,
+            "arises in": str(report.culprit or "–"),
+            "difference": _told(report.worst),
+        }
+        for name, (report, _) in found.items()
+    }
+    return r.table("Planted faults and the verdicts", "planted", rows)
 
 
 def ratios(report: GradientComparison) -> dict[str, float]:
@@ -65,7 +108,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Compare each network, then judge; or compare the user's."""
     if settings.problem is not None:
         return _of_users(settings.problem, settings, log)
-    rounds, every = (15, 4) if settings.quick else (101, 1)
+    rounds, every = settings.pick(quick=(15, 4), full=(101, 1))
     networks = dict(list(sound_networks().items())[::every])
     wrong = dict(list(faults().items())[::every])
     reports = {}
@@ -75,18 +118,11 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     of_all = {name: ratios(report) for name, report in reports.items()}
     planted = of_faults(wrong, log)
     return r.Outcome(
+        LEAD.format(count=len(reports)),
+        [*_verdicts(reports, _without_remat(of_all)), _faults_verdict(planted)],
+        EQUATION,
         slide=11,
         title="Manual against automatic gradients",
-        lead=f"{len(reports)} networks of {FEATURES} features, {OBJECTS} objects a batch; those of the full run use "
-        "every layer, combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the "
-        "same forward pass and with central differences; the costs are those of the two compiled programs, run in "
-        "turn. remat runs part of the forward pass twice on purpose, which the automatic gradient does not: it is no "
-        "part of the medians.",
-        equation="‖g_manual − g_automatic‖ / ‖g_automatic‖\n(Q(w + h) − Q(w − h)) / 2h",
-        verdicts=[
-            *_verdicts(reports, {name: costs for name, costs in of_all.items() if name != "remat"}),
-            _faults_verdict(planted),
-        ],
         tables=[_table(networks, reports, of_all), _faults_table(planted)],
         figures=[_differences(reports), _costs(of_all)],
         numbers={name: _numbers(report) | {"ratios": of_all[name]} for name, report in reports.items()}
@@ -103,12 +139,26 @@ def _of_users(given: Problem, settings: r.Settings, log: r.Log) -> r.Outcome:
     """The whole comparison of a user's network."""
     log(f"comparing {given.label}")
     key_net, key = jax.random.split(jax.random.key(7))
-    at = *user_network.tried(f"init of {given.label}", given.net.init, key_net, given.batch[0]), given.batch, key
-    rounds = 15 if settings.quick else 101
+    start = user_network.tried(f"init of {given.label}", given.net.init, key_net, given.batch[0])
+    at, rounds = (*start, given.batch, key), settings.pick(quick=15, full=101)
     report = user_network.tried(
         f"the comparison of {given.label}", fnn.compare_gradients, given.net, given.loss, *at, rounds=rounds
     )
     laws = user_network.laws_of(given, at, log)
+    agree = report.verdict.startswith("agree") and "not" not in report.verdict
+    measured = report.verdict + (f"; arises in {report.culprit}" if report.culprit else "")
+    return r.Outcome(
+        f"{report.label}, {len(given.batch[0])} random objects. {report.objects}.",
+        [r.judged(AGREE, agree, measured), _laws_verdict(laws)],
+        EQUATION.splitlines()[0],
+        slide=11,
+        title=f"Manual against automatic gradients of {given.label}",
+        tables=_users_tables(report, laws),
+        numbers=report.to_dict() | {"laws": {name: of_layer.to_dict() for name, of_layer in laws.items()}},
+    )
+
+
+def _users_tables(report: GradientComparison, laws: dict[str, Laws]) -> list[r.Table]:
     leaves = [
         (leaf.path, "×".join(map(str, leaf.shape)), leaf.verdict, *(_told(d.relative) for d in _shown(leaf)))
         for leaf in report.leaves
@@ -119,30 +169,13 @@ def _of_users(given: Problem, settings: r.Settings, log: r.Log) -> r.Outcome:
         for name, m, a in zip(report.manual._fields, report.manual, report.automatic, strict=True)
     ]
     precisions = [(p.dtype, _told(p.first), _told(p.second)) for p in report.precisions]
-    return r.Outcome(
-        slide=11,
-        title=f"Manual against automatic gradients of {given.label}",
-        lead=f"{report.label}, {len(given.batch[0])} random objects. {report.objects}.",
-        equation="‖g_manual − g_automatic‖ / ‖g_automatic‖",
-        verdicts=[
-            r.Verdict(
-                "gradients by hand, automatic gradients and difference quotients agree",
-                report.verdict.startswith("agree") and "not" not in report.verdict,
-                report.verdict + (f"; arises in {report.culprit}" if report.culprit else ""),
-            ),
-            _laws_verdict(laws),
-        ],
-        tables=[
-            r.Table(
-                "Relative differences in float64, over the sampled entries where quotients are meant", header, leaves
-            ),
-            r.Table("Relative distance from each one's own float64", ("precision", *report.names), precisions),
-            r.Table("Costs of the gradient by the parameters", ("cost", *report.names), costs),
-            r.Table("Laws of the layers, which fnn.laws.check_layer asks", ("layer", "law", "finding"), _of_laws(laws)),
-        ],
-        figures=[],
-        numbers=report.to_dict() | {"laws": {name: of_layer.to_dict() for name, of_layer in laws.items()}},
-    )
+    relative = "Relative differences in float64, over the sampled entries where quotients are meant"
+    return [
+        r.Table(relative, header, leaves),
+        r.Table("Relative distance from each one's own float64", ("precision", *report.names), precisions),
+        r.Table("Costs of the gradient by the parameters", ("cost", *report.names), costs),
+        r.Table("Laws of the layers, which fnn.laws.check_layer asks", ("layer", "law", "finding"), _of_laws(laws)),
+    ]
 
 
 def _of_laws(found: dict[str, Laws]) -> list[tuple[str, ...]]:
@@ -158,60 +191,46 @@ def _laws_verdict(found: dict[str, Laws]) -> r.Verdict:
     broken = {name: ", ".join(law.name for law in laws.failures) for name, laws in found.items() if laws.failures}
     asked = sum(any(law.verdict != "not asked" for law in laws.rows) for laws in found.values())
     measured = "; ".join(f"{name} breaks: {laws}" for name, laws in broken.items()) or f"{asked} of {len(found)} asked"
-    return r.Verdict("no layer breaks a law", not broken, measured)
+    return r.judged(LAWS, not broken, measured)
 
 
 def _told(difference: float) -> str:
-    return f"{difference:.1e}".replace("-", "−") if difference else "0"
+    return r.scientific(difference) if difference else "0"
 
 
 def _shown(leaf: LeafComparison) -> list[Difference]:
     return [leaf.differences[f"{u}–{v}"] for u, v in combinations(("manual", "automatic", "differences"), 2)]
 
 
+def _without_remat(of_all: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: costs for name, costs in of_all.items() if name != "remat"}
+
+
 def _median(of_all: dict[str, dict[str, float]], cost: str) -> float:
-    return float(np.median([costs[cost] for name, costs in of_all.items() if name != "remat"]))
+    return float(np.median([costs[cost] for costs in _without_remat(of_all).values()]))
 
 
 def _verdicts(reports: dict[str, GradientComparison], of_all: dict[str, dict[str, float]]) -> list[r.Verdict]:
     worst = max(reports, key=lambda name: reports[name].worst)
-    time = _median(of_all, "run_seconds")
-    verdicts = [
-        r.Verdict(
-            "gradients by hand equal automatic ones to 1e−12 in float64",
-            reports[worst].worst <= 1e-12,
-            f"largest relative difference {_told(reports[worst].worst)}, {worst}",
-        ),
-        r.Verdict(
-            "gradients by hand take at most 1.05 times the time of automatic ones, in the median over networks",
-            time <= 1.05,
-            f"median ratio {time:.3f}",
-        ),
-    ]
-    for cost, words in (("flops", "operations"), ("temporary_bytes", "temporary memory")):
+    difference, time = reports[worst].worst, _median(of_all, "run_seconds")
+
+    def of_resource(cost: str, claim: r.Claim) -> r.Verdict:
         most = max(of_all, key=lambda name: of_all[name][cost])
         median = _median(of_all, cost)
-        measured = f"median ratio {median:.3f}, largest {of_all[most][cost]:.3f}, {most}"
-        claim = f"gradients by hand take at most 1.02 times the {words} of automatic ones, in the median over networks"
-        verdicts.append(r.Verdict(claim, median <= 1.02, measured))
-    return verdicts
+        return r.judged(claim, median <= 1.02, f"median ratio {median:.3f}, largest {of_all[most][cost]:.3f}, {most}")
 
-
-COSTS = {
-    "flops": "operations",
-    "bytes_accessed": "memory traffic",
-    "temporary_bytes": "temporary memory",
-    "compile_seconds": "compile time",
-    "run_seconds": "run time",
-}
+    return [
+        r.judged(EQUAL, difference <= 1e-12, f"largest relative difference {_told(difference)}, {worst}"),
+        r.judged(TIME, time <= 1.05, f"median ratio {time:.3f}"),
+        *(of_resource(cost, claim) for cost, claim in RESOURCES.items()),
+    ]
 
 
 def _faults_verdict(found: dict[str, tuple[GradientComparison, str]]) -> r.Verdict:
     wrong = [name for name, (report, right) in found.items() if not report.verdict.startswith(right)]
     planted = [name for name in found if name != "none"]
     right = f"right for {len(planted)} faults{' and a sound network' * ('none' in found)}"
-    claim = "the comparison of gradients gives every planted fault, and a network without one, the right verdict"
-    return r.Verdict(claim, not wrong, f"wrong for: {', '.join(wrong)}" if wrong else right)
+    return r.judged(FAULTS, not wrong, f"wrong for: {', '.join(wrong)}" if wrong else right)
 
 
 def _table(
@@ -228,13 +247,6 @@ def _table(
     rows.append(("median", "without remat", "", "", "", *medians))
     header = ("network", "loss", "float64", "float32", "differences", *COSTS.values())
     return r.Table("Largest relative difference over the parameters, and costs as manual over automatic", header, rows)
-
-
-KINDS = {
-    "manual–automatic": "manual against automatic, float64",
-    "manual–automatic, float32": "manual against automatic, float32",
-    "manual–differences": "manual against central differences",
-}
 
 
 def _differences(reports: dict[str, GradientComparison]) -> r.Figure:

@@ -30,8 +30,6 @@ FEATURES, CLASSES, OBJECTS, THRESHOLD = 64, 10, 128, 1.0
 WIDE = serial(dense(256, tanh), dense(256, tanh), linear(CLASSES))
 SMALL = serial(dense(16, tanh), dense(16, tanh), linear(CLASSES))
 
-NOISE = "ratios of times move from turn to turn, by as much as the quartiles tell, and others on another machine"
-
 Quantity = Callable[..., Any]
 """A function of (params, state, batch, key)."""
 
@@ -44,6 +42,59 @@ READINGS = {
     "signal to noise": fnn.signal_to_noise,
     "gradients of objects": fnn.per_object,
 }
+
+
+EQUATION = """g_n = x_n ε_nᵀ,   ‖g_n‖² = ‖x_n‖²‖ε_n‖²,   Σ_n g_n² = (x∘x)ᵀ(ε∘ε)
+C_S = diag(z) C diag(z) + diag(σ''(S)∘ε),   ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo"""
+LEAD = (
+    "Every quantity that fnn reads from its hand-written backward pass. Differences from the automatic twin: "
+    f"64-16-16-10, 32 objects, float64. Costs: 64-256-256-10, {OBJECTS} objects, float32, in run times of one gradient "
+    "by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the compiled program "
+    "takes for temporary arrays and results. {beside}"
+)
+NOISE = "ratios of times move from turn to turn, by as much as the quartiles tell, and others on another machine"
+EQUAL = r.Claim(
+    "Every quantity that is read from a backward pass equals its automatic reference (to 1e−10 in float64)."
+)
+COSTS = {
+    "squared norms of objects": (
+        0.9,
+        r.Claim("The squared gradient norms of all examples take at most 0.9 times the time of one gradient.", NOISE),
+    ),
+    "second moment": (
+        1.2,
+        r.Claim(
+            "The second moment of the examples' gradients takes at most 1.2 times the time of one gradient.", NOISE
+        ),
+    ),
+    "Gauss–Newton diagonal": (
+        5.0,
+        r.Claim("The Gauss–Newton diagonal takes at most 5 times the time of one gradient.", NOISE),
+    ),
+    "clipped per object": (
+        2.2,
+        r.Claim(
+            "The sum of gradients clipped example by example takes at most 2.2 times the time of one gradient.", NOISE
+        ),
+    ),
+}
+"""What each may cost, in gradients."""
+FASTER = {
+    "squared norms of objects": (
+        10,
+        r.Claim(
+            "fnn finds the squared gradient norms of all examples at least 10 times as fast as jax.vmap of jax.grad.",
+            NOISE,
+        ),
+    ),
+    "gradients of objects": (
+        2,
+        r.Claim("fnn finds the gradients of all examples at least 2 times as fast as jax.vmap of jax.grad.", NOISE),
+    ),
+}
+"""How many times as fast as by automatic derivatives."""
+MEMORY = r.Claim("The squared gradient norms of all examples take at most 1.2 times the memory of one gradient.")
+BACKPACK = r.Claim("BackPACK finds the same numbers as fnn (to float32 accuracy, 1e−4).")
 
 
 def readings_of(value_and_readings: Quantity) -> Quantity:
@@ -151,7 +202,7 @@ def costs(rounds: int, log: r.Log) -> tuple[dict[str, np.ndarray], dict[str, flo
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Compare, time, judge."""
-    rounds = 7 if settings.quick else 61
+    rounds = settings.pick(quick=7, full=61)
     log("comparing with automatic twins")
     differences = agreement()
     times, memory, found = costs(rounds, log)
@@ -163,31 +214,14 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         peers = backpack.compared(params, np.asarray(x), np.asarray(y), found, rounds)
     beside = f"Beside it {backpack.versions()}." if peers else "BackPACK is not installed here."
     return r.Outcome(
+        LEAD.format(rounds=rounds, beside=beside),
+        _verdicts(differences, times, memory, peers),
+        EQUATION,
         title="What can be read from one backward pass",
-        lead=f"Every quantity that fnn reads from its hand-written backward pass. Differences from the automatic twin: "
-        f"64-16-16-10, 32 objects, float64. Costs: 64-256-256-10, {OBJECTS} objects, float32, in run times of one "
-        f"gradient by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the "
-        f"compiled program takes for temporary arrays and results. {beside}",
-        equation="g_n = x_n ε_nᵀ,   ‖g_n‖² = ‖x_n‖²‖ε_n‖²,   Σ_n g_n² = (x∘x)ᵀ(ε∘ε)\n"
-        "C_S = diag(z) C diag(z) + diag(σ''(S)∘ε),   ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo",
-        verdicts=_verdicts(differences, times, memory, peers),
         tables=[_table(differences, times, memory, peers)],
         figures=[_costs(medians)],
         numbers={"differences": differences, "times": medians, "memory": memory, "backpack": peers},
     )
-
-
-MOST = {
-    "squared norms of objects": ("the squared gradient norms of all objects take", 0.9),
-    "second moment": ("the second moment of the objects' gradients takes", 1.2),
-    "Gauss–Newton diagonal": ("the Gauss–Newton diagonal takes", 5.0),
-    "clipped per object": ("the sum of gradients clipped object by object takes", 2.2),
-}
-"""What each may cost, in gradients."""
-
-
-def _told(difference: float) -> str:
-    return f"{difference:.1e}".replace("-", "−")
 
 
 def _verdicts(
@@ -196,32 +230,21 @@ def _verdicts(
     memory: dict[str, float],
     peers: dict[str, tuple[float, float]],
 ) -> list[r.Verdict]:
-    worst = max(differences, key=lambda name: differences[name])
-    verdicts = [
-        r.Verdict(
-            "every quantity that is read from a backward pass equals its automatic twin to 1e−10 in float64",
-            differences[worst] <= 1e-10,
-            f"largest relative difference {_told(differences[worst])}, {worst}",
-        )
-    ]
-    for name, (words, most) in MOST.items():
-        claim = f"{words} at most {most:g} times the time of one gradient"
-        verdicts.append(at_most_of_times(claim, most, times[name], NOISE))
-    for name, words, least in (
-        ("squared norms of objects", "the squared gradient norms of all objects", 10),
-        ("gradients of objects", "the gradients of all objects", 2),
-    ):
-        claim = f"fnn finds {words} at least {least} times as fast as jax.vmap of jax.grad"
-        verdicts.append(at_least_of_times(claim, least, times[f"vmap(grad), {name}"] / times[name], NOISE))
+    def apart(claim: r.Claim, of: dict[str, float], most: float) -> r.Verdict:
+        worst = max(of, key=lambda name: of[name])
+        return r.judged(claim, of[worst] <= most, f"largest relative difference {r.scientific(of[worst])}, {worst}")
+
     taken = memory["squared norms of objects"]
-    claim = "the squared gradient norms of all objects take at most 1.2 times the memory of one gradient"
-    verdicts.append(r.Verdict(claim, taken <= 1.2, f"{taken:.2f}"))
-    if peers:
-        worst = max(peers, key=lambda name: peers[name][0])
-        claim = "BackPACK finds the same numbers as fnn, to float32 accuracy, 1e−4"
-        measured = f"largest relative difference {_told(peers[worst][0])}, {worst}"
-        verdicts.append(r.Verdict(claim, peers[worst][0] <= 1e-4, measured))
-    return verdicts
+    return [
+        apart(EQUAL, differences, 1e-10),
+        *(at_most_of_times(claim, most, times[name]) for name, (most, claim) in COSTS.items()),
+        *(
+            at_least_of_times(claim, least, times[f"vmap(grad), {name}"] / times[name])
+            for name, (least, claim) in FASTER.items()
+        ),
+        r.judged(MEMORY, taken <= 1.2, f"{taken:.2f}"),
+        *([apart(BACKPACK, {name: difference for name, (difference, _) in peers.items()}, 1e-4)] if peers else []),
+    ]
 
 
 def _table(
@@ -230,13 +253,18 @@ def _table(
     memory: dict[str, float],
     peers: dict[str, tuple[float, float]],
 ) -> r.Table:
-    rows = []
-    for name, ratios in times.items():
-        apart = _told(differences[name]) if name in differences else "–"
-        theirs = (_told(peers[name][0]), f"{peers[name][1]:.2f}") if name in peers else ("–", "–")
-        rows.append((name, apart, str(spread(ratios)), f"{memory[name]:.2f}", *theirs))
-    header = ("quantity", "from automatic", "time", "memory", "from BackPACK", "BackPACK's time")
-    return r.Table("Relative differences, and costs in gradients: fnn's in fnn's, BackPACK's in torch's", header, rows)
+    rows = {
+        name: {
+            "from automatic": r.scientific(differences[name]) if name in differences else "–",
+            "time": spread(ratios),
+            "memory": f"{memory[name]:.2f}",
+            "from BackPACK": r.scientific(peers[name][0]) if name in peers else "–",
+            "BackPACK's time": f"{peers[name][1]:.2f}" if name in peers else "–",
+        }
+        for name, ratios in times.items()
+    }
+    caption = "Relative differences, and costs in gradients: fnn's in fnn's, BackPACK's in torch's"
+    return r.table(caption, "quantity", rows)
 
 
 def _costs(times: dict[str, float]) -> r.Figure:

@@ -179,9 +179,7 @@ def _sentence(claim: Claim | str) -> Claim:
     return Claim(claim) if isinstance(claim, str) else claim
 
 
-def _bounded(
-    claim: Claim | str, found: Sequence[Interval | Share], low: float, high: float, measured: str
-) -> Verdict:
+def _bounded(claim: Claim | str, found: Sequence[Interval | Share], low: float, high: float, measured: str) -> Verdict:
     inside = [low <= below and above <= high for below, above in (of.ends for of in found)]
     outside = [not (above >= low and below <= high) for below, above in (of.ends for of in found)]  # or NaN
     return judged(claim, all(inside), measured, not all(outside))
