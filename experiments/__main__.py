@@ -43,9 +43,9 @@ class Options:
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Experiments to run; see --list. By default all."""
     only: tuple[str, ...] = ()
-    """The same, for those who like to say it."""
+    """The same as naming them."""
     list: bool = False
-    """Say which experiments there are, and run nothing."""
+    """List the experiments and run nothing."""
     again: bool = False
     """Run even what is finished."""
     quick: bool = False
@@ -76,7 +76,7 @@ class Options:
 
 
 class UsageError(ValueError):
-    """Options that make no sense: one line that says why."""
+    """Options that make no sense; the message is one line."""
 
 
 def main(options: Options, console: Console) -> int:
@@ -152,7 +152,7 @@ def written(folder: Path, outcome: Outcome | None = None, fingerprint: str = "")
 
 
 def try_to_write(folder: Path) -> None:
-    """See that a report can be written, before hours are spent on what it is of."""
+    """Check that a report can be written, before hours are spent on its experiments."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,7 +183,7 @@ def use_device(device: str) -> None:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # what JAX raises without a plugin for the device has no words
         why = (str(error).splitlines() or ["JAX is not installed for it"])[0]
-        raise UsageError(f"--device {device} is not to be had: {why}") from None
+        raise UsageError(f"--device {device} is unavailable: {why}") from None
     if found != device:
         raise UsageError(f"--device {device} comes too late: JAX runs on {found} already")
 
@@ -212,7 +212,7 @@ def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
 
 
 def settings_of(options: Options) -> Settings:
-    """What the experiments are told."""
+    """The settings of the experiments."""
     seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
     if seeds < 2:
         raise UsageError(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
@@ -227,7 +227,7 @@ def settings_of(options: Options) -> Settings:
 
 
 def folder_of(options: Options) -> Path:
-    """Where the report goes: nothing rough, and nobody's own network, takes the place of a full run."""
+    """The folder of the report: a quick run, or one with a user's network, never replaces a full run."""
     if options.out is not None:
         return options.out
     parts = [part for part in ("quick", "network") if getattr(options, part)]
@@ -235,7 +235,7 @@ def folder_of(options: Options) -> Path:
 
 
 def command(name: str, options: Options, seeds: int) -> str:
-    """The command that makes an outcome again."""
+    """The command that reproduces an outcome."""
     given = f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
     given += f" --device {options.device}" if options.device else ""
     given += f" --data {options.data}" if options.data else ""
@@ -254,7 +254,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
             shown.add_row(*map(escape, row))
         console.print(shown)
     for verdict in outcome.verdicts:
-        said = escape(f"{verdict.claim}: {verdict.measured}")
+        said = escape(f"{verdict.claim} Measured: {verdict.measured}")
         console.print(f"[{COLORS[verdict.word]}]{verdict.word}[/]: {said}", highlight=False)
     console.print(f"[dim]{outcome.name} took {outcome.seconds:.0f} s\n")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fnn
 from experiments import data
@@ -16,6 +18,8 @@ NET = fnn.serial(fnn.dense(30, fnn.tanh), fnn.dense(20, fnn.tanh), fnn.linear(10
 LOSS = fnn.softmax_cross_entropy
 EXACT = "OBD, exact"
 RETRAIN, BATCH = 100, 32
+FIRST = 1989
+"""the seed of the key that is split into those of all runs"""
 
 
 def scores(net: fnn.Layer) -> dict[str, Score]:
@@ -52,9 +56,11 @@ def learner(steps: int) -> fnn.Trainer:
     return fnn.trainer(NET, LOSS, sparse(optimizer), batch_size=BATCH)
 
 
-def keys_of(settings: Settings) -> jax.Array:
-    """A key for each seed, the same in each run."""
-    return jax.random.split(jax.random.key(1989), settings.seeds)
+def for_all_seeds(experiment: Callable[[jax.Array, jax.Array], Any], settings: Settings) -> Callable[[int], Any]:
+    """The results ``number -> arrays [seeds, …]`` of an experiment ``(key, number)``, by one program for all numbers."""
+    keys = jax.random.split(jax.random.key(FIRST), settings.seeds)
+    of_all = jax.jit(jax.vmap(experiment, (0, None)))
+    return lambda number: jax.tree.map(np.asarray, of_all(keys, jnp.asarray(number)))
 
 
 def trained(key: jax.Array, learn: fnn.Trainer, steps: int) -> Seed:

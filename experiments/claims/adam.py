@@ -174,12 +174,12 @@ def _of_learning(first: dict[str, np.ndarray], accuracy: dict[str, np.ndarray], 
     quickest = ", ".join(f"{RATES[i]:g} {name}" for name, i in soonest.items())
     best = {name: values[:, r.best(values)] for name, values in accuracy.items()}
 
-    def pair(eta: float) -> tuple[np.ndarray, ...]:
-        return tuple(first[name][:, RATES.index(eta)] for name in BOTH)
+    def pair(calibrated: int, uncalibrated: int) -> tuple[np.ndarray, np.ndarray]:
+        return first["calibrated"][:, calibrated], first["uncalibrated"][:, uncalibrated]
 
     return [
-        r.smaller(QUICKER, {f"η = {quickest}": tuple(first[name][:, soonest[name]] for name in BOTH)}),
-        r.smaller(HARM, {f"η = {eta:g}": pair(eta) for eta in (0.03, 0.1)}),
+        r.smaller(QUICKER, {f"η = {quickest}": pair(**soonest)}),
+        r.smaller(HARM, {f"η = {RATES[i]:g}": pair(i, i) for i in map(RATES.index, (0.03, 0.1))}),
         r.within(IN_THE_END.filled(steps=steps), -0.01, 0.01, best["calibrated"] - best["uncalibrated"]),
     ]
 

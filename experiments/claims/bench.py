@@ -46,8 +46,8 @@ LEAD = (
     "Networks of ReLU layers are trained by Adam on random data in float32 by every installed library, for one seed "
     f"and for {MANY}. Libraries that can only train seeds one after another are timed on one seed. Plain JAX is the "
     "same training written down with jax.grad, jax.vmap and jax.lax.scan, without any library. Told are medians of "
-    "{rounds} runs in turn, with quartiles; compilation is left out. A claim holds if both quartiles are within its limit, "
-    "and holds partly if one of them is. {versions}"
+    "{rounds} runs in turn, with quartiles; compilation is left out. A claim holds if both quartiles are within its "
+    "limit, and holds partly if one of them is. {versions}"
 )
 NOISE = (
     "times move from run to run, those of matrix products and of peers too; the quartiles say by how much in this one"
@@ -55,8 +55,8 @@ NOISE = (
 PRODUCTS = r.Claim(
     "Training {seeds} of {network}, takes at most {limit:g} times as long as its matrix products alone.", why=NOISE
 )
-FASTER = r.Claim("fnn's BackProp trains {seeds} of {network}, at least {least:g} times as fast as {peer}.", why=NOISE)
-NO_SLOWER = r.Claim("fnn's BackProp trains {seeds} of {network}, no slower than {peer}.", why=NOISE)
+FASTER = r.Claim("BackProp of fnn trains {seeds} of {network}, at least {least:g} times as fast as {peer}.", why=NOISE)
+NO_SLOWER = r.Claim("BackProp of fnn trains {seeds} of {network}, no slower than {peer}.", why=NOISE)
 DRAWING = r.Claim(
     "A step whose batch is drawn from {examples:,} shuffled examples takes at most {limit:g} times as long as a step "
     "whose batch was written down before.",
@@ -157,7 +157,7 @@ def _verdicts(
     main, large = str(random_problem(MAIN, 32)), str(random_problem(LARGE, 1024))
     many, one, of_large = races[main, MANY], races[main, 1], races.get((large, 1))
     seeds = f"{MANY} seeds"
-    of_many = {PLAIN: 2, field.FLAX: 6, field.TORCH: 25, field.ENSEMBLE: 5, field.SKLEARN: 12}
+    of_many: dict[str, float] = {PLAIN: 2, field.FLAX: 6, field.TORCH: 25, field.ENSEMBLE: 5, field.SKLEARN: 12}
     verdicts = [of_products(seeds, main, 1.35, many), *of_peers(seeds, main, many, of_many)]
     verdicts += of_peers("one seed", main, one, {field.FLAX: 2.5, field.TORCH: 8, BY_JAX_GRAD: 1})
     if of_large is not None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fnn
@@ -111,15 +110,14 @@ def experiment_with(steps: int, rounds: int, scope: str) -> Callable[[jax.Array,
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Prune by every score, and compare."""
     steps, rounds, scopes = settings.pick(quick=(500, 4, ("global",)), full=(3000, 10, tuple(RANKED)))
-    seeds, keys = settings.seeds, pruned_digits.keys_of(settings)
     pruned: dict[str, Found] = {scope: {} for scope in scopes}
     for scope, results in pruned.items():
-        of_all_seeds = jax.jit(jax.vmap(experiment_with(steps, rounds, scope), (0, None)))
+        of_all_seeds = pruned_digits.for_all_seeds(experiment_with(steps, rounds, scope), settings)
         for number, name in enumerate(pruned_digits.SCORES):
-            log(f"pruning {seeds} networks by {name}, ranked {RANKED[scope]}")
-            results[name] = jax.tree.map(np.asarray, of_all_seeds(keys, jnp.asarray(number)))
+            log(f"pruning {settings.seeds} networks by {name}, ranked {RANKED[scope]}")
+            results[name] = of_all_seeds(number)
     return r.Outcome(
-        LEAD.format(net=pruned_digits.NET, steps=steps, seeds=seeds, rounds=rounds),
+        LEAD.format(net=pruned_digits.NET, steps=steps, seeds=settings.seeds, rounds=rounds),
         _verdicts({RANKED[scope]: results for scope, results in pruned.items()}),
         EQUATION,
         slide=24,
@@ -127,7 +125,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         tables=[_table(scope, results) for scope, results in pruned.items()],
         figures=[_accuracies(scope, results) for scope, results in pruned.items()],
         numbers={
-            "seeds": seeds,
+            "seeds": settings.seeds,
             "steps": steps,
             "ranked": {
                 scope: {what: {name: of[what].mean(axis=0) for name, of in results.items()} for what in QUANTITIES}

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-import fnn
 from experiments import pruned_digits
 from experiments import report as r
 from experiments.pruned_digits import EXACT
@@ -31,7 +30,7 @@ LEAD = (
 RANKS = r.Claim(
     "The saliency of Optimal Brain Damage (OBD) ranks single links as the actual rise of Q does (Spearman 0.9 or more)."
 )
-WORSE = r.Claim("|w| ranks single links less like their actual rises of Q than OBD's saliency does.")
+WORSE = r.Claim("The magnitude |w| ranks single links less like their actual rises of Q than OBD's saliency does.")
 
 
 def experiment_with(steps: int, every: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
@@ -66,7 +65,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Delete single weights, and compare what that costs with what was foretold."""
     steps, every = settings.pick(quick=(500, 20), full=(3000, 1))
     log(f"deleting single weights of {settings.seeds} trained networks")
-    found = jax.tree.map(np.asarray, fnn.sweep(experiment_with(steps, every), pruned_digits.keys_of(settings)))
+    found = r.sweep_seeds(experiment_with(steps, every), settings, first=pruned_digits.FIRST)
     ranks = {
         name: np.array([stats.spearmanr(p, a)[0] for p, a in zip(found[name], found["actual"], strict=True)])
         for name in pruned_digits.SCORES

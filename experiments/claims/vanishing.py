@@ -45,8 +45,8 @@ SHRINKS = r.Claim(
     "before it."
 )
 KEEP = r.Claim(
-    "tanh with Glorot's weights, and ReLU with weights √2 times as large, keep the norm of the gradient from layer to "
-    "layer (to ± 5 % a layer)."
+    "Networks of tanh with Glorot's weights, and of ReLU with weights √2 times as large, keep the norm of the gradient "
+    "from layer to layer (to ± 5 % a layer)."
 )
 NORM_KEEPS = r.Claim(
     "Batch norm keeps the norm of the gradient from layer to layer, whatever σ is (to ± 5 % a layer).",

@@ -91,21 +91,21 @@ def interval(values: Any, axis: int = 0, confidence: float = 0.95) -> tuple[np.n
     return values.mean(axis=axis), stats.t.ppf((1 + confidence) / 2, n - 1) * spread
 
 
-def sweep_seeds(experiment: Callable[..., Any], settings: Settings, **hyper: Any) -> Any:
+def sweep_seeds(experiment: Callable[..., Any], settings: Settings, first: int = 2026, **hyper: Any) -> Any:
     """The experiment for every seed that the settings ask for and every value of the hyper-parameters.
 
     Args:
         experiment: ``(key, **hyper) -> tree of arrays``.
         settings: how many seeds.
+        first: the seed of the key that is split into those of all runs, the same in each call.
         hyper: values of each hyper-parameter, [values, …]; float32 or int32, whatever they are given as.
 
     Returns:
-        NumPy arrays with axes [seeds, values of the first hyper-parameter, …] in front. They are the same in each run:
-        the key is fixed.
+        NumPy arrays with axes [seeds, values of the first hyper-parameter, …] in front.
     """
-    keys = jax.random.split(jax.random.key(2026), settings.seeds)
+    keys = jax.random.split(jax.random.key(first), settings.seeds)
     narrow = {"f": jnp.float32, "i": jnp.int32, "b": jnp.bool_}
-    values = {name: jnp.asarray(v, narrow[np.asarray(v).dtype.kind]) for name, v in hyper.items()}
+    values: Any = {name: jnp.asarray(v, narrow[np.asarray(v).dtype.kind]) for name, v in hyper.items()}
     return jax.tree.map(np.asarray, fnn.sweep(experiment, keys, **values))
 
 
