@@ -57,7 +57,7 @@ def learner(steps: int) -> fnn.Trainer:
 
 
 def for_all_seeds(experiment: Callable[[jax.Array, jax.Array], Any], settings: Settings) -> Callable[[int], Any]:
-    """The results ``number -> arrays [seeds, …]`` of an experiment ``(key, number)``, by one program for all numbers."""
+    """The results ``number -> arrays [seeds, …]`` of an experiment ``(key, number)``; one program for all numbers."""
     keys = jax.random.split(jax.random.key(FIRST), settings.seeds)
     of_all = jax.jit(jax.vmap(experiment, (0, None)))
     return lambda number: jax.tree.map(np.asarray, of_all(keys, jnp.asarray(number)))

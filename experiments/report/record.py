@@ -1,4 +1,4 @@
-"""Keep a full run: its numbers in `experiments/results`, its claims in `experiments/CLAIMS.md`, their counts in the README.
+"""Keep a full run: numbers in `experiments/results`, claims in `experiments/CLAIMS.md`, their counts in the README.
 
 Command: ``python -m experiments.report.record FOLDER``, with the folder of the report.
 """
@@ -25,6 +25,7 @@ CASES = 3
 """how many of a claim's cases are listed"""
 BEGIN, END = "<!-- claims: counts -->\n", "<!-- /claims: counts -->"
 """around the line that is written into the README"""
+HEADER = ("| experiment | claim | verdict | measured |", "| --- | --- | --- | --- |")
 
 Claims = list[dict[str, str]]
 """the rows of claims.csv"""
@@ -52,13 +53,7 @@ def page(claims: Claims) -> str:
         f"{CASES} cases of a claim are listed here.",
     ]
     for slide, of_slide in groupby(claims, key=lambda claim: int(claim["slide"])):
-        lines += [
-            "",
-            f"## {SLIDES[slide]}",
-            "",
-            "| experiment | claim | verdict | measured |",
-            "| --- | --- | --- | --- |",
-        ]
+        lines += ["", f"## {SLIDES[slide]}", "", *HEADER]
         lines += [_row(*cells) for name, of in groupby(of_slide, key=_experiment) for cells in _cells(name, list(of))]
     return "\n".join(lines) + "\n"
 
