@@ -30,9 +30,7 @@ def irises():
 def test_the_rows_are_the_lectures_recursion(irises):
     problem, rows = irises
     x, y = (np.asarray(values) for values in problem.batch)
-    params = jax.tree.map(
-        np.asarray, problem.net.init(jax.random.split(jax.random.key(1))[0], problem.batch[0])[0]
-    )
+    params = jax.tree.map(np.asarray, problem.net.init(jax.random.split(jax.random.key(1))[0], problem.batch[0])[0])
     for row, own, slope in zip(rows, params, ("tanh", "tanh", None), strict=True):
         S = x @ own["w"] + own["b"]
         z = 1 - np.tanh(S) ** 2 if slope else np.ones_like(S)

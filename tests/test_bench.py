@@ -110,7 +110,7 @@ def test_times_are_judged_by_both_quartiles(
     ratios: tuple[float, ...], at_most: bool | None, at_least: bool | None
 ) -> None:
     for judged, expected in ((timing.at_most_of_times, at_most), (timing.at_least_of_times, at_least)):
-        verdict = judged("a claim", 2, ratios, "because")
+        verdict = judged("a claim", 2, ratios)
         assert (verdict.holds, verdict.partly) == (bool(expected), expected is None)
 
 
@@ -136,8 +136,8 @@ def test_verdicts_follow_the_numbers_and_leave_out_who_is_not_installed() -> Non
     floor = next(claim for claim in bad if "matrix products" in claim)
     assert (good[floor], bad[floor]) == ((True, "1.30"), (False, "2.10"))
     assert [claim.split(" batch 32, ")[1] for claim, (holds, _) in bad.items() if not holds][1:] == [
-        "at least 2 times as fast as plain JAX",
-        "no slower than fnn with jax.grad",
+        "at least 2 times as fast as plain JAX.",
+        "no slower than fnn with jax.grad.",
     ]
 
 

@@ -13,11 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-import fnn
 from experiments import claims, pruned_digits
 from experiments import report as r
-from experiments.benchmark import backpack, child, field, timing
-from experiments.claims import bench, gradients, quantities
+from experiments.claims import gradients
 from experiments.report import Animation, Outcome, Settings, animated, record, site, statistics, storage
 from experiments.report.runner import available, modules, timed
 
@@ -206,17 +204,6 @@ def test_it_traces_and_reports(name: str, without_computing: None, tmp_path: Pat
     check(run(name), tmp_path)
 
 
-def smaller_bench(patch: pytest.MonkeyPatch) -> None:
-    for module in (bench, timing):
-        patch.setattr(module, "MAIN", (2, 3, 2))
-    patch.setattr(bench, "QUICK", [((2, 3, 2), 32)])
-    patch.setattr(bench, "compiling", lambda depth: 1.0)
-    patch.setattr(timing, "SECONDS", 1e-3)
-    patch.setattr(field, "installed", lambda: field.CONTENDERS[:3])  # plain JAX promotes ranks, which is an error here
-    times = {"begin": 0.0, "imported": 1.0, "first": 2.0, "peak": 1e8, "seconds": 1.0}
-    patch.setattr(child, "measured", lambda *arguments: times)
-
-
 def smaller_gradients(patch: pytest.MonkeyPatch) -> None:
     networks, compared, faults = gradients.sound_networks(), gradients.compared, gradients.faults()
     few = {name: networks[name] for name in ("linear regression", "watch")}
@@ -225,21 +212,13 @@ def smaller_gradients(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gradients, "faults", lambda: {name: faults[name] for name in ("a missing transpose",)})
 
 
-def smaller_quantities(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(quantities, "WIDE", fnn.serial(fnn.dense(4, fnn.tanh), fnn.linear(10)))
-    patch.setattr(quantities, "SMALL", fnn.linear(10))
-    patch.setattr(backpack, "is_installed", lambda: False)
-
-
 QUICK = {
     "momentum": lambda patch: None,
     "backprop": lambda patch: None,
-    "bench": smaller_bench,
     "gradients": smaller_gradients,
-    "quantities": smaller_quantities,
 }
-"""The experiments that the tests run, made smaller where they take long even in their quick versions; all of them run
-in ``python -m experiments --quick``."""
+"""The experiments that the tests run, made smaller where they take long even in their quick versions. All experiments
+run in ``python -m experiments --quick``, whose exit status is 1 if one fails."""
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -248,4 +227,4 @@ def test_it_runs_and_its_outcome_is_whole(name: str, monkeypatch: pytest.MonkeyP
     outcome = run(name)
     check(outcome, tmp_path)
     if name == "momentum":
-        assert [verdict.word for verdict in outcome.verdicts[:3]] == ["holds"] * 3
+        assert outcome.verdicts[0].holds

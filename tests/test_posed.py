@@ -1,4 +1,4 @@
-"""The experiments that look at networks: the zoo has everything, and a user's own network is taken or refused."""
+"""The experiments that look at networks: they have everything, and a user's own network is taken or refused."""
 
 import json
 import re
@@ -11,19 +11,19 @@ from rich.console import Console
 from experiments.__main__ import Options, main
 from experiments.claims import gradients
 
-# The zoo
+# The networks of the experiment
 
 
-def test_the_zoo_has_every_layer_combinator_activation_and_loss():
-    zoo = gradients.sound_networks()
-    assert len(zoo) >= 12
-    written = " ".join(f"{net} {loss}" for net, loss in zoo.values()) + " " + " ".join(zoo)
+def test_the_networks_have_every_layer_combinator_activation_and_loss():
+    cases = gradients.sound_networks()
+    assert len(cases) >= 12
+    written = " ".join(f"{net} {loss}" for net, loss in cases.values()) + " " + " ".join(cases)
     layers = "linear activate dense prelu dropout inverted_dropout batch_norm"
     combinators = "serial columns residual repeat remat watch from_function"
     activations = "heaviside sigmoid tanh logarithmic gaussian identity relu leaky_relu softplus"
     losses = "squared logistic_margin hinge_margin exponential_margin sigmoid_margin binary_cross_entropy"
     for name in f"{layers} {combinators} {activations} {losses} softmax_cross_entropy".split():
-        assert re.search(rf"\b{name}\b", written), f"no network of the zoo uses {name}"
+        assert re.search(rf"\b{name}\b", written), f"no network uses {name}"
 
 
 # A user's own network
@@ -100,7 +100,7 @@ def test_a_users_network_is_compared(my_module, network: str, verdict: str, plac
         ({"network": "nowhere_at_all:net"}, "cannot be loaded: No module named"),
         ({"network": "my_module:right", "loss": "tanh"}, "is no loss; expected one of "),
         ({"network": "my_module:right", "objects": 0}, "must be 1 or more, got 8 and 0"),
-        ({"network": "my_module:right", "names": ("digits",)}, "--network goes with gradients, backprop"),
+        ({"network": "my_module:right", "names": ("digits",)}, "--network goes with backprop, gradients"),
         ({"network": "my_module:needs"}, "called without arguments, raises TypeError: needs() missing 1 required"),
         ({"network": "my_module:fails"}, "called without arguments, raises TypeError: "),
         ({"network": "my_module:raises"}, "raises ZeroDivisionError: division by zero (my_module.py, line 23)"),
