@@ -1,4 +1,4 @@
 """The lecture's claims as experiments, and the report they make: `python -m experiments --help`.
 
-A new experiment is a new file here with a function ``train(settings, show) -> Outcome``; it is found by its file name.
+Every experiment is one file in `experiments.claims`; beside that folder is the code that they share.
 """

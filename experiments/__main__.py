@@ -21,15 +21,11 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 import fnn
-from experiments import data, posed
+from experiments import data, user_network
 from experiments.report import Experiment, Outcome, Settings, runner, site, storage
 from fnn.training import _files as files
 
-TAKING_NETWORKS = ("gradients", "backprop")
-"""The experiments that look at a network, their own or a user's."""
-TAKING_CLASSES, TAKING_NUMBERS = ("adadelta", "depth", "digits"), ("adadelta",)
-"""The experiments that learn tables whose answers are classes, or numbers, their own or a user's."""
-OF_NETWORK = ("loss", "features", "examples")
+OF_NETWORK = ("loss", "features", "objects")
 """The options that say what a user's network is given."""
 COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
 
@@ -47,9 +43,9 @@ class Options:
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Experiments to run; see --list. By default all."""
     only: tuple[str, ...] = ()
-    """The same, for those who like to say it."""
+    """The same as naming them."""
     list: bool = False
-    """Say which experiments there are, and run nothing."""
+    """List the experiments and run nothing."""
     again: bool = False
     """Run even what is finished."""
     quick: bool = False
@@ -68,19 +64,19 @@ class Options:
     data: Path | None = None
     """A table of your own, for `adadelta` and, if its answers are classes, for `depth` and `digits`: .csv whose last
     column is the answer, or .npz with x [objects, features] and y [objects]. Words, and whole numbers of at most 20
-    values or one for each twenty examples, are classes."""
+    values or one for each twenty objects, are classes."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
     loss: str = "squared"
     """A loss of fnn by name, or MODULE:NAME of your own; with --network."""
     features: int = 8
-    """Features of the random examples that your network is given; with --network."""
-    examples: int = 32
-    """How many examples it is given; with --network."""
+    """Features of the random objects that your network is given; with --network."""
+    objects: int = 32
+    """How many objects it is given; with --network."""
 
 
-class Senseless(ValueError):
-    """Options that make no sense: one line that says why."""
+class UsageError(ValueError):
+    """Options that make no sense; the message is one line."""
 
 
 def main(options: Options, console: Console) -> int:
@@ -95,7 +91,7 @@ def main(options: Options, console: Console) -> int:
             return 0
         with runner.signals(runner.interrupt, signal.SIGTERM):
             return run(options, known, console)
-    except (Senseless, *runner.REFUSED) as error:
+    except (UsageError, *runner.REFUSED) as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
@@ -131,8 +127,8 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
                     failed.append(name)
                 elif isinstance(found, Outcome):
                     finished.append(name)
-                    disproved |= settings.posed is not None and not all(verdict.holds for verdict in found.verdicts)
-                    show(console, found)
+                    disproved |= settings.problem is not None and not all(verdict.holds for verdict in found.verdicts)
+                    print_outcome(console, found)
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
         return 130
@@ -151,20 +147,20 @@ def written(folder: Path, outcome: Outcome | None = None, fingerprint: str = "")
     except storage.Unfit as error:
         return str(error)
     except OSError as error:
-        raise Senseless(f"{folder} can no longer be written, and what is finished is kept: {error}") from None
+        raise UsageError(f"{folder} can no longer be written, and what is finished is kept: {error}") from None
     return None
 
 
 def try_to_write(folder: Path) -> None:
-    """See that a report can be written, before hours are spent on what it is of."""
+    """Check that a report can be written, before hours are spent on its experiments."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Senseless(f"--out {folder} cannot be a folder: {error.strerror}") from None
+        raise UsageError(f"--out {folder} cannot be a folder: {error.strerror}") from None
     try:
         files.try_to_write(folder)
     except OSError as error:
-        raise Senseless(f"--out {folder} cannot be written: {error.strerror}") from None
+        raise UsageError(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
 def jobs_of(options: Options) -> int:
@@ -187,9 +183,9 @@ def use_device(device: str) -> None:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # what JAX raises without a plugin for the device has no words
         why = (str(error).splitlines() or ["JAX is not installed for it"])[0]
-        raise Senseless(f"--device {device} is not to be had: {why}") from None
+        raise UsageError(f"--device {device} is unavailable: {why}") from None
     if found != device:
-        raise Senseless(f"--device {device} comes too late: JAX runs on {found} already")
+        raise UsageError(f"--device {device} comes too late: JAX runs on {found} already")
 
 
 def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
@@ -197,40 +193,41 @@ def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
     asked = dict.fromkeys((*options.names, *options.only))
     strange = [name for name in asked if name not in known]
     if strange:
-        raise Senseless(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
+        raise UsageError(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
     for option, given, takers in (
-        ("--network", options.network, TAKING_NETWORKS),
-        ("--data", options.data, TAKING_CLASSES),
+        ("--network", options.network, runner.takers("network")),
+        ("--data", options.data, runner.takers("table")),
     ):
         if given is not None and not set(asked) <= set(takers):
-            raise Senseless(f"{option} goes with {', '.join(takers)}, not with {', '.join(asked)}")
+            raise UsageError(f"{option} goes with {', '.join(takers)}, not with {', '.join(asked)}")
     if options.network is not None and options.data is not None:
-        raise Senseless("--network and --data go with different experiments; give one of them")
+        raise UsageError("--network and --data go with different experiments; give one of them")
     if options.network is not None:
-        return tuple(asked or TAKING_NETWORKS)
+        return tuple(asked or runner.takers("network"))
     if options.data is not None:
         table = data.load(options.data)
-        return tuple(asked or (TAKING_CLASSES if table.classes else TAKING_NUMBERS))
+        takers = runner.takers("table")
+        return tuple(asked or (takers if table.classes else set(takers) - set(runner.takers("table of classes"))))
     return tuple(asked or known)
 
 
 def settings_of(options: Options) -> Settings:
-    """What the experiments are told."""
+    """The settings of the experiments."""
     seeds = options.seeds if options.seeds is not None else (4 if options.quick else 32)
     if seeds < 2:
-        raise Senseless(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
+        raise UsageError(f"--seeds must be 2 or more, for an interval needs two values; got {seeds}")
     if options.jobs is not None and options.jobs < 1:
-        raise Senseless(f"--jobs must be 1 or more, got {options.jobs}")
+        raise UsageError(f"--jobs must be 1 or more, got {options.jobs}")
     if options.network is None and any(getattr(options, name) != getattr(Options, name) for name in OF_NETWORK):
-        raise Senseless(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
+        raise UsageError(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
     users = None
     if options.network is not None:
-        users = posed.load(options.network, options.loss, options.features, options.examples)
+        users = user_network.load(options.network, options.loss, options.features, options.objects)
     return Settings(seeds, options.quick, users, options.data and str(options.data))
 
 
 def folder_of(options: Options) -> Path:
-    """Where the report goes: nothing rough, and nobody's own network, takes the place of a full run."""
+    """The folder of the report: a quick run, or one with a user's network, never replaces a full run."""
     if options.out is not None:
         return options.out
     parts = [part for part in ("quick", "network") if getattr(options, part)]
@@ -238,17 +235,17 @@ def folder_of(options: Options) -> Path:
 
 
 def command(name: str, options: Options, seeds: int) -> str:
-    """The command that makes an outcome again."""
+    """The command that reproduces an outcome."""
     given = f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
     given += f" --device {options.device}" if options.device else ""
     given += f" --data {options.data}" if options.data else ""
     if options.network is None:
         return given
     network = f"--network {options.network} --loss {options.loss}"
-    return f"{given} {network} --features {options.features} --examples {options.examples}"
+    return f"{given} {network} --features {options.features} --objects {options.objects}"
 
 
-def show(console: Console, outcome: Outcome) -> None:
+def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print tables and verdicts."""
     console.print(f"[bold]{escape(outcome.title)}")
     for table in outcome.tables:
@@ -257,7 +254,7 @@ def show(console: Console, outcome: Outcome) -> None:
             shown.add_row(*map(escape, row))
         console.print(shown)
     for verdict in outcome.verdicts:
-        said = escape(f"{verdict.claim}: {verdict.measured}")
+        said = escape(f"{verdict.claim} Measured: {verdict.measured}")
         console.print(f"[{COLORS[verdict.word]}]{verdict.word}[/]: {said}", highlight=False)
     console.print(f"[dim]{outcome.name} took {outcome.seconds:.0f} s\n")
 

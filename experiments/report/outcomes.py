@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from experiments.posed import Posed
+from experiments.user_network import Problem
 
 SLIDES = (
     "Beyond the lecture",
@@ -40,6 +40,9 @@ SLIDES = (
 """The lecture's slides by their numbers."""
 
 
+T = TypeVar("T")
+
+
 class Settings(NamedTuple):
     """How large an experiment is to be."""
 
@@ -47,14 +50,30 @@ class Settings(NamedTuple):
     """independent runs, two or more"""
     quick: bool
     """a small version that shows that everything works"""
-    posed: Posed | None = None
+    problem: Problem | None = None
     """a user's own network, loss and batch, or None"""
     data: str | None = None
     """path of a user's own table, .npz or .csv, or None"""
 
+    def pick(self, quick: T, full: T) -> T:
+        """The first in a quick run, the second in a full one."""
+        return quick if self.quick else full
 
-Show = Callable[[str], None]
+
+Log = Callable[[str], None]
 """Tells the reader at the terminal what is going on."""
+
+
+class Claim(NamedTuple):
+    """A sentence that the numbers may bear out or not."""
+
+    text: str
+    why: str = ""
+    """the likely explanation if it does not hold, or not as a whole"""
+
+    def filled(self, **values: Any) -> Claim:
+        """The claim with values in place of its {fields}."""
+        return Claim(self.text.format(**values), self.why.format(**values))
 
 
 class Verdict(NamedTuple):
@@ -144,4 +163,4 @@ class Outcome:
     quick: bool = False
 
 
-Experiment = Callable[[Settings, Show], Outcome]
+Experiment = Callable[[Settings, Log], Outcome]

@@ -123,6 +123,13 @@ def curves(
         return finished(canvas, caption, description)
 
 
+def error_bars(axes: Axes, x: Any, values: Mapping[str, Any], markersize: float = 4) -> None:
+    """Draw a line over x [points] for each name, whose values are [seeds, points], with the intervals of its means."""
+    for color, (name, of_seeds) in zip(cycle(COLORS), values.items(), strict=False):
+        mean, half = interval(of_seeds)
+        axes.errorbar(x, mean, half, color=color, label=name, marker="o", markersize=markersize, capsize=2)
+
+
 def tick_at(axes: Axes, positions: Any) -> None:
     """Label x at these positions in plain numbers, and nowhere else."""
     axes.set_xticks(positions, [f"{x:g}".replace("-", "−") for x in np.asarray(positions).tolist()])

@@ -1,4 +1,4 @@
-"""Keep a full run: its numbers into `experiments/results`, its claims into the README.
+"""Keep a full run: numbers in `experiments/results`, claims in `experiments/CLAIMS.md`, their counts in the README.
 
 Command: ``python -m experiments.report.record FOLDER``, with the folder of the report.
 """
@@ -9,32 +9,74 @@ import csv
 import io
 import sys
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
-from experiments.report import storage
+from experiments.report import site, storage
+from experiments.report.outcomes import SLIDES
 from fnn.training import _files as files
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
+CLAIMS = ROOT / "experiments" / "CLAIMS.md"
 PICTURES = ("comparison.m1.gif", "vanishing.1.svg", "digits.1.svg")
-"""those that the README shows"""
+"""the pictures that the README shows"""
 CASES = 3
-"""how many of a claim's cases the README tells"""
+"""how many of a claim's cases are listed"""
+BEGIN, END = "<!-- claims: counts -->\n", "<!-- /claims: counts -->"
+"""around the line that is written into the README"""
+HEADER = ("| experiment | claim | verdict | measured |", "| --- | --- | --- | --- |")
+
+Claims = list[dict[str, str]]
+"""the rows of claims.csv"""
 
 
-def table(claims: list[dict[str, str]]) -> str:
-    """The claims as a table in Markdown, below a line that counts them."""
-    counts = Counter(claim["verdict"] for claim in claims)
-    counted = "Of {} claims {} hold, {} hold partly, and {} do not hold.".format(
-        len(claims), *(counts[word] for word in ("holds", "holds partly", "does not hold"))
-    )
-    rows, last = [counted, "", "| experiment | claim | verdict | measured |", "| --- | --- | --- | --- |"], ""
-    for claim in claims:
-        name = "" if claim["experiment"] == last else f"`{claim['experiment']}`"
-        last = claim["experiment"]
-        cells = (name, claim["claim"], claim["verdict"], _shortened(claim["measured"]))
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(rows)
+def counts(claims: Claims) -> str:
+    """The README's line: how many claims there are, and how many of them hold."""
+    found = Counter(claim["verdict"] for claim in claims)
+    numbers = (len(claims), *(found[word] for word in ("holds", "holds partly", "does not hold")))
+    told = "{} claims: {} hold, {} hold partly, {} do not hold".format(*numbers)
+    return f"{told}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
+
+
+def page(claims: Claims) -> str:
+    """All claims in Markdown, a section for each slide of the lecture."""
+    lines = [
+        "# The claims and their verdicts",
+        "",
+        "<!-- Written by python -m experiments.report.record; changes made by hand are lost. -->",
+        "",
+        f"{counts(claims).split(';')[0]}. A claim holds if every interval lies within its bounds; it holds partly if "
+        "some of its cases hold, or an interval crosses a bound. Numbers are from "
+        "[claims.csv](results/claims.csv), means over 32 seeds with 95 % intervals where chance plays a part and "
+        "medians with quartiles where times are measured; at most "
+        f"{CASES} cases of a claim are listed here.",
+    ]
+    for slide, of_slide in groupby(claims, key=lambda claim: int(claim["slide"])):
+        lines += ["", f"## {SLIDES[slide]}", "", *HEADER]
+        lines += [_row(*cells) for name, of in groupby(of_slide, key=_experiment) for cells in _cells(name, list(of))]
+    return "\n".join(lines) + "\n"
+
+
+def _experiment(claim: dict[str, str]) -> str:
+    return claim["experiment"]
+
+
+def _cells(name: str, claims: Claims) -> list[tuple[str, ...]]:
+    """The cells of an experiment's rows; the first names it."""
+    return [
+        (
+            "" if i else f"[`{name}`](claims/{name}.py)",
+            claim["claim"] + (f" *Why not: {claim['why']}.*" if claim["why"] else ""),
+            f"{site.MARKS[claim['verdict']]} {claim['verdict']}",
+            _shortened(claim["measured"]),
+        )
+        for i, claim in enumerate(claims)
+    ]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _shortened(measured: str) -> str:
@@ -43,8 +85,17 @@ def _shortened(measured: str) -> str:
     return "; ".join(cases[:CASES]) + (f"; {len(cases) - CASES} more" if len(cases) > CASES else "")
 
 
+def read(path: Path) -> Claims:
+    """The rows of a claims.csv."""
+    return _rows(path.read_text(encoding="utf-8"))
+
+
+def _rows(text: str) -> Claims:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
 def record(folder: Path) -> None:
-    """Keep the numbers and three pictures of a report, and write the README's table anew.
+    """Keep the numbers and three pictures of a report, and write the claims and the README's line anew.
 
     Raises:
         SystemExit: a report that is damaged, or has not the pictures; nothing is changed then.
@@ -60,16 +111,21 @@ def record(folder: Path) -> None:
     kept = {name: content for name, content in kept.items() if name.endswith(".csv") or name in PICTURES}
     if missing := set(PICTURES) - kept.keys():
         raise SystemExit(f"{folder} has no {', '.join(sorted(missing))}; run those experiments too")
-    claims = list(csv.DictReader(io.StringIO(kept["claims.csv"].decode("utf-8"), newline="")))
-    readme, (begin, end) = ROOT / "README.md", ("<!-- claims -->\n", "<!-- /claims -->")
-    before, rest = readme.read_text(encoding="utf-8").split(begin)
     RESULTS.mkdir(exist_ok=True)
     for name, content in kept.items():
         files.write(RESULTS / name, content)
-    files.write(readme, f"{before}{begin}{table(claims)}\n{end}{rest.split(end)[1]}".encode())
+    write_claims(_rows(kept["claims.csv"].decode("utf-8")))
     for old in RESULTS.iterdir():
         if old.name not in kept:
             old.unlink()
+
+
+def write_claims(claims: Claims) -> None:
+    """Write the page of claims, and the README's line."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    files.write(CLAIMS, page(claims).encode("utf-8"))
+    files.write(readme, f"{before}{BEGIN}{counts(claims)}\n{END}{rest.split(END)[1]}".encode())
 
 
 if __name__ == "__main__":

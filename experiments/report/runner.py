@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from multiprocessing.pool import Pool
 from typing import Any, NamedTuple
 
-import experiments
 import fnn
-from experiments import data, posed
-from experiments.report.outcomes import Experiment, Outcome, Settings, Show
+from experiments import claims, data, user_network
+from experiments.report.outcomes import Experiment, Log, Outcome, Settings
 
-REFUSED = (posed.Refused, data.Unreadable)
+REFUSED = (user_network.Refused, data.Unreadable)
 """What a user gave cannot be taken: one line says why."""
 
 
@@ -36,16 +35,25 @@ class Failed(NamedTuple):
     traceback: str
 
 
+def modules() -> dict[str, Any]:
+    """Every experiment's module by name: the files in `experiments.claims`."""
+    names = (module.name for module in pkgutil.iter_modules(claims.__path__))
+    return {name: importlib.import_module(f"{claims.__name__}.{name}") for name in names}
+
+
 def available() -> dict[str, Experiment]:
-    """Every experiment by name: the modules of `experiments` that have a function `train`."""
-    names = (module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__")
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
-    return {name: module.run for name, module in modules.items() if hasattr(module, "run")}
+    """Every experiment by name."""
+    return {name: module.run for name, module in modules().items()}
+
+
+def takers(kind: str) -> tuple[str, ...]:
+    """The experiments that accept a user's "table", "table of classes" or "network", as they declare by TAKES."""
+    return tuple(name for name, module in modules().items() if getattr(module, "TAKES", "").startswith(kind))
 
 
 def title(name: str) -> str:
     """The first line of an experiment's docstring."""
-    return (sys.modules[f"experiments.{name}"].__doc__ or name).strip().splitlines()[0].rstrip(".")
+    return (sys.modules[f"{claims.__name__}.{name}"].__doc__ or name).strip().splitlines()[0].rstrip(".")
 
 
 def compile_unoptimised() -> None:
@@ -60,17 +68,17 @@ def compile_unoptimised() -> None:
         os.environ |= flags
 
 
-def timed(name: str, experiment: Experiment, settings: Settings, show: Show) -> Outcome:
+def timed(name: str, experiment: Experiment, settings: Settings, log: Log) -> Outcome:
     """An experiment's outcome, with its name, title and time."""
     begin = time.perf_counter()
-    outcome = experiment(settings, show)
+    outcome = experiment(settings, log)
     outcome.name, outcome.title, outcome.seconds = name, outcome.title or title(name), time.perf_counter() - begin
     outcome.quick = settings.quick
     return outcome
 
 
 def each(
-    known: dict[str, Experiment], names: Sequence[str], settings: Settings, jobs: int, show: Show
+    known: dict[str, Experiment], names: Sequence[str], settings: Settings, jobs: int, log: Log
 ) -> Iterator[tuple[str, Outcome | Failed]]:
     """The outcomes of the experiments named, as they come; of `jobs` at a time if that is more than one.
 
@@ -79,19 +87,19 @@ def each(
     """
     if jobs == 1 or len(names) < 2:
         for name in names:
-            show(name)
-            yield name, _tried(name, known[name], settings, show)
+            log(name)
+            yield name, _tried(name, known[name], settings, log)
         return
     with _pool(min(jobs, len(names))) as pool:
-        show(f"{len(names)} experiments, {jobs} at a time")
+        log(f"{len(names)} experiments, {jobs} at a time")
         for done, found in enumerate(pool.imap_unordered(_in_process, [(name, settings) for name in names]), 1):
             yield found
-            show(f"{done} of {len(names)} experiments, {jobs} at a time")
+            log(f"{done} of {len(names)} experiments, {jobs} at a time")
 
 
-def _tried(name: str, experiment: Experiment, settings: Settings, show: Show) -> Outcome | Failed:
+def _tried(name: str, experiment: Experiment, settings: Settings, log: Log) -> Outcome | Failed:
     try:
-        return timed(name, experiment, settings, show)
+        return timed(name, experiment, settings, log)
     except REFUSED:
         raise
     except Exception:

@@ -8,15 +8,16 @@ cases hold and others do not, it holds partly. Cases that are Booleans, a yes or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
 import fnn
-from experiments.report.outcomes import Settings, Verdict
+from experiments.report.outcomes import Claim, Settings, Verdict
 
 
 class Interval(NamedTuple):
@@ -90,67 +91,95 @@ def interval(values: Any, axis: int = 0, confidence: float = 0.95) -> tuple[np.n
     return values.mean(axis=axis), stats.t.ppf((1 + confidence) / 2, n - 1) * spread
 
 
-def swept(experiment: Callable[..., Any], settings: Settings, **hyper: Any) -> Any:
-    """The experiment for as many seeds as the settings say and every value of the hyper-parameters.
+def sweep_seeds(experiment: Callable[..., Any], settings: Settings, first: int = 2026, **hyper: Any) -> Any:
+    """The experiment for every seed that the settings ask for and every value of the hyper-parameters.
+
+    Args:
+        experiment: ``(key, **hyper) -> tree of arrays``.
+        settings: how many seeds.
+        first: the seed of the key that is split into those of all runs, the same in each call.
+        hyper: values of each hyper-parameter, [values, …]; float32 or int32, whatever they are given as.
 
     Returns:
-        NumPy arrays with axes [seeds, values of the first hyper-parameter, …] in front. They are the same in each run:
-        the key is fixed.
+        NumPy arrays with axes [seeds, values of the first hyper-parameter, …] in front.
     """
-    keys = jax.random.split(jax.random.key(2026), settings.seeds)
-    return jax.tree.map(np.asarray, fnn.sweep(experiment, keys, **hyper))
+    keys = jax.random.split(jax.random.key(first), settings.seeds)
+    narrow = {"f": jnp.float32, "i": jnp.int32, "b": jnp.bool_}
+    values: Any = {name: jnp.asarray(v, narrow[np.asarray(v).dtype.kind]) for name, v in hyper.items()}
+    return jax.tree.map(np.asarray, fnn.sweep(experiment, keys, **values))
 
 
-def at_least(claim: str, least: float, cases: Any, why: str = "") -> Verdict:
+def by_case(values: Any, names: Iterable[Any], name: str = "{}") -> dict[str, Any]:
+    """Values [seeds, cases, …] as {name of the case: values [seeds, …]}; such as `by_case(loss, RATES, "η = {:g}")`."""
+    names = list(names)
+    if len(names) != np.shape(values)[1]:
+        raise ValueError(f"by_case: expected values [seeds, {len(names)}, …], got {np.shape(values)}. Name every case.")
+    return {name.format(case): np.asarray(values)[:, i] for i, case in enumerate(names)}
+
+
+def best(values: Any) -> int:
+    """The index of the hyper-parameter with the largest mean over seeds, of values [seeds, hyper-parameters]."""
+    return int(np.argmax(np.mean(values, axis=0)))
+
+
+def intervals(cases: Mapping[Any, Any]) -> dict[str, Interval]:
+    """The mean with its interval of each case, whose values are [seeds]."""
+    return {str(name): Interval.of(values) for name, values in cases.items()}
+
+
+def judged(claim: Claim | str, holds: Any, measured: str, partly: Any = False) -> Verdict:
+    """The verdict on a claim that was judged elsewhere."""
+    text, why = _sentence(claim)
+    return Verdict(text, bool(holds), measured, bool(partly) and not holds, why)
+
+
+def at_least(claim: Claim | str, least: float, cases: Any) -> Verdict:
     """Whether the means are `least` or more; cases are values [seeds], or a dict of them by name."""
-    return within(claim, least, np.inf, cases, why)
+    return within(claim, least, np.inf, cases)
 
 
-def at_most(claim: str, most: float, cases: Any, why: str = "") -> Verdict:
+def at_most(claim: Claim | str, most: float, cases: Any) -> Verdict:
     """Whether the means are `most` or less; cases are values [seeds], or a dict of them by name."""
-    return within(claim, -np.inf, most, cases, why)
+    return within(claim, -np.inf, most, cases)
 
 
-def within(claim: str, low: float, high: float, cases: Any, why: str = "") -> Verdict:
+def within(claim: Claim | str, low: float, high: float, cases: Any) -> Verdict:
     """Whether the means lie in [low, high]; cases are values [seeds], or a dict of them by name."""
     named = cases if isinstance(cases, Mapping) else {"": cases}
-    intervals = {name: estimate(values) for name, values in named.items()}
-    told = [f"{name}: {found}" if name else str(found) for name, found in intervals.items()]
-    return _judged(claim, list(intervals.values()), low, high, "; ".join(told), why)
+    found = {name: estimate(values) for name, values in named.items()}
+    measured = "; ".join(f"{name}: {of}" if name else str(of) for name, of in found.items())
+    return _bounded(claim, list(found.values()), low, high, measured)
 
 
 def smaller(
-    claim: str,
-    cases: Mapping[str, tuple[Any, Any]],
-    factor: float = 1.0,
-    why: str = "",
-    *,
-    or_equal: bool = False,
+    claim: Claim | str, cases: Mapping[str, tuple[Any, Any]], factor: float = 1.0, *, or_equal: bool = False
 ) -> Verdict:
     """Whether in each case, "this against that", the first values are below `factor` times the second, seed by seed.
 
-    The differences of the pairs are what is judged, which takes out what the seeds have in common; they are told beside
-    the two means. Values that are equal in every seed are not smaller, unless `or_equal`.
+    The verdict is on the differences of the pairs, which leaves out what the seeds have in common; they are printed
+    beside the two means. Values that are equal in every seed are not smaller, unless `or_equal`.
     """
-    differences, told = [], []
+    differences, measured = [], []
     for name, (one, other) in cases.items():
         difference = np.asarray(one, np.float64) - factor * np.asarray(other, np.float64)
         differences.append(Interval.of(difference))
-        judged = "difference" if factor == 1 else f"the first less {factor:g} times the second"
-        told.append(f"{name}: {estimate(one)} against {estimate(other)} ({judged} {differences[-1]})")
+        what = "difference" if factor == 1 else f"the first less {factor:g} times the second"
+        measured.append(f"{name}: {estimate(one)} against {estimate(other)} ({what} {differences[-1]})")
     largest = 0.0 if or_equal else np.nextafter(0.0, -1.0)
-    return _judged(claim, differences, -np.inf, largest, "; ".join(told), why)
+    return _bounded(claim, differences, -np.inf, largest, "; ".join(measured))
 
 
-def exactly(claim: str, found: Any, expected: Any, measured: str, why: str = "") -> Verdict:
-    """Whether whole numbers, or whatever else has no spread, are what they should be; partly if some of them are."""
+def exactly(claim: Claim | str, found: Any, expected: Any, measured: str) -> Verdict:
+    """Whether whole numbers, or other values without spread, equal the expected ones; partly if some of them do."""
     equal = np.asarray(found) == np.asarray(expected)
-    return Verdict(claim, bool(equal.all()), measured, bool(equal.any()), why)
+    return judged(claim, equal.all(), measured, equal.any())
 
 
-def _judged(
-    claim: str, intervals: Sequence[Interval | Share], low: float, high: float, measured: str, why: str
-) -> Verdict:
-    inside = [low <= below and above <= high for below, above in (found.ends for found in intervals)]
-    outside = [not (above >= low and below <= high) for below, above in (found.ends for found in intervals)]  # or NaN
-    return Verdict(claim, all(inside), measured, not all(outside) and not all(inside), why)
+def _sentence(claim: Claim | str) -> Claim:
+    return Claim(claim) if isinstance(claim, str) else claim
+
+
+def _bounded(claim: Claim | str, found: Sequence[Interval | Share], low: float, high: float, measured: str) -> Verdict:
+    inside = [low <= below and above <= high for below, above in (of.ends for of in found)]
+    outside = [not (above >= low and below <= high) for below, above in (of.ends for of in found)]  # or NaN
+    return judged(claim, all(inside), measured, not all(outside))

@@ -21,6 +21,7 @@ from typing import Any, get_type_hints
 import jax
 
 import experiments
+import experiments.claims
 import fnn
 from experiments.report.outcomes import SLIDES, Animation, Figure, Outcome, Table, Verdict
 from fnn.training import _files as files
@@ -224,7 +225,7 @@ def _digest(plain: dict[str, Any]) -> str:
 def _files(name: str) -> set[Path]:
     """The file of an experiment, and those of this package that it imports, and they."""
     found: set[Path] = set()
-    left = {path for folder in experiments.__path__ for path in Path(folder).glob(f"{name}.py")}
+    left = {path for folder in experiments.claims.__path__ for path in Path(folder).glob(f"{name}.py")}
     while left:
         path = left.pop()
         found.add(path)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from experiments.__main__ import Options, main
-from experiments.report import Animation, Outcome, Settings, Table, at_least, at_most, curves
+from experiments.report import Animation, Claim, Outcome, Settings, Table, at_least, at_most, curves
 
 GIF = base64.b64decode("R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw==")
 
@@ -27,8 +27,8 @@ def found(slide: int, why: str = "") -> Outcome:
         equation="a < b",
         verdicts=[
             at_least("a mean is 1", 1, values[:, 1]),
-            at_most("all are below 2", 2, {"first": values[:, 0], "second": values[:, 1]}, why="The second is not."),
-            at_most("a <em>loss</em> is below 0", 0, values[:, 0], why),
+            at_most(Claim("all are below 2", "The second is not."), 2, {"first": values[:, 0], "second": values[:, 1]}),
+            at_most(Claim("a <em>loss</em> is below 0", why), 0, values[:, 0]),
         ],
         tables=[Table("Some rows", ("name", "value"), [("one", "1"), ("two", "2")])],
         figures=[picture],
@@ -37,13 +37,13 @@ def found(slide: int, why: str = "") -> Outcome:
     )
 
 
-def one(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def one(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """One."""
-    show("going")
+    log("going")
     return found(7)
 
 
-def other(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def other(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """The other."""
     return found(0)
 

@@ -11,26 +11,26 @@ import pytest
 from PIL import Image, ImageSequence
 
 import fnn
-from experiments import backprop, paralysis
-from experiments.posed import Posed
+from experiments.claims import backprop, paralysis
 from experiments.report import Outcome, Settings, animated, site, storage
 from experiments.report.plots import DIVERGING
+from experiments.user_network import Problem
 
 
 def silent(words: str) -> None:
-    """Show nothing."""
+    """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def irises():
-    posed = backprop.irises()
-    return posed, backprop.rows_of(posed, jax.random.key(1))
+    problem = backprop.irises()
+    return problem, backprop.rows_of(problem, jax.random.key(1))
 
 
 def test_the_rows_are_the_lectures_recursion(irises):
-    posed, rows = irises
-    x, y = (np.asarray(values) for values in posed.batch)
-    params = jax.tree.map(np.asarray, posed.net.init(jax.random.split(jax.random.key(1))[0], posed.batch[0])[0])
+    problem, rows = irises
+    x, y = (np.asarray(values) for values in problem.batch)
+    params = jax.tree.map(np.asarray, problem.net.init(jax.random.split(jax.random.key(1))[0], problem.batch[0])[0])
     for row, own, slope in zip(rows, params, ("tanh", "tanh", None), strict=True):
         S = x @ own["w"] + own["b"]
         z = 1 - np.tanh(S) ** 2 if slope else np.ones_like(S)
@@ -62,8 +62,8 @@ def test_the_checks_see_a_wrong_gradient_and_a_wrong_error(irises):
 
 
 def test_the_figure_draws_every_map_small_and_with_its_scale(irises):
-    posed, rows = irises
-    figure = backprop.heat_maps(posed, rows, True)
+    problem, rows = irises
+    figure = backprop.heat_maps(problem, rows, True)
     assert len(figure.svg) < 300_000
     assert figure.svg.count("<image") == 18
     for row in rows:
@@ -87,8 +87,8 @@ def test_a_users_network_is_drawn_whatever_its_layers():
     block = fnn.residual(fnn.serial(fnn.linear(70), fnn.batch_norm(), fnn.activate(fnn.relu), fnn.dropout(0.5)))
     net = fnn.serial(fnn.dense(70, fnn.tanh), block, fnn.repeat(fnn.dense(70, fnn.tanh), 2), fnn.prelu(), fnn.linear(1))
     x = jax.random.normal(jax.random.key(0), (80, 5), jnp.float32)
-    posed = Posed(label="noise", net=net, loss=fnn.squared, batch=(x, x[:, :1]))
-    outcome = backprop.run(Settings(2, True, posed), silent)
+    problem = Problem(label="noise", net=net, loss=fnn.squared, batch=(x, x[:, :1]))
+    outcome = backprop.run(Settings(2, True, problem), silent)
     (figure,) = outcome.figures
     layers = outcome.numbers["layers"]
     assert [layer for layer in layers if "[" in layer] == ["2 dense(70, tanh)[0]", "2 dense(70, tanh)[1]"]
@@ -102,9 +102,10 @@ def test_a_users_network_is_drawn_whatever_its_layers():
 
 
 def test_a_watched_network_is_drawn_like_any_other(irises):
-    posed, rows = irises
-    for watched in (fnn.watch(posed.net), fnn.watch(fnn.watch(posed.net))):
-        for row, of_watched in zip(rows, backprop.rows_of(posed._replace(net=watched), jax.random.key(1)), strict=True):
+    problem, rows = irises
+    for watched in (fnn.watch(problem.net), fnn.watch(fnn.watch(problem.net))):
+        again = backprop.rows_of(problem._replace(net=watched), jax.random.key(1))
+        for row, of_watched in zip(rows, again, strict=True):
             for drawn, expected in zip(of_watched[1:], row[1:], strict=True):
                 np.testing.assert_array_equal(drawn, expected)
 
@@ -127,7 +128,7 @@ def test_the_slopes_metric_is_numpys_histogram():
     np.testing.assert_allclose(np.asarray(found), np.histogram(z, paralysis.BINS, (0, 0.25))[0] / z.size, rtol=1e-6)
 
 
-def test_the_error_metric_is_the_mean_norm_of_each_examples_own_error():
+def test_the_error_metric_is_the_mean_norm_of_each_objects_own_error():
     net = fnn.serial(fnn.dense(4, fnn.sigmoid), fnn.linear(2))
     x, y = np.random.default_rng(0).normal(size=(2, 6, 2))
     learn = fnn.trainer(net, fnn.squared, fnn.sgd(0.1), batch_size=6, metrics=paralysis.METRICS[1:2])

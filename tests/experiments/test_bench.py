@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.extend.core import subjaxprs
 
-from experiments import bench
-from experiments.contenders import child, field, ours, timing
-from experiments.contenders.field import CONTENDERS, FLOOR, FNN, PLAIN, Contender
-from experiments.contenders.problem import posed, shuffled_batches
-from experiments.contenders.timing import Spread, in_turn, race, spread
+from experiments.benchmark import child, field, ours, timing
+from experiments.benchmark.field import CONTENDERS, FLOOR, FNN, PLAIN, Contender
+from experiments.benchmark.problem import random_problem, shuffled_batches
+from experiments.benchmark.timing import Spread, in_turn, race, spread
+from experiments.claims import bench
 
 INSTALLED = field.installed()
 LEARNING = [contender for contender in INSTALLED if contender.name not in (FLOOR, field.COMPILED)]
@@ -24,13 +24,13 @@ LEARNING = [contender for contender in INSTALLED if contender.name not in (FLOOR
 @pytest.mark.parametrize("contender", LEARNING, ids=lambda contender: contender.name)
 def test_everyone_learns(contender: Contender, widths: tuple[int, ...]) -> None:
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as others write JAX
-        train = contender.prepare(posed(widths, 8, 64), 2)
+        train = contender.prepare(random_problem(widths, 8, 64), 2)
         assert train(400) < 0.95 * train(8)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_by_hand_and_by_jax_grad_are_the_same_loop(seeds: int) -> None:
-    problem = posed((4, 8, 3), 8, 64)
+    problem = random_problem((4, 8, 3), 8, 64)
     losses = [prepare(problem, seeds)(16) for prepare in (ours.by_hand, ours.by_jax_grad)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -43,7 +43,7 @@ def test_the_floor_has_the_matrix_products_of_training_and_nothing_else() -> Non
         seen = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ours, "on_all_devices", lambda experiment_of, seeds: seen.append(experiment_of(2)))
-            prepare(posed((4, 8, 8, 3), 8, 64), 1)
+            prepare(random_problem((4, 8, 8, 3), 8, 64), 1)
         return names(jax.make_jaxpr(seen[0])(jax.random.key(0)).jaxpr).count("dot_general")
 
     assert products(ours.products_only) == 8
@@ -51,7 +51,7 @@ def test_the_floor_has_the_matrix_products_of_training_and_nothing_else() -> Non
 
 
 def test_batches_on_the_host_are_shuffled_epochs() -> None:
-    batches = shuffled_batches(posed((2, 4, 1), 4, 11), 5, seed=0)
+    batches = shuffled_batches(random_problem((2, 4, 1), 4, 11), 5, seed=0)
     assert [len(set(np.concatenate(batches[i : i + 2]))) for i in (0, 2)] == [8, 8]
 
 
@@ -85,7 +85,7 @@ def test_times_are_those_of_the_further_steps_of_a_seed(monkeypatch: pytest.Monk
     contenders = Contender("slow to start", clock.prepare(3.0, 1e-3)), Contender("one by one", clock.prepare(0, 2e-3))
     monkeypatch.setattr(field, "installed", lambda: (contenders[0], contenders[1]._replace(many=False)))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
-    times, losses = race(posed((2, 4, 1), 4, 40), 16, 3, lambda text: None)
+    times, losses = race(random_problem((2, 4, 1), 4, 40), 16, 3, lambda text: None)
     np.testing.assert_allclose(times["slow to start"], [1e-3] * 3)
     np.testing.assert_allclose(times["one by one"], [2e-3] * 3)
     assert losses == dict.fromkeys(times, 1 / 20)
@@ -110,13 +110,13 @@ def test_times_are_judged_by_both_quartiles(
     ratios: tuple[float, ...], at_most: bool | None, at_least: bool | None
 ) -> None:
     for judged, expected in ((timing.at_most_of_times, at_most), (timing.at_least_of_times, at_least)):
-        verdict = judged("a claim", 2, ratios, "because")
+        verdict = judged("a claim", 2, ratios)
         assert (verdict.holds, verdict.partly) == (bool(expected), expected is None)
 
 
 def verdicts(fnn: float, plain: float) -> dict[str, tuple[bool, str]]:
     """Of made-up times, without peers."""
-    main = str(posed(timing.MAIN, 32))
+    main = str(random_problem(timing.MAIN, 32))
     times = {FNN: fnn, FLOOR: 10.0, PLAIN: plain, field.BY_JAX_GRAD: 20.0}
     measured = {name: np.full(3, value) for name, value in times.items()}
     found = bench._verdicts(
@@ -136,8 +136,8 @@ def test_verdicts_follow_the_numbers_and_leave_out_who_is_not_installed() -> Non
     floor = next(claim for claim in bad if "matrix products" in claim)
     assert (good[floor], bad[floor]) == ((True, "1.30"), (False, "2.10"))
     assert [claim.split(" batch 32, ")[1] for claim, (holds, _) in bad.items() if not holds][1:] == [
-        "at least 2 times as fast as plain JAX",
-        "no slower than fnn with jax.grad",
+        "at least 2 times as fast as plain JAX.",
+        "no slower than fnn with jax.grad.",
     ]
 
 
@@ -150,7 +150,7 @@ def test_children_measure_in_processes_of_their_own() -> None:
 
 
 def test_plain_jax_is_plain() -> None:
-    code = "import sys, experiments.contenders.plain; sys.exit('fnn' in sys.modules)"
+    code = "import sys, experiments.benchmark.plain; sys.exit('fnn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

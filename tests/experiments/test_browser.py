@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
-from experiments import backprop
+from experiments.claims import backprop
 from experiments.report import Animation, Figure, Outcome, Settings, Table, Verdict, animated, curves, site, storage
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

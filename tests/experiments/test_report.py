@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,10 +18,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-import experiments
-from experiments import data
+from experiments import claims, data
 from experiments.__main__ import Options, chosen, main
 from experiments.report import (
+    Claim,
     Interval,
     Outcome,
     Settings,
@@ -28,14 +29,24 @@ from experiments.report import (
     Verdict,
     at_least,
     at_most,
+    best,
+    by_case,
+    error_bars,
     estimate,
     exactly,
+    figure,
     interval,
+    intervals,
+    judged,
+    percent,
     record,
     runner,
+    scientific,
     smaller,
+    spoken,
     storage,
-    swept,
+    sweep_seeds,
+    table,
     within,
 )
 from experiments.report.runner import available
@@ -44,12 +55,12 @@ from tests.experiments.reports import Run, found, one, other, pictures, strict_j
 ROOT = Path(__file__).parent.parent.parent
 
 
-def interrupted(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def interrupted(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """Cut short."""
     raise KeyboardInterrupt
 
 
-def broken(settings: Settings, show: Callable[[str], None]) -> Outcome:
+def broken(settings: Settings, log: Callable[[str], None]) -> Outcome:
     """Fails."""
     raise ArithmeticError("no luck")
 
@@ -106,7 +117,7 @@ def test_there_is_a_front_page_and_one_for_each_experiment(pages: dict[str, str]
 
 
 def test_many_cases_are_folded_on_the_front_page_alone(run: Run) -> None:
-    def many(settings: Settings, show: Any) -> Outcome:
+    def many(settings: Settings, log: Any) -> Outcome:
         outcome = found(7)
         outcome.verdicts = [Verdict("there are many", True, "; ".join(f"case {i}: {i}" for i in range(9)))]
         return outcome
@@ -202,7 +213,7 @@ def test_a_damaged_result_is_run_again(run: Run) -> None:
 
 
 def test_fewer_pictures_than_before_leave_none_behind(run: Run) -> None:
-    def plain(settings: Settings, show: Any) -> Outcome:
+    def plain(settings: Settings, log: Any) -> Outcome:
         outcome = found(7)
         outcome.figures, outcome.animations = (), ()
         return outcome
@@ -227,13 +238,13 @@ def test_what_is_finished_is_not_run_again(run: Run) -> None:
 
 
 def test_another_code_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    monkeypatch.setattr(claims, "__path__", [*claims.__path__, str(tmp_path)])
     (tmp_path / "mine.py").write_text("from experiments import data\n", encoding="utf-8")
     before = storage.fingerprint("mine", 2)
     assert before == storage.fingerprint("mine", 2)
     assert before != storage.fingerprint("mine", 3)
     assert {path.name for path in storage._files("mine")} >= {"mine.py", "data.py", "outcomes.py"}
-    (tmp_path / "mine.py").write_text("from experiments import data, posed\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text("from experiments import data, user_network\n", encoding="utf-8")
     assert before != storage.fingerprint("mine", 2)
 
 
@@ -284,7 +295,7 @@ def test_the_list_names_every_experiment() -> None:
         ({"only": ("digit", "one")}, r"no experiment named digit; there are: one, other"),
         ({"seeds": 1}, r"--seeds must be 2 or more.*got 1"),
         ({"seeds": 0}, r"--seeds must be 2 or more.*got 0"),
-        ({"features": 3}, r"--loss, --features, --examples go with --network alone"),
+        ({"features": 3}, r"--loss, --features, --objects go with --network alone"),
         ({"jobs": 0}, r"--jobs must be 1 or more, got 0"),
         ({"data": Path("nowhere.csv"), "network": "a:b"}, r"--network and --data go with different experiments"),
         ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
@@ -335,7 +346,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     for device in {"tpu", "gpu"} - {jax.default_backend()}:
         shown = command_line("backprop", "--device", device)
         assert shown.returncode == 2
-        assert f"--device {device} is not to be had" in shown.stdout
+        assert f"--device {device} is unavailable" in shown.stdout
 
 
 def test_a_folder_that_cannot_be_is_refused_before_anything_is_run(run: Run) -> None:
@@ -358,47 +369,62 @@ def test_a_rough_run_takes_the_place_of_no_other() -> None:
 
 
 def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$",
-        (ROOT / "experiments" / "README.md").read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    (sine,) = [block for block in blocks if "python -m experiments sine" in block]
+    (sine,) = re.findall(r"``sine\.py``::\n\n(.*?)\n(?=\S)", str(claims.__doc__), flags=re.DOTALL)
+    sine = textwrap.dedent(sine)
     (tmp_path / "sine.py").write_text(sine, encoding="utf-8")
-    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    monkeypatch.setattr(claims, "__path__", [*claims.__path__, str(tmp_path)])
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         assert main(Options(("sine",), seeds=3, out=tmp_path / "out"), Console(file=nowhere, width=150)) == 0
     stored = strict_json(tmp_path / "out" / "results" / "sine.json")
     assert stored["title"] == "A hidden layer learns a sine"
     assert stored["verdicts"][0]["verdict"] == "holds"
-    sys.modules.pop("experiments.sine")
+    sys.modules.pop("experiments.claims.sine")
 
 
 # What is committed
 
 
-def test_the_readme_has_the_claims_of_the_last_full_run() -> None:
-    with open(ROOT / "experiments" / "results" / "claims.csv", newline="", encoding="utf-8") as file:
-        claims = list(csv.DictReader(file))
-    assert {claim["experiment"] for claim in claims} <= set(available())
-    assert all(claim["why"] for claim in claims if claim["verdict"] == "does not hold")
+def test_the_page_of_claims_is_that_of_the_last_full_run() -> None:
+    found = record.read(record.RESULTS / "claims.csv")
+    assert {claim["experiment"] for claim in found} <= set(available())
+    assert all(claim["why"] for claim in found if claim["verdict"] == "does not hold")
+    assert record.CLAIMS.read_text(encoding="utf-8") == record.page(found)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.split("<!-- claims -->\n")[1].split("<!-- /claims -->")[0] == f"{record.table(claims)}\n"
+    assert readme.split(record.BEGIN)[1].split(record.END)[0] == f"{record.counts(found)}\n"
 
 
-def test_the_readmes_table_counts_claims_and_folds_cases() -> None:
-    claims = [
-        {"experiment": "a", "claim": "|x| is 1", "verdict": "holds", "measured": "p: 1; q: 2; r: 3; s: 4"},
-        {"experiment": "a", "claim": "it is 2", "verdict": "does not hold", "measured": "3"},
-    ]
-    assert record.table(claims).splitlines() == [
-        "Of 2 claims 1 hold, 0 hold partly, and 1 do not hold.",
+TWO_CLAIMS = [
+    {"experiment": "a", "slide": "5", "claim": "|x| is 1.", "verdict": "holds", "measured": "p: 1; q: 2; r: 3; s: 4"},
+    {"experiment": "a", "slide": "5", "claim": "It is 2.", "verdict": "does not hold", "measured": "3"},
+]
+
+
+def test_the_page_of_claims_counts_them_folds_cases_and_gives_reasons() -> None:
+    found = [claim | {"why": why} for claim, why in zip(TWO_CLAIMS, ("", "it is 3"), strict=True)]
+    lines = record.page(found).splitlines()
+    assert lines[4].startswith("2 claims: 1 hold, 0 hold partly, 1 do not hold. ")
+    assert lines[6:] == [
+        "## XOR",
         "",
         "| experiment | claim | verdict | measured |",
         "| --- | --- | --- | --- |",
-        "| `a` | \\|x\\| is 1 | holds | p: 1; q: 2; r: 3; 1 more |",
-        "|  | it is 2 | does not hold | 3 |",
+        "| [`a`](claims/a.py) | \\|x\\| is 1. | ✓ holds | p: 1; q: 2; r: 3; 1 more |",
+        "|  | It is 2. *Why not: it is 3.* | ✗ does not hold | 3 |",
     ]
+
+
+def test_writing_the_claims_changes_one_line_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "CLAIMS", tmp_path / "CLAIMS.md")
+    (tmp_path / "README.md").write_text(f"before\n{record.BEGIN}old\n{record.END}\nafter", encoding="utf-8")
+    found = [claim | {"why": ""} for claim in TWO_CLAIMS]
+    record.write_claims(found)
+    line = (
+        "2 claims: 1 hold, 0 hold partly, 1 do not hold; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
+    )
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert readme == f"before\n{record.BEGIN}{line}\n{record.END}\nafter"
+    assert (tmp_path / "CLAIMS.md").read_text(encoding="utf-8") == record.page(found)
 
 
 # Statistics
@@ -505,17 +531,98 @@ def test_intervals_are_written_to_two_digits_of_their_half(mean: float, half: fl
 
 
 def test_why_is_told_of_what_does_not_hold_alone() -> None:
-    assert at_most("", 2, LOW, "a reason").explanation == ""
-    assert at_most("", 2, HIGH, "a reason").explanation == at_most("", 2, WIDE, "a reason").explanation == "a reason"
+    assert at_most(Claim("", "a reason"), 2, LOW).explanation == ""
+    assert at_most(Claim("", "a reason"), 2, HIGH).explanation == "a reason"
+    assert at_most(Claim("", "a reason"), 2, WIDE).explanation == "a reason"
 
 
 def test_a_sweep_is_the_same_each_time() -> None:
     def experiment(key: jax.Array, eta: jax.Array) -> jax.Array:
         return eta * jax.random.normal(key, (), np.float32)
 
-    first, again = (swept(experiment, Settings(3, True), eta=np.array([1.0, 2.0], np.float32)) for _ in range(2))
+    first, again = (sweep_seeds(experiment, Settings(3, True), eta=np.array([1.0, 2.0], np.float32)) for _ in range(2))
     assert first.shape == (3, 2)
     np.testing.assert_array_equal(first, again)
+
+
+def test_a_sweep_takes_plain_numbers_and_narrows_them() -> None:
+    def experiment(key: jax.Array, rate: jax.Array, count: jax.Array, flag: jax.Array) -> dict[str, jax.Array]:
+        return {"rate": rate, "count": count, "flag": flag}
+
+    found = sweep_seeds(experiment, Settings(2, True), rate=(0.5, 2.0), count=range(3), flag=np.array([True, False]))
+    assert {name: values.dtype for name, values in found.items()} == {"rate": "float32", "count": "int32", "flag": bool}
+    assert found["rate"].shape == (2, 2, 3, 2)
+    np.testing.assert_array_equal(found["count"][0, 0, :, 0], range(3))
+
+
+def test_the_first_seed_makes_other_keys() -> None:
+    def experiment(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (), np.float32)
+
+    usual, again, other = (sweep_seeds(experiment, Settings(3, True), first=first) for first in (2026, 2026, 1989))
+    np.testing.assert_array_equal(usual, again)
+    assert not np.any(usual == other)
+
+
+# Helpers
+
+
+def test_a_setting_is_picked_for_quick_and_for_full_runs() -> None:
+    assert [Settings(2, quick).pick(quick=1, full=2) for quick in (True, False)] == [1, 2]
+
+
+def test_cases_are_named_along_the_second_axis() -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    found = by_case(values, (0.1, 0.2, 10), "η = {:g}")
+    assert list(found) == ["η = 0.1", "η = 0.2", "η = 10"]
+    np.testing.assert_array_equal(found["η = 0.2"], [1.0, 4.0])
+    assert intervals(found)["η = 10"] == Interval.of([2.0, 5.0])
+    with pytest.raises(ValueError, match=r"by_case: expected values \[seeds, 2, …\], got \(2, 3\)"):
+        by_case(values, (1, 2))
+
+
+def test_the_best_setting_has_the_largest_mean() -> None:
+    assert best([[0.0, 3.0, 2.0], [4.0, 0.0, 2.5]]) == 2
+
+
+def test_a_table_writes_intervals_shares_and_words() -> None:
+    rows = {"sgd": {"loss": np.array([1.0, 1.0]), "learned": np.array([True, False]), "η": "0.1"}}
+    found = table("A caption", "who", rows)
+    assert found.header == ("who", "loss", "learned", "η")
+    assert found.rows == [("sgd", "1 ± 0", "1 of 2 (0.01–0.99)", "0.1")]
+
+
+def test_numbers_are_said_in_words() -> None:
+    assert spoken({"a": [0.254, 0.5], "b": np.array([1.0])}) == "a: 0.25, 0.50; b: 1.00"
+    assert percent(0.256) == "26\u00a0%"
+    assert percent(0.256, 1) == "25.6\u00a0%"
+    assert scientific(2.5e-7) == "2.5e−07"
+
+
+def test_error_bars_are_drawn_for_every_name() -> None:
+    with figure() as canvas:
+        axes = canvas.subplots()
+        error_bars(axes, [1, 2], {"one": np.ones((3, 2)), "two": np.arange(6.0).reshape(3, 2)})
+        assert [bars.get_label() for bars in axes.containers] == ["one", "two"]
+        np.testing.assert_allclose(axes.containers[1].lines[0].get_ydata(), [2.0, 3.0])
+
+
+def test_a_claim_is_filled_in_with_its_reason() -> None:
+    claim = Claim("It takes {steps} steps.", "{steps} are few").filled(steps=3)
+    assert claim == ("It takes 3 steps.", "3 are few")
+    verdict = judged(claim, False, "4", True)
+    assert (verdict.claim, verdict.word, verdict.explanation) == ("It takes 3 steps.", "holds partly", "3 are few")
+    assert judged(claim, True, "3", True).explanation == ""
+
+
+def test_a_split_takes_every_example_once() -> None:
+    x, y = np.arange(20.0), np.arange(20)
+    parts = data.split(jax.random.key(0), (x, y), 5, 3)
+    assert [len(part[0]) for part in parts] == [5, 3, 12]
+    assert sorted(np.concatenate([np.asarray(part[1]) for part in parts])) == list(range(20))
+    assert all((np.asarray(part[0]) == np.asarray(part[1])).all() for part in parts)
+    train, validation, test = data.train_validation_test(jax.random.key(0), (x, y), 0.2)
+    assert [len(part[0]) for part in (train, validation, test)] == [12, 4, 4]
 
 
 # Tables of one's own
@@ -570,7 +677,7 @@ def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_pat
         ("", "at least two columns"),
         ("1,2,a\n" * 60, "every answer is a"),
         ("1,2,3.5\n" * 59 + "1,2,NA\n", "all numbers or all words, got 'NA' among numbers"),
-        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 examples"),
+        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 objects"),
     ],
 )
 def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -587,9 +694,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "words.npz", x=np.full((60, 2), "word"), y=np.arange(60))
     with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
         data.load(tmp_path / "words.npz")
-    np.savez(tmp_path / "examples.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
-    with pytest.raises(data.Unreadable, match="Example arrays cannot be loaded"):
-        data.load(tmp_path / "examples.npz")
+    np.savez(tmp_path / "objects.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
+    with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
+        data.load(tmp_path / "objects.npz")
     (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
     with pytest.raises(data.Unreadable, match=r"cannot be read as \.csv.*utf-8"):
         data.load(tmp_path / "latin.csv")
