@@ -25,7 +25,7 @@ from experiments import data, user_network
 from experiments.report import Experiment, Outcome, Settings, runner, site, storage
 from fnn.training import _files as files
 
-OF_NETWORK = ("loss", "features", "objects")
+OF_NETWORK = ("loss", "features", "examples")
 """The options that say what a user's network is given."""
 COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
 
@@ -64,15 +64,15 @@ class Options:
     data: Path | None = None
     """A table of your own, for `adadelta` and, if its answers are classes, for `depth` and `digits`: .csv whose last
     column is the answer, or .npz with x [objects, features] and y [objects]. Words, and whole numbers of at most 20
-    values or one for each twenty objects, are classes."""
+    values or one for each twenty examples, are classes."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
     loss: str = "squared"
     """A loss of fnn by name, or MODULE:NAME of your own; with --network."""
     features: int = 8
-    """Features of the random objects that your network is given; with --network."""
-    objects: int = 32
-    """How many objects it is given; with --network."""
+    """Features of the random examples that your network is given; with --network."""
+    examples: int = 32
+    """How many examples it is given; with --network."""
 
 
 class UsageError(ValueError):
@@ -222,7 +222,7 @@ def settings_of(options: Options) -> Settings:
         raise UsageError(f"{', '.join(f'--{name}' for name in OF_NETWORK)} go with --network alone")
     users = None
     if options.network is not None:
-        users = user_network.load(options.network, options.loss, options.features, options.objects)
+        users = user_network.load(options.network, options.loss, options.features, options.examples)
     return Settings(seeds, options.quick, users, options.data and str(options.data))
 
 
@@ -242,7 +242,7 @@ def command(name: str, options: Options, seeds: int) -> str:
     if options.network is None:
         return given
     network = f"--network {options.network} --loss {options.loss}"
-    return f"{given} {network} --features {options.features} --objects {options.objects}"
+    return f"{given} {network} --features {options.features} --examples {options.examples}"
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:

@@ -17,8 +17,8 @@ from experiments.report import Settings
 from fnn.core._numerics import wide_integers
 
 SMALLEST = 50
-"""objects of a table, of which some are held out"""
-CLASSES = "words, or whole numbers of at most 20 values or one for each twenty objects"
+"""examples of a table, of which some are held out"""
+CLASSES = "words, or whole numbers of at most 20 values or one for each twenty examples"
 """what answers are taken for classes; see `_sample`"""
 
 
@@ -27,7 +27,7 @@ class Unreadable(Exception):
 
 
 class Sample(NamedTuple):
-    """Objects and their answers."""
+    """Examples and their answers."""
 
     label: str
     x: jax.Array
@@ -42,19 +42,19 @@ class Sample(NamedTuple):
 
 
 def accuracy(a: jax.Array, y: jax.Array) -> jax.Array:
-    """The share of objects whose largest output [n, classes] is that of their class [n]."""
+    """The share of examples whose largest output [n, classes] is that of their class [n]."""
     labels = wide_integers(y)
     return jnp.mean((jnp.argmax(a, axis=1).astype(labels.dtype) == labels).astype(jnp.float32))
 
 
 def split(key: jax.Array, data: Any, *sizes: int) -> list[Any]:
-    """Parts of the objects of a tree of arrays [objects, …] at random: parts of these sizes, and the rest."""
+    """Parts of the examples of a tree of arrays [objects, …] at random: parts of these sizes, and the rest."""
     order = jax.random.permutation(key, len(jax.tree.leaves(data)[0]))
     return [jax.tree.map(lambda leaf, part=part: leaf[part], data) for part in jnp.split(order, np.cumsum(sizes))]
 
 
 def train_validation_test(key: jax.Array, data: Any, held_out: float = 0.15) -> list[Any]:
-    """Three parts of the objects at random, the shares of validation and of test both `held_out`."""
+    """Three parts of the examples at random, the shares of validation and of test both `held_out`."""
     size = len(jax.tree.leaves(data)[0])
     held = round(held_out * size)
     return split(key, data, size - 2 * held, held)
@@ -66,11 +66,11 @@ def truth_tables(variables: int) -> np.ndarray:
     return np.arange(2**2**variables, dtype=np.int32)[:, None] >> bits & 1
 
 
-def spirals(key: jax.Array, objects: int, turns: float, noise: float) -> tuple[jax.Array, jax.Array]:
+def spirals(key: jax.Array, examples: int, turns: float, noise: float) -> tuple[jax.Array, jax.Array]:
     """Points [objects, 2] on two arms, one in the other, out to radius 1; and the arm of each, int32 0 or 1."""
     of_radius, of_noise = jax.random.split(key)
-    r = jnp.sqrt(jax.random.uniform(of_radius, (objects,), jnp.float32, minval=0.02))
-    arm = jnp.arange(objects, dtype=jnp.int32) % 2
+    r = jnp.sqrt(jax.random.uniform(of_radius, (examples,), jnp.float32, minval=0.02))
+    arm = jnp.arange(examples, dtype=jnp.int32) % 2
     angle = np.pi * (2 * turns * r + arm.astype(r.dtype))
     points = jnp.stack([r * jnp.cos(angle), r * jnp.sin(angle)], axis=1)
     return points + noise * jax.random.normal(of_noise, points.shape, points.dtype), arm
@@ -116,7 +116,7 @@ def load(path: Path) -> Sample:
 
     Args:
         path: an .npz file with x [objects, features] and y [objects]; or a .csv file, with or without a line of names,
-            a line an object, its answer last. Answers that are words, or whole numbers of few values, are classes.
+            a line an example, its answer last. Answers that are words, or whole numbers of few values, are classes.
 
     Raises:
         Unreadable: no file, one of another kind, or one that holds no such table.
@@ -187,7 +187,7 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
         raise Unreadable(f"{path}: there is nothing to learn, every answer is {y[0]}")
     sample = _sample(path.name, x, y)
     if sample.classes > len(x) // 2:
-        raise Unreadable(f"{path}: {sample.classes} classes are too many for {len(x)} objects; is that the answer?")
+        raise Unreadable(f"{path}: {sample.classes} classes are too many for {len(x)} examples; is that the answer?")
     return sample
 
 

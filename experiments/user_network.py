@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import fnn
 from fnn import Layer, Loss
 from fnn.nn import iter_layers
-from fnn.testing import Law, Laws, check_layer
+from fnn.testing import Law, Laws, Outcome, check_layer
 
 OTHERS = str(Path(__file__).parent), str(Path(fnn.__file__).parent), sysconfig.get_path("stdlib"), "<"
 """Where files lie that are not the user's."""
@@ -34,27 +34,27 @@ class Problem(NamedTuple):
     batch: tuple[jax.Array, jax.Array]
 
 
-def batch(loss: Loss, key: jax.Array, objects: int, features: int, outputs: int) -> tuple[jax.Array, jax.Array]:
-    """Random objects [objects, features] and answers of the kind a loss takes; real ones for a loss of one's own."""
+def batch(loss: Loss, key: jax.Array, examples: int, features: int, outputs: int) -> tuple[jax.Array, jax.Array]:
+    """Random examples [objects, features] and answers of the kind a loss takes; real ones for a loss of one's own."""
     key_x, key_y = jax.random.split(key)
-    x = jax.random.normal(key_x, (objects, features), jnp.float32)
+    x = jax.random.normal(key_x, (examples, features), jnp.float32)
     if loss.label == "softmax_cross_entropy":
-        return x, jax.random.randint(key_y, (objects,), 0, outputs, jnp.int32)
+        return x, jax.random.randint(key_y, (examples,), 0, outputs, jnp.int32)
     if loss.label.endswith("margin"):
-        return x, 2 * jax.random.bernoulli(key_y, 0.5, (objects, outputs)).astype(jnp.int32) - 1
+        return x, 2 * jax.random.bernoulli(key_y, 0.5, (examples, outputs)).astype(jnp.int32) - 1
     if loss.label == "binary_cross_entropy":
-        return x, jax.random.bernoulli(key_y, 0.5, (objects, outputs)).astype(jnp.int32)
-    return x, jax.random.normal(key_y, (objects, outputs), jnp.float32)
+        return x, jax.random.bernoulli(key_y, 0.5, (examples, outputs)).astype(jnp.int32)
+    return x, jax.random.normal(key_y, (examples, outputs), jnp.float32)
 
 
-def load(network: str, loss: str, features: int, objects: int) -> Problem:
+def load(network: str, loss: str, features: int, examples: int) -> Problem:
     """A user's network with a loss and a random batch.
 
     Args:
         network: "module:name" of a layer, or of a function without arguments that makes one.
         loss: a loss of fnn by name, or "module:name" of one's own.
-        features: of the objects.
-        objects: in the batch.
+        features: of the examples.
+        examples: in the batch.
 
     Returns:
         What is to be looked at.
@@ -63,8 +63,8 @@ def load(network: str, loss: str, features: int, objects: int) -> Problem:
         Refused: a module or a name that is not there, what is no layer or no loss, sizes below 1, and whatever the
             network or the loss raises in a step of training.
     """
-    if features < 1 or objects < 1:
-        raise Refused(f"--features and --objects must be 1 or more, got {features} and {objects}")
+    if features < 1 or examples < 1:
+        raise Refused(f"--features and --examples must be 1 or more, got {features} and {examples}")
     net = _named(network)
     if callable(net) and not isinstance(net, Layer):
         net = tried(f"--network {network}, called without arguments,", net)
@@ -74,10 +74,10 @@ def load(network: str, loss: str, features: int, objects: int) -> Problem:
     if not isinstance(function, Loss):
         known = [name for name in fnn.__all__ if isinstance(getattr(fnn, name), Loss)]
         raise Refused(f"--loss {loss} is no loss; expected one of {', '.join(known)}, or MODULE:NAME of your own")
-    given = f"--network {network}, given {objects} objects of {features} features,"
-    x, key = jax.ShapeDtypeStruct((objects, features), jnp.float32), jax.random.key(0)
+    given = f"--network {network}, given {examples} examples of {features} features,"
+    x, key = jax.ShapeDtypeStruct((examples, features), jnp.float32), jax.random.key(0)
     outputs = tried(given, lambda: jax.eval_shape(lambda x: net.apply(*net.init(key, x), x), x).shape[-1])
-    problem = Problem(network, net, function, batch(function, key, objects, features, outputs))
+    problem = Problem(network, net, function, batch(function, key, examples, features, outputs))
     step = lambda xy: fnn.backprop(net, function)(*net.init(key, xy[0]), xy, key)  # noqa: E731
     tried(f"{given} in training with --loss {loss}", jax.eval_shape, step, problem.batch)
     return problem
@@ -98,11 +98,11 @@ def laws_of(given: Problem, at: tuple[Any, ...], log: Callable[[str], None]) -> 
 
 
 def _asked(layer: Layer, x: jax.Array) -> Laws:
-    """What `check_layer` finds on a few objects; where it takes none of them, why."""
+    """What `check_layer` finds on a few examples; where it takes none of them, why."""
     try:
         return check_layer(layer, x[:4])
     except (TypeError, ValueError) as refused:
-        return Laws(str(layer), (Law("none", "not asked", str(refused)),))
+        return Laws(str(layer), (Law("none", Outcome.SKIPPED, str(refused)),))
 
 
 def tried(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -128,7 +128,7 @@ def _said(error: Exception) -> str:
 def _named(spec: str) -> Any:
     module, _, name = spec.partition(":")
     if not name:
-        raise Refused(f"{spec} names no object; expected MODULE:NAME, such as my_module:net")
+        raise Refused(f"{spec} names no example; expected MODULE:NAME, such as my_module:net")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -35,7 +35,7 @@ class Peer:
     """A tanh network with `softmax_cross_entropy` in torch, with the params of fnn's ``serial(dense, …, linear)``."""
 
     def __init__(self, params: Any, x: np.ndarray, y: np.ndarray) -> None:
-        """From params (…, {"w": [i, o], "b": [o]}), objects [n, i] and labels [n]."""
+        """From params (…, {"w": [i, o], "b": [o]}), examples [n, i] and labels [n]."""
         torch: Any = importlib.import_module("torch")
 
         modules: list[Any] = []
@@ -68,7 +68,7 @@ class Peer:
             self.loss(self.net(self.x), self.y).backward()
 
     def found(self, attribute: str, scale: float) -> list[dict[str, np.ndarray]]:
-        """What an extension left, in fnn's shapes and scale: of gradients of objects' own losses, not shares of Q."""
+        """What an extension left, in fnn's shapes and scale: of gradients of examples' own losses, not shares of Q."""
 
         def read(parameter: Any) -> np.ndarray:
             return scale * getattr(parameter, attribute).detach().numpy()
@@ -84,12 +84,12 @@ class Peer:
 def extensions(n: int) -> dict[str, tuple[Any, str, float]]:
     """For fnn's name of a quantity BackPACK's extension, its attribute, and the factor that brings it to fnn's scale.
 
-    BackPACK's gradients of objects are g_n/n for the mean loss, so squares of them come as 1/n².
+    BackPACK's gradients of examples are g_n/n for the mean loss, so squares of them come as 1/n².
     """
     of: Any = importlib.import_module("backpack.extensions")
     return {
-        "gradients of objects": (of.BatchGrad(), "grad_batch", n),
-        "squared norms of objects": (of.BatchL2Grad(), "batch_l2", n**2),
+        "gradients of examples": (of.BatchGrad(), "grad_batch", n),
+        "squared norms of examples": (of.BatchL2Grad(), "batch_l2", n**2),
         "second moment": (of.SumGradSquared(), "sum_grad_squared", n),
         "variance": (of.Variance(), "variance", n**2),
         "Gauss–Newton diagonal": (of.DiagGGNExact(), "diag_ggn_exact", 1),

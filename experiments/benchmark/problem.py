@@ -1,4 +1,4 @@
-"""What all contenders train: a network of ReLU layers on random objects."""
+"""What all contenders train: a network of ReLU layers on random examples."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Problem(NamedTuple):
         return len(self.x) // self.batch
 
 
-def random_problem(widths: tuple[int, ...], batch: int, objects: int | None = None) -> Problem:
-    """A problem with random objects whose answers depend on them, by default at most 256 batches of them."""
+def random_problem(widths: tuple[int, ...], batch: int, examples: int | None = None) -> Problem:
+    """A problem with random examples whose answers depend on them, by default at most 256 batches of them."""
     generator = np.random.default_rng(0)
-    size = max(min(1797, 256 * batch) if objects is None else objects, batch)
+    size = max(min(1797, 256 * batch) if examples is None else examples, batch)
     x = generator.uniform(size=(size, widths[0])).astype(np.float32)
     scores = x @ generator.normal(size=(widths[0], widths[-1])).astype(np.float32)
     y = np.argmax(scores, axis=1).astype(np.int32) if widths[-1] > 1 else scores

@@ -117,13 +117,13 @@ def neighbours(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Arr
     return step % (size // batch_size) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
 
 
-def drawing(objects: int, rounds: int) -> Race:
+def drawing(examples: int, rounds: int) -> Race:
     """Seconds for a step of one seed by how its batch is drawn.
 
-    Objects from an order written down before the first step are as far apart in the memory as shuffled ones; nothing is
-    left to do but to fetch them.
+    Examples from an order written down before the first step are as far apart in the memory as shuffled ones; nothing
+    is left to do but to fetch them.
     """
-    problem, steps = random_problem(MAIN, 32, objects), 4000
+    problem, steps = random_problem(MAIN, 32, examples), 4000
     order = jnp.asarray(np.stack(shuffled_batches(problem, steps, seed=0)), jnp.int32)
 
     def written(key: jax.Array, step: Any, size: int, batch_size: int) -> jax.Array:

@@ -19,7 +19,7 @@ from experiments import report as r
 
 TAKES = "table"
 HIDDEN, BATCH, PERCENT = 32, 32, 25
-"""hidden units; objects in a batch; how many per cent of the objects are held out"""
+"""hidden units; examples in a batch; how many per cent of the examples are held out"""
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ONE = RATES.index(1.0)
 OPTIMIZERS = {"AdaDelta": fnn.adadelta, "RMSProp": fnn.rmsprop, "SG": fnn.sgd}
@@ -36,7 +36,7 @@ w := w − ηδ,   η = 1"""
 LEAD = (
     f"A network of {HIDDEN} hidden ReLU units learns {{data}} by {{steps}} steps with batches of {BATCH}, with "
     "AdaDelta, RMSProp and SG from the same weights and on the same batches, at learning rates from "
-    f"{RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the objects are held out, others for each seed. The score is the "
+    f"{RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the examples are held out, others for each seed. The score is the "
     "accuracy on them or, where the answers are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a run that diverges, or is "
     "worse than the mean answer, scores 0. The best η is chosen by the same held-out scores, which favours the tuned "
     "optimizers a little."

@@ -24,7 +24,7 @@ from fnn.training.metrics import measured, parted
 
 TAKES = "network"
 MOST, MOST_ROWS = 64, 12
-"""objects or units, and layers, that are drawn of a large network"""
+"""examples or units, and layers, that are drawn of a large network"""
 
 
 EQUATION = """S^l = x^{l−1} w^l        x^l = σ(S^l)        z^l = σ′(S^l)
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     S: np.ndarray | None
     z: np.ndarray | None
     error: np.ndarray
-    """ε_i = ∂ℒ_i/∂x of each object's own loss"""
+    """ε_i = ∂ℒ_i/∂x of each example's own loss"""
     gradient: np.ndarray | None
     """∂Q/∂w of the mean loss"""
 
@@ -136,8 +136,8 @@ def heat_maps(problem: Problem, rows: list[Row], chain: bool) -> r.Figure:
                 _map(axes, name, values)
         return r.finished(
             canvas,
-            f"One batch forwards and backwards: {problem.label}. In x, S, z, ε an object is a row and a unit a column; "
-            "w leads from the unit of its row to that of its column, biases are left out. Blue is negative, orange "
+            f"One batch forwards and backwards: {problem.label}. In x, S, z, ε an example is a row and a unit a "
+            "column; w leads from the unit of its row to that of its column, biases are left out. Blue is negative, orange "
             f"positive, nothing zero; ± is the full ink of each map.{_left_out(rows)}",
             f"Heat maps for {len(shown)} layers of inputs x, weights w, sums S, slopes z, errors ε and gradients.",
             narrowest=520,

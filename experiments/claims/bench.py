@@ -94,7 +94,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
             "versions": _versions(),
             "seconds per seed-step": {f"{p}, {s} seeds": _medians(race) for (p, s), race in races.items()},
             "losses": losses,
-            "drawing": {objects: _medians(found) for objects, found in draws.items()},
+            "drawing": {examples: _medians(found) for examples, found in draws.items()},
             "compile seconds by depth": {depth: np.median(seconds) for depth, seconds in depths.items()},
             "cold start": {who: [np.median(times) for times in start] for who, start in cold.items()},
             "peak memory": {seeds: found["peak"] for seeds, found in memory.items()},
@@ -209,8 +209,8 @@ def _others(
     memory: dict[int, dict[str, float]],
 ) -> list[r.Table]:
     drawn = [
-        (f"{objects:,}", name, str(spread(s * 1e6)), str(spread(s / found[WRITTEN])))
-        for objects, found in draws.items()
+        (f"{examples:,}", name, str(spread(s * 1e6)), str(spread(s / found[WRITTEN])))
+        for examples, found in draws.items()
         for name, s in found.items()
     ]
     starts = [(who, str(spread(start.imported)), str(spread(start.first))) for who, start in cold.items()]
@@ -219,7 +219,7 @@ def _others(
     return [
         r.Table(
             "Steps of one seed by how their batches are drawn; ratios within each turn",
-            ("objects", "batches", "µs per step", "in the time of those written down before"),
+            ("examples", "batches", "µs per step", "in the time of those written down before"),
             drawn,
         ),
         r.Table("Seconds from the start of a process", ("who", "imported", "first network trained"), starts),

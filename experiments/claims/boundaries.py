@@ -23,7 +23,7 @@ from fnn.lecture import parameter_count
 WIDTHS = {1: (80,), 2: (16, 16), 3: (11, 11, 11)}
 """of the hidden layers, so that the networks have about as many weights"""
 ACTIVATIONS = {"tanh": (fnn.tanh, fnn.nn.glorot_uniform()), "ReLU": (fnn.relu, fnn.nn.he())}
-OBJECTS, TURNS, NOISE, BATCH, RATE = 300, 1.25, 0.03, 50, 0.01
+EXAMPLES, TURNS, NOISE, BATCH, RATE = 300, 1.25, 0.03, 50, 0.01
 REQUIRED = 0.95
 CELLS = 31
 """points of the drawn plane a side"""
@@ -36,10 +36,10 @@ ARMS, SHADES = r.COLORS[:2], ("#b9d3ef", "#e3edf8", "#fbe9d6", "#f4cfa3")
 EQUATION = """x^l = σ(x^{l−1} W^l),   l = 1, …, L − 1
 a = x^{L−1} W^L,   dim W = Σ_l (H_{l−1} + 1)·H_l"""
 LEAD = (
-    f"{OBJECTS} points on two spirals of {TURNS:g} turns, a class each, are learned by fully connected networks of "
+    f"{EXAMPLES} points on two spirals of {TURNS:g} turns, a class each, are learned by fully connected networks of "
     f"{{depths}} hidden layers with about as many weights, by Adam with η = {RATE:g} and batches of {BATCH}, {{steps}} "
     "steps. tanh begins with Glorot's weights, ReLU with He's. Each seed has its own points, first weights and "
-    f"batches, and {2 * OBJECTS} new points to be judged on."
+    f"batches, and {2 * EXAMPLES} new points to be judged on."
 )
 SUFFICE = r.Claim(
     "Two or three layers of neurons suffice: networks of one or two hidden layers and an output put "
@@ -73,9 +73,9 @@ def experiment_with(cases: list[tuple[str, int]], steps: int, frames: int) -> Ca
 
     def experiment(key: jax.Array) -> tuple[jax.Array, dict[tuple[str, int], dict[str, jax.Array]]]:
         of_points, of_run = jax.random.split(key)
-        x, arm = data.spirals(of_points, 3 * OBJECTS, TURNS, NOISE)
+        x, arm = data.spirals(of_points, 3 * EXAMPLES, TURNS, NOISE)
         y = arm[:, None].astype(jnp.float32)
-        known, new = (x[:OBJECTS], y[:OBJECTS]), (x[OBJECTS:], y[OBJECTS:])
+        known, new = (x[:EXAMPLES], y[:EXAMPLES]), (x[EXAMPLES:], y[EXAMPLES:])
 
         def learned(net: fnn.Layer) -> dict[str, jax.Array]:
             def validate(params: Any, state: Any) -> dict[str, jax.Array]:
@@ -197,7 +197,8 @@ def _accuracies(found: Found, steps: int) -> r.Figure:
         canvas.legend(fontsize=9, ncols=3, loc="outside upper center")
         return r.finished(
             canvas,
-            f"Accuracy on {2 * OBJECTS} new points as training goes on, mean and 95 % interval over seeds; tanh dashed",
+            f"Accuracy on {2 * EXAMPLES} new points as training goes on, mean and 95 % interval over seeds; tanh "
+            "dashed",
             "Line plot of accuracy over steps for tanh and ReLU networks: those with more hidden layers rise sooner, "
             "and those of ReLU sooner than those of tanh.",
         )

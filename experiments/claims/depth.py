@@ -22,7 +22,7 @@ PARAMETERS, BATCH = 2000, 32
 DEPTHS = (1, 2, 3, 5)
 """layers of weights, the last one included"""
 RATES = (0.003, 0.02)
-"""of Adam; the better one on validation objects is taken"""
+"""of Adam; the better one on validation examples is taken"""
 POINT = 0.01
 
 
@@ -30,12 +30,12 @@ EQUATION = "dim W = Σ_l (H_{l−1} + 1) H_l"
 LEAD = (
     f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn {{data}} by "
     "{steps} steps of Adam. Layers are counted as in the lecture, the last one included: one layer is a linear "
-    "classifier, whose number of parameters cannot be chosen. A fifth of the objects chooses the rate, "
+    "classifier, whose number of parameters cannot be chosen. A fifth of the examples chooses the rate, "
     f"{' or '.join(f'{rate:g}' for rate in RATES)}; another fifth is held out."
 )
 THREE = r.Claim(
     f"Three layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.",
-    why="{smallest} has {held_out} held-out objects, one of which is {one:.2g} of the accuracy: its interval is wide",
+    why="{smallest} has {held_out} held-out examples, one of which is {one:.2g} of the accuracy: its interval is wide",
 )
 TWO = r.Claim(f"Two layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.")
 ONE = r.Claim(
@@ -45,7 +45,7 @@ ONE = r.Claim(
 )
 CAPTION = "Held-out accuracy by the number of layers; means over seeds with 95 % intervals"
 By = dict[str, dict[int, np.ndarray]]
-"""by data set and number of layers, at the rate chosen on validation objects: values [seeds]"""
+"""by data set and number of layers, at the rate chosen on validation examples: values [seeds]"""
 
 
 def spirals() -> data.Sample:
@@ -70,7 +70,7 @@ def network(depth: int, sample: data.Sample) -> fnn.Layer:
 
 
 def experiment_with(depth: int, sample: data.Sample, steps: int) -> Callable[..., Any]:
-    """The pure experiment ``(key, eta) -> accuracies`` on validation and on held-out objects, a fifth each."""
+    """The pure experiment ``(key, eta) -> accuracies`` on validation and on held-out examples, a fifth each."""
     net, fifth = network(depth, sample), len(sample.x) // 5
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, jax.Array]:
@@ -140,7 +140,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 
 def _verdicts(accuracy: By, validation: dict[str, dict[int, float]], small: data.Sample) -> list[r.Verdict]:
     def gained(over: int) -> dict[str, np.ndarray]:
-        """By how much the deeper network that is best on validation objects beats the one of so many layers."""
+        """By how much the deeper network that is best on validation examples beats the one of so many layers."""
         deeper = {
             name: max((depth for depth in of if depth > over), key=lambda depth: of[depth])
             for name, of in validation.items()

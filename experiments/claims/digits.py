@@ -39,10 +39,10 @@ adadelta: δ := g(√Δ + ε)/(√G + ε),   Δ := αΔ + (1 − α)δ²,   w :=
 adam: v̂ := v/(1 − γ^k),   Ĝ := G/(1 − α^k),   w := w − ηv̂/(√Ĝ + ε)
 nadam: w := w − η(γv̂ + (1 − γ)/(1 − γ^k)·g)/(√Ĝ + ε)"""
 LEAD = (
-    f"{{net}}, batches of {BATCH}, {{steps}} steps of hand-written BackProp on {{train}} of the {{size}} objects. Each "
-    "seed has its own split, first weights and order of batches. All seeds and {rates} learning rates of an optimizer "
-    "run in one compiled call; the rate is chosen by accuracy on validation objects, and the accuracy on other "
-    "held-out objects is reported as a mean with a 95 % interval over {seeds} seeds."
+    f"{{net}}, batches of {BATCH}, {{steps}} steps of hand-written BackProp on {{train}} of the {{size}} examples. "
+    "Each seed has its own split, first weights and order of batches. All seeds and {rates} learning rates of an optimizer "
+    "run in one compiled call; the rate is chosen by accuracy on validation examples, and the accuracy on other "
+    "held-out examples is reported as a mean with a 95 % interval over {seeds} seeds."
 )
 REACHES = r.Claim("Every optimizer reaches, at its best rate, a mean held-out accuracy of {required}.")
 

@@ -1,4 +1,4 @@
-"""Dropout against overfitting: a wide network that learns few objects.
+"""Dropout against overfitting: a wide network that learns few examples.
 
 Command: ``python -m experiments dropout``; 14 seconds on two CPU cores. Expect, with a fifth of the labels wrong, a
 held-out error of 0.258 ± 0.012 with p = 0.5 against 0.284 ± 0.012 without dropout, and no difference with right labels.
@@ -18,7 +18,7 @@ from experiments import data
 from experiments import report as r
 from fnn.training import overfitting_gap
 
-WIDTH, OBJECTS, HELD_OUT, BATCH, RATE = 128, 100, 500, 25, 3e-3
+WIDTH, EXAMPLES, HELD_OUT, BATCH, RATE = 128, 100, 500, 25, 3e-3
 PROBABILITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 USUAL = PROBABILITIES.index(0.5)
 """the p that its inventors take for hidden layers, and that the verdicts look at"""
@@ -32,12 +32,12 @@ Found = dict[str, np.ndarray]
 EQUATION = """training      x_h = ξ_h σ(Σ_k w_kh x_k),   P(ξ_h = 0) = p
 application   x_h = (1 − p) σ(Σ_k w_kh x_k)"""
 LEAD = (
-    f"A network with one hidden layer of {WIDTH} ReLUs learns {OBJECTS} handwritten digits for {{steps}} steps of "
+    f"A network with one hidden layer of {WIDTH} ReLUs learns {EXAMPLES} handwritten digits for {{steps}} steps of "
     f"Adam, its hidden neurons dropped with probability p; {HELD_OUT} other digits are held out. It has some "
-    f"{WIDTH * 75} weights for {OBJECTS} objects, so it can learn them by heart. It does so twice: with the right "
+    f"{WIDTH * 75} weights for {EXAMPLES} examples, so it can learn them by heart. It does so twice: with the right "
     "labels, and with a fifth of the labels wrong, which no network should learn. In application all neurons are on, "
     "times 1 − p. Half lost means that afterwards a random half of the neurons of the trained network is switched off, "
-    "anew for each object, and the rest doubled."
+    "anew for each example, and the rest doubled."
 )
 OVERFITTING = r.Claim(
     "Dropout with p = 0.5 makes overfitting, the held-out loss minus the training loss, smaller than without dropout."
@@ -56,13 +56,13 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
     """The pure experiment ``(key, p, noise) -> metrics``: a few digits are learned, others are held out."""
     x, y = data.digits()[1:]
     hidden, output = fnn.dense(WIDTH, fnn.relu, w=fnn.nn.he()), fnn.linear(10)
-    number = jnp.arange(OBJECTS, dtype=jnp.int32)
+    number = jnp.arange(EXAMPLES, dtype=jnp.int32)
 
     def experiment(key: jax.Array, p: Any, noise: jax.Array) -> dict[str, jax.Array]:
         key_split, key_run, key_loss = jax.random.split(key, 3)
-        order = fnn.permuted(key_split, 0, jnp.arange(OBJECTS + HELD_OUT, dtype=jnp.int32), len(x))
-        seen, unseen = ((x[part], y[part]) for part in jnp.split(order, [OBJECTS]))
-        wrong = number < jnp.round(noise * OBJECTS).astype(jnp.int32)
+        order = fnn.permuted(key_split, 0, jnp.arange(EXAMPLES + HELD_OUT, dtype=jnp.int32), len(x))
+        seen, unseen = ((x[part], y[part]) for part in jnp.split(order, [EXAMPLES]))
+        wrong = number < jnp.round(noise * EXAMPLES).astype(jnp.int32)
         seen = seen[0], jnp.where(wrong, (seen[1] + 1 + number % 9) % 10, seen[1])
         net = fnn.serial(hidden, fnn.dropout(p), output)
         learn = fnn.trainer(net, LOSS, fnn.adam(RATE), batch_size=BATCH)
@@ -131,7 +131,7 @@ def _accuracies(name: str, case: Found) -> r.Figure:
         PROBABILITIES,
         {key: case[key] for key in SHOWN},
         f"Accuracy against the probability of dropping, {name}; mean and 95 % interval.",
-        f"Line plot for {name}: accuracy on the training objects, on held-out objects, and on these with half of the "
+        f"Line plot for {name}: accuracy on the training examples, on held-out examples, and on these with half of the "
         "neurons lost, over p from 0 to 0.7.",
         xlabel="probability p of dropping a neuron",
         ylabel="accuracy",
@@ -148,7 +148,7 @@ def _losses(cases: dict[str, Found], steps: int) -> r.Figure:
             for i in (0, USUAL)
             for which in ("training loss", "held-out loss")
         },
-        "Losses in the application stage as training goes on, a fifth of the training labels wrong.",
+        "Losses in inference mode as training goes on, a fifth of the training labels wrong.",
         "Line plot over training steps. Without dropout the training loss falls to nearly zero while the held-out loss "
         "rises again; with dropout both stay closer together.",
         xlabel="step",

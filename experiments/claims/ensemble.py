@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments ensemble``; 17 seconds on two CPU cores. Expect the rule 1 − p to be exact to 1e-7 over
 one dropped layer, and with p = 0.5 to be off by 24 % over two and 37 % over three, where it names the same class all
-the same for 98 % of the objects or more.
+the same for 98 % of the examples or more.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ EQUATION = """Σ_ξ P(ξ) a(x; ξ) ≈ a(x; 1 − p),   P(ξ) = (1 − p)^kept p
 softmax of Σ_ξ P(ξ) ln a(x; ξ): the normalised geometric mean"""
 LEAD = (
     f"Networks of 1 to {{deepest}} hidden layers of {WIDTH} tanh neurons, each layer under dropout, learn the three "
-    "classes of wine for {steps} steps of Adam on all objects. A network with N dropped neurons is 2^N networks with "
-    "common weights. The outputs of every one of them are computed, for each sixth object, and their mean over all "
+    "classes of wine for {steps} steps of Adam on all examples. A network with N dropped neurons is 2^N networks with "
+    "common weights. The outputs of every one of them are computed, for each sixth example, and their mean over all "
     "masks is compared with what the network gives in application, all neurons on, times 1 − p. Differences are "
-    "‖a − b‖/‖b‖ over objects and outputs. Then the mean is estimated from a few random masks. Last, a network of 64 "
+    "‖a − b‖/‖b‖ over examples and outputs. Then the mean is estimated from a few random masks. Last, a network of 64 "
     f"hidden neurons is trained by SG with dropout and with inverted dropout on {178 - HELD_OUT} wines, the others "
     "held out."
 )
@@ -77,12 +77,12 @@ AS_WELL = r.Claim(
 
 
 def relative(a: jax.Array, b: jax.Array) -> jax.Array:
-    """‖a − b‖/‖b‖ over all objects and outputs."""
+    """‖a − b‖/‖b‖ over all examples and outputs."""
     return jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())
 
 
 def everything(key: jax.Array, step: jax.Array, size: int, batch_size: int) -> jax.Array:
-    """Every object in every step: what is random is dropout alone."""
+    """Every example in every step: what is random is dropout alone."""
     return jnp.arange(size, dtype=jnp.int32)
 
 

@@ -21,7 +21,7 @@ FEATURES, PLANTED, FEWER = 30, 6, 4
 """features, those that the answer depends on, and how many are removed in a round"""
 ROUNDS = (FEATURES - PLANTED) // FEWER
 LEFT = FEATURES - FEWER * np.arange(ROUNDS + 1)
-OBJECTS, HELD_OUT, BATCH, NOISE = 2000, 500, 50, 0.1
+EXAMPLES, HELD_OUT, BATCH, NOISE = 2000, 500, 50, 0.1
 NET, LOSS = fnn.serial(fnn.dense(20, fnn.tanh), fnn.linear(1)), fnn.squared
 SCORES = ("OBD, Σ_h S_jh", "OBD, gates", "Σ_h |w_jh|")
 SCALES = {"one scale": 0.0, "different scales": 1.0}
@@ -33,13 +33,13 @@ EQUATION = """S_jh = ½ w_jh² ∂²Q/∂w_jh²,   S_j = Σ_h S_jh
 gates: ½ ∂²Q/∂g_j² at g = 1, x_j → g_j x_j"""
 LEAD = (
     f"The answer depends on {PLANTED} of {FEATURES} normally distributed features, "
-    f"y = sin 2a + bc + tanh 2d + e²/2 + f plus noise. {NET} learns it from {OBJECTS} objects in {{steps}} steps of "
+    f"y = sin 2a + bc + tanh 2d + e²/2 + f plus noise. {NET} learns it from {EXAMPLES} examples in {{steps}} steps of "
     f"Adam with L2, whose rate falls to 0, so that it ends near a minimum. Then, {ROUNDS} times, the {FEWER} features "
     "that a score ranks last are removed, and the network goes on learning for {retrain} steps likewise, until "
     f"{PLANTED} are left; features removed blindly would leave the planted ones in proportion. For comparison the "
     "network goes through the same rounds with nothing removed, and all features are ranked once at their end. Once "
     "all features have the same scale, and once scales that differ up to tenfold, as those of units do, which weights "
-    "make up for. Quality is R² on held-out objects. Means over seeds."
+    "make up for. Quality is R² on held-out examples. Means over seeds."
 )
 FINDS = r.Claim(
     f"Optimal Brain Damage finds the features that matter, by S_j = Σ_h S_jh: nine tenths of the {PLANTED} planted "
@@ -89,11 +89,11 @@ def experiment_with(steps: int, retrain: int) -> Callable[..., dict[str, jax.Arr
 
     def experiment(key: jax.Array, spread: jax.Array) -> dict[str, jax.Array]:
         key_x, key_scale, key_run = jax.random.split(key, 3)
-        drawn = jax.random.normal(key_x, ((OBJECTS + HELD_OUT) * (FEATURES + 1),), jnp.float32)
-        drawn = drawn.reshape(OBJECTS + HELD_OUT, FEATURES + 1)
+        drawn = jax.random.normal(key_x, ((EXAMPLES + HELD_OUT) * (FEATURES + 1),), jnp.float32)
+        drawn = drawn.reshape(EXAMPLES + HELD_OUT, FEATURES + 1)
         y = answer(drawn) + NOISE * drawn[:, -1]
         scale = 10 ** (spread * jax.random.uniform(key_scale, (FEATURES,), jnp.float32, -0.5, 0.5))
-        (x, unseen), (y, expected) = (jnp.split(array, [OBJECTS]) for array in (drawn[:, :-1] * scale[None, :], y))
+        (x, unseen), (y, expected) = (jnp.split(array, [EXAMPLES]) for array in (drawn[:, :-1] * scale[None, :], y))
 
         def saliencies(state: fnn.TrainState, x: jax.Array) -> jax.Array:
             given = state.params, state.layer_state, (x, y[:, None]), key
@@ -217,9 +217,9 @@ def _qualities(of: dict[str, Found]) -> r.Figure:
         LEFT,
         {score: f["R²"] for score, f in of.items()} | {"nothing removed": of[SCORES[0]]["R², all kept"]},
         "Held-out quality as features of different scales are removed, and after as many steps with nothing removed.",
-        f"Line plot over the number of features left from {FEATURES} to {PLANTED}: R² on held-out objects for three "
+        f"Line plot over the number of features left from {FEATURES} to {PLANTED}: R² on held-out examples for three "
         "scores, and without removal.",
         xlabel="features left",
-        ylabel="R² on held-out objects",
+        ylabel="R² on held-out examples",
         marker="o",
     )

@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 import fnn
 from experiments import report as r
 
-OBJECTS, SAMPLED, STEP, CALLS = 256, 4, 0.03, 3
-"""objects of the batch; how many of the dim W quotients are timed; their h; the quickest of so many calls counts"""
+EXAMPLES, SAMPLED, STEP, CALLS = 256, 4, 0.03, 3
+"""examples of the batch; how many of the dim W quotients are timed; their h; the quickest of so many calls counts"""
 WIDTHS, DEPTHS, DEEP = (64, 128, 256, 512), (4, 8, 16), 128
 """widths of two hidden layers; numbers of hidden layers, whose width is `DEEP`"""
 BACKPROP, DIFFERENCES = METHODS = ("BackProp", "differences")
@@ -29,7 +29,7 @@ EQUATION = """ε^{l−1} = (ε^l ∘ z^l) Wᵀ: once through the network, O(dim 
 ∂Q/∂w_j ≈ (Q(W + h e_j) − Q(W − h e_j))/2h: twice through it for each j, O(dim² W)"""
 LEAD = (
     "Networks of tanh that grow in width (2 hidden layers of {widths}) and in depth ({depths} hidden layers of "
-    f"{DEEP}). The gradient over {OBJECTS} objects is found by BackProp and by central differences. Operations are "
+    f"{DEEP}). The gradient over {EXAMPLES} examples is found by BackProp and by central differences. Operations are "
     "counted in the programs that JAX makes; times are measured in {rounds} rounds, in each of which all take turns. "
     f"Of the dim W quotients, which take equally long, {SAMPLED} are timed, and multiplied by dim W/{SAMPLED}. Powers "
     "are fitted to the logarithms in each round."
@@ -71,7 +71,7 @@ class Cost(NamedTuple):
 def experiment(net: fnn.Layer) -> Cost:
     """Both gradients of a network's mean loss, compiled: BackProp, and (Q(W + he_j) − Q(W − he_j))/2h for some j."""
     random, key = np.random.default_rng(2026), jax.random.key(0)
-    x, y = (jnp.asarray(random.normal(size=(OBJECTS, n)), jnp.float32) for n in (DEEP, 1))
+    x, y = (jnp.asarray(random.normal(size=(EXAMPLES, n)), jnp.float32) for n in (DEEP, 1))
     shapes, state = jax.eval_shape(net.init, key, x)
     params = jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape) / w.shape[0] ** 0.5, w.dtype), shapes)
     W, unravel = ravel_pytree(params)
@@ -149,7 +149,7 @@ def picture(costs: dict[str, list[Cost]], seconds: dict[str, dict[str, np.ndarra
         canvas.axes[0].legend(fontsize=8)
         return r.finished(
             canvas,
-            f"Seconds for one gradient over {OBJECTS} objects, geometric means over rounds with 95 % intervals. "
+            f"Seconds for one gradient over {EXAMPLES} examples, geometric means over rounds with 95 % intervals. "
             "Dotted: the powers 1 and 2 of dim W",
             "Two plots of time against the number of parameters, on logarithmic scales, for networks that grow in "
             "width and in depth, beside dotted lines of slopes one and two. The times of BackProp and of differences, "

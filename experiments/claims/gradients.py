@@ -16,19 +16,20 @@ import numpy as np
 import fnn
 from experiments import report as r
 from experiments import user_network
+from experiments.costs import Costs, costs
 from experiments.gradient_cases import CLASSES, faults, sound_networks
 from experiments.user_network import Problem
 from fnn import Layer, Loss
-from fnn.testing import Difference, GradientComparison, Laws, LeafComparison
+from fnn.testing import Difference, GradientComparison, Laws, LeafComparison, Outcome
 
 TAKES = "network"
-OBJECTS, FEATURES = 128, 64
+EXAMPLES, FEATURES = 128, 64
 
 
 EQUATION = """‖g_manual − g_automatic‖ / ‖g_automatic‖
 (Q(w + h) − Q(w − h)) / 2h"""
 LEAD = (
-    f"{{count}} networks of {FEATURES} features, {OBJECTS} objects a batch; those of the full run use every layer, "
+    f"{{count}} networks of {FEATURES} features, {EXAMPLES} examples a batch; those of the full run use every layer, "
     "combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the same forward pass "
     "and with central differences; the costs are those of the two compiled programs, run in turn. remat runs part of "
     "the forward pass twice on purpose, which the automatic gradient does not: it is no part of the medians."
@@ -63,13 +64,15 @@ KINDS = {
 }
 
 
-def compared(net: Layer, loss: Loss, rounds: int) -> GradientComparison:
-    """One network's comparison on a random batch."""
+def compared(net: Layer, loss: Loss, rounds: int) -> tuple[GradientComparison, dict[str, float]]:
+    """One network's comparison on a random batch, and its costs as manual over automatic."""
     key_batch, key_net, key = jax.random.split(jax.random.key(7), 3)
     outputs = 1 if loss.label.endswith("margin") else CLASSES
-    x, y = user_network.batch(loss, key_batch, OBJECTS, FEATURES, outputs)
+    x, y = user_network.batch(loss, key_batch, EXAMPLES, FEATURES, outputs)
     params, state = net.init(key_net, x)
-    return fnn.compare_gradients(net, loss, params, state, (x, y), key, rounds=rounds, objects=False, dtypes=())
+    given = params, state, (x, y), key
+    report = fnn.compare_gradients(net, loss, *given, examples=False, dtypes=())
+    return report, costs(fnn.backprop(net, loss), fnn.autodiff(net, loss), given, rounds).ratios()
 
 
 def of_faults(planted: dict[str, tuple[Layer, str]], log: r.Log) -> dict[str, tuple[GradientComparison, str]]:
@@ -79,7 +82,7 @@ def of_faults(planted: dict[str, tuple[Layer, str]], log: r.Log) -> dict[str, tu
         log(f"planted fault: {name}")
         x, y = user_network.batch(fnn.softmax_cross_entropy, jax.random.key(5), 7, 4, 3)
         given = *net.init(jax.random.key(6), x), (x, y), jax.random.key(7)
-        report = fnn.compare_gradients(net, fnn.softmax_cross_entropy, *given, objects=False, dtypes=(), rounds=0)
+        report = fnn.compare_gradients(net, fnn.softmax_cross_entropy, *given, examples=False, dtypes=())
         found[name] = report, verdict
     return found
 
@@ -87,20 +90,13 @@ def of_faults(planted: dict[str, tuple[Layer, str]], log: r.Log) -> dict[str, tu
 def _faults_table(found: dict[str, tuple[GradientComparison, str]]) -> r.Table:
     rows = {
         name: {
-            "verdict": report.verdict,
+            "verdict": str(report.verdict),
             "arises in": str(report.culprit or "–"),
             "difference": _told(report.worst),
         }
         for name, (report, _) in found.items()
     }
     return r.table("Planted faults and the verdicts", "planted", rows)
-
-
-def ratios(report: GradientComparison) -> dict[str, float]:
-    """Manual over automatic, for each cost; 1 where neither needs any."""
-    pairs = zip(report.manual._fields, report.manual, report.automatic, strict=True)
-    costs = {name: (m / a if a else 1.0) for name, m, a in pairs}
-    return costs | {"run_seconds": report.time_ratio}
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
@@ -110,11 +106,10 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     rounds, every = settings.pick(quick=(15, 4), full=(101, 1))
     networks = dict(list(sound_networks().items())[::every])
     wrong = dict(list(faults().items())[::every])
-    reports = {}
+    reports, of_all = {}, {}
     for i, (name, (net, loss)) in enumerate(networks.items()):
         log(f"{i + 1} of {len(networks)}: {name}")
-        reports[name] = compared(net, loss, rounds)
-    of_all = {name: ratios(report) for name, report in reports.items()}
+        reports[name], of_all[name] = compared(net, loss, rounds)
     planted = of_faults(wrong, log)
     return r.Outcome(
         LEAD.format(count=len(reports)),
@@ -140,39 +135,37 @@ def _of_users(given: Problem, settings: r.Settings, log: r.Log) -> r.Outcome:
     key_net, key = jax.random.split(jax.random.key(7))
     start = user_network.tried(f"init of {given.label}", given.net.init, key_net, given.batch[0])
     at, rounds = (*start, given.batch, key), settings.pick(quick=15, full=101)
-    report = user_network.tried(
-        f"the comparison of {given.label}", fnn.compare_gradients, given.net, given.loss, *at, rounds=rounds
-    )
+    report = user_network.tried(f"the comparison of {given.label}", fnn.compare_gradients, given.net, given.loss, *at)
+    both = costs(fnn.backprop(given.net, given.loss), fnn.autodiff(given.net, given.loss), at, rounds)
     laws = user_network.laws_of(given, at, log)
-    agree = report.verdict.startswith("agree") and "not" not in report.verdict
-    measured = report.verdict + (f"; arises in {report.culprit}" if report.culprit else "")
+    measured = str(report.verdict) + (f"; arises in {report.culprit}" if report.culprit else "")
     return r.Outcome(
-        f"{report.label}, {len(given.batch[0])} random objects. {report.objects}.",
-        [r.judged(AGREE, agree, measured), _laws_verdict(laws)],
+        f"{report.label}, {len(given.batch[0])} random examples. {report.examples}.",
+        [r.judged(AGREE, report.verdict.agree, measured), _laws_verdict(laws)],
         EQUATION.splitlines()[0],
         slide=11,
         title=f"Manual against automatic gradients of {given.label}",
-        tables=_users_tables(report, laws),
+        tables=_users_tables(report, both, laws),
         numbers=report.to_dict() | {"laws": {name: of_layer.to_dict() for name, of_layer in laws.items()}},
     )
 
 
-def _users_tables(report: GradientComparison, laws: dict[str, Laws]) -> list[r.Table]:
+def _users_tables(report: GradientComparison, both: Costs, laws: dict[str, Laws]) -> list[r.Table]:
     leaves = [
-        (leaf.path, "×".join(map(str, leaf.shape)), leaf.verdict, *(_told(d.relative) for d in _shown(leaf)))
+        (leaf.path, "×".join(map(str, leaf.shape)), str(leaf.verdict), *(_told(d.relative) for d in _shown(leaf)))
         for leaf in report.leaves
     ]
     header = ("parameter", "shape", "verdict", "manual–automatic", "manual–differences", "automatic–differences")
-    costs = [
+    of_both = [
         (name.replace("_", " "), f"{m:.4g}", f"{a:.4g}")
-        for name, m, a in zip(report.manual._fields, report.manual, report.automatic, strict=True)
+        for name, m, a in zip(both.first._fields, both.first, both.second, strict=True)
     ]
     precisions = [(p.dtype, _told(p.first), _told(p.second)) for p in report.precisions]
     relative = "Relative differences in float64, over the sampled entries where quotients are meant"
     return [
         r.Table(relative, header, leaves),
         r.Table("Relative distance from each one's own float64", ("precision", *report.names), precisions),
-        r.Table("Costs of the gradient by the parameters", ("cost", *report.names), costs),
+        r.Table("Costs of the gradient by the parameters", ("cost", *report.names), of_both),
         r.Table("Laws of the layers, which fnn.check_layer asks", ("layer", "law", "finding"), _of_laws(laws)),
     ]
 
@@ -180,15 +173,15 @@ def _users_tables(report: GradientComparison, laws: dict[str, Laws]) -> list[r.T
 def _of_laws(found: dict[str, Laws]) -> list[tuple[str, ...]]:
     rows = []
     for name, laws in found.items():
-        kept = sum(law.verdict == "holds" for law in laws.rows)
+        kept = sum(law.outcome is Outcome.HOLDS for law in laws.rows)
         told = laws.failures if kept else laws.rows
-        rows += [(name, law.name, f"{law.verdict}: {law.finding}") for law in told] or [(name, "all", f"{kept} hold")]
+        rows += [(name, law.name, f"{law.outcome}: {law.finding}") for law in told] or [(name, "all", f"{kept} hold")]
     return rows
 
 
 def _laws_verdict(found: dict[str, Laws]) -> r.Verdict:
     broken = {name: ", ".join(law.name for law in laws.failures) for name, laws in found.items() if laws.failures}
-    asked = sum(any(law.verdict != "not asked" for law in laws.rows) for laws in found.values())
+    asked = sum(any(law.outcome is not Outcome.SKIPPED for law in laws.rows) for laws in found.values())
     measured = "; ".join(f"{name} breaks: {laws}" for name, laws in broken.items()) or f"{asked} of {len(found)} asked"
     return r.judged(LAWS, not broken, measured)
 
@@ -226,7 +219,7 @@ def _verdicts(reports: dict[str, GradientComparison], of_all: dict[str, dict[str
 
 
 def _faults_verdict(found: dict[str, tuple[GradientComparison, str]]) -> r.Verdict:
-    wrong = [name for name, (report, right) in found.items() if not report.verdict.startswith(right)]
+    wrong = [name for name, (report, right) in found.items() if not str(report.verdict).startswith(right)]
     planted = [name for name in found if name != "none"]
     right = f"right for {len(planted)} faults{' and a sound network' * ('none' in found)}"
     return r.judged(FAULTS, not wrong, f"wrong for: {', '.join(wrong)}" if wrong else right)

@@ -51,8 +51,8 @@ EQUATION = """1   w ~ uniform(−1/√H, 1/√H)
 LEAD = (
     f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
     f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a linear "
-    "model on a random half of the objects and inputs; or taken from a network that has learned the digits 0 to 4, all "
-    f"but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the latter "
+    "model on a random half of the examples and inputs; or taken from a network that has learned the digits 0 to 4, "
+    f"all but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the latter "
     f"{{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the variances of "
     "each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until the mean loss "
     f"of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one layer of 16 neurons trained "
@@ -116,7 +116,7 @@ def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., 
     def measured(params: Any, key: jax.Array) -> dict[str, jax.Array]:
         learn = fnn.trainer(net, LOSS, fnn.sgd(RATE), batch_size=BATCH)
         start = learn.init(key, sample)._replace(params=params)
-        _, passes = fnn.backprop(fnn.watch(net), LOSS)(params, start.state, sample, key)
+        _, passes = fnn.backprop(fnn.watch(net), LOSS)(params, start.layer_state, sample, key)
         told = fnn.train(learn, start, sample, steps, every=EVERY)[1]["loss"]
         reached = told <= REACHED
         first = EVERY * (1 + jnp.argmax(reached).astype(jnp.float32))

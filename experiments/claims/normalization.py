@@ -22,9 +22,9 @@ RATES = tuple(10 ** (k / 2) for k in range(-6, 5))
 REACHED = 0.3
 """the loss that counts as learned; guessing has ln 10 = 2.303"""
 SIZES = (1, 8, BATCH)
-"""objects over which a gradient is averaged"""
+"""examples over which a gradient is averaged"""
 PROBE = EVERY * BATCH
-"""objects whose loss is compared before and after"""
+"""examples whose loss is compared before and after"""
 ACTIVATIONS = {"sigmoid": fnn.sigmoid, "ReLU": fnn.relu}
 LOSS = fnn.softmax_cross_entropy
 Found = dict[str, np.ndarray]
@@ -37,8 +37,8 @@ LEAD = (
     f"five decades. Counted are the steps until the mean loss of {EVERY} steps is {REACHED} or less, in {{steps}} "
     "steps at most; a run that does not get there counts as {steps}. Each network stands at its own best rate, the one "
     "with the fewest steps on average. Steps are counted, not seconds: a step with batch norm costs more. A run has "
-    f"diverged if its loss on {PROBE} objects is larger at the end than at the start, or no number. Last, without "
-    f"batch norm, the gradient is averaged over fewer objects than {BATCH} a step."
+    f"diverged if its loss on {PROBE} examples is larger at the end than at the start, or no number. Last, without "
+    f"batch norm, the gradient is averaged over fewer examples than {BATCH} a step."
 )
 FEWER = r.Claim(
     f"At the best rate of each, a network with batch norm reaches a loss of {REACHED} in fewer steps than one without."
@@ -66,8 +66,8 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., dict[str, jax.A
     probe = sample[0][:PROBE], sample[1][:PROBE]
 
     def experiment(key: jax.Array, eta: jax.Array, size: jax.Array) -> dict[str, jax.Array]:
-        def draw(key: jax.Array, step: jax.Array, objects: int, batch_size: int) -> jax.Array:
-            return fnn.shuffled(key, step, objects, batch_size)[jnp.arange(batch_size, dtype=jnp.int32) % size]
+        def draw(key: jax.Array, step: jax.Array, examples: int, batch_size: int) -> jax.Array:
+            return fnn.shuffled(key, step, examples, batch_size)[jnp.arange(batch_size, dtype=jnp.int32) % size]
 
         def loss(state: fnn.TrainState) -> jax.Array:
             return jnp.mean(LOSS.value(net.forward(state.params, state.layer_state, probe[0], key)[0], probe[1]))
@@ -193,13 +193,13 @@ def _sizes(counted: np.ndarray, steps: int) -> r.Figure:
         axes = canvas.subplots()
         for color, size, of_size in zip(r.COLORS, SIZES, np.moveaxis(counted, 2, 0), strict=False):
             reached = np.isfinite(of_size).mean(axis=0)
-            axes.plot(RATES, reached, color=color, marker="o", markersize=4, label=f"{size} object{'s'[: size - 1]}")
+            axes.plot(RATES, reached, color=color, marker="o", markersize=4, label=f"{size} example{'s'[: size - 1]}")
         axes.set(xscale="log", xlabel="learning rate η", ylabel=f"share that reaches the loss in {steps} steps")
         axes.legend(fontsize=8, title="gradient averaged over", title_fontsize=8)
         return r.finished(
             canvas,
             f"ReLU without batch norm: the share of seeds that reaches the loss in {steps} steps, for gradients "
-            f"averaged over more and fewer objects; with {SIZES[-1]} a step it has seen {SIZES[-1]} times as many as "
+            f"averaged over more and fewer examples; with {SIZES[-1]} a step it has seen {SIZES[-1]} times as many as "
             "with one.",
             "Line plot over the learning rate on a logarithmic axis, one line for each batch size; the larger the "
             "batch, the more seeds reach the loss, and at larger rates.",

@@ -32,7 +32,7 @@ RUN_COLORS = (r.COLORS[3], r.COLORS[2], r.COLORS[0])
 Runs = dict[str, dict[str, np.ndarray]]
 """for each run its records [seeds, time, …]"""
 SATURATED = 0.01
-"""a neuron is saturated for an object where z is under this part of the largest slope"""
+"""a neuron is saturated for an example where z is under this part of the largest slope"""
 
 
 EQUATION = "ε^{l−1} = (ε^l ∘ z^l) w^lᵀ,   z^l = σ′(S^l)"
@@ -40,7 +40,7 @@ LEAD = (
     f"{HIDDEN} layers of {WIDTH} sigmoids learn digits. Where a step is so large that S runs onto a horizontal "
     "asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and no layer before it learns any more: the "
     "lecture's paralysis. Its remedies are a smaller step from the start, or batch normalisation before σ. A neuron "
-    f"counts as saturated for an object where z is under {100 * SATURATED:g} % of the largest σ′."
+    f"counts as saturated for an example where z is under {100 * SATURATED:g} % of the largest σ′."
 )
 SATURATES = r.Claim(
     f"At η = {LARGE:g} more than half of the last hidden layer of a deep sigmoid network becomes saturated."
@@ -63,7 +63,7 @@ PREVENTS = r.Claim(
 
 
 def _slopes(params: Any, seen: fnn.nn.LayerRecord) -> jax.Array | None:
-    """How z/max σ' is distributed over objects and neurons: shares in equal bins of [0, 1]."""
+    """How z/max σ' is distributed over examples and neurons: shares in equal bins of [0, 1]."""
     if not hasattr(seen.tape, "z") or not hasattr(seen.tape, "S"):
         return None
     bins = jnp.minimum((seen.tape.z / STEEPEST * BINS).astype(jnp.int32), BINS - 1).reshape(-1, 1)
@@ -71,7 +71,7 @@ def _slopes(params: Any, seen: fnn.nn.LayerRecord) -> jax.Array | None:
 
 
 def _error(params: Any, seen: fnn.nn.LayerRecord) -> jax.Array | None:
-    """‖ε_i‖, the mean over objects."""
+    """‖ε_i‖, the mean over examples."""
     return None if not hasattr(seen.tape, "z") else jnp.sum(jnp.linalg.norm(seen.error, axis=1))
 
 

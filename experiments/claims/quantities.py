@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments quantities``; a minute on two CPU cores. Expect float64 differences of at
 most 3e-14 from the automatic twins, and readings of first order at the cost of 0.8 to 1.6 gradients, more for those of
-each object. Where torch and backpack-for-pytorch are installed, they take the same quantities of the same network and
+each example. Where torch and backpack-for-pytorch are installed, they take the same quantities of the same network and
 data too. Costs are medians of runs in turn, with quartiles; ratios are taken within each turn.
 """
 
@@ -33,7 +33,7 @@ from fnn.derivatives import (
 from fnn.derivatives import reference as automatic
 
 LOSS = softmax_cross_entropy
-FEATURES, CLASSES, OBJECTS, THRESHOLD = 64, 10, 128, 1.0
+FEATURES, CLASSES, EXAMPLES, THRESHOLD = 64, 10, 128, 1.0
 WIDE = serial(dense(256, tanh), dense(256, tanh), linear(CLASSES))
 SMALL = serial(dense(16, tanh), dense(16, tanh), linear(CLASSES))
 
@@ -42,12 +42,12 @@ Quantity = Callable[..., Any]
 
 READINGS = {
     "gradient": fnn.gradient,
-    "squared norms of objects": fnn.squared_norm,
+    "squared norms of examples": fnn.squared_norm,
     "Gram matrix": fnn.gram,
     "second moment": fnn.second_moment,
     "variance": fnn.variance,
     "signal to noise": fnn.signal_to_noise,
-    "gradients of objects": fnn.per_example,
+    "gradients of examples": fnn.per_example,
 }
 
 
@@ -55,8 +55,8 @@ EQUATION = """g_n = x_n ε_nᵀ,   ‖g_n‖² = ‖x_n‖²‖ε_n‖²,   Σ_n
 C_S = diag(z) C diag(z) + diag(σ''(S)∘ε),   ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo"""
 LEAD = (
     "Every quantity that fnn reads from its hand-written backward pass. Differences from the automatic twin: "
-    f"64-16-16-10, 32 objects, float64. Costs: 64-256-256-10, {OBJECTS} objects, float32, in run times of one gradient "
-    "by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the compiled program "
+    f"64-16-16-10, 32 examples, float64. Costs: 64-256-256-10, {EXAMPLES} examples, float32, in run times of one "
+    "gradient by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the compiled program "
     "takes for temporary arrays and results. {beside}"
 )
 NOISE = "ratios of times move from turn to turn, by as much as the quartiles tell, and others on another machine"
@@ -64,7 +64,7 @@ EQUAL = r.Claim(
     "Every quantity that is read from a backward pass equals its automatic reference (to 1e−10 in float64)."
 )
 COSTS = {
-    "squared norms of objects": (
+    "squared norms of examples": (
         0.9,
         r.Claim("The squared gradient norms of all examples take at most 0.9 times the time of one gradient.", NOISE),
     ),
@@ -78,7 +78,7 @@ COSTS = {
         5.0,
         r.Claim("The Gauss–Newton diagonal takes at most 5 times the time of one gradient.", NOISE),
     ),
-    "clipped per object": (
+    "clipped per example": (
         2.2,
         r.Claim(
             "The sum of gradients clipped example by example takes at most 2.2 times the time of one gradient.", NOISE
@@ -87,7 +87,7 @@ COSTS = {
 }
 """What each may cost, in gradients."""
 FASTER = {
-    "squared norms of objects": (
+    "squared norms of examples": (
         10,
         r.Claim(
             "With fnn the squared gradient norms of all examples are found at least 10 times as fast as by jax.vmap of "
@@ -95,7 +95,7 @@ FASTER = {
             NOISE,
         ),
     ),
-    "gradients of objects": (
+    "gradients of examples": (
         2,
         r.Claim(
             "With fnn the gradients of all examples are found at least 2 times as fast as by jax.vmap of jax.grad.",
@@ -121,7 +121,7 @@ def along_params(product: Quantity) -> Quantity:
 def by_hand(net: Layer) -> dict[str, Quantity]:
     """Every quantity by the hand-written backward pass."""
     in_signature = {name: backprop(net, LOSS, read) for name, read in READINGS.items()} | {
-        "clipped per object": clip_per_example(THRESHOLD)(net, LOSS),
+        "clipped per example": clip_per_example(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": ggn_diagonal(net, LOSS),
         "Gauss–Newton diagonal, 1 sample": ggn_diagonal(net, LOSS, samples=1),
         "Kronecker factors": kronecker_factors(net, LOSS),
@@ -143,7 +143,7 @@ def by_hand(net: Layer) -> dict[str, Quantity]:
 def twins(net: Layer) -> dict[str, Quantity]:
     """The same by automatic derivatives of the plain forward pass."""
     in_signature = {name: automatic.read(net, LOSS, read) for name, read in READINGS.items()} | {
-        "clipped per object": automatic.clip_per_example(THRESHOLD)(net, LOSS),
+        "clipped per example": automatic.clip_per_example(THRESHOLD)(net, LOSS),
         "Gauss–Newton diagonal": automatic.ggn_diagonal(net, LOSS),
         "Kronecker factors": automatic.kronecker_factors(net, LOSS),
         "Hessian diagonal": automatic.hessian_diagonal(net, LOSS),
@@ -159,7 +159,7 @@ def twins(net: Layer) -> dict[str, Quantity]:
 
 
 def vmapped(net: Layer) -> dict[str, Quantity]:
-    """What one would write without an open backward pass: `jax.vmap` of `jax.grad` over single objects."""
+    """What one would write without an open backward pass: `jax.vmap` of `jax.grad` over single examples."""
 
     def each(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         def of_one(x: jax.Array, y: jax.Array) -> Any:
@@ -170,14 +170,14 @@ def vmapped(net: Layer) -> dict[str, Quantity]:
     def norms(*given: Any) -> Any:
         return sum(jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(each(*given)))
 
-    return {"gradients of objects": each, "squared norms of objects": norms}
+    return {"gradients of examples": each, "squared norms of examples": norms}
 
 
-def problem(net: Layer, objects: int, dtype: Any) -> tuple[Any, Any, Any, jax.Array]:
-    """Random objects and labels, and the network's own first parameters."""
+def problem(net: Layer, examples: int, dtype: Any) -> tuple[Any, Any, Any, jax.Array]:
+    """Random examples and labels, and the network's own first parameters."""
     keys = jax.random.split(jax.random.key(3), 4)
-    x = jax.random.normal(keys[0], (objects, FEATURES), dtype)
-    y = jax.random.randint(keys[1], (objects,), 0, CLASSES, jnp.int32)
+    x = jax.random.normal(keys[0], (examples, FEATURES), dtype)
+    y = jax.random.randint(keys[1], (examples,), 0, CLASSES, jnp.int32)
     return *net.init(keys[2], x), (x, y), keys[3]
 
 
@@ -196,7 +196,7 @@ def agreement() -> dict[str, float]:
 
 def costs(rounds: int, log: r.Log) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
     """Run times [rounds] and memory in those of one gradient, of the same turn; and what was found."""
-    given = problem(WIDE, OBJECTS, jnp.float32)
+    given = problem(WIDE, EXAMPLES, jnp.float32)
     functions = by_hand(WIDE) | {f"vmap(grad), {name}": f for name, f in vmapped(WIDE).items()}
     programs, found = {}, {}
     for name, f in functions.items():
@@ -221,7 +221,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     peers: dict[str, tuple[float, float]] = {}
     if backpack.is_installed():
         log("BackPACK")
-        params, _, (x, y), _ = problem(WIDE, OBJECTS, jnp.float32)
+        params, _, (x, y), _ = problem(WIDE, EXAMPLES, jnp.float32)
         peers = backpack.compared(params, np.asarray(x), np.asarray(y), found, rounds)
     beside = f"Beside it {backpack.versions()}." if peers else "BackPACK is not installed here."
     return r.Outcome(
@@ -245,7 +245,7 @@ def _verdicts(
         worst = max(of, key=lambda name: of[name])
         return r.judged(claim, of[worst] <= most, f"largest relative difference {r.scientific(of[worst])}, {worst}")
 
-    taken = memory["squared norms of objects"]
+    taken = memory["squared norms of examples"]
     return [
         apart(EQUAL, differences, 1e-10),
         *(at_most_of_times(claim, most, times[name]) for name, (most, claim) in COSTS.items()),
@@ -292,7 +292,7 @@ def _costs(times: dict[str, float]) -> r.Figure:
             canvas,
             "What each quantity costs",
             f"Bars: readings of first order cost {min(light):.1f} to {max(light):.1f} gradients, the gradients of "
-            f"objects {each:.1f}, the exact Hessian diagonal {times['Hessian diagonal']:.0f}; by vmap(grad), in the "
-            f"other colour, the gradients of objects cost {times['vmap(grad), gradients of objects']:.1f}, their norms "
-            f"{times['vmap(grad), squared norms of objects']:.1f}.",
+            f"examples {each:.1f}, the exact Hessian diagonal {times['Hessian diagonal']:.0f}; by vmap(grad), in the "
+            f"other colour, the gradients of examples cost {times['vmap(grad), gradients of examples']:.1f}, their "
+            f"norms {times['vmap(grad), squared norms of examples']:.1f}.",
         )

@@ -23,7 +23,7 @@ saliency = ½ w² ∂²Q/∂w²"""
 LEAD = (
     "{net}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. Every weight is deleted by "
     "itself, and the rise of Q is compared with what the saliency ½ w² ∂²Q/∂w² of Optimal Brain Damage, OBD, foretold. "
-    "C holds the second derivatives of an object's loss by the outputs of a layer, C_S those by its sums S before σ: "
+    "C holds the second derivatives of an example's loss by the outputs of a layer, C_S those by its sums S before σ: "
     "exact OBD takes whole matrices C through the backward pass, one pass only their diagonals, as the paper of 1989 "
     "does, and Gauss–Newton leaves out the term with σ''. Means with 95 % intervals over seeds."
 )

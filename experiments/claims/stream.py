@@ -1,6 +1,6 @@
 """How small a part of a huge sample is enough to learn from.
 
-Command: ``python -m experiments stream``; 14 seconds on two CPU cores. Expect half of the objects, seen
+Command: ``python -m experiments stream``; 14 seconds on two CPU cores. Expect half of the examples, seen
 twice, to be as good as all of them, and a tenth, seen ten times, to cost 0.013 of accuracy, with noisy answers 0.026.
 """
 
@@ -25,31 +25,31 @@ TENTH, HALF = SHARES.index(0.1), SHARES.index(0.5)
 SEEN = np.arange(1, RECORDS + 1) / RECORDS
 """the shares of the stream that are gone by at the records"""
 NEAR = 0.01
-"""errors this near are as good as equal: one object in a hundred"""
+"""errors this near are as good as equal: one example in a hundred"""
 
 
-EQUATION = "error after n objects ∝ n⁻ᵃ"
+EQUATION = "error after n examples ∝ n⁻ᵃ"
 LEAD = (
-    f"A stream of {{objects}} objects with {FEATURES} random features, whose {CLASSES} classes a random network of "
+    f"A stream of {{examples}} examples with {FEATURES} random features, whose {CLASSES} classes a random network of "
     f"{TEACHER} hidden units gives, is too long to keep: every batch of {BATCH} is drawn when its turn comes. A "
     f"network of {STUDENT} hidden ReLU units learns from it, by Adam, whose rate falls with the step k as 0.01/√(1 + "
     "k/100), however long the run, in one pass and, in the same number of steps, from its first 2 %, 10 % or half, "
-    f"over and over. The error is the share of {HELD_OUT} other objects that it puts into another class than the "
+    f"over and over. The error is the share of {HELD_OUT} other examples that it puts into another class than the "
     "teacher without noise. With noise, what it learns from is the largest of the teacher's outputs with normal noise "
     f"of deviation {NOISE[1]:g}."
 )
 STOP = r.Claim(
     f"One pass through a stream may stop early: after a tenth of it the error is at most {NEAR} above that after all "
     "of it.",
-    why="the error keeps falling, about as a power of the number of objects, and has no plateau; a good part of that "
-    "is not new objects but more steps, as the runs over and over a tenth of them show, and the rate has fallen less "
+    why="the error keeps falling, about as a power of the number of examples, and has no plateau; a good part of that "
+    "is not new examples but more steps, as the runs over and over a tenth of them show, and the rate has fallen less "
     "by then",
 )
 PARTS = {
     TENTH: r.Claim(
         "A tenth of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
         f"over and over, the error comes to at most {NEAR} above that from all.",
-        why="the same objects again teach less than new ones, the more so with noisy answers",
+        why="the same examples again teach less than new ones, the more so with noisy answers",
     ),
     HALF: r.Claim(
         "Half of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
@@ -78,19 +78,19 @@ def experiment_with(steps: int) -> Any:
         key_teacher, key_student, key_stream, key_test = jax.random.split(key, 4)
         knows, still = teacher.init(key_teacher, jax.ShapeDtypeStruct((1, FEATURES), jnp.float32))
 
-        def objects(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def examples(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
             drawn = jax.random.normal(key, (count, FEATURES + CLASSES), jnp.float32)
             x, blur = drawn[:, :FEATURES], noise * drawn[:, FEATURES:]
             a = teacher.apply(knows, still, x)
             y, truth = (jnp.argmax(outputs, axis=1).astype(jnp.int32) for outputs in (a + blur, a))
             return x, y, truth
 
-        x_test, y_test, truth = objects(key_test, HELD_OUT)
+        x_test, y_test, truth = examples(key_test, HELD_OUT)
         first = jnp.zeros((BATCH, FEATURES), jnp.float32), jnp.zeros(BATCH, jnp.int32)
         seen = jnp.round(share * steps).astype(jnp.int32)
 
         def step(state: fnn.TrainState, _: None) -> tuple[fnn.TrainState, jax.Array]:
-            batch = objects(jax.random.fold_in(key_stream, state.step % seen), BATCH)
+            batch = examples(jax.random.fold_in(key_stream, state.step % seen), BATCH)
             state, metrics = learn.update(state, batch[:2])
             return state, metrics["loss"]
 
@@ -116,19 +116,19 @@ def _by_noise(values: np.ndarray, told: str = "") -> dict[str, np.ndarray]:
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Learn from the stream and from parts of it, judge and draw."""
     steps = settings.pick(quick=1000, full=4000)
-    log(f"{settings.seeds} seeds × {len(NOISE)} levels of noise × {len(SHARES)} shares of {BATCH * steps} objects")
+    log(f"{settings.seeds} seeds × {len(NOISE)} levels of noise × {len(SHARES)} shares of {BATCH * steps} examples")
     found = r.sweep_seeds(experiment_with(steps), settings, noise=NOISE, share=SHARES)
     error, powers = found["error"], decay(found["error"][:, :, -1])
     optimism = (found["held-out loss"] - found["running loss"])[..., -RECORDS // 5 :].mean(axis=-1)
     return r.Outcome(
-        LEAD.format(objects=BATCH * steps),
+        LEAD.format(examples=BATCH * steps),
         _verdicts(error, powers, optimism),
         EQUATION,
         slide=12,
         tables=[_table(error, optimism, steps)],
         figures=[_on_the_way(error[:, :, -1]), _by_share(error[..., -1])],
         numbers={
-            "objects": BATCH * steps,
+            "examples": BATCH * steps,
             "share": SHARES,
             "error": {name: [r.Interval.of(v) for v in of[:, :, -1].T] for name, of in _by_noise(error).items()},
             "power": r.intervals(_by_noise(powers, "a")),
@@ -169,7 +169,7 @@ def _table(error: np.ndarray, optimism: np.ndarray, steps: int) -> r.Table:
         for i, noise in enumerate(NOISE)
         for j, share in enumerate(SHARES)
     ]
-    header = ("noise", "objects seen", "times each", "held-out error", "held-out loss − running loss")
+    header = ("noise", "examples seen", "times each", "held-out error", "held-out loss − running loss")
     caption = f"After {steps} steps, means over seeds with 95 % intervals; losses of the last fifth of the steps"
     return r.Table(caption, header, rows)
 
@@ -179,7 +179,7 @@ def _on_the_way(whole: np.ndarray) -> r.Figure:
         100 * SEEN,
         _by_noise(whole),
         "Held-out error in one pass, by how much of the stream has gone by, mean and 95 % interval over seeds",
-        "Two falling lines, nearly straight on logarithmic scales: each doubling of the objects takes about the "
+        "Two falling lines, nearly straight on logarithmic scales: each doubling of the examples takes about the "
         "same part off the error. With noise the error is higher.",
         xlabel="part of the stream seen, %",
         ylabel="held-out error",
@@ -192,7 +192,7 @@ def _by_share(last: np.ndarray) -> r.Figure:
     return r.curves(
         100 * np.array(SHARES),
         _by_noise(last),
-        "Held-out error after equally many steps, by the share of the stream whose objects are seen over and over",
+        "Held-out error after equally many steps, by the share of the stream whose examples are seen over and over",
         "Two lines that fall steeply between two and ten per cent, little from ten to fifty, and not at all from "
         "there to a hundred.",
         xlabel="share of the stream that is used, %",

@@ -55,7 +55,7 @@ NORM_KEEPS = r.Claim(
 EXPLODES = r.Claim(
     "With batch norm and ReLU the gradient grows by √(π/(π − 1)) = 1.211 a layer (± 2 %; G. Yang and others, 2019, for "
     "wide layers and large batches).",
-    why=f"here layers have {WIDTH} neurons and batches {BATCH} objects, where the theory has infinitely many",
+    why=f"here layers have {WIDTH} neurons and batches {BATCH} examples, where the theory has infinitely many",
 )
 PLAIN_FAILS = r.Claim(
     f"A plain sigmoid network of 5 or more hidden layers does not learn (its loss stays above {GUESSING})."

@@ -20,9 +20,9 @@ from experiments import report as r
 from fnn.training import overfitting_gap
 
 WIDTH, BATCH, ETA, SHRINKING = 32, 20, 0.3, 100
-"""hidden neurons, objects in a batch, η, and steps that are taken without a gradient"""
+"""hidden neurons, examples in a batch, η, and steps that are taken without a gradient"""
 LEARNED_ON = {"digits": 100, "breast cancer": 40}
-"""how many objects are learned; the others are held out"""
+"""how many examples are learned; the others are held out"""
 STRENGTHS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 CHOSEN = STRENGTHS.index(1e-2)
 CLEARLY = 0.99
@@ -35,9 +35,9 @@ Found = dict[str, dict[str, np.ndarray]]
 EQUATION = """L(W) + λ/2 ‖W‖² → min
 w := w(1 − ηλ) − η ∂L/∂w"""
 LEAD = (
-    f"A network of {WIDTH} hidden ReLU learns a few objects ({{learned}}) by {{steps}} steps of SG (stochastic "
-    f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other objects are held out. The "
-    "overfitting gap is the loss on held-out objects minus that on those learned, both without the penalty."
+    f"A network of {WIDTH} hidden ReLU learns a few examples ({{learned}}) by {{steps}} steps of SG (stochastic "
+    f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other examples are held out. The "
+    "overfitting gap is the loss on held-out examples minus that on those learned, both without the penalty."
 )
 SHRINKS = r.Claim(
     "As the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after "
@@ -49,7 +49,7 @@ SMALLER = r.Claim("The larger the λ of L2, the smaller ‖W‖ is at the end (b
 GAP = r.Claim("L2 with λ = 0.01 narrows the overfitting gap (by 1 % or more against λ = 0).")
 LOSS = r.Claim(
     "L2 with λ = 0.01 lowers the held-out loss (by 1 % or more against λ = 0).",
-    why="the λ with the lowest held-out loss is {best}; the larger λ, the worse are the objects learned fitted",
+    why="the λ with the lowest held-out loss is {best}; the larger λ, the worse are the examples learned fitted",
 )
 ACCURACY = r.Claim(
     "L2 with λ = 0.01 raises the held-out accuracy (by 0.001 or more against λ = 0).",
@@ -68,7 +68,7 @@ def weights(params: Any) -> Any:
 
 
 def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
-    """The pure experiment ``(key, strength) -> records``: a few objects of the sample are learned."""
+    """The pure experiment ``(key, strength) -> records``: a few examples of the sample are learned."""
     net = fnn.serial(fnn.dense(WIDTH, fnn.relu), fnn.linear(sample.classes))
 
     def experiment(key: jax.Array, strength: Any) -> dict[str, jax.Array]:
@@ -162,7 +162,7 @@ def _at_the_end(of: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _table(name: str, of: dict[str, np.ndarray]) -> r.Table:
     rows = {f"{strength:g}": {what: v[:, i] for what, v in of.items()} for i, strength in enumerate(STRENGTHS)}
-    return r.table(f"After training on {LEARNED_ON[name]} objects of {name}", "λ", rows)
+    return r.table(f"After training on {LEARNED_ON[name]} examples of {name}", "λ", rows)
 
 
 def _verdicts(found: Found, end: Found) -> list[r.Verdict]:

@@ -128,7 +128,7 @@ def test_the_slopes_metric_is_numpys_histogram():
     np.testing.assert_allclose(np.asarray(found), np.histogram(z, paralysis.BINS, (0, 0.25))[0] / z.size, rtol=1e-6)
 
 
-def test_the_error_metric_is_the_mean_norm_of_each_objects_own_error():
+def test_the_error_metric_is_the_mean_norm_of_each_examples_own_error():
     net = fnn.serial(fnn.dense(4, fnn.sigmoid), fnn.linear(2))
     x, y = np.random.default_rng(0).normal(size=(2, 6, 2))
     learn = fnn.trainer(net, fnn.squared, fnn.sgd(0.1), batch_size=6, metrics=paralysis.METRICS[1:2])

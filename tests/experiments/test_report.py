@@ -295,7 +295,7 @@ def test_the_list_names_every_experiment() -> None:
         ({"only": ("digit", "one")}, r"no experiment named digit; there are: one, other"),
         ({"seeds": 1}, r"--seeds must be 2 or more.*got 1"),
         ({"seeds": 0}, r"--seeds must be 2 or more.*got 0"),
-        ({"features": 3}, r"--loss, --features, --objects go with --network alone"),
+        ({"features": 3}, r"--loss, --features, --examples go with --network alone"),
         ({"jobs": 0}, r"--jobs must be 1 or more, got 0"),
         ({"data": Path("nowhere.csv"), "network": "a:b"}, r"--network and --data go with different experiments"),
         ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
@@ -604,7 +604,7 @@ def test_error_bars_are_drawn_for_every_name() -> None:
         axes = canvas.subplots()
         error_bars(axes, [1, 2], {"one": np.ones((3, 2)), "two": np.arange(6.0).reshape(3, 2)})
         assert [bars.get_label() for bars in axes.containers] == ["one", "two"]
-        np.testing.assert_allclose(axes.containers[1].lines[0].get_ydata(), [2.0, 3.0])
+        np.testing.assert_allclose(axes.containers[1][0].get_ydata(), [2.0, 3.0])
 
 
 def test_a_claim_is_filled_in_with_its_reason() -> None:
@@ -677,7 +677,7 @@ def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_pat
         ("", "at least two columns"),
         ("1,2,a\n" * 60, "every answer is a"),
         ("1,2,3.5\n" * 59 + "1,2,NA\n", "all numbers or all words, got 'NA' among numbers"),
-        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 objects"),
+        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 examples"),
     ],
 )
 def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -694,9 +694,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "words.npz", x=np.full((60, 2), "word"), y=np.arange(60))
     with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
         data.load(tmp_path / "words.npz")
-    np.savez(tmp_path / "objects.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
-    with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
-        data.load(tmp_path / "objects.npz")
+    np.savez(tmp_path / "examples.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
+    with pytest.raises(data.Unreadable, match="Example arrays cannot be loaded"):
+        data.load(tmp_path / "examples.npz")
     (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
     with pytest.raises(data.Unreadable, match=r"cannot be read as \.csv.*utf-8"):
         data.load(tmp_path / "latin.csv")

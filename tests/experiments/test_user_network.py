@@ -79,12 +79,12 @@ def my_module(tmp_path, monkeypatch):
 )
 def test_a_users_network_is_compared(my_module, network: str, verdict: str, place: str, broken: str) -> None:
     printed, network = StringIO(), f"my_module:{network}"
-    options = Options(("gradients",), quick=True, out=my_module / "out", network=network, features=4, objects=5)
+    options = Options(("gradients",), quick=True, out=my_module / "out", network=network, features=4, examples=5)
     assert main(options, Console(file=printed, width=500)) == (1 if broken else 0)
     stored = json.loads((my_module / "out" / "results" / "gradients.json").read_text(encoding="utf-8"))
     assert stored["numbers"]["verdict"].startswith(verdict)
     assert (stored["numbers"]["culprit"] or {}).get("place") == place
-    assert f"--network {network} --loss squared --features 4 --objects 5" in stored["command"]
+    assert f"--network {network} --loss squared --features 4 --examples 5" in stored["command"]
     laws = stored["numbers"]["laws"]
     assert [name for name, found in laws.items() if not found["passed"]] == ([broken] if broken else [])
     assert ("the network" in laws) == (broken is None)
@@ -95,18 +95,18 @@ def test_a_users_network_is_compared(my_module, network: str, verdict: str, plac
     ("options", "message"),
     [
         ({"network": "my_module:three"}, "my_module:three is a int; expected an fnn.Layer"),
-        ({"network": "my_module"}, "names no object; expected MODULE:NAME"),
+        ({"network": "my_module"}, "names no example; expected MODULE:NAME"),
         ({"network": "my_module:none"}, "run from the folder where my_module.py lies"),
         ({"network": "nowhere_at_all:net"}, "cannot be loaded: No module named"),
         ({"network": "my_module:right", "loss": "tanh"}, "is no loss; expected one of "),
-        ({"network": "my_module:right", "objects": 0}, "must be 1 or more, got 8 and 0"),
+        ({"network": "my_module:right", "examples": 0}, "must be 1 or more, got 8 and 0"),
         ({"network": "my_module:right", "names": ("digits",)}, "--network goes with backprop, gradients"),
         ({"network": "my_module:needs"}, "called without arguments, raises TypeError: needs() missing 1 required"),
         ({"network": "my_module:fails"}, "called without arguments, raises TypeError: "),
         ({"network": "my_module:raises"}, "raises ZeroDivisionError: division by zero (my_module.py, line 23)"),
-        ({"network": "my_module:strange"}, "given 32 objects of 8 features, raises TypeError: dot_general requires"),
+        ({"network": "my_module:strange"}, "given 32 examples of 8 features, raises TypeError: dot_general requires"),
         (
-            {"network": "my_module:normed", "objects": 1},
+            {"network": "my_module:normed", "examples": 1},
             "in training with --loss squared raises ValueError: batch_norm()",
         ),
         ({"network": "my_module:single", "names": ("gradients",)}, "single does not follow the dtype of x"),
