@@ -359,9 +359,7 @@ def test_a_rough_run_takes_the_place_of_no_other() -> None:
 
 def test_a_new_experiment_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(
-        r"^```python\n(.*?)^```$",
-        (ROOT / "experiments" / "README.md").read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
     )
     (sine,) = [block for block in blocks if "python -m experiments sine" in block]
     (tmp_path / "sine.py").write_text(sine, encoding="utf-8")
