@@ -52,10 +52,10 @@ LEAD = (
     f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
     f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a linear "
     "model on a random half of the examples and inputs; or taken from a network that has learned the digits 0 to 4, "
-    f"all but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the latter "
-    f"{{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the variances of "
-    "each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until the mean loss "
-    f"of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one layer of 16 neurons trained "
+    f"all but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the "
+    f"latter {{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the "
+    "variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until "
+    f"the mean loss of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one layer of 16 neurons trained "
     "on breast cancer, all for the same answer: 1 − the mean |correlation| of the outputs of two neurons."
 )
 OUTPUTS = r.Claim(

@@ -56,8 +56,8 @@ C_S = diag(z) C diag(z) + diag(σ''(S)∘ε),   ∂²Q/∂w_io² = (1/n) Σ_n x_
 LEAD = (
     "Every quantity that fnn reads from its hand-written backward pass. Differences from the automatic twin: "
     f"64-16-16-10, 32 examples, float64. Costs: 64-256-256-10, {EXAMPLES} examples, float32, in run times of one "
-    "gradient by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the compiled program "
-    "takes for temporary arrays and results. {beside}"
+    "gradient by hand, ratios taken within each of {rounds} turns, medians with quartiles; memory is what the compiled "
+    "program takes for temporary arrays and results. {beside}"
 )
 NOISE = "ratios of times move from turn to turn, by as much as the quartiles tell, and others on another machine"
 EQUAL = r.Claim(
