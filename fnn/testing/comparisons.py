@@ -216,7 +216,7 @@ class GradientComparison(NamedTuple):
 
 
 def compared(
-    names: tuple[str, str], exact: tuple[np.ndarray, ...], own: tuple[np.ndarray, ...], found: Quotients | None
+    names: tuple[str, str], exact: Sequence[np.ndarray], own: Sequence[np.ndarray], found: Quotients | None
 ) -> dict[str, Difference]:
     """Two flat leaves in every pair of ways: in float64, in their own dtype if that is another, and with quotients."""
     first_pair = "–".join(names)
