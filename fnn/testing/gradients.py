@@ -57,7 +57,7 @@ def compare_gradients(
     "automatic wrong"                the other way round
     "both wrong"                     the quotients are with neither
     "differ at a kink"               they do, but only where the slope of Q jumps, and each lies between the slopes
-    "difference quotient unreliable" they differ by less than the quotients' own error: nobody can tell
+    "difference quotient unreliable" they differ by less than the quotients' own error
     … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
     … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
     "values differ", "states differ" the gradients may agree, and what is returned beside them does not
@@ -66,7 +66,7 @@ def compare_gradients(
     ================================ ====================================================================
 
     A network that computes in a lower precision on purpose, as with `mixed_precision`, can be judged to that precision
-    only: its Q is a staircase, so that quotients are not asked, and nobody tells who is wrong. What rounding may change
+    only: its Q is a staircase, so that quotients are left out, and neither is blamed. The effect of rounding
     is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
     To judge such a network's equations compare the layers within, without `mixed_precision`.
 
@@ -196,7 +196,7 @@ def compare(
         second: the other; trees of the same structure.
         given: what both are called with.
         mean_loss: ``(params, state, (x, y), key) -> (Q, state)``, to judge the two by difference quotients; None where
-            they are no gradients, such as second moments, and there is nobody to judge.
+            they are no gradients, such as second moments, so that nothing judges.
         bare: the functions return a tree alone, and not ((value, state), tree).
         names: what to call the two.
         label: the first line of the report.
