@@ -1,4 +1,4 @@
-"""Two gradients of each example by itself."""
+"""Two gradients of single examples."""
 
 from __future__ import annotations
 

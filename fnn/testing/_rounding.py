@@ -40,7 +40,7 @@ def _changes(of: Compared, scale: float) -> Any:
 def of_narrow(exact: list[list[np.ndarray]], of: Compared) -> list[Verdict]:
     """The verdicts on the leaves where the forward pass itself rounds, as that of `fnn.mixed_precision`.
 
-    Its Q is a staircase, of which quotients tell nothing: the two are set against each other, up to that rounding.
+    Its Q is a staircase, whose quotients mean nothing: the two are compared with each other, up to that rounding.
 
     Args:
         exact: the two gradients' flat leaves, given float64.
@@ -106,7 +106,7 @@ def in_own_dtype(
 
 
 def _off_float64(f: Callable[..., Any], given: Any, exact: list[np.ndarray], leaf: int) -> float:
-    """How far a leaf is off its float64, with the random draws of the float64 program; infinite where refused."""
+    """How far a leaf is off its float64, for the same random draws; infinite where it does not run."""
     try:
         return distance(flat_leaves(jax.jit(f)(*given)[1])[leaf], exact[leaf])
     except TypeError:

@@ -33,7 +33,7 @@ _STRANGE = "look at what grows, vanishes or is divided by in this step for the f
 
 _STILL = "look for updates that are lost or 0; an optimizer that waits needs more steps"
 
-_UP = "look at the sign, which belongs inside the updates; if they are gradients still, say so by transform=True"
+_UP = "look at the sign, which belongs inside the updates; if they are gradients still, pass transform=True"
 
 
 @law("init gives arrays")
@@ -92,7 +92,7 @@ def keeps_dtypes(s: Subject) -> str:
 
 
 def _in_dtype(s: Subject, dtype: str) -> Measured:
-    """(updates, state) of every step in a dtype, by itself, and in float64."""
+    """(updates, state) of every step in a dtype and in float64."""
     given, exact = s.short
     like = jax.eval_shape(s.optimizer.init, struct(s.params, jnp.dtype(dtype)))
     low = cast(given[0], dtype), cast(given[1], dtype, like), cast(given[2], dtype)
@@ -177,10 +177,10 @@ def leaves_are_independent(s: Subject) -> Measured:
 
 
 def _of_flat(found: Measured, tolerance: float) -> tuple[Outcome, str]:
-    """Information: an optimizer may tell leaves apart, by name or by a norm of each."""
+    """Information: an optimizer may treat leaves differently, by name or by a norm of each."""
     (error,) = relative_errors(found).values()
-    told = ": tells the leaves apart, as by name or by norms of their own" if error > tolerance else ""
-    return Outcome.HOLDS, f"off by {error:.1e}{told}"
+    differently = ": treats leaves differently, as by name or by their norms" if error > tolerance else ""
+    return Outcome.HOLDS, f"off by {error:.1e}{differently}"
 
 
 @law("runs on one flat vector", _of_flat, needs=update_runs)

@@ -90,12 +90,12 @@ def takes_one_example(s: Subject) -> Measured:
 
 def _of_examples(found: Measured, tolerance: float) -> tuple[Outcome, str]:
     """A layer may couple the examples, but then it must support no reading of single ones."""
-    refuses = found.pop("refuses")
+    unsupported = found.pop("unsupported")
     outcome, finding = close("coupled")(found, tolerance)
     finding = f"among copies of itself, {finding}"
     if outcome is Outcome.HOLDS:
         return outcome, finding
-    if refuses:
+    if unsupported:
         return Outcome.HOLDS, f"{finding}, and readings of single examples are unsupported"
     return outcome, f"{finding}, so backward must raise fnn.core.Unsupported for a reading that is not linear"
 
@@ -108,14 +108,14 @@ def examples_are_independent(s: Subject) -> Measured:
         return s.at(x=jnp.broadcast_to(s.x[i][None, :], s.x.shape)).forward[0][i]
 
     alone = jax.lax.map(among_copies, jnp.arange(s.x.shape[0]))
-    refuses = False
+    unsupported = False
     try:
         s.pulled(s.error, per_example)
     except Unsupported:
-        refuses = True
-    except Exception:  # a fault that the laws of the readings name
-        refuses = False
-    return {"example": (list(alone), list(s.forward[0])), "refuses": refuses}
+        unsupported = True
+    except Exception:  # a fault that breaks the laws of the readings
+        unsupported = False
+    return {"example": (list(alone), list(s.forward[0])), "unsupported": unsupported}
 
 
 @law("runs inside serial", close(_INSIDE), needs=backward_runs, by_jax=True)

@@ -71,8 +71,8 @@ class Subject:
         The gradients are of 1/4 to 4, whose squares have a place in float16.
 
         Returns:
-            Of every step what is given, (gradient, state, params), and what (updates, state) come of it, there and
-            where all that is given is changed by `NUDGES`: [steps, 1 + nudges, …] a leaf.
+            For every step the arguments, (gradient, state, params), and the results, (updates, state), there and
+            where all arguments are changed by `NUDGES`: [steps, 1 + nudges, …] a leaf.
         """
 
         def step(carry: Any, gradient: Params) -> Any:

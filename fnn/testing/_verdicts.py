@@ -78,7 +78,7 @@ def wrong(names: tuple[str, str], right: Sequence[bool], dtype: str = "") -> Ver
 
 
 def to_rounding(dtype: str, *, agree: bool) -> Verdict:
-    """The verdict where the forward pass itself rounds to a dtype, and nobody can tell more."""
+    """The verdict where the forward pass itself rounds to a dtype, so that nothing else can be judged."""
     return Verdict(Kind.AGREE_TO_ROUNDING if agree else Kind.DIFFER_BEYOND_ROUNDING, dtype=dtype)
 
 
@@ -92,7 +92,7 @@ def of_leaf(
         relative: how far they are apart.
         tolerance: how far they may be.
         exact: both, flat, in float64.
-        found: quotients at some of the entries; None where there is nobody to judge.
+        found: quotients at some of the entries; None where nothing judges.
 
     Returns:
         One of the verdicts of `fnn.compare_gradients`; "differ" without quotients.

@@ -55,13 +55,13 @@ class LeafComparison(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The two gradients of each example by itself, as a batch of one."""
+    """The two gradients of single examples, each as a batch of one."""
 
     errors: np.ndarray
     """‖u_n − v_n‖/‖v_n‖ [n], of all params or of ∂Q/∂x, whichever is larger, where no ‖v_n‖ counts as less than a
-    thousandth of the batch's largest; empty where single examples are refused"""
-    refused: str
-    """the reason, where they are"""
+    thousandth of the batch's largest; empty where they are skipped"""
+    skipped: str
+    """the reason, where a batch of one is unsupported"""
 
     @property
     def worst(self) -> int:
@@ -69,8 +69,8 @@ class Examples(NamedTuple):
         return int(np.argmax(np.where(np.isnan(self.errors), np.inf, self.errors)))
 
     def __str__(self) -> str:
-        if self.refused:
-            return f"example by example: refused, {self.refused}"
+        if self.skipped:
+            return f"example by example: skipped, {self.skipped}"
         return f"example by example: worst is example {self.worst}, off by {self.errors[self.worst]:.1e}"
 
 
@@ -184,12 +184,14 @@ class GradientComparison(NamedTuple):
         return "".join(f"; {name} loses far more in {where}, see off float64" for name, where in losses if where)
 
     def _of_steps(self) -> list[str]:
-        """A way out where quotients tell nothing of a leaf."""
-        dumb = [
+        """A way out where no quotient judges a leaf."""
+        silent = [
             leaf.path for leaf in self.leaves if leaf.verdict.kind is Kind.UNRELIABLE or 0 < leaf.sampled == leaf.kinks
         ]
         return (
-            [f"no quotient tells of {', '.join(dumb)}: try steps={{{dumb[0]!r}: 1e-6}} or another step"] if dumb else []
+            [f"no quotient judges {', '.join(silent)}: try steps={{{silent[0]!r}: 1e-6}} or another step"]
+            if silent
+            else []
         )
 
     def _of_leaves(self) -> str:
@@ -216,7 +218,7 @@ class GradientComparison(NamedTuple):
 
 
 def compared(
-    names: tuple[str, str], exact: tuple[np.ndarray, ...], own: tuple[np.ndarray, ...], found: Quotients | None
+    names: tuple[str, str], exact: Sequence[np.ndarray], own: Sequence[np.ndarray], found: Quotients | None
 ) -> dict[str, Difference]:
     """Two flat leaves in every pair of ways: in float64, in their own dtype if that is another, and with quotients."""
     first_pair = "–".join(names)

@@ -1,4 +1,4 @@
-"""The comparison itself."""
+"""Two gradients compared with each other and with difference quotients."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from fnn.testing.comparisons import GradientComparison, LeafComparison, compared
 
 Given = tuple[Any, ...]
 """(params, state, (x, y), key), and what else a function may take."""
-
-Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -59,7 +57,7 @@ def compare_gradients(
     "automatic wrong"                the other way round
     "both wrong"                     the quotients are with neither
     "differ at a kink"               they do, but only where the slope of Q jumps, and each lies between the slopes
-    "difference quotient unreliable" they differ by less than the quotients' own error: nobody can tell
+    "difference quotient unreliable" they differ by less than the quotients' own error
     … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
     … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
     "values differ", "states differ" the gradients may agree, and what is returned beside them does not
@@ -68,7 +66,7 @@ def compare_gradients(
     ================================ ====================================================================
 
     A network that computes in a lower precision on purpose, as with `mixed_precision`, can be judged to that precision
-    only: its Q is a staircase, so that quotients are not asked, and nobody tells who is wrong. What rounding may change
+    only: its Q is a staircase, so that quotients are left out, and neither is blamed. The effect of rounding
     is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
     To judge such a network's equations compare the layers within, without `mixed_precision`.
 
@@ -198,7 +196,7 @@ def compare(
         second: the other; trees of the same structure.
         given: what both are called with.
         mean_loss: ``(params, state, (x, y), key) -> (Q, state)``, to judge the two by difference quotients; None where
-            they are no gradients, such as second moments, and there is nobody to judge.
+            they are no gradients, such as second moments, so that nothing judges.
         bare: the functions return a tree alone, and not ((value, state), tree).
         names: what to call the two.
         label: the first line of the report.
@@ -235,48 +233,49 @@ def compare(
     functions = in_signature(first, names[0], bare), in_signature(second, names[1], bare)
     tried("compare", functions, given)
     results = [jax.jit(f)(*given) for f in functions]
-    own = [tree for _, tree in results]
-    checks.same_structure("compare", names[0], own[0], names[1], own[1])
-    kinds = [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(own[1])]
-    paths = [path for path, _ in kinds]
+    own = results[1][1]
+    checks.same_structure("compare", names[0], results[0][1], names[1], own)
     with jax.enable_x64(True):
         precise = cast(given, jnp.float64)
         is_own = _dtypes_of(precise) == _dtypes_of(given)
         sides = results if is_own else [precisely(f, name, precise) for f, name in zip(functions, names, strict=True)]
-        exact = [flat_leaves(tree) for _, tree in sides]
         narrow = narrowest(mean_loss, *precise[:4]) if mean_loss else narrowest(second, *precise)
-        rounds_to = "" if narrow is None else narrow.name
         of = Compared(
             names=names,
             functions=functions,
             given=precise,
             mean_loss=mean_loss,
-            paths=paths,
-            sizes=_sizes(own[1], precise),
-            rounds_to=rounds_to,
+            paths=[jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(own)],
+            sizes=_sizes(own, precise),
+            rounds_to="" if narrow is None else narrow.name,
             tolerance=tolerance,
             entries=entries,
             steps=steps,
         )
-        quotients = quotients_of(None if rounds_to else mean_loss, own[1], precise, exact, entries, steps)
-        singles = alone(functions, precise) if examples else None
-        lower = tuple(in_dtype(name, given, exact, of) for name in dtypes)
-    pairs = zip(zip(*exact, strict=True), zip(*map(flat_leaves, own), strict=True), strict=True)
-    differences = [compared(names, *pair, found) for pair, found in zip(pairs, quotients, strict=True)]
-    between = relative_to_whole(paths, [d["–".join(names)] for d in differences], of.sizes)
-    with jax.enable_x64(True):
-        found = _judged(between, exact, own, quotients, given, of)
-        returned, apart = of_returned(sides, None if is_own else results, of)
-    leaves = tuple(_leaf(*each) for each in zip(kinds, differences, found, quotients, of.sizes, strict=True))
-    verdict = of_all([*found, *apart], between, rounds_to)
+        return _report(label, results, sides, given, of, examples, dtypes)
+
+
+def _report(
+    label: str, results: Any, sides: Any, given: Given, of: Compared, examples: bool, dtypes: Sequence[str]
+) -> GradientComparison:
+    """The report on the results of two functions in their own dtype, and in float64, `sides`."""
+    tree = results[1][1]
+    own, exact = ([flat_leaves(tree) for _, tree in both] for both in (results, sides))
+    quotients = quotients_of(None if of.rounds_to else of.mean_loss, tree, of.given, exact, of.entries, of.steps)
+    pairs = [([g[i] for g in exact], [g[i] for g in own], found) for i, found in enumerate(quotients)]
+    differences = [compared(of.names, *pair) for pair in pairs]
+    between = relative_to_whole(of.paths, [d["–".join(of.names)] for d in differences], of.sizes)
+    verdicts = _judged(between, exact, own, quotients, given, of)
+    returned, apart = of_returned(sides, None if sides is results else results, of)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(tree)]
     return GradientComparison(
         label=label,
-        names=names,
-        verdict=verdict,
+        names=of.names,
+        verdict=of_all([*verdicts, *apart], between, of.rounds_to),
         culprit=None,
-        leaves=leaves,
-        examples=singles,
-        precisions=lower,
+        leaves=tuple(map(_leaf, of.paths, shapes, differences, verdicts, quotients, of.sizes)),
+        examples=alone(of.functions, of.given) if examples else None,
+        precisions=tuple(in_dtype(name, given, exact, of) for name in dtypes),
         returned=returned,
     )
 
@@ -295,7 +294,7 @@ def _dtypes_of(tree: Any) -> list[Any]:
 def _judged(
     between: list[float],
     exact: list[list[np.ndarray]],
-    own: list[Any],
+    own: list[list[np.ndarray]],
     quotients: list[Quotients | None],
     given: Given,
     of: Compared,
@@ -309,16 +308,19 @@ def _judged(
             for i, relative in enumerate(between)
         ]
         found = beside(found, exact, quotients, of)
-    return in_own_dtype(found, exact, [flat_leaves(tree) for tree in own], given, of)
+    return in_own_dtype(found, exact, own, given, of)
 
 
 def _leaf(
-    kind: tuple[str, Any], differences: Any, verdict: Verdict, found: Quotients | None, size: float
+    path: str, shape: Any, differences: Any, verdict: Verdict, found: Quotients | None, size: float
 ) -> LeafComparison:
+    leaf = LeafComparison(
+        path=path, shape=shape, differences=differences, verdict=verdict, step=np.nan, error=np.nan, kinks=0, size=size
+    )
     if found is None or not found.at.size:
-        return LeafComparison(*kind, differences, verdict, np.nan, np.nan, 0, 0, size)
+        return leaf
     step, error = float(np.median(found.step)), float(np.median(found.error))
-    return LeafComparison(*kind, differences, verdict, step, error, int(found.kink.sum()), found.at.size, size)
+    return leaf._replace(step=step, error=error, kinks=int(found.kink.sum()), sampled=found.at.size)
 
 
 def _options(names: Any, tolerance: Any, dtypes: Any) -> None:

@@ -106,7 +106,7 @@ def check_layer(
 
 
 def _within(layer: Layer, given: tuple[Any, ...]) -> Any:
-    """The dtype below float64 to which forward rounds on its way; None too where it does not run, a law of its own."""
+    """The dtype below float64 to which forward rounds on its way; None too where it does not run."""
     try:
         return narrowest(layer.forward, *given)
     except Exception:
@@ -129,11 +129,11 @@ def _of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> No
     checks.not_negative("tolerance", tolerance)
     if x.shape[0] < 2:
         raise ValueError(
-            f"check_layer needs at least 2 examples, to tell whether the layer couples them, got x of shape {x.shape}"
+            f"check_layer needs at least 2 examples, to see whether the layer couples them, got x of shape {x.shape}"
         )
     known = checks.concrete(x)
     if known is None:
-        raise TypeError("check_layer compiles programs of its own and gives words: call it outside jit and vmap")
+        raise TypeError("check_layer compiles its own programs and reports in words: call it outside jit and vmap")
     if not np.isfinite(known.astype(np.float64)).all():
         raise ValueError("check_layer needs a finite x, got NaN or infinity; what the layer makes of it is its own")
     if params is not None:

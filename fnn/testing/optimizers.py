@@ -79,7 +79,7 @@ def check_optimizer(
 
 
 def _gradients(params: Params, steps: int, key: Any) -> Params:
-    """Random gradients [steps, …], each weight's of a size of its own."""
+    """Random gradients [steps, …], of a different size for each weight."""
     random = np.random.default_rng(np.asarray(jax.random.key_data(key), np.uint32))
 
     def of(leaf: Any) -> np.ndarray:

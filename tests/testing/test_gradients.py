@@ -372,8 +372,8 @@ def test_examples_are_compared_one_by_one() -> None:
 def test_single_examples_of_a_coupled_batch_are_refused_with_the_reason() -> None:
     report = compared(serial(linear(5), fnn.batch_norm(), linear(3)), examples=True)
     assert alone(report).errors.size == 0
-    assert "needs at least 2 examples" in alone(report).refused
-    assert "refused" in str(report)
+    assert "needs at least 2 examples" in alone(report).skipped
+    assert "example by example: skipped" in str(report)
 
 
 def test_an_error_of_the_users_own_is_no_refusal_but_for_needs_more_examples() -> None:
@@ -396,7 +396,7 @@ def test_an_error_of_the_users_own_is_no_refusal_but_for_needs_more_examples() -
             compared(net, manual=of_several(error), examples=True)
         assert any("examples=False" in note for note in caught.value.__notes__)
     assert compared(net, manual=of_several(ValueError)).verdict.agree
-    assert alone(compared(net, manual=of_several(NeedsMoreExamples), examples=True)).refused == "too few"
+    assert alone(compared(net, manual=of_several(NeedsMoreExamples), examples=True)).skipped == "too few"
 
 
 @pytest.mark.parametrize("seed", [2, 10])
@@ -491,7 +491,7 @@ def test_a_refusal_of_single_examples_is_told_of_noise_too() -> None:
     net = serial(dense(5, tanh), linear(3))
     given = *net.init(KEY, X), (X, Y), KEY
     by_hand, twin = (make(net, softmax_cross_entropy) for make in BARE["gradient_noise"])
-    assert "two or more" in alone(compare(by_hand, twin, given, bare=True)).refused
+    assert "two or more" in alone(compare(by_hand, twin, given, bare=True)).skipped
 
 
 def test_a_tree_that_looks_like_a_value_and_a_tree_is_not_taken_for_one() -> None:
@@ -604,7 +604,7 @@ def test_quotients_follow_the_scale_of_the_numbers(name: str, factor: float) -> 
 
 def test_where_all_is_kinks_the_report_names_a_way_out() -> None:
     report = compared(serial(dense(5, fnn.relu, w=fnn.nn.zeros()), linear(3)))
-    assert "no quotient tells of [0]['w']" in str(report)
+    assert "no quotient judges [0]['w']" in str(report)
     assert "steps={\"[0]['w']\": 1e-6}" in str(report)
     assert "steps=" not in str(compared(serial(dense(5, fnn.relu), linear(3))))
 

@@ -58,7 +58,7 @@ def test_our_own_optimizers_keep_all_laws(optimizer):
     laws = check_optimizer(optimizer, PARAMS, steps=3, transform=str(optimizer).startswith(("clip", "l2")))
     laws.raise_if_failed()
     assert ("coupled" in laws.law("leaves are independent").finding) == ("clip" in str(optimizer))
-    by_name = "tells the leaves apart" in laws.law("runs on one flat vector").finding
+    by_name = "treats leaves differently" in laws.law("runs on one flat vector").finding
     assert by_name == ("masked" in str(optimizer))
     assert skipped(laws) == {"steps equal the reference"}
 
