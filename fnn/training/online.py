@@ -62,7 +62,7 @@ def learn_online(
     """
     training_checks.is_trainer("learn_online", trainer)
     training_checks.outside_a_trace("learn_online", "trainer.update")
-    data_checks.is_stream(batches)
+    data_checks.is_stream("learn_online", batches)
     every = checks.count("every", every)
     steps = None if steps is None else checks.count("steps", steps)
     rows: list[dict[str, Any]] = []

@@ -372,7 +372,7 @@ TRAINING = [
     Wrong("shuffling nothing", "permuted(key, 0, jnp.arange(3), 0)", ValueError, ["size", ">= 1"]),
     Wrong("one pair to read ahead", "read_ahead((x, y))", TypeError, ["pairs (x, y)", "one pair", "minibatches"]),
     Wrong("number to read ahead", "read_ahead(3)", TypeError, ["iterable of pairs (x, y)", "got int", "generator"]),
-    Wrong("stream not called", "read_ahead(jnp.stack)", TypeError, ["iterable of pairs (x, y)", "function", "call it"]),
+    Wrong("stream not called", "read_ahead(jnp.stack)", TypeError, ["iterable of pairs (x, y)", "function", "Call it"]),
     Wrong("no batch ahead", "read_ahead([], ahead=0)", ValueError, ["ahead", "whole number >= 1", "got 0"]),
     Wrong("half a batch ahead", "read_ahead([], ahead=1.5)", TypeError, ["ahead", "whole number", "1.5"]),
     Wrong("array to read ahead", "read_ahead(x)", TypeError, ["pairs (x, y)", "one array", "minibatches"]),
