@@ -135,10 +135,10 @@ def test_bad_streams_are_told_apart() -> None:
         (TypeError, "batch 0 of the stream: expected a pair", [x]),
         (TypeError, "y of batch 0 of the stream expects an array, got list", [(x, [1.0])]),
         (ValueError, "as many examples as targets", [(x, y[:3])]),
-        (ValueError, "gave no batch; a generator runs once only", iter(())),
-        (ValueError, r"batch 1 of the stream has x of float64 \[n, 2\], batch 0 had float64 \[n, 3\]",
+        (ValueError, "got an empty stream. Make a new generator", iter(())),
+        (ValueError, r"batch 1 of the stream: expected x of float64 \[n, 3\] as in batch 0, got float64 \[n, 2\]",
          [(x, y), (x[:, :2], y)]),
-        (ValueError, r"batch 1 of the stream has y of int64 \[n, 1\], batch 0 had float64 \[n, 1\]",
+        (ValueError, r"batch 1 of the stream: expected y of float64 \[n, 1\] as in batch 0, got int64 \[n, 1\]",
          [(x, y), (x, y.astype(int))]),
     ]  # fmt: skip
     for error, message, batches in bad:
