@@ -1,4 +1,4 @@
-"""What the lecture builds with layers: neurons, Boolean functions, regions, approximators."""
+"""Constructions of the lecture: neurons, Boolean functions, regions, approximators, pre-training."""
 
 from fnn.lecture.approximators import (
     cybenko,
