@@ -11,7 +11,7 @@ from fnn.core import _checks as checks
 
 
 def is_stream(where: str, batches: Any) -> None:
-    """An iterable of batches, with a hint for a single pair of arrays."""
+    """Raise TypeError unless the value is an iterable of batches, with a hint for a single pair of arrays."""
     expected = f"{where}: expected an iterable of pairs (x, y)"
     pair = isinstance(batches, tuple | list) and len(batches) == 2 and any(hasattr(part, "shape") for part in batches)
     if pair or hasattr(batches, "shape"):

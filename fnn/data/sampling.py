@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core._trees import is_key
 from fnn.core.types import Array
 
 Draw = Callable[[Array, Any, int, int], Array]
@@ -142,7 +143,7 @@ def _mixed(word: Array) -> Array:
 
 def _round_words(key: Array, epoch: Any, rounds: int) -> Array:
     """One 32-bit word per round, from the key and the epoch."""
-    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    data = jax.random.key_data(key) if is_key(key) else key
     seed = _mixed(jnp.asarray(epoch).astype(jnp.uint32) + jnp.uint32(_GOLDEN))
     for word in data:
         seed = _mixed(seed ^ word) + jnp.uint32(_GOLDEN)

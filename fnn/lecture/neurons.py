@@ -338,6 +338,6 @@ def _no_neurons(where: str, leaf: dict[str, Any]) -> None:
     """Raise ValueError for params of a layer of neurons among the matrices."""
     if _has_matrix(leaf):
         raise ValueError(
-            f"{where}: expected the lecture's matrices, got the params {{'w', 'b'}} of a layer of neurons. Leave params "
+            f"{where}: expected the lecture's matrices, got params {{'w', 'b'}} of a layer of neurons. Leave params "
             "as they are, or make matrices of them by to_lecture."
         )

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core._numerics import safe_sqrt, units, wide
 from fnn.core.types import Array
 
 
@@ -63,12 +64,12 @@ def weight_diversity(w: Array) -> Array:
 
 def _mean_distance(u: Array) -> Array:
     """1 − mean |cos| over the pairs of different columns; the |cos| with a column of zeros is 1."""
-    largest = jnp.max(jnp.abs(u), axis=0)
-    is_zero = largest == 0
-    u = u / jnp.where(is_zero, 1, largest)[None, :]  # so that squares do not overflow
-    squares = jnp.sum(jnp.square(u), axis=0)
-    unit = u / jnp.sqrt(jnp.where(is_zero, 1, squares))[None, :]
-    cosine = jnp.where(is_zero[:, None] | is_zero[None, :], 1, jnp.minimum(jnp.abs(unit.T @ unit), 1))
+    rows = wide(u.T)
+    rows = rows / units(rows)[:, None]  # their squares neither overflow nor underflow
+    norms = safe_sqrt(jnp.sum(jnp.square(rows), axis=1))
+    is_zero = norms == 0
+    unit = rows / jnp.where(is_zero, 1, norms)[:, None]
+    cosine = jnp.where(is_zero[:, None] | is_zero[None, :], 1, jnp.minimum(jnp.abs(unit @ unit.T), 1))
     h = u.shape[1]
     return 1 - jnp.sum(jnp.where(jnp.eye(h, dtype=bool), 0, cosine)) / (h * (h - 1))
 

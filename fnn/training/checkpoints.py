@@ -39,7 +39,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fnn.core import _checks as checks
-from fnn.core._trees import Part, leaves_by_path, subtree
+from fnn.core._trees import Part, is_key, leaves_by_path, subtree
 from fnn.core.types import Params
 from fnn.nn import _checks as nn_checks
 from fnn.training._files import written_whole
@@ -77,9 +77,9 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     leaves = _named(tree)
     for name, leaf in leaves.items():
         _saveable(name, leaf)
-    generators = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+    generators = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
     arrays = {
-        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        name: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
         for name, leaf in leaves.items()
     }
     with written_whole(path) as draft:
@@ -228,10 +228,6 @@ def _named(tree: Any) -> dict[str, Any]:
     return {".".join(map(escaped, path)): leaf for path, leaf in leaves_by_path(tree).items()}
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _file_format(where: str, path: Path, known: Iterable[str]) -> str:
     """The suffix of a path, which determines the format."""
     if path.suffix not in known:
@@ -252,7 +248,7 @@ def _folder(path: Path) -> None:
 
 @contextmanager
 def _undamaged(path: Path) -> Iterator[None]:
-    """A block that reads a file; any error in it but one of the system or of memory becomes a ValueError."""
+    """A block whose errors become a ValueError that names the file, except OSError and MemoryError."""
     try:
         yield
     except MemoryError:
@@ -275,7 +271,7 @@ def _saveable(name: str, leaf: Any) -> None:
             f"save: expected concrete arrays, got a traced leaf {name!r}. Save outside of jit, vmap and grad."
         )
     checks.is_array(where, leaf)
-    if _is_key(leaf):
+    if is_key(leaf):
         return
     dtype = np.dtype(leaf.dtype)
     if not (dtype.isbuiltin == 2 or (dtype.isbuiltin == 1 and dtype.kind in "biufc")):

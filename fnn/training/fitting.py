@@ -145,7 +145,7 @@ def _one_more(best: _Best) -> _Best:
 
 
 def _measure(validate: Any, patience: Any, state: TrainState) -> Any:
-    """`validate` compiled, after checking that it gives a scalar and that patience has it to wait for."""
+    """`validate` compiled, or None; raises ValueError unless it returns a scalar, and for a patience without it."""
     if patience is not None:
         checks.count("patience", patience)
     if validate is not None:

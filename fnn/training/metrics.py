@@ -27,7 +27,7 @@ from fnn.nn.surgery import LayerRecord, map_layers, watch
 
 
 class GradientStep(NamedTuple):
-    """One gradient step, as a `Metric` sees it."""
+    """One gradient step, the argument of a metric's `of_step`."""
 
     before: TrainState
     after: TrainState

@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.tree_util import keystr
 
 from fnn.core import _checks as checks
+from fnn.core._trees import is_key
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training._files import create, remove_stale, write
@@ -208,9 +209,9 @@ def _identity(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
 
 
 def _array(array: Any) -> dict[str, str]:
-    is_key = jnp.issubdtype(jnp.asarray(array).dtype, jax.dtypes.prng_key)
-    plain = np.asarray(jax.random.key_data(array) if is_key else array)
-    dtype = str(array.dtype if is_key else plain.dtype)
+    has_keys = is_key(jnp.asarray(array))
+    plain = np.asarray(jax.random.key_data(array) if has_keys else array)
+    dtype = str(array.dtype if has_keys else plain.dtype)
     return {"dtype": dtype, "shape": str(list(jnp.shape(array))), "hash": _hash(plain.tobytes())}
 
 

@@ -21,6 +21,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fnn.core import _checks as checks
+from fnn.core._trees import is_key
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training.devices import Device
@@ -276,7 +277,7 @@ def _seeds(keys: Any) -> int:
     expected = "sweep: expected a stack of keys, one per run"
     if not hasattr(keys, "dtype"):
         raise TypeError(f"{expected}, got {type(keys).__name__}. Make one by jax.random.split(key, 32).")
-    rank = keys.ndim if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.ndim - 1
+    rank = keys.ndim if is_key(keys) else keys.ndim - 1
     if rank != 1:
         raise ValueError(f"{expected}, got shape {keys.shape}. Make one by jax.random.split(key, 32).")
     if keys.shape[0] == 0:
