@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import keystr
 
 Part = int | str | tuple[int | str, ...]
+
+
+def is_key(leaf: Any) -> bool:
+    """True for an array of keys of `jax.random.key`."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def leaves_by_path(tree: Any) -> dict[tuple[str, ...], Any]:

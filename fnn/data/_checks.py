@@ -10,23 +10,24 @@ import numpy as np
 from fnn.core import _checks as checks
 
 
-def is_stream(batches: Any) -> None:
-    """Batches one after another, with a hint for one pair of arrays."""
+def is_stream(where: str, batches: Any) -> None:
+    """Raise TypeError unless the value is an iterable of batches, with a hint for a single pair of arrays."""
+    expected = f"{where}: expected an iterable of pairs (x, y)"
     pair = isinstance(batches, tuple | list) and len(batches) == 2 and any(hasattr(part, "shape") for part in batches)
     if pair or hasattr(batches, "shape"):
-        raise TypeError(
-            f"batches must be an iterable of pairs (x, y), got one {'pair of arrays' if pair else 'array'}; cut x and "
-            "y by minibatches(x, y, ...)"
-        )
+        got = "pair of arrays" if pair else "array"
+        raise TypeError(f"{expected}, got one {got}. Cut x and y into batches by minibatches(x, y, ...).")
     if not hasattr(batches, "__iter__"):
-        hint = "call it" if callable(batches) else "write a generator that yields pairs (x, y)"
-        raise TypeError(f"batches must be an iterable of pairs (x, y), got {type(batches).__name__}; {hint}")
+        hint = "Call it." if callable(batches) else "Write a generator that yields pairs (x, y)."
+        raise TypeError(f"{expected}, got {type(batches).__name__}. {hint}")
 
 
 def arrays(number: int, pair: Any) -> tuple[Any, Any]:
-    """A batch from outside as a pair of arrays that JAX takes."""
+    """A batch of a stream as a pair of arrays that JAX accepts."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"batch {number} of the stream must be a pair (x, y), got {type(pair).__name__}")
+        raise TypeError(
+            f"batch {number} of the stream: expected a pair (x, y), got {type(pair).__name__}. Yield pairs of arrays."
+        )
     for name, part in zip("xy", pair, strict=True):
         checks.is_array(f"{name} of batch {number} of the stream", part)
     x, y = (part if isinstance(part, jax.Array) else np.asarray(part) for part in pair)

@@ -1,4 +1,4 @@
-"""Batches read ahead, in a thread, so that the device does not wait for the next one."""
+"""Batches read ahead by a background thread, so that the device does not wait for data."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array
 from fnn.data import _checks as data_checks
 
-_PATIENCE = 1.0  # seconds that closing waits for the batch being read; a source that hangs must not hang its consumer
+_PATIENCE = 1.0  # seconds to wait on closing for a batch being read: a source that hangs must not hang its consumer
 
 
 def read_ahead(batches: Iterable[Any], *, ahead: int = 2, device: Any = None) -> Iterator[tuple[Array, Array]]:
-    """The same batches in the same order, the next of them read in the background and put on the device.
+    """The same batches in the same order, read in the background and already on the device.
 
-    A thread takes batches from the stream, copies them to the device and waits while `ahead` of them are there that
-    nobody has taken; with the one in use and the one before, at most ahead + 2 are in memory. An error of the stream
-    arrives when its turn comes, after the batches before it.
+    A thread takes batches from the stream, copies them to the device and pauses while `ahead` of them are waiting to
+    be consumed; with the batch in use and the one before it, at most ahead + 2 are in memory. An error of the stream is
+    raised in its place, after the batches before it.
 
-    The thread starts with the first ``next`` and ends with the stream. It also ends when the iterator is closed or no
-    longer referred to, after a ``break`` or Ctrl-C; a generator is then closed, and what had been read ahead of it is
-    lost. To go on later, keep the iterator that this returns. A stream must not mind which thread it runs in.
+    The thread starts with the first ``next`` and ends with the stream. It also ends when the iterator is closed or
+    garbage-collected, after a ``break`` or Ctrl-C; a generator is then closed, and batches already read ahead are lost.
+    To continue later, keep the returned iterator. The stream must be able to run in another thread.
 
     Args:
-        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or what `numpy.asarray` takes:
-            `minibatches`, a data loader, a generator.
-        ahead: batches read and not yet taken, at least 1. Two hide a read that is always shorter than a step;
-            `minibatches` reads its whole buffer at once, which so many batches hide as take as long to learn from.
-        device: a device, or a sharding, for which JAX cuts each batch; by default where JAX puts new arrays.
+        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or of anything `numpy.asarray`
+            accepts: `minibatches`, a data loader, a generator.
+        ahead: the most batches read but not yet consumed, at least 1. Two hide a read that is always shorter than a
+            step. `minibatches` reads a whole buffer at a time; to hide that, `ahead` must cover as many batches as can
+            be trained on meanwhile.
+        device: a device, or a sharding by which JAX splits each batch; by default where JAX puts new arrays.
 
     Returns:
         An iterator of (x, y), JAX arrays.
 
     Raises:
-        TypeError: no iterable, or, when their turn comes, batches that are no pairs of arrays.
-        ValueError: `ahead` below 1; pairs of unequally many examples.
+        TypeError: `batches` is not iterable; in its place, a batch that is not a pair of arrays.
+        ValueError: `ahead` is below 1; a pair with different numbers of examples.
 
     Example:
         >>> import numpy as np
@@ -60,31 +61,37 @@ def read_ahead(batches: Iterable[Any], *, ahead: int = 2, device: Any = None) ->
         >>> int(total)
         48
     """
-    data_checks.is_stream(batches)
-    return _taken(batches, checks.count("ahead", ahead), device)
+    data_checks.is_stream("read_ahead", batches)
+    return _consumed(batches, checks.count("ahead", ahead), device)
 
 
-def _taken(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Array, Array]]:
-    """What the thread has read, as it comes.
+def _consumed(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Array, Array]]:
+    """The batches that the thread has read, in order.
 
-    The garbage collector may close this in any thread at any moment, so that nothing here may wait for a lock which
-    that thread holds: `SimpleQueue.put` is made for it, and `closed` is only ever asked, not waited for.
+    The garbage collector may close this generator in any thread at any moment, so nothing here may wait for a lock
+    which that thread holds: `SimpleQueue.put` is reentrant, and `closed` is only queried, never waited for.
     """
-    read, room, closed, config = SimpleQueue[Any](), SimpleQueue[None](), Event(), cast(Any, jax.config)
-    context = config.jax_enable_x64, config.jax_default_device  # they hold for this thread; the other one takes them on
+    read = SimpleQueue[Any]()
+    room = SimpleQueue[None]()
+    closed = Event()
+    config = cast(Any, jax.config)
+    context = config.jax_enable_x64, config.jax_default_device  # settings of this thread, which the reader adopts
     thread = Thread(target=_read, args=(batches, device, context, read, room, closed), name="read_ahead", daemon=True)
-    here, patience, unregister = current_thread, _PATIENCE, atexit.unregister  # modules may be emptied before this ends
+    # At exit Python may empty modules before this generator ends: keep references to what `close` and the end need.
+    this_thread = current_thread
+    patience = _PATIENCE
+    unregister = atexit.unregister
 
     def close() -> None:
         closed.set()
         room.put(None)
-        if thread.is_alive() and thread is not here():
+        if thread.is_alive() and thread is not this_thread():
             thread.join(patience)
 
     for _ in range(ahead):
         room.put(None)
     try:
-        atexit.register(close)  # a thread that is inside JAX while Python shuts down would crash it
+        atexit.register(close)  # a thread still inside JAX while Python shuts down would crash the process
         thread.start()
         while True:
             batch, error = read.get()
@@ -98,7 +105,7 @@ def _taken(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Ar
             room.put(None)
             yield batch
     finally:
-        if not closed.is_set():  # else Python is ending: it has called `close`, and may have emptied any module since
+        if not closed.is_set():  # otherwise Python is exiting: it has called `close` and may have emptied any module
             close()
             unregister(close)
 
@@ -106,7 +113,7 @@ def _taken(batches: Iterable[Any], ahead: int, device: Any) -> Iterator[tuple[Ar
 def _read(
     batches: Iterable[Any], device: Any, context: tuple[Any, Any], read: SimpleQueue[Any], room: Any, closed: Event
 ) -> None:
-    """The thread: a batch for each place there is `room` for, and then what ended the stream."""
+    """Body of the thread: read one batch per token in `room`, then pass on the exception that ended the stream."""
     source = None
     with jax.enable_x64(context[0]), jax.default_device(context[1]):
         try:
@@ -124,6 +131,6 @@ def _read(
 
 
 def _on_device(number: int, pair: Any, device: Any) -> tuple[Array, Array]:
-    """A batch on the device, in memory of its own: on a CPU JAX would share what the stream may fill again."""
+    """A copy of a batch on the device: on a CPU, JAX would otherwise share memory that the stream may overwrite."""
     parts = (part if isinstance(part, jax.Array) else np.array(part) for part in data_checks.arrays(number, pair))
     return jax.block_until_ready(jax.device_put(tuple(parts), device))

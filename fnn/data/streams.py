@@ -1,4 +1,4 @@
-"""Samples on the disk, and shuffled mini-batches of them in bounded memory."""
+"""Samples on disk, and shuffled mini-batches of them in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _BUFFER_BYTES = 2**25
 
 
 def memory_mapped(x_path: str | PathLike[str], y_path: str | PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """A sample in two .npy files, which stays on the disk: only what is read comes to memory.
+    """A sample stored in two .npy files, memory-mapped: only the parts that are read are loaded.
 
     Args:
-        x_path: examples [ℓ, …], as `numpy.save` stores them.
+        x_path: examples [ℓ, …], stored by `numpy.save`.
         y_path: targets [ℓ, …].
 
     Returns:
         Two read-only memory-mapped arrays, for `minibatches`.
 
     Raises:
-        ValueError: files that do not pair, are empty, or hold an array in Fortran order.
+        ValueError: files with different numbers of examples, empty files, or an array in Fortran order.
     """
     x, y = (np.load(path, mmap_mode="r") for path in (x_path, y_path))
     _mapped_files(x, y, (str(x_path), str(y_path)))
@@ -50,29 +50,30 @@ def minibatches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Shuffled mini-batches of a sample that need not fit in memory (slide "BackProp").
 
-    The sample is cut into runs of `contiguous` neighbours, and an epoch takes the runs in random order. As many of them
-    as make up `buffer` examples are read, and batches are drawn from these without replacement. Examples of one run
-    meet in a batch more often than others: where neighbours are alike, as in a sample sorted by classes, take a short
-    run; the shortest, 1, reads slowest.
+    The sample is divided into runs of `contiguous` neighbours, and an epoch takes the runs in random order. Enough runs
+    to make up `buffer` examples are read at a time, and batches are drawn from them without replacement. Examples of
+    one run share a batch more often than others: where neighbours are alike, as in a sample sorted by classes, choose a
+    short run; the shortest, 1, reads slowest.
 
-    Every batch is full. The ℓ mod batch_size examples that come last in an epoch are left out of it; they differ from
-    epoch to epoch. A memory map, or a view of one without gaps, is read from its file: mapped pages would count as
-    memory of this process.
+    Every batch is full. The last ℓ mod batch_size examples of an epoch are left out; they differ from epoch to epoch. A
+    memory map, or a view of one without gaps, is read from its file: mapped pages would count as memory of this
+    process.
 
     Args:
-        x: examples [ℓ, …]: a NumPy array, memory-mapped or not, or what gives one by ``x[start:stop]``, as HDF5 does.
+        x: examples [ℓ, …]: a NumPy array, memory-mapped or not, or an object whose ``x[start:stop]`` is one, as in
+            HDF5.
         y: targets [ℓ, …], likewise.
         batch_size: examples in a batch, in 1 … ℓ.
-        key: a key; all order is a function of it and of the epoch.
-        epochs: passes over the sample; None for no end.
+        key: a key; the order is a function of the key and the epoch.
+        epochs: passes over the sample; None for infinitely many.
         contiguous: neighbours read in one go; 1 gives the order of a full shuffle if `buffer` is large.
-        buffer: examples in memory at a time; by default as many as take 32 MB, at least a batch and a run.
+        buffer: examples in memory at a time; by default 32 MB of them, but at least a batch and a run.
 
     Returns:
-        An iterator of (x [batch_size, …], y [batch_size, …]), NumPy arrays that are copies.
+        An iterator of (x [batch_size, …], y [batch_size, …]), copies as NumPy arrays.
 
     Raises:
-        ValueError: data that do not pair or hold less than a batch, or numbers out of range.
+        ValueError: x and y of different lengths or shorter than a batch, or numbers out of range.
 
     Example:
         >>> import jax, numpy as np
@@ -95,7 +96,7 @@ def minibatches(
 def _epoch(
     sample: tuple[Any, Any], batch_size: int, key: Array, at_once: int, contiguous: int, epoch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The batches of one epoch, for which `at_once` runs are read at a time."""
+    """The batches of one epoch, reading `at_once` runs at a time."""
     size = len(sample[0])
     runs = -(-size // contiguous)
     seed = np.asarray(jax.random.bits(jax.random.fold_in(key, epoch), (4,), np.uint32))
@@ -118,29 +119,33 @@ _permuted = jax.jit(permuted, static_argnums=3)
 
 
 def _read(array: Any, starts: np.ndarray, contiguous: int, after: np.ndarray) -> np.ndarray:
-    """Copies of the runs of examples that begin at `starts`, after those there are already."""
+    """The examples in `after`, then copies of the runs that begin at `starts`."""
     lengths = np.minimum(contiguous, len(array) - starts)
     examples = np.empty((len(after) + lengths.sum(), *array.shape[1:]), array.dtype)
     examples[: len(after)] = after
-    source, end = _place_in_file(array), len(after)
+    begin = len(after)
+    source = _place_in_file(array)
     with open(source[0], "rb", buffering=0) if source is not None else nullcontext() as file:
         for start, length in zip(map(int, starts), map(int, lengths), strict=True):
-            place = examples[end : (end := end + length)]
+            place = examples[begin : begin + length]
+            begin += length
             if file is None or source is None:
                 place[...] = array[start : start + length]
             else:
                 file.seek(source[1] + start * place[0].nbytes)
                 got = file.readinto(place.reshape(-1).view(np.uint8).data)
-                _read_whole(source[0], got, place.nbytes)
+                _is_complete(source[0], got, place.nbytes)
     return examples
 
 
 def _place_in_file(array: Any) -> tuple[Any, int] | None:
-    """The file of a memory map, and where in it the array begins: read from there, no page of the map comes to memory.
+    """The file of a memory map and the array's offset in it; reading the file directly loads no page of the map.
 
-    None for what is no map, for one whose changes are not in the file (copy-on-write), and for views with gaps.
+    None for an array that is not mapped, for a map whose changes are not in the file (copy-on-write), and for a view
+    with gaps.
     """
-    owner, found = array, None
+    owner = array
+    found = None
     while owner is not None and not isinstance(owner, mmap.mmap):
         found = owner if isinstance(owner, np.memmap) else found
         owner = getattr(owner, "base", None)
@@ -151,44 +156,54 @@ def _place_in_file(array: Any) -> tuple[Any, int] | None:
 
 
 def _mapped_files(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
-    """Two memory-mapped arrays that pair, whose examples lie one after another."""
+    """Raise ValueError unless two memory maps store equally many examples, one after another."""
     for name, part in zip(names, (x, y), strict=True):
         if part.ndim == 0 or not part.flags.c_contiguous:
             raise ValueError(
-                f"{name} must hold examples one after another, got an array of shape {part.shape} in Fortran order; "
-                "store it by np.save(path, np.ascontiguousarray(array))"
+                f"memory_mapped: expected examples stored one after another in {name}, got an array of shape "
+                f"{part.shape} in Fortran order. Store it by np.save(path, np.ascontiguousarray(array))."
             )
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(
-            f"{names[0]} holds {len(x)} examples and {names[1]} {len(y)} targets; they must pair, at least one"
+            f"memory_mapped: expected one target for each example, at least one, got {len(x)} examples in {names[0]} "
+            f"and {len(y)} targets in {names[1]}. Give both files the same length."
         )
 
 
 def _large_sample(x: Any, y: Any, batch_size: Any, contiguous: Any) -> int:
-    """Arrays that pair and hold a batch."""
+    """The number of examples, after checking that x and y have as many and fill a batch."""
     for name, part in (("x", x), ("y", y)):
         checks.is_array(f"minibatches: {name}", part)
         if not part.shape:
-            raise ValueError(f"minibatches: {name} must hold examples [n, …], got one number")
+            raise ValueError(f"minibatches: expected examples [n, …] in {name}, got a scalar. Give it an example axis.")
     size = x.shape[0]
     if y.shape[0] != size:
-        raise ValueError(f"minibatches got {size} examples in x and {y.shape[0]} targets in y; they must pair")
+        raise ValueError(
+            f"minibatches: expected one target for each example, got {size} examples in x and {y.shape[0]} targets in "
+            "y. Give both the same length."
+        )
     checks.count("contiguous", contiguous)
     if checks.count("batch_size", batch_size) > size:
-        raise ValueError(f"batch_size {batch_size} exceeds the {size} examples of x; take batch_size <= {size}")
+        raise ValueError(
+            f"minibatches: expected at most the {size} examples of x in a batch, got batch_size {batch_size}. Choose "
+            f"batch_size <= {size}."
+        )
     return size
 
 
 def _buffer(examples: Any, batch_size: int, contiguous: int) -> None:
-    """A buffer that holds a batch, and a run of neighbours."""
+    """Raise ValueError unless the buffer holds a batch and a run of neighbours."""
     if checks.count("buffer", examples) < max(batch_size, contiguous):
         raise ValueError(
-            f"buffer must hold a batch of {batch_size} and a run of {contiguous} examples, got {examples}; enlarge it, "
-            "or take a smaller batch_size or contiguous"
+            f"minibatches: expected a buffer of at least a batch of {batch_size} and a run of {contiguous} examples, "
+            f"got {examples}. Enlarge it, or choose a smaller batch_size or contiguous."
         )
 
 
-def _read_whole(path: Any, got: int | None, wanted: int) -> None:
-    """As many bytes of a file as its array has."""
+def _is_complete(path: Any, got: int | None, wanted: int) -> None:
+    """Raise OSError unless as many bytes were read as the array needs."""
     if got != wanted:
-        raise OSError(f"{path} ends too early: it has been changed since it was mapped; map it again")
+        raise OSError(
+            f"minibatches: expected {wanted} bytes more of {path}, got {got}: the file has changed since it was "
+            "mapped. Map it again."
+        )

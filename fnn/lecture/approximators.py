@@ -1,22 +1,23 @@
 """Networks that approximate any continuous function (slides "Which functions", "Kolmogorov", "Two-layer nets").
 
-Three theorems on continuous functions on the unit cube [0, 1]^d, as architectures that train:
+Three theorems on continuous functions on the unit cube [0, 1]^d, as trainable architectures:
 
-- Cybenko 1989: `cybenko`, Σ_h α_h σ(⟨x, w_h⟩ − w_0h), comes as close as one likes, given enough neurons;
-- Kolmogorov 1957: `kolmogorov`, Σ_{i=1}^{2d+1} σ_i(Σ_j f_ij(x_j)), is exact, for functions σ_i, f_ij of which the
-  theorem tells no form; here each is a small network of one variable;
-- Gorban 1998: linear operations and **any one** continuous nonlinear σ, whatever it is, come as close as one likes:
-  a `serial` of ``dense(…, σ)`` and `linear` layers, enough of them. So σ need be neither monotone nor a sigmoid.
+- Cybenko 1989: `cybenko`, Σ_h α_h σ(⟨x, w_h⟩ − w_0h), is arbitrarily accurate, given enough neurons;
+- Kolmogorov 1957: `kolmogorov`, Σ_{i=1}^{2d+1} σ_i(Σ_j f_ij(x_j)), is exact, for functions σ_i, f_ij whose form the
+  theorem leaves open; here each is a small network of one variable;
+- Gorban 1998: linear operations and **any single** continuous nonlinear σ are arbitrarily accurate: a `serial` of
+  enough ``dense(…, σ)`` and `linear` layers. So σ need be neither monotone nor a sigmoid.
 
-How many layers Gorban's theorem takes depends on σ. Two suffice if and only if σ is no polynomial (Leshno, Lin, Pinkus
-and Schocken 1993): `cybenko` with `gaussian`, `logarithmic`, `relu`, …. Of a polynomial of degree k two layers make
-polynomials of degree k only, three make k², and so on: with σ(S) = S², no two layers come nearer to x³ on [0, 1] than
-1/32, and three are x³. The slide's conclusion, that two layers suffice, is Cybenko's.
+The number of layers that Gorban's theorem needs depends on σ. Two suffice if and only if σ is not a polynomial (Leshno,
+Lin, Pinkus and Schocken 1993): `cybenko` with `gaussian`, `logarithmic`, `relu`, …. With a polynomial σ of degree k,
+two layers yield polynomials of degree k only, three of degree k², and so on: with σ(S) = S², no two layers approximate
+x³ on [0, 1] better than 1/32, while three represent it exactly. The slide's conclusion, that two layers suffice, is
+Cybenko's.
 
-How close: `sup_error` on a dense grid, `unit_grid`. To find parameters: `fit_approximator` trains any network, and
-`steps_at` writes down those of a Cybenko sum in one dimension.
+`sup_error` measures the accuracy on a dense grid, `unit_grid`. `fit_approximator` trains the parameters of any network,
+and `steps_at` constructs those of a Cybenko sum in one dimension.
 
-Everywhere here f takes points [n, d] and gives values [n].
+Throughout, f maps points [n, d] to values [n].
 
 Source: A. N. Gorban, *The generalized approximation theorem and computational capabilities of neural networks* (in
 Russian), Siberian J. Numerical Mathematics 1, 1998, where the algebra of all superpositions of σ and linear operations
@@ -63,22 +64,22 @@ _ALWAYS = 40.0  # σ(40) rounds to 1 for the sigmoid and is 1 for the Heaviside 
 
 
 def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float = 10.0) -> Layer:
-    """Cybenko's two-layer network a(x) = Σ_h α_h σ(⟨x, w_h⟩ − w_0h), with no bias outside (slide "Cybenko 1989").
+    """Cybenko's two-layer network a(x) = Σ_h α_h σ(⟨x, w_h⟩ − w_0h), without an output bias (slide "Cybenko 1989").
 
-    It starts with neurons spread over the cube: w_h ~ normal(0, k²), and w_0h = ⟨p_h, w_h⟩ for a random point p_h of
-    [0, 1]^d, so that every neuron rises somewhere within the cube; α as by `glorot_uniform`.
+    Its initial neurons are spread over the cube: w_h ~ normal(0, k²), and w_0h = ⟨p_h, w_h⟩ for a random point p_h of
+    [0, 1]^d, so that every neuron rises somewhere within the cube; α is initialised by `glorot_uniform`.
 
     Erratum: the slide prints one w_0 for all neurons; each has its own.
 
     Args:
         hidden: H, the number of neurons.
-        activation: σ. Cybenko's theorem takes any continuous sigmoid, σ(−∞) = 0 and σ(∞) = 1; any continuous σ that
-            is no polynomial serves (see above).
-        steepness: k > 0, how steep the neurons rise at the start, over about 1/k of the cube's side.
+        activation: σ. Cybenko's theorem assumes a continuous sigmoid, σ(−∞) = 0 and σ(∞) = 1; any continuous σ that is
+            not a polynomial suffices (see above).
+        steepness: k > 0, the initial steepness of the neurons, which rise over about 1/k of the cube's side.
 
     Returns:
         A layer from [n, d] to [n, 1] with params ``({"w": [d, H], "b": [H]}, {"w": [H, 1]})``, where b = −w_0 and the
-        last are α; `cybenko_params` makes them of the lecture's letters. The state is ``((), ())``.
+        last w is α; `cybenko_params` makes them from the lecture's letters. The state is ``((), ())``.
 
     Raises:
         ValueError: numbers out of range.
@@ -113,11 +114,11 @@ def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float =
 
 
 def cybenko_params(alpha: Array, w: Array, w_0: Array) -> Params:
-    """The params of a `cybenko` network in the lecture's letters.
+    """The params of a `cybenko` network from the lecture's letters.
 
     Args:
         alpha: α [H].
-        w: [d, H], column h of it w_h.
+        w: [d, H] with the columns w_h.
         w_0: thresholds [H], which the sum subtracts.
 
     Returns:
@@ -129,28 +130,29 @@ def cybenko_params(alpha: Array, w: Array, w_0: Array) -> Params:
     shapes = [jnp.shape(part) for part in (alpha, w, w_0)]
     if len(shapes[1]) != 2 or not shapes[0] == shapes[2] == shapes[1][1:]:
         raise ValueError(
-            f"cybenko_params takes alpha [H], w [d, H] and w_0 [H], got shapes {shapes}; column h of w is neuron h's"
+            f"cybenko_params: expected alpha [H], w [d, H] and w_0 [H], got shapes {shapes}. Make column h of w the "
+            "weights of neuron h."
         )
     return {"w": jnp.asarray(w), "b": -jnp.asarray(w_0)}, {"w": jnp.asarray(alpha)[:, None]}
 
 
 def steps_at(f: Function, knots: Array, sharpness: float | Array = 10.0) -> Params:
-    """A function of one variable as a sum of steps: params for ``cybenko(H, heaviside)`` and ``cybenko(H, sigmoid)``.
+    """Params for ``cybenko(H, heaviside)`` or ``cybenko(H, sigmoid)``: a function of one variable as a sum of steps.
 
-    Equations, for knots t_1 < … < t_H, the steps between them and as high as f's increments::
+    Equations, for knots t_1 < … < t_H with steps between them whose heights are the increments of f::
 
         a(x) = f(t_1) + Σ_{h=2}^H (f(t_h) − f(t_{h−1})) σ(k (x − s_h)),       s_h = (t_{h−1} + t_h)/2
              = Σ_h p_h(x) f(t_h),      p_h(x) = σ(k (x − s_h)) − σ(k (x − s_{h+1})),   Σ_h p_h = 1
 
-    The constant is a neuron that always fires. With `heaviside`, a is a staircase with a(t_h) = f(t_h). Between t_1 and
-    t_H it never errs by more than f's modulus of continuity at half the widest gap. With `sigmoid` it is a mean of
-    f's values at the knots near x, so that for k times the gap fixed its error, too, goes to 0 with the gap.
+    The constant is a neuron that always fires. With `heaviside`, a is a staircase with a(t_h) = f(t_h), whose error
+    between t_1 and t_H is at most f's modulus of continuity at half the widest gap. With `sigmoid` it is an average of
+    f's values at the knots near x; for a fixed k times the gap its error also tends to 0 with the gap.
 
     Args:
         f: a function from points [n, 1] to values [n].
         knots: t [H], increasing, H ≥ 2.
-        sharpness: k times the smallest gap, > 0; by 10 a sigmoid does 99 % of its step between the two knots. The
-            staircase is the same for all.
+        sharpness: k times the smallest gap, > 0; at 10 a sigmoid makes 99 % of its step between the two knots. The
+            staircase does not depend on it.
 
     Returns:
         The params, in the dtype of the knots.
@@ -168,21 +170,22 @@ def steps_at(f: Function, knots: Array, sharpness: float | Array = 10.0) -> Para
 
 
 def unit_grid(d: int, points_per_axis: int, dtype: Any = None) -> Array:
-    """A grid on the unit cube [0, 1]^d, its faces included.
+    """A grid on the unit cube [0, 1]^d, including its faces.
 
     Args:
         d: dimension.
         points_per_axis: p ≥ 2.
-        dtype: of the points; JAX's default for floats if not given.
+        dtype: of the points; by default JAX's default for floats.
 
     Returns:
-        The points [p^d, d], the last coordinate the fastest.
+        The points [p^d, d], with the last coordinate varying fastest.
 
     Example:
         >>> unit_grid(2, 3).shape
         (9, 2)
     """
-    d, p = checks.count("d", d), checks.count("points_per_axis", points_per_axis, least=2)
+    d = checks.count("d", d)
+    p = checks.count("points_per_axis", points_per_axis, least=2)
     axis = jnp.linspace(0, 1, p, dtype=dtype)
     return jnp.stack(jnp.meshgrid(*[axis] * d, indexing="ij"), axis=-1).reshape(-1, d)
 
@@ -196,10 +199,10 @@ def sup_error(f: Function, net: Layer, params: Params, state: State, grid: Array
         params: of the network.
         state: of the network.
         grid: points [n, d], such as a `unit_grid`.
-        chunk: how many points are computed at a time, which bounds the memory.
+        chunk: number of points computed at a time, which bounds the memory.
 
     Returns:
-        A scalar; NaN if an error is.
+        A scalar; NaN if any error is NaN.
 
     Raises:
         ValueError: a network of several outputs, or values of another shape or dtype.
@@ -222,17 +225,17 @@ def sup_error(f: Function, net: Layer, params: Params, state: State, grid: Array
 def fit_approximator(
     key: Array, f: Function, net: Layer, points: Array, *, steps: int, optimizer: Any = None, batch_size: int = 64
 ) -> tuple[Params, State]:
-    """Train a network to approximate f at points, by the squared loss: what the theorems do not tell how to find.
+    """Train a network to approximate f at given points by the squared loss; the theorems are not constructive.
 
-    Goes through `jit`, which compiles it once for all keys, and `vmap` over keys.
+    Works under `jit`, which compiles it once for all keys, and under `vmap` over keys.
 
     Args:
-        key: decides the start and the batches.
+        key: determines the initial weights and the batches.
         f: a function from points [n, d] to values [n].
         net: a layer with one output.
         points: [n, d], such as a `unit_grid`.
         steps: gradient steps.
-        optimizer: ``adam(0.01)`` if not given.
+        optimizer: by default ``adam(0.01)``.
         batch_size: points in a batch; all of them if there are fewer.
 
     Returns:
@@ -258,29 +261,29 @@ def fit_approximator(
 
 
 def _knots(where: str, values: Any) -> jax.Array:
-    """Two or more knots [H] of floats, increasing."""
+    """The checked knots [H], two or more floats in increasing order."""
     checks.is_array(f"{where}: knots", values)
     values = jnp.asarray(values)
     if values.ndim != 1 or len(values) < 2 or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
-            f"{where} takes two or more knots as floats [H], got {values.dtype} of shape {values.shape}; "
-            "jnp.linspace(0, 1, 17) makes some"
+            f"{where}: expected two or more knots as floats [H], got {values.dtype} of shape {values.shape}. Make some "
+            "by jnp.linspace(0, 1, 17)."
         )
     known = checks.concrete(values)
     if known is not None and not (np.diff(known) > 0).all():
-        raise ValueError(f"{where} takes knots that increase strictly, got {known.tolist()}; sort them by jnp.unique")
+        raise ValueError(f"{where}: expected strictly increasing knots, got {known.tolist()}. Sort them by jnp.unique.")
     return values
 
 
 def _values_of(where: str, f: Any, x: jax.Array) -> jax.Array:
-    """f at the points x [n, d], which must be [n] in x's dtype."""
+    """The checked values f(x) [n] at the points x [n, d], in x's dtype."""
     if not callable(f):
-        raise TypeError(f"{where} takes f as a function from points [n, d] to values [n], got {f!r}")
+        raise TypeError(f"{where}: expected f as a function from points [n, d] to values [n], got {f!r}. Pass one.")
     y: Any = f(x)
     if jnp.shape(y) != x.shape[:1] or jnp.result_type(y) != x.dtype:
         raise ValueError(
-            f"{where} takes f from points [n, d] to values [n] of their dtype, got {jnp.result_type(y)} of shape "
-            f"{jnp.shape(y)} for points {x.dtype} of shape {x.shape}; write f of one coordinate j as x[:, j], and "
-            "return one number for each point"
+            f"{where}: expected f from points [n, d] to values [n] of their dtype, got {jnp.result_type(y)} of shape "
+            f"{jnp.shape(y)} for points {x.dtype} of shape {x.shape}. Write f of one coordinate j as x[:, j], and "
+            "return one number for each point."
         )
     return jnp.asarray(y)

@@ -12,10 +12,10 @@ function            layers how
 =================== ====== ====================================================================================
 
 A function of d variables is given by its truth table [2^d] of 0 and 1, whose rows are in the order of binary numbers
-with x¹ the highest bit, as `binary_inputs` lists them: for d = 2 the inputs 00, 01, 10, 11, so that AND is 0001.
+with x¹ the highest bit, as listed by `binary_inputs`: for d = 2 the inputs 00, 01, 10, 11, so that AND is 0001.
 
-On inputs of 0 and 1 every network here is exact: S is a sum of whole numbers and halves, so that it is 0, where
-H(0) = 0, or at least ½ away from it. Which functions need no second layer: `fnn.lecture.separability`.
+On inputs of 0 and 1 every network here is exact: S is a sum of whole numbers and halves, so it is 0, where H(0) = 0, or
+at least ½ away from 0. `fnn.lecture.separability` decides which functions need no second layer.
 
 Example:
     >>> import jax.numpy as jnp
@@ -46,7 +46,7 @@ from fnn.nn.neurons import dense
 
 
 def binary_inputs(d: int, dtype: Any = float) -> Array:
-    """All inputs of d binary variables, [2^d, d] of 0 and 1: row r holds the bits of r, x¹ the highest.
+    """All inputs of d binary variables, [2^d, d] of 0 and 1: row r is the bits of r, with x¹ the highest.
 
     Example:
         >>> print(binary_inputs(2))
@@ -109,29 +109,29 @@ def xor_by_layers(dtype: Any = float) -> Built:
 
 
 def boolean_network(truth_table: Array | np.ndarray, *, minimise: bool = False, dtype: Any = float) -> Built:
-    """Any Boolean function by two layers (slide "Which functions can a net represent"): AND neurons, then an OR neuron.
+    """Any Boolean function by two layers, AND neurons and an OR neuron (slide "Which functions can a net represent").
 
-    Equations, one AND neuron a term t of a disjunctive normal form, with literals s_tj = +1 where the term has x^j, −1
-    where it has ¬x^j, and 0 where it has neither; p_t of them are +1::
+    Equations, with one AND neuron per term t of a disjunctive normal form and literals s_tj = +1 if the term contains
+    x^j, −1 if it contains ¬x^j, and 0 otherwise; p_t of them are +1::
 
         y_t  = [Σ_j s_tj x^j − (p_t − ½) > 0]      Σ_j s_tj x^j = p_t if all literals hold, and p_t − 1 or less if not
         a(x) = [Σ_t f_t y_t − ½ > 0]
 
-    The perfect DNF has a term for every row r of the truth table, whose value is f_r. Its hidden layer is the same for
-    all functions of d variables and its outer weights are the truth table, so that `jax.vmap` builds many at once.
+    The canonical DNF has a term for every row r of the truth table, with the value f_r. Its hidden layer is the same
+    for all functions of d variables and its outer weights are the truth table, so `jax.vmap` builds many at once.
 
     Args:
         truth_table: values 0 and 1, [2^d], in the order of `binary_inputs`.
-        minimise: take the few terms of `minimal_dnf`, f_t = 1, instead of all 2^d rows.
+        minimise: use the few terms of `minimal_dnf`, f_t = 1, instead of all 2^d rows.
         dtype: of the params.
 
     Returns:
         A `Built` network ``serial(dense(terms, heaviside), dense(1, heaviside))`` from [n, d] to [n, 1]. For the
-        constant 0, whose minimal DNF has no term, it keeps one neuron that does not count, f_t = 0.
+        constant 0, whose minimal DNF has no term, it has one neuron without effect, f_t = 0.
 
     Raises:
         ValueError: other shapes or values.
-        TypeError: a table that is no array, or is traced though the number of terms depends on it.
+        TypeError: a table that is not an array, or is traced although the number of terms depends on it.
         ImportError: `minimise` without sympy.
 
     Example:
@@ -155,21 +155,21 @@ def boolean_network(truth_table: Array | np.ndarray, *, minimise: bool = False, 
 def minimal_dnf(truth_table: Array | np.ndarray) -> np.ndarray:
     """A disjunctive normal form of few terms, by sympy's Quine–McCluskey algorithm, `SOPform` (McCluskey 1956).
 
-    It finds all prime implicants, and then chooses some that cover the function. For d ≤ 4 no function has a DNF of
-    fewer terms, as all of them were checked with sympy 1.14: over the functions of 2, 3 and 4 variables the mean number
-    falls from the perfect DNF's 2, 4 and 8 to 1.31, 2.31 and 4.13; parities keep all of theirs. The choice is a
-    heuristic, and for d ≥ 5 there may be a term too many.
+    The algorithm finds all prime implicants and chooses some that cover the function. For d ≤ 4 no function has a DNF
+    of fewer terms; all of them were checked with sympy 1.14. Over the functions of 2, 3 and 4 variables the mean number
+    falls from 2, 4 and 8 of the canonical DNF to 1.31, 2.31 and 4.13; parities keep all their terms. The choice is
+    heuristic; for d ≥ 5 there may be one term too many.
 
     Args:
         truth_table: values 0 and 1, [2^d], in the order of `binary_inputs`; not traced.
 
     Returns:
-        Literals [terms, d], int: +1 for x^j, −1 for ¬x^j, 0 where the term holds neither, the terms in lexicographic
-        order. The constant 0 has no terms, the constant 1 has one without literals.
+        Literals [terms, d], int: +1 for x^j, −1 for ¬x^j, 0 if the term contains neither; the terms are in
+        lexicographic order. The constant 0 has no terms, the constant 1 has one without literals.
 
     Raises:
         ValueError: other shapes or values.
-        TypeError: a table that is no array, or is traced.
+        TypeError: a table that is not an array, or is traced.
         ImportError: sympy is not installed.
 
     Example:
@@ -184,7 +184,10 @@ def minimal_dnf(truth_table: Array | np.ndarray) -> np.ndarray:
         from sympy import And, Not, Or, false, symbols, true
         from sympy.logic.boolalg import SOPform
     except ImportError:
-        raise ImportError("minimal_dnf and boolean_network(minimise=True) need sympy: pip install sympy") from None
+        raise ImportError(
+            "minimal_dnf: expected sympy, which boolean_network(minimise=True) also needs, got none. Run pip install "
+            "sympy."
+        ) from None
 
     variables = list(symbols(f"x1:{d + 1}"))
     formula = SOPform(variables, rows)
@@ -207,22 +210,22 @@ def _two_layers(hidden: Params, outer: Params) -> Built:
 
 
 def _truth_table(where: str, table: Any) -> tuple[jax.Array, int]:
-    """The values 0 and 1 of one function, [2^d], and its d."""
+    """The checked truth table [2^d] of one function, and d."""
     tables, d = lecture_checks.truth_tables(where, table)
     if tables.ndim != 1:
         raise ValueError(
-            f"{where} takes the truth table [2^d] of one function, got shape {tables.shape}; for several, jax.vmap the "
-            f"function that calls {where}"
+            f"{where}: expected the truth table [2^d] of one function, got shape {tables.shape}. For several, jax.vmap "
+            f"the function that calls {where}."
         )
     return tables, d
 
 
 def _known_table(where: str, table: Any) -> np.ndarray:
-    """A truth table whose values can be looked at, as an answer's shape depends on them."""
+    """The values of a concrete truth table, on which the shape of the result depends."""
     known = checks.concrete(table)
     if known is None:
         raise TypeError(
-            f"{where}: the number of terms depends on the truth table, which is traced here; call it outside jax.jit "
-            "and jax.vmap, or build the network without minimise"
+            f"{where}: expected a concrete truth table, which determines the number of terms, got one that is traced "
+            "here. Call it outside jax.jit and jax.vmap, or build the network without minimise."
         )
     return known

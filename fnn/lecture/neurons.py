@@ -1,4 +1,4 @@
-"""One neuron, its weights, and the lecture's way to write them (slides "Linear models" to "One-layer net").
+"""A single neuron, its weights, and the lecture's notation for them (slides "Linear models" to "One-layer net").
 
 ======================= ============================== =====================================================
 model                   a(x)                           trained with
@@ -6,18 +6,18 @@ model                   a(x)                           trained with
 `linear_regression`     ⟨w, x⟩ − w_0                   `squared`
 `linear_classifier`     sign(⟨w, x⟩ − w_0), `classify` a loss of the margin M = (⟨w, x⟩ − w_0)·y, such as
                                                        `logistic_margin`
-`mcculloch_pitts`       σ(⟨w, x⟩ − w_0)                any loss, where σ has a slope
+`mcculloch_pitts`       σ(⟨w, x⟩ − w_0)                any loss, if σ has a slope
 ======================= ============================== =====================================================
 
-The lecture subtracts a threshold w_0, and later takes it for the weight of a constant feature x_0 = −1, so that all
-weights of a layer are one matrix (H_{l−1} + 1) × H_l. Layers here add a bias: b = −w_0. `neuron`, `to_lecture` and
-`from_lecture` go from one to the other.
+The lecture subtracts a threshold w_0, and later treats it as the weight of a constant feature x_0 = −1, so that all
+weights of a layer form one matrix (H_{l−1} + 1) × H_l. Layers here add a bias: b = −w_0. `neuron`, `to_lecture` and
+`from_lecture` convert between the two.
 
-Erratum: the slides do not agree on w_0. "Linear models" has none (here ``bias=False``), "The McCulloch–Pitts neuron"
-has − w_0, "One-layer net" **+ w_0**, where w_0 is the bias b itself, and all later ones −w_0 again, by x_0 = −1. Here
-w_0 is the threshold, which is subtracted.
+Erratum: the slides are inconsistent about w_0. "Linear models" has none (here ``bias=False``), "The McCulloch–Pitts
+neuron" has − w_0, "One-layer net" **+ w_0**, where w_0 is the bias b itself, and all later ones −w_0 again, by
+x_0 = −1. Here w_0 is the threshold, which is subtracted.
 
-Example: the neuron of OR, and the lecture's matrix of it.
+Example: the neuron of OR, and its matrix in the lecture's notation.
     >>> import jax.numpy as jnp
     >>> either = neuron(jnp.array([1.0, 1.0]), 0.5)
     >>> apply(either, jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))[:, 0].tolist()
@@ -39,13 +39,14 @@ import jax.numpy as jnp
 from fnn.core import _checks as checks
 from fnn.core.types import Activation, Array, Layer, Params, State
 from fnn.lecture import _checks as lecture_checks
+from fnn.lecture._neuron_parts import is_neurons
 from fnn.nn.activations import heaviside
 from fnn.nn.initializers import Initializer, zeros
 from fnn.nn.neurons import dense, linear
 
 
 class Built(NamedTuple):
-    """A network with the parameters it was built with."""
+    """A network together with its constructed parameters."""
 
     net: Layer
     params: Params
@@ -53,7 +54,7 @@ class Built(NamedTuple):
 
 
 def apply(built: Built, x: Array) -> Array:
-    """What a built network answers: ``net.apply(params, state, x)``.
+    """The outputs of a built network, ``net.apply(params, state, x)``.
 
     Args:
         built: a `Built` network.
@@ -66,15 +67,15 @@ def apply(built: Built, x: Array) -> Array:
 
 
 def linear_regression(w: Initializer | None = None, *, bias: bool = True) -> Layer:
-    """The linear model of regression a(x) = ⟨w, x⟩ − w_0, to be trained with `squared` (slide "Linear models").
+    """The linear regression model a(x) = ⟨w, x⟩ − w_0, to be trained with `squared` (slide "Linear models").
 
-    Errata: the slide writes (σ(⟨w, x⟩ − y))²; it is (σ(⟨w, x⟩) − y)², here with σ(S) = S. The slide's Q is the *sum* of
-    these squares over the examples; `squared` has a factor ½ and training takes the mean, Q/2ℓ, which has the same
-    minimum. The slide's model has no w_0, which is ``bias=False``.
+    Errata: the slide prints (σ(⟨w, x⟩ − y))² instead of (σ(⟨w, x⟩) − y)², here with σ(S) = S. The slide's Q is the
+    *sum* of these squares over the examples; `squared` has a factor ½ and training takes the mean, Q/2ℓ, which has the
+    same minimum. The slide's model has no w_0, which is ``bias=False``.
 
     Args:
-        w: initializer of the weights; `zeros()` if not given, for the loss of one linear neuron is convex.
-        bias: whether there is a w_0; a(x) = ⟨w, x⟩ without it, as printed.
+        w: initializer of the weights; by default `zeros()`, as the loss of one linear neuron is convex.
+        bias: whether there is a w_0; without it a(x) = ⟨w, x⟩, as printed.
 
     Returns:
         ``linear(1)``, from [n, d] to [n, 1].
@@ -93,18 +94,18 @@ def linear_regression(w: Initializer | None = None, *, bias: bool = True) -> Lay
 
 
 def linear_classifier(w: Initializer | None = None, *, bias: bool = True) -> Layer:
-    """The score ⟨w, x⟩ − w_0 of the linear model of classification, whose sign is the class (slide "Linear models").
+    """The linear classification model with score ⟨w, x⟩ − w_0, whose sign is the class (slide "Linear models").
 
     To be trained with a loss of the margin M = score·y, y ∈ {−1, +1}: `logistic_margin`, `hinge_margin`,
     `exponential_margin` or `sigmoid_margin`. All but the last are convex. Erratum: the slide's model has no w_0, which
-    is ``bias=False``, and then M = ⟨w, x⟩y; its Q is the sum of the losses, and training takes their mean.
+    is ``bias=False``, so M = ⟨w, x⟩y; its Q is the sum of the losses, and training takes their mean.
 
     Args:
-        w: initializer of the weights; `zeros()` if not given.
-        bias: whether there is a w_0; the score is ⟨w, x⟩ without it, as printed.
+        w: initializer of the weights; by default `zeros()`.
+        bias: whether there is a w_0; without it the score is ⟨w, x⟩, as printed.
 
     Returns:
-        ``linear(1)``, from [n, d] to scores [n, 1]; `classify` tells the classes.
+        ``linear(1)``, from [n, d] to scores [n, 1]; `classify` converts them to classes.
     """
     return linear(1, w=w or zeros(), bias=bias)
 
@@ -112,8 +113,8 @@ def linear_classifier(w: Initializer | None = None, *, bias: bool = True) -> Lay
 def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
     """The class sign(a(x)) ∈ {−1, +1} by the score a(x) of any network with one output (slide "Linear models").
 
-    On the boundary, where the score is 0, the class is −1, as H(0) = 0: the class is 2H(score) − 1. A score that is
-    NaN has class 0, which is none.
+    On the boundary, where the score is 0, the class is −1, as H(0) = 0: the class is 2H(score) − 1. The class of a NaN
+    score is 0, which is invalid.
 
     Args:
         net: a layer with one output, such as `linear_classifier`.
@@ -125,8 +126,8 @@ def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
         Classes [n], int32.
 
     Raises:
-        TypeError: no layer.
-        ValueError: more than one output.
+        TypeError: `net` is not a layer.
+        ValueError: `net` has more than one output.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,12 +145,12 @@ def classify(net: Layer, params: Params, state: State, x: Array) -> Array:
 def mcculloch_pitts(activation: Activation = heaviside) -> Layer:
     """The neuron a(x) = σ(Σ_j w_j x_j − w_0) of McCulloch and Pitts 1943 (slide "The McCulloch–Pitts neuron").
 
-    The slide after it, "One-layer net", has the same neuron with + w_0: its w_0 is the bias b, this one's is −b. That
-    slide asks of σ to be continuous, monotone and preferably differentiable. Of the next slide's six `sigmoid`,
+    The next slide, "One-layer net", has the same neuron with + w_0: its w_0 is the bias b, this one's is −b. That slide
+    requires σ to be continuous, monotone and preferably differentiable. Of the six σ on the slide after it `sigmoid`,
     `tanh`, `logarithmic` and `identity` are all three; `heaviside` is not continuous, and `gaussian` not monotone.
 
     Args:
-        activation: σ; theirs is the threshold [S > 0], through which nothing learns.
+        activation: σ; the original one is the threshold [S > 0], which has no gradient to learn from.
 
     Returns:
         ``dense(1, activation)``, from [n, d] to [n, 1]; its bias is b = −w_0.
@@ -171,7 +172,7 @@ def neuron(w: Array, w_0: float | Array, activation: Activation = heaviside) -> 
 
     Raises:
         ValueError: other shapes.
-        TypeError: weights that are no array of floats, or two dtypes.
+        TypeError: weights that are not an array of floats, or two dtypes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,29 +185,29 @@ def neuron(w: Array, w_0: float | Array, activation: Activation = heaviside) -> 
 
 
 def to_lecture(params: Params) -> Any:
-    """The params of a whole network with each layer of neurons as the lecture's matrix.
+    """The params of a network, with each layer of neurons as the lecture's matrix.
 
     Equation, with the thresholds w_0h as row 0, the weights of the constant feature x_0 = −1::
 
         S_h = Σ_{k=0}^{H_{l−1}} w_kh x_k,     x_0 = −1,     w_0h = −b_h
 
-    Erratum, slide "L layers": features x^0 run from j = 0 to d beside H_0 = n, and outputs a_m from m = 0 to M beside
-    H_L = M. Both start at 1: H_0 = d, M outputs, and W^l is (H_{l−1} + 1) × H_l by the constant x_0 = −1 alone.
+    Erratum, slide "L layers": features x^0 run from j = 0 to d while H_0 = n, and outputs a_m from m = 0 to M while
+    H_L = M. Both should start at 1: H_0 = d, M outputs, and W^l is (H_{l−1} + 1) × H_l only because of x_0 = −1.
 
     Args:
-        params: tuples, however nested, of ``{"w": [i, o], "b": [o]}``. Leading axes are kept: the params of `repeat`,
-            of a vmapped init. Other dicts stay as they are: ``{"alpha": …}`` of `prelu`, and ``{"w": …}`` of a layer
-            without biases, for which the lecture has no matrix: a row of zeros would be a w_0 on the way back.
+        params: tuples, nested or not, of ``{"w": [i, o], "b": [o]}``. Leading axes are kept: the params of `repeat`, or
+            of a vmapped init. Other dicts stay unchanged: ``{"alpha": …}`` of `prelu`, and ``{"w": …}`` of a layer
+            without biases, for which the lecture has no matrix: a row of zeros would become a w_0 in the inverse.
 
     Returns:
         The same tuples with matrices [i + 1, o] in place of these dicts. Layers without params keep their empty tuples,
-        so that `from_lecture` finds the way back; `jax.tree.leaves` lists the slide's W = (W^1, …, W^L) alone.
+        which `from_lecture` needs; `jax.tree.leaves` lists only the slide's W = (W^1, …, W^L).
 
     Raises:
         ValueError: shapes that do not fit together, or an array outside of a dict, which would look like a matrix.
         TypeError: w and b of two dtypes.
 
-    Example: a layer whose neurons differ in σ, and the way there and back by the slide's W.
+    Example: a layer whose neurons differ in σ, converted to the slide's W and back.
         >>> import jax, jax.numpy as jnp
         >>> from fnn import activate, columns, linear, relu, serial, tanh
         >>> net = serial(linear(3), columns((1, activate(tanh)), (2, activate(relu))), linear(2))
@@ -220,7 +221,7 @@ def to_lecture(params: Params) -> Any:
 
     def of_layer(leaf: Any) -> Any:
         _no_bare_array("to_lecture", leaf)
-        if not _is_neurons(leaf):
+        if not _has_matrix(leaf):
             return leaf
         w, b = _neurons("to_lecture", leaf)
         return jnp.concatenate([-b[..., None, :], w], axis=-2)
@@ -232,14 +233,14 @@ def from_lecture(weights: Any) -> Params:
     """The inverse of `to_lecture`, exact to the bit in both directions.
 
     Args:
-        weights: tuples, however nested, of matrices [i + 1, o] whose row 0 is w_0. Dicts and empty tuples stay as they
-            are. The matrices of the slide "One-layer net", which adds w_0, have −w_0 there.
+        weights: tuples, nested or not, of matrices [i + 1, o] whose row 0 is w_0. Dicts and empty tuples stay
+            unchanged. The matrices of the slide "One-layer net", which adds w_0, have −w_0 there.
 
     Returns:
         The same tuples with ``{"w": [i, o], "b": [o]}`` in place of the matrices.
 
     Raises:
-        ValueError: an array that is no such matrix, or params of neurons among the matrices.
+        ValueError: an array that is not such a matrix, or params of neurons among the matrices.
 
     Example:
         >>> import jax.numpy as jnp
@@ -251,20 +252,20 @@ def from_lecture(weights: Any) -> Params:
         if isinstance(leaf, dict):
             _no_neurons("from_lecture", leaf)
             return leaf
-        matrix = _is_matrix("from_lecture", leaf)
+        matrix = _matrix("from_lecture", leaf)
         return {"w": matrix[..., 1:, :], "b": -matrix[..., 0, :]}
 
     return jax.tree.map(of_matrix, weights, is_leaf=_is_dict)
 
 
 def parameter_count(params: Params) -> int:
-    """The number of trained parameters; for fully connected layers dim W = Σ_l (H_{l−1} + 1)·H_l, with H_0 = d inputs.
+    """The number of trained parameters: for fully connected layers dim W = Σ_l (H_{l−1} + 1)·H_l with H_0 = d inputs.
 
     Args:
         params: a pytree of arrays, or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        How many numbers it holds. Links that are pruned to 0 count too.
+        The number of scalars in it, including links pruned to 0.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -281,62 +282,62 @@ def _is_dict(tree: Any) -> bool:
 
 
 def _literal(where: str, w: Any, w_0: Any) -> tuple[jax.Array, jax.Array]:
-    """Weights [d] of floats and a threshold w_0, a number or an array [] of their dtype."""
+    """Checked weights [d] of floats and a threshold w_0, a number or an array [] of their dtype."""
     checks.is_array(f"{where}: w", w)
     if len(w.shape) != 1 or w.shape[0] == 0 or jnp.shape(w_0) != ():
         raise ValueError(
-            f"{where} takes the weights of one neuron, w [d] and a number w_0, got shapes {w.shape} and "
-            f"{jnp.shape(w_0)}; a layer of neurons is made of the lecture's matrix by from_lecture"
+            f"{where}: expected the weights of one neuron, w [d] and a number w_0, got shapes {w.shape} and "
+            f"{jnp.shape(w_0)}. Make a layer of neurons from the lecture's matrix by from_lecture."
         )
     if not jnp.issubdtype(w.dtype, jnp.floating):
-        raise TypeError(f"{where} takes weights w of floats, got {w.dtype}; convert by w.astype(float)")
+        raise TypeError(f"{where}: expected weights w of floats, got {w.dtype}. Convert by w.astype(float).")
     if hasattr(w_0, "dtype") and w_0.dtype != w.dtype:
-        raise TypeError(f"{where} takes w and w_0 of one dtype, got {w.dtype} and {w_0.dtype}; convert by astype")
+        raise TypeError(f"{where}: expected w and w_0 of one dtype, got {w.dtype} and {w_0.dtype}. Convert by astype.")
     return jnp.asarray(w), jnp.asarray(w_0, w.dtype)
 
 
-def _is_neurons(leaf: Any) -> bool:
-    """The params of a `linear` or `dense` layer."""
-    return isinstance(leaf, dict) and set(leaf) == {"w", "b"}
+def _has_matrix(leaf: Any) -> bool:
+    """Whether a dict is the params of a `linear` or `dense` layer with biases."""
+    return is_neurons(leaf) and "b" in leaf
 
 
 def _neurons(where: str, leaf: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-    """w [..., i, o] and b [..., o] that fit together, of one dtype."""
+    """Checked w [..., i, o] and b [..., o] of one dtype."""
     w, b = jnp.asarray(leaf["w"]), jnp.asarray(leaf["b"])
     if w.ndim < 2 or b.shape != (*w.shape[:-2], w.shape[-1]):
         raise ValueError(
-            f"{where} takes layers of neurons with w [i, o] and b [o], got shapes {w.shape} and {b.shape}; pass the "
-            "params that the network's own init made"
+            f"{where}: expected layers of neurons with w [i, o] and b [o], got shapes {w.shape} and {b.shape}. Pass "
+            "the params from the network's own init."
         )
     if w.dtype != b.dtype:
-        raise TypeError(f"{where} takes w and b of one dtype, got {w.dtype} and {b.dtype}; convert one by astype")
+        raise TypeError(f"{where}: expected w and b of one dtype, got {w.dtype} and {b.dtype}. Convert one by astype.")
     return w, b
 
 
-def _is_matrix(where: str, leaf: Any) -> jax.Array:
-    """A matrix [..., inputs + 1, o]: a row of thresholds and one for each input, at least one."""
+def _matrix(where: str, leaf: Any) -> jax.Array:
+    """A checked matrix [..., inputs + 1, o]: a row of thresholds and one for each input, at least one."""
     checks.is_array(where, leaf)
     if len(leaf.shape) < 2 or leaf.shape[-2] < 2:
         raise ValueError(
-            f"{where} takes matrices (inputs + 1) × o with the row of w_0 first, got an array of shape {leaf.shape}; "
-            "to_lecture makes them"
+            f"{where}: expected matrices (inputs + 1) × o with the row of w_0 first, got an array of shape "
+            f"{leaf.shape}. Make them by to_lecture."
         )
     return jnp.asarray(leaf)
 
 
 def _no_bare_array(where: str, leaf: Any) -> None:
-    """Params name their arrays, so that an array alone can stand for a layer's matrix."""
+    """Raise ValueError for an array outside of a dict, which from_lecture would take for a layer's matrix."""
     if not isinstance(leaf, dict):
         raise ValueError(
-            f"{where} takes params whose arrays have names, {{'w': [i, o], 'b': [o]}}, got {type(leaf).__name__} of "
-            f"shape {jnp.shape(leaf)} without one; is it a lecture matrix already? Then from_lecture takes it"
+            f"{where}: expected params with named arrays, {{'w': [i, o], 'b': [o]}}, got {type(leaf).__name__} of "
+            f"shape {jnp.shape(leaf)} without a name. If it is a lecture matrix already, pass it to from_lecture."
         )
 
 
 def _no_neurons(where: str, leaf: dict[str, Any]) -> None:
-    """Among matrices there are no layers of neurons as params."""
-    if _is_neurons(leaf):
+    """Raise ValueError for params of a layer of neurons among the matrices."""
+    if _has_matrix(leaf):
         raise ValueError(
-            f"{where} takes the lecture's matrices, got the params {{'w', 'b'}} of a layer of neurons; they are params "
-            "already, and to_lecture makes matrices of them"
+            f"{where}: expected the lecture's matrices, got params {{'w', 'b'}} of a layer of neurons. Leave params "
+            "as they are, or make matrices of them by to_lecture."
         )

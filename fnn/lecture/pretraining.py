@@ -1,9 +1,9 @@
 """Layer-wise pre-training (slide "Heuristics for the initial approximation", item 3): every neuron a linear model.
 
-The layers are trained from the first to the last. A layer's neurons are trained apart from each other, each to give
-the target by itself from the layer's input; then the layer's outputs, in inference mode, are the input of the
-next. So that the neurons differ, each one has a random subsample of the examples, a random subset of the inputs, a
-random start of its own, or any mix of the three.
+The layers are trained from the first to the last. Each neuron of a layer is trained independently to predict the target
+from the layer's input; then the layer's outputs, in inference mode, are the input of the next. To make the neurons
+differ, each one has a random subsample of the examples, a random subset of the inputs, random initial weights, or any
+mix of the three.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -55,7 +55,7 @@ _CLASSIFIERS = (*_MARGINS, binary_cross_entropy, softmax_cross_entropy)
 
 
 class _Plan(NamedTuple):
-    """How many steps, and how much each neuron sees: the number of examples, the share of a layer's inputs."""
+    """The training of each neuron: its steps, batch size, number of examples, and fraction of a layer's inputs."""
 
     steps: int
     batch_size: int
@@ -78,59 +78,60 @@ def pretrain(
     restart: bool = True,
     head: bool = True,
 ) -> Params:
-    """First values for a network's weights by training its neurons as linear models, layer after layer.
+    """Initial values for a network's weights by training its neurons as linear models, layer after layer.
 
-    What neuron h learns, with S = ⟨x, w_h⟩ + b_h on the layer's input x (slide "Linear models")::
+    The objective of neuron h, with S = ⟨x, w_h⟩ + b_h on the layer's input x (slide "Linear models")::
 
-        regression       min ½(σ(S) − y_m)²          `squared`, or a loss of one's own; scale y into the range of σ
-        classification   min ℒ(S y_m)                margin losses and `binary_cross_entropy`: σ stays outside
+        regression       min ½(σ(S) − y_m)²          `squared`, or a custom loss; scale y into the range of σ
+        classification   min ℒ(S y_m)                margin losses and `binary_cross_entropy`, without σ
         M classes        min ln(1 + e^S) − [y = m]S  `softmax_cross_entropy`: class m against the rest
 
-    Of M > 1 outputs or classes each neuron has one, m; they are dealt out evenly and at random. All neurons of a layer
-    are trained in one vmapped call, on the same batches (within a random subsample, on the same places in it).
+    With M > 1 outputs or classes each neuron has one of them, m, assigned evenly and at random. All neurons of a layer
+    are trained in one vmapped call, on the same batches (with a random subsample, on the same positions in it).
 
-    What makes the neurons differ is `subsample`, `inputs` and `restart`. Without any of them, and with one output, they
-    end equal. Starts alone do little: a linear model with a convex loss has one minimum, and after enough steps all
-    neurons are in it. With a random subsample a step gathers a batch for each neuron; otherwise one for all.
+    `subsample`, `inputs` and `restart` make the neurons differ. Without any of them, and with one output, they end
+    equal. `restart` has little effect on its own: a linear model with a convex loss has one minimum, which all neurons
+    reach after enough steps. With a random subsample a step gathers a batch for each neuron; otherwise one for all.
 
-    Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, alone or
-    in a `serial` (nested or not). An `activate` right after one is its σ, and `columns` of `activate` are the σ of its
-    neurons one by one. All else keeps its first params and is passed through in inference mode: `dropout`,
-    `batch_norm`, `prelu`, and the composites `residual`, `repeat`, `columns`, `grouped`, `remat`; neurons that stand
-    in one of these are not trained, and a warning names it. Outside of `jit` each layer is compiled once and kept.
+    Layers of neurons are those with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, outside of
+    composites or in a `serial` (nested or not). An `activate` right after one is its σ, and `columns` of `activate` are
+    the different σ of its neurons. All other layers keep their initial params and are passed through in inference mode:
+    `dropout`, `batch_norm`, `prelu`, and the composites `residual`, `repeat`, `columns`, `grouped`, `remat`; neurons in
+    one of these are not trained, and a warning names it. Outside of `jit` each layer is compiled once and cached.
 
-    The slide's three ways are alternatives, "either … or"; here each is one argument, they mix, and the defaults take
-    all three. The slide does not say what a hidden neuron learns; here it is the target of the whole network.
+    The slide's three ways are alternatives, "either … or"; here each is one argument, they can be combined, and the
+    defaults combine all three. The slide does not specify what a hidden neuron learns; here it is the target of the
+    whole network.
 
     Args:
         key: a key.
         net: a network; the last of its layers of neurons is the head.
         data: (x [ℓ, i], y), all examples at once.
         loss: the loss of the network, for which y is the target.
-        optimizer: a pair with ``init`` and ``update``, for each neuron anew.
+        optimizer: a pair with ``init`` and ``update``, initialised for each neuron.
         steps: gradient steps of each neuron.
         batch_size: examples in a batch.
-        subsample: share of the examples that a neuron sees, drawn without replacement; None for all.
-        inputs: share of the inputs that a neuron sees, at least one; the weights of the others are 0. None for all.
-        restart: whether a neuron starts from values of its own, its column of what the layer's ``init`` draws; or all
-            from the first column.
-        head: whether the head is trained too, with all that follows it: as one model, on the network's loss, from its
-            own first values, on all examples and inputs. Otherwise it keeps its first values.
+        subsample: fraction of the examples that a neuron sees, drawn without replacement; None for all.
+        inputs: fraction of the inputs that a neuron sees, at least one; the weights of the others are 0. None for all.
+        restart: whether every neuron starts from its own column of the layer's ``init``; otherwise all start from the
+            first column.
+        head: whether the head is trained too, together with all layers behind it: as one model, on the network's loss,
+            from its initial values, on all examples and inputs. Otherwise it keeps its initial values.
 
     Returns:
-        Params in the structure that ``net.init`` gives. Training takes them by ``state._replace(params=…)``.
+        Params in the structure of ``net.init``; ``state._replace(params=…)`` puts them into a train state.
 
     Raises:
-        ValueError: no layer of neurons, shares outside (0, 1], data that do not fit, a batch larger than a subsample,
-            a loss of one's own that couples the outputs.
-        TypeError: a part that is not what it should be; a share that is traced.
+        ValueError: no layer of neurons, fractions outside (0, 1], data that do not fit, a batch larger than a
+            subsample, a custom loss that couples the outputs.
+        TypeError: an argument of the wrong kind; a fraction that is traced.
 
     Warns:
-        UserWarning: neurons in composites that keep their first values.
+        UserWarning: neurons in composites that keep their initial values.
     """
     checks.is_layer("pretrain", net)
     checks.is_loss(loss)
-    _judges_outputs_apart(loss, softmax_cross_entropy)
+    _is_sum_over_outputs(loss, softmax_cross_entropy)
     training_checks.makes_steps("pretrain", optimizer)
     x, y = checks.batch(data)
     training_checks.data(x, y)
@@ -140,38 +141,45 @@ def pretrain(
     key_of_first, key = jax.random.split(key)
     first, state = net.init(key_of_first, jax.ShapeDtypeStruct(x.shape, x.dtype))
     a = jax.eval_shape(net.apply, first, state, x)
-    jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
+    jax.eval_shape(lambda a: loss.value(a, y), a)  # y stays concrete, so labels are checked
     parts = list(flat(net, first, state))
     neurons = [i for i, part in enumerate(parts) if has_neurons(*part[:2])]
-    _has_neurons("pretrain", net, neurons)
+    _has_neurons(net, neurons)
     untrained = parts[: neurons[-1]] if head else parts
-    _passed_over("pretrain", [layer for layer, p, _ in untrained if hides_neurons(layer, p)])
+    _warn_of_untrained([layer for layer, p, _ in untrained if hides_neurons(layer, p)])
 
-    trained, of_layers = [params for _, params, _ in parts], jax.random.split(key, len(neurons))
+    trained = [params for _, params, _ in parts]
+    keys = dict(zip(neurons, jax.random.split(key, len(neurons)), strict=True))
     for i, (layer, params, state) in enumerate(parts[: neurons[-1]]):
         if i in neurons:
             S = jax.eval_shape(layer.apply, params, state, x)
             model = () if loss in _CLASSIFIERS else (layer, *activations(parts[i + 1 :], S))
-            key = of_layers[neurons.index(i)]
-            trained[i] = _neurons(model, loss, optimizer, plan, a.shape[1], params, x, y, key)
+            trained[i] = _neurons(model, loss, optimizer, plan, a.shape[1], params, x, y, keys[i])
         x = layer.apply(trained[i], state, x)
     if head:
         layers, params, states = zip(*parts[neurons[-1] :], strict=True)
-        trained[neurons[-1] :] = _head(layers, loss, optimizer, plan, params, states, x, y, of_layers[-1])
+        trained[neurons[-1] :] = _head(layers, loss, optimizer, plan, params, states, x, y, keys[neurons[-1]])
     return nested(net, iter(trained))
 
 
 def _planned(x: Array, steps: int, batch_size: int, subsample: Any, inputs: Any, restart: bool) -> _Plan:
-    size, subsample, inputs = x.shape[0], _share("subsample", subsample), _share("inputs", inputs)
-    examples = _part_of(size, subsample)
+    size = x.shape[0]
+    examples = _part_of(size, _fraction("subsample", subsample))
+    inputs = _fraction("inputs", inputs)
     batch_size = checks.count("batch_size", batch_size)
     _batch_within(batch_size, examples, size)
-    return _Plan(checks.count("steps", steps), batch_size, examples, inputs, bool(restart))
+    return _Plan(
+        steps=checks.count("steps", steps),
+        batch_size=batch_size,
+        examples=examples,
+        inputs=inputs,
+        restart=bool(restart),
+    )
 
 
-def _part_of(whole: int, share: float) -> int:
-    """How many a share is, rounded, at least one."""
-    return max(1, round(share * whole))
+def _part_of(whole: int, fraction: float) -> int:
+    """The rounded fraction of a whole number, at least one."""
+    return max(1, round(fraction * whole))
 
 
 @compiled("model", "loss", "optimizer", "plan", "outputs")
@@ -179,7 +187,7 @@ def _neurons(
     model: tuple[Any, ...], loss: Loss, optimizer: Any, plan: _Plan, outputs: int,
     params: Params, x: Array, y: Array, key: Array,
 ) -> Params:  # fmt: skip
-    """The params of a layer, each neuron (column) trained by itself; without a `model` on S = x w + b."""
+    """The params of a layer, each neuron (column) trained independently; without a `model` on S = x w + b."""
     i, o = params["w"].shape
     visible = _part_of(i, plan.inputs)
     of_batches, of_examples, of_inputs, of_targets = jax.random.split(key, 4)
@@ -219,7 +227,7 @@ def _neurons(
 def _of_one_target(loss: Loss, m: Array) -> Loss:
     """The loss of a neuron that learns output m, or class m against the rest."""
     of_classes = loss == softmax_cross_entropy
-    alone = binary_cross_entropy if of_classes else loss
+    single = binary_cross_entropy if of_classes else loss
 
     def with_target(part: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
         def of(a: Array, y: Array) -> Array:
@@ -230,7 +238,12 @@ def _of_one_target(loss: Loss, m: Array) -> Loss:
 
         return of
 
-    return Loss(f"{alone} of one target", *map(with_target, (alone.value, alone.slope, alone.curvature)))
+    return Loss(
+        label=f"{single} of one target",
+        value=with_target(single.value),
+        slope=with_target(single.slope),
+        curvature=with_target(single.curvature),
+    )
 
 
 @compiled("layers", "loss", "optimizer", "plan")
@@ -245,55 +258,55 @@ def _head(
 
 
 def _places(key: Array, step: Any, size: int, batch_size: int) -> Array:
-    """`shuffled`, except that a batch of all examples needs no order."""
+    """`shuffled`, but in the given order if a batch contains all examples."""
     if batch_size == size:
         return jnp.arange(size, dtype=jnp.int32)
     return shuffled(key, step, size, batch_size)
 
 
-def _share(name: str, value: Any) -> float:
-    """A share in (0, 1], which fixes shapes; None is all."""
+def _fraction(name: str, value: Any) -> float:
+    """The checked fraction in (0, 1], which determines shapes; 1 for None."""
     if value is None:
         return 1.0
     if isinstance(value, Tracer):
-        raise TypeError(f"{name} fixes how many there are and cannot be traced; pass a Python number")
-    checks.number(name, value, lambda v: 0 < v <= 1, "a share in (0, 1], or None for all")
+        raise TypeError(f"{name}: expected a Python number, which determines shapes, got a tracer. Pass a float.")
+    checks.number(name, value, lambda v: 0 < v <= 1, "a fraction in (0, 1], or None for all")
     return float(value)
 
 
 def _batch_within(batch_size: int, examples: int, size: int) -> None:
-    """A batch comes from the examples that a neuron sees."""
+    """Raise ValueError if a batch exceeds the examples that a neuron sees."""
     if batch_size > examples:
         raise ValueError(
-            f"batch_size {batch_size} exceeds the {examples} of {size} examples that each neuron sees; take batch_size "
-            f"<= {examples}, or a larger subsample"
+            f"pretrain: expected at most the {examples} of {size} examples that each neuron sees in a batch, got "
+            f"batch_size {batch_size}. Choose batch_size <= {examples}, or a larger subsample."
         )
 
 
-def _judges_outputs_apart(loss: Loss, known: Loss) -> None:
-    """A loss that says something of one output alone, or the `known` one whose classes can be told apart."""
+def _is_sum_over_outputs(loss: Loss, known: Loss) -> None:
+    """Raise ValueError unless the loss is a sum over outputs, or `known`, whose classes can be trained separately."""
     if loss.hessian is not None and loss != known:
         raise ValueError(
-            f"pretrain lets each neuron learn one output alone, and {loss} couples the outputs (it has a hessian); "
-            f"take {known}, or a loss that is a sum over outputs"
+            f"pretrain: expected a loss that is a sum over outputs, as each neuron learns a single output, got {loss}, "
+            f"which couples the outputs (it has a hessian). Use {known}, or a sum over outputs."
         )
 
 
-def _has_neurons(where: str, net: Any, layers: Sequence[int]) -> None:
-    """A network with layers of neurons to train."""
+def _has_neurons(net: Any, layers: Sequence[int]) -> None:
+    """Raise ValueError for a network without layers of neurons to train."""
     if not layers:
         raise ValueError(
-            f'{where} trains layers with params {{"w": [i, o], "b": [o]}} (dense, linear), and {net} has none that '
-            "stands in a serial; build the network of them"
+            f'pretrain: expected layers with params {{"w": [i, o], "b": [o]}} (dense, linear), got {net} without one '
+            "outside of composites or in a serial. Build the network of them."
         )
 
 
-def _passed_over(where: str, composites: Sequence[Any]) -> None:
-    """Neurons that are left as they are, told by the layers they stand in."""
+def _warn_of_untrained(composites: Sequence[Any]) -> None:
+    """Warn of composites whose neurons are not trained."""
     if composites:
         warnings.warn(
-            f"{where} trains layers of neurons that stand alone or in a serial, and leaves those within "
-            f"{', '.join(map(str, composites))} with their first values; put these neurons into a serial to have them "
-            "trained too",
+            "pretrain: expected layers of neurons outside of composites or in a serial, got neurons within "
+            f"{', '.join(map(str, composites))}, which keep their initial values. Put these neurons into a serial to "
+            "train them too.",
             stacklevel=3,
         )

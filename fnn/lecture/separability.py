@@ -1,27 +1,27 @@
-"""Which Boolean functions one threshold neuron realises (slide "XOR").
+"""Linear separability of Boolean functions: those that one threshold neuron represents (slide "XOR").
 
 Of the 2^(2^d) functions of d variables 4, 14, 104, 1882, 94572, 15028134 are linearly separable, d = 1 … 6 (OEIS
-A000609). Nothing is trained or solved for that here: all of them are listed, up to symmetry, and the rest is a lookup.
+A000609). No training or optimisation is needed here: all of them are listed, up to symmetry, and looked up.
 
 Letters: inputs x_j = ±1 for j = 1 … d, the constant x_0 = −1, values f(x) = ±1, and S(x) = Σ_{j=0}^d w_j x_j. A
 threshold function has weights with f(x) = sign S(x), S(x) ≠ 0, for all x.
 
-**Small whole weights do** (Muroga, Toda and Takasu 1961, *Theory of majority decision elements*): every threshold
-function has whole weights with ``|w_j|`` ≤ 2^−d (d + 1)^((d+1)/2), w_0 among them. Proof. The weights with
-f(x)·S(x) ≥ 1 for all x are a polyhedron; it contains no line, for the x span ℝ^{d+1}, so it has a vertex, where d + 1
-independent inequalities are equalities: A w = 1, A of ±1. By Cramer's rule w_j = det A_j / det A, and A_j is of ±1 too.
-A determinant of ±1 of order d + 1 is a multiple of 2^d (add the first row to the others) and at most (d + 1)^((d+1)/2)
-(Hadamard's inequality). So ``w·|det A|/2^d`` is whole, within the bound, and has f(x)·S(x) ≥ 1 still.
+**Small whole weights suffice** (Muroga, Toda and Takasu 1961, *Theory of majority decision elements*): every threshold
+function has whole weights with |w_j| ≤ 2^−d (d + 1)^((d+1)/2), including the threshold w_0. Proof. The weights with
+f(x)·S(x) ≥ 1 for all x form a polyhedron; it contains no line, as the x span ℝ^{d+1}, so it has a vertex, where d + 1
+independent inequalities are equalities: A w = 1, with entries ±1 in A. By Cramer's rule w_j = det A_j / det A, and the
+entries of A_j are ±1 too. A determinant of ±1 of order d + 1 is a multiple of 2^d (add the first row to the others) and
+at most (d + 1)^((d+1)/2) (Hadamard's inequality). So w·|det A|/2^d is whole and within the bound, and still satisfies
+f(x)·S(x) ≥ 1.
 
-**Symmetry.** To permute x_0 … x_d and to change signs of some of them maps threshold functions to threshold functions,
-if f is continued to x_0 = +1 by f(−x) = −f(x), as sign S is. In every orbit there are weights w with
-w_(0) ≥ … ≥ w_(d) ≥ 0, and they are few: 1, 2, 3, 7, 21, 135 orbits for d = 1 … 6.
+**Symmetry.** Permuting x_0 … x_d and changing signs of some of them maps threshold functions to threshold functions, if
+f is extended to x_0 = +1 by f(−x) = −f(x), like sign S. Every orbit contains weights w with w_(0) ≥ … ≥ w_(d) ≥ 0, and
+there are few orbits: 1, 2, 3, 7, 21, 135 for d = 1 … 6.
 
-**Chow's theorem** (1961, *On the characterization of threshold functions*): a function g that has the sums
-a_j = Σ_x f(x) x_j in common with a threshold function f is f. Proof. Σ_x (f(x) − g(x)) S(x) = Σ_j w_j·0 = 0, but each
-summand is ``|f(x) − g(x)|·|S(x)|`` ≥ 0, and S(x) ≠ 0. So f and its *Chow parameters* a [d + 1] are moved by the same
-symmetries, and w_i ≥ w_j ≥ 0 implies a_i ≥ a_j ≥ 0: f is a threshold function if and only if its ``|a_j|``, sorted, are
-those of one in the list.
+**Chow's theorem** (1961, *On the characterization of threshold functions*): a function g that has the same sums
+a_j = Σ_x f(x) x_j as a threshold function f equals f. Proof. Σ_x (f(x) − g(x)) S(x) = Σ_j w_j·0 = 0, but each summand
+is |f(x) − g(x)|·|S(x)| ≥ 0, and S(x) ≠ 0. So f and its *Chow parameters* a [d + 1] transform by the same symmetries,
+and w_i ≥ w_j ≥ 0 implies a_i ≥ a_j ≥ 0: f is a threshold function if and only if its sorted |a_j| are in the list.
 
 Example:
     >>> import jax.numpy as jnp
@@ -50,7 +50,7 @@ from fnn.core.types import Array
 from fnn.lecture import _checks as lecture_checks
 
 _MOST = 6
-"""variables; the list for 7 would be taken from 77 million weight vectors"""
+"""variables; the list for 7 would be selected from 77 million weight vectors"""
 
 
 class _Orbits(NamedTuple):
@@ -63,7 +63,7 @@ class _Orbits(NamedTuple):
 
 
 def is_linearly_separable(truth_tables: Array | np.ndarray) -> Array:
-    """Whether one threshold neuron realises a Boolean function: exactly, by the lookup above.
+    """Whether one threshold neuron represents a Boolean function, decided exactly by the lookup above.
 
     Args:
         truth_tables: values 0 and 1, [..., 2^d], d ≤ 6, in the order of `binary_inputs`.
@@ -73,7 +73,7 @@ def is_linearly_separable(truth_tables: Array | np.ndarray) -> Array:
 
     Raises:
         ValueError: other shapes or values, or more variables.
-        TypeError: no array.
+        TypeError: an input that is not an array.
     """
     tables, d = lecture_checks.truth_tables("is_linearly_separable", truth_tables)
     _few_variables("is_linearly_separable", d, _MOST)
@@ -83,31 +83,31 @@ def is_linearly_separable(truth_tables: Array | np.ndarray) -> Array:
 def threshold_weights(truth_tables: Array | np.ndarray, dtype: Any = float) -> tuple[Array, Array]:
     """Weights of a threshold neuron, f(x) = [⟨w, x⟩ − w_0 > 0] for x in {0, 1}^d, for linearly separable functions.
 
-    The w_j are whole, w_0 is whole or half, and ⟨w, x⟩ is never nearer to w_0 than ½. As weights of ±1 they are those
-    of the smallest ``Σ_{j=0}^d |w_j|`` within the bound. A variable that does not matter has weight 0.
+    The w_j are whole, w_0 is whole or half, and |⟨w, x⟩ − w_0| ≥ ½. As weights for inputs ±1 they have the smallest
+    Σ_{j=0}^d |w_j| within the bound. A variable without effect has weight 0.
 
     Args:
         truth_tables: values 0 and 1, [..., 2^d], d ≤ 6, in the order of `binary_inputs`.
         dtype: of the weights.
 
     Returns:
-        w [..., d] and w_0 [...], ready for ``neuron(w, w_0)``. Of a traced table that is not separable they are NaN.
+        w [..., d] and w_0 [...], as for ``neuron(w, w_0)``. For a traced table that is not separable they are NaN.
 
     Raises:
         ValueError: a function that is not linearly separable; other shapes or values, or more variables.
-        TypeError: no array.
+        TypeError: an input that is not an array.
     """
     tables, d = lecture_checks.truth_tables("threshold_weights", truth_tables)
     _few_variables("threshold_weights", d, _MOST)
     w, w_0, found = _listed_weights(tables, d)
-    _separable("threshold_weights", found, tables)
+    _separable(found, tables)
     return w.astype(dtype), w_0.astype(dtype)
 
 
 def count_threshold_functions(d: int) -> int:
-    """How many Boolean functions of d variables one threshold neuron realises.
+    """The number of Boolean functions of d variables that one threshold neuron represents.
 
-    An orbit holds as many functions as there are ways to permute its Chow parameters and change their signs.
+    An orbit has as many functions as its Chow parameters have distinct permutations with changes of sign.
 
     Args:
         d: number of variables, 1 to 6.
@@ -117,7 +117,7 @@ def count_threshold_functions(d: int) -> int:
 
     Raises:
         ValueError: another number.
-        TypeError: no whole number.
+        TypeError: d is not a whole number.
 
     Example:
         >>> [count_threshold_functions(d) for d in (1, 2, 3, 4, 5)]
@@ -128,7 +128,7 @@ def count_threshold_functions(d: int) -> int:
 
 
 def _arrangements(values: list[int]) -> int:
-    """How many different vectors permutations and changes of sign make of one."""
+    """The number of distinct vectors made from one by permutations and changes of sign."""
     signs = 2 ** sum(value != 0 for value in values)
     return signs * math.factorial(len(values)) // math.prod(map(math.factorial, Counter(values).values()))
 
@@ -140,7 +140,7 @@ def _in_list(tables: Array, d: int) -> Array:
 
 @partial(jax.jit, static_argnames="d")
 def _listed_weights(tables: Array, d: int) -> tuple[Array, Array, Array]:
-    """w [..., d] and w_0 [...] for inputs 0 and 1, and whether there are any [...]."""
+    """w [..., d] and w_0 [...] for inputs 0 and 1, and whether they exist [...]."""
 
     def of_one(table: Array) -> tuple[Array, Array, Array]:
         is_orbit, chow, order = _orbit(table, d)
@@ -154,7 +154,7 @@ def _listed_weights(tables: Array, d: int) -> tuple[Array, Array, Array]:
 
 
 def _orbit(table: Array, d: int) -> tuple[Array, Array, Array]:
-    """Which of the listed orbits a function is in [orbits], its Chow parameters [d + 1], and their falling order."""
+    """Whether a function is in each listed orbit [orbits], its Chow parameters [d + 1], and their descending order."""
     f = 2 * (table > 0).astype(jnp.int32) - 1
     chow = f @ jnp.asarray(_points(d))
     order = jnp.argsort(-jnp.abs(chow))
@@ -180,22 +180,22 @@ def _orbits(d: int, margin: int = 0) -> _Orbits:
 
 
 def _few_variables(where: str, d: Any, most: int) -> int:
-    """As many variables as all threshold functions have been listed for."""
+    """The checked number of variables, for which all threshold functions can be listed."""
     d = checks.count(f"{where}: the number of variables", d)
     if d > most:
         raise ValueError(
-            f"{where} lists the threshold functions of 1 to {most} variables, got {d}; for more, ask a linear program "
-            "for weights, one inequality a row of the truth table"
+            f"{where}: expected functions of 1 to {most} variables, got {d}. For more, solve a linear program for the "
+            "weights, with one inequality per row of the truth table."
         )
     return d
 
 
-def _separable(where: str, found: jax.Array, tables: jax.Array) -> None:
-    """Truth tables of threshold functions, where they can be looked at."""
+def _separable(found: jax.Array, tables: jax.Array) -> None:
+    """Raise ValueError if a concrete truth table is not that of a threshold function."""
     known = checks.concrete(found)
     if known is not None and not known.all():
         first = np.asarray(tables)[~known][0].astype(int).tolist() if known.ndim else np.asarray(tables, int).tolist()
         raise ValueError(
-            f"{where}: no threshold neuron realises the truth table {first}, which is not linearly separable "
-            f"({int((~known).sum())} of {known.size} are not); two layers do: boolean_network"
+            f"threshold_weights: expected linearly separable functions, got {first}, which is not linearly separable "
+            f"({int((~known).sum())} of {known.size} are not). Use two layers: boolean_network."
         )

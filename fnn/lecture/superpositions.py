@@ -1,4 +1,4 @@
-"""Kolmogorov's superposition of functions of one variable (slide "Kolmogorov 1957"), as a network that trains."""
+"""Kolmogorov's superposition of functions of one variable (slide "Kolmogorov 1957"), as a trainable network."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def kolmogorov(d: int, *, inner: Layer, outer: Layer) -> Layer:
 
         a(x) = Σ_{i=1}^{2d+1} σ_i(Σ_{j=1}^d f_ij(x_j))
 
-    Each f_ij is an `inner` network and each σ_i an `outer` one, all with weights of their own. In the theorem the f_ij
-    are the same for all a; here they are trained with the rest.
+    Each f_ij is an `inner` network and each σ_i an `outer` one, with separate weights. In the theorem the f_ij are the
+    same for all a; here they are trained like the rest.
 
     Args:
         d: number of variables.
         inner: a layer from [n, 1] to [n, 1], such as ``serial(dense(8, tanh), linear(1))``.
-        outer: another.
+        outer: a layer of the same widths.
 
     Returns:
-        A layer from [n, d] to [n, 1]. In the middle of its params stand those of the f_ij [2d+1, d, …] and of the
-        σ_i [2d+1, …].
+        A layer from [n, d] to [n, 1]. The middle of its params are those of the f_ij [2d+1, d, …] and of the σ_i
+        [2d+1, …].
 
     Raises:
-        TypeError: an inner or outer that is no layer.
-        ValueError: d < 1, layers of another width; in init, an x not [n, d].
+        TypeError: `inner` or `outer` is not a layer.
+        ValueError: d < 1, layers of another width; in init, x is not [n, d].
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -50,7 +50,8 @@ def kolmogorov(d: int, *, inner: Layer, outer: Layer) -> Layer:
     d = checks.count("d", d)
     _one_variable("kolmogorov: inner", inner)
     _one_variable("kolmogorov: outer", outer)
-    terms, label = 2 * d + 1, f"kolmogorov({d}, inner={inner}, outer={outer})"
+    terms = 2 * d + 1
+    label = f"kolmogorov({d}, inner={inner}, outer={outer})"
 
     def copied(x: Array) -> Array:
         checks.features(label, x, d)
@@ -67,7 +68,7 @@ def _wiring(label: str, f: Function) -> Layer:
 
 
 def _one_variable(where: str, layer: Any) -> None:
-    """A layer from one feature to one."""
+    """Raise an error unless the value is a layer from one feature to one."""
     checks.is_layer(where, layer)
 
     def output(x: jax.Array) -> jax.Array:
@@ -77,6 +78,6 @@ def _one_variable(where: str, layer: Any) -> None:
     y = jax.eval_shape(output, jax.ShapeDtypeStruct((2, 1), jnp.float32))
     if y.shape != (2, 1):
         raise ValueError(
-            f"{where} takes a layer of one variable, from [n, 1] to [n, 1], got one to [n, {y.shape[-1]}]: {layer}; "
-            "end it by linear(1)"
+            f"{where}: expected a layer of one variable, from [n, 1] to [n, 1], got one to [n, {y.shape[-1]}]: "
+            f"{layer}. End it by linear(1)."
         )

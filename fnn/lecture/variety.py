@@ -1,4 +1,4 @@
-"""How much the neurons of a layer differ (slide "Heuristics for the initial approximation", item 3)."""
+"""Measures of the diversity of a layer's neurons (slide "Heuristics for the initial approximation", item 3)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import Any
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core._numerics import safe_sqrt, units, wide
 from fnn.core.types import Array
 
 
 def diversity(outputs: Array) -> Array:
-    """How little the neurons of a layer repeat each other: ``1 − mean_{h<k} |corr(x_h, x_k)|`` over examples.
+    """The diversity of a layer's outputs, 1 − mean_{h<k} |corr(x_h, x_k)| over examples.
 
-    The correlation tells how nearly one neuron is an affine function of the other, which the next layer could make
-    of it. So 0 means that all neurons are one up to scale and shift, 1 that they are uncorrelated. A constant neuron
-    adds nothing to any other and counts as fully correlated with it.
+    |corr| = 1 means that one neuron is an affine function of the other, which the next layer could compute from it. So
+    a diversity of 0 means that all neurons are equal up to scale and shift, 1 that they are uncorrelated. A constant
+    neuron contributes nothing and counts as fully correlated with every other.
 
     Args:
-        outputs: of a layer [n, h], two examples and two neurons or more.
+        outputs: of a layer [n, h], with at least two examples and two neurons.
 
     Returns:
         A scalar in [0, 1].
 
     Raises:
         ValueError: fewer examples or neurons.
-        TypeError: no floats.
+        TypeError: outputs that are not floats.
 
     Example:
         >>> import jax.numpy as jnp
@@ -34,15 +35,15 @@ def diversity(outputs: Array) -> Array:
         0.0 1.0 0.6667
     """
     _several("diversity", "outputs", outputs, least_rows=2)
-    from_first = outputs - outputs[:1]  # by which a constant neuron is 0 exactly
+    from_first = outputs - outputs[:1]  # makes a constant neuron exactly 0
     return _mean_distance(from_first - jnp.mean(from_first, axis=0, keepdims=True))
 
 
 def weight_diversity(w: Array) -> Array:
-    """How little the neurons' weights point the same way or the opposite: ``1 − mean_{h<k} |cos(w_h, w_k)|``.
+    """The diversity of the directions of a layer's weights, 1 − mean_{h<k} |cos(w_h, w_k)|.
 
     Args:
-        w: weights of a layer [i, h], two neurons or more. A neuron whose weights are all 0 counts as parallel to
+        w: weights of a layer [i, h], with at least two neurons. A neuron whose weights are all 0 counts as parallel to
             every other.
 
     Returns:
@@ -50,7 +51,7 @@ def weight_diversity(w: Array) -> Array:
 
     Raises:
         ValueError: fewer neurons.
-        TypeError: no floats.
+        TypeError: weights that are not floats.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,24 +63,25 @@ def weight_diversity(w: Array) -> Array:
 
 
 def _mean_distance(u: Array) -> Array:
-    """1 − mean |cos| over the pairs of different columns; the cosine with a column of zeros is 1."""
-    largest = jnp.max(jnp.abs(u), axis=0)
-    is_zero = largest == 0
-    u = u / jnp.where(is_zero, 1, largest)[None, :]  # so that squares do not overflow
-    squares = jnp.sum(jnp.square(u), axis=0)
-    unit = u / jnp.sqrt(jnp.where(is_zero, 1, squares))[None, :]
-    cosine = jnp.where(is_zero[:, None] | is_zero[None, :], 1, jnp.minimum(jnp.abs(unit.T @ unit), 1))
+    """1 − mean |cos| over the pairs of different columns; the |cos| with a column of zeros is 1."""
+    rows = wide(u.T)
+    rows = rows / units(rows)[:, None]  # their squares neither overflow nor underflow
+    norms = safe_sqrt(jnp.sum(jnp.square(rows), axis=1))
+    is_zero = norms == 0
+    unit = rows / jnp.where(is_zero, 1, norms)[:, None]
+    cosine = jnp.where(is_zero[:, None] | is_zero[None, :], 1, jnp.minimum(jnp.abs(unit @ unit.T), 1))
     h = u.shape[1]
     return 1 - jnp.sum(jnp.where(jnp.eye(h, dtype=bool), 0, cosine)) / (h * (h - 1))
 
 
 def _several(where: str, what: str, array: Any, least_rows: int) -> None:
-    """A matrix of floats with two columns or more to compare."""
+    """Raise an error unless the array is a matrix of floats with two columns or more to compare."""
     checks.is_array(where, array)
     if len(array.shape) != 2 or array.shape[0] < least_rows or array.shape[1] < 2:
+        rows = "1 row" if least_rows == 1 else f"{least_rows} rows"
         raise ValueError(
-            f"{where} compares the columns of {what} with {least_rows} rows and 2 columns or more, got "
-            f"shape {tuple(array.shape)}"
+            f"{where}: expected {what} with at least {rows} and 2 columns, got shape {tuple(array.shape)}. Pass one "
+            "column for each neuron."
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{where} expects floats, got {array.dtype}; convert by x.astype(jnp.float32)")
+        raise TypeError(f"{where}: expected floats, got {array.dtype}. Convert by x.astype(jnp.float32).")

@@ -1,8 +1,8 @@
 """Optimal Brain Damage: networks with fewer links (slide "Optimal Brain Damage").
 
-Links are valued by a score, the least salient of each layer removed, the rest retrained, and so on as long as Q does
-not worsen; `feature_pruner` removes features likewise. Masks are pytrees of bools; under `sparse(optimizer)` a removed
-link stays exactly 0.
+Each round ranks the links by a score, removes the least salient ones of each layer and retrains the rest, as long as Q
+does not worsen; `feature_pruner` removes features in the same way. Masks are pytrees of bools; under
+`sparse(optimizer)` a removed link stays exactly 0.
 
 Example:
     >>> import jax, jax.numpy as jnp

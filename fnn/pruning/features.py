@@ -1,4 +1,4 @@
-"""Feature selection by Optimal Brain Damage: the least features are removed as links are (slide, "likewise")."""
+"""Feature selection by Optimal Brain Damage, which removes the least salient features (slide, "likewise")."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from fnn.pruning.scores import Score, feature_saliency
 
 
 def first_weights(params: Params) -> Mask:
-    """The mask that is true for the first leaf named "w", whose row j holds the links of feature j."""
+    """The mask that is True for the first leaf named "w", whose row j contains the links of feature j."""
     flags, structure = jax.tree.flatten(weights_only(params))
     first = flags.index(True) if True in flags else None
     return jax.tree.unflatten(structure, [k == first for k in range(len(flags))])
 
 
 def features_left(links: Links, of: Mask = first_weights) -> Array:
-    """Which features a network still reads, bools [i]: those with a link that is left.
+    """The features that a network still reads, bools [i]: those with at least one remaining link.
 
     Args:
         links: masks.
         of: the weight matrices [i, o] that read the features, a pytree of bools or a function from params to one.
-            Where they are several and read slices, as in `columns` and `grouped`, their rows are counted on.
+            The rows of several matrices, which read slices as in `columns` and `grouped`, are numbered consecutively.
     """
     return jnp.concatenate([jnp.any(_rows(leaf), axis=1) for leaf in chosen_leaves(links, links, of)])
 
@@ -43,21 +43,21 @@ def _rows(leaf: Array) -> Array:
 
 
 def remove_features(saliency: Any, links: Links, amount: Any, *, of: Mask = first_weights) -> Links:
-    """The masks without the links of the least salient features, by S_j = Σ_h S_jh over the links that are left.
+    """The masks without the links of the least salient features, by S_j = Σ_h S_jh over the remaining links.
 
     Args:
         saliency: values in the shapes of the params; or S_j itself [i], such as that of `gate_saliency`.
-        links: the masks so far.
-        amount: how many features to remove: a whole number, or a fraction in [0, 1) of those left, rounded. May be
+        links: the current masks.
+        amount: number of features to remove: a whole number, or a fraction in [0, 1) of those left, rounded. May be
             traced.
         of: the weight matrices [i, o] that read the features, a pytree of bools or a function from params to one.
-            Where they are several and read slices, as in `columns` and `grouped`, their rows are counted on.
+            The rows of several matrices, which read slices as in `columns` and `grouped`, are numbered consecutively.
 
     Returns:
-        New masks; where fewer features are left than the amount, none of their links.
+        New masks; if fewer features are left than the amount, without any of their links.
 
     Raises:
-        ValueError: leaves without rows; S_j that are not as many as the rows; NaN, unless they are traced.
+        ValueError: leaves without rows; S_j in another number than the rows; NaN, unless traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,12 +69,13 @@ def remove_features(saliency: Any, links: Links, amount: Any, *, of: Mask = firs
     pruning_checks.amount(amount)
     before = features_left(links, of)
     if jax.tree.map(jnp.shape, saliency) == jax.tree.map(jnp.shape, links):
-        worth = zip(chosen_leaves(saliency, links, of), chosen_leaves(links, links, of), strict=True)
-        counted = [_rows(jnp.where(left, S, jnp.zeros_like(S))) for S, left in worth]
-        saliency = jnp.concatenate([feature_saliency(S) for S in counted])
-    _worth_of_features(saliency, before.size)
+        pairs = zip(chosen_leaves(saliency, links, of), chosen_leaves(links, links, of), strict=True)
+        matrices = [_rows(jnp.where(left, S, jnp.zeros_like(S))) for S, left in pairs]
+        saliency = jnp.concatenate([feature_saliency(S) for S in matrices])
+    _one_for_each_feature(saliency, before.size)
     pruning_checks.no_nan("remove_features", saliency, before, True)
-    after, first = without_least(saliency, before, amount), 0
+    after = without_least(saliency, before, amount)
+    first = 0
     leaves, structure = jax.tree.flatten(links)
     for k, flag in enumerate(jax.tree.leaves(flags_of(links, of))):
         if flag:
@@ -98,27 +99,27 @@ def feature_pruner(
 
     One round::
 
-        S_j       := Σ_h S_jh, the score of the links of every feature that is left
+        S_j       := Σ_h S_jh, the score of the links of every remaining feature
         links     := links without all those of the `amount` least salient features
         W         := W retrained, removed links held at 0
-        Q         := evaluate(W); where Q > Q of the whole network + tolerance, W and links are as before, and stop
+        Q         := evaluate(W); if Q > Q of the whole network + tolerance, restore W and links, and stop
 
-    Source: slide "Optimal Brain Damage", "feature selection likewise". S_j adds up what each link of feature j is worth
-    alone; ``Score("gates", gate_saliency(net, loss))`` ranks by what they are worth together.
+    Source: slide "Optimal Brain Damage", "feature selection likewise". S_j sums the separate contributions of the links
+    of feature j; ``Score("gates", gate_saliency(net, loss))`` ranks by their joint contribution.
 
     Args:
         trainer: with ``optimizer=sparse(…)``.
-        score: how links are valued, as in `pruner`; or a `Score` that gives S_j itself [i].
-        evaluate: as in `pruner`, and so are `retrain` and `tolerance`.
+        score: the score of the links, as in `pruner`; or a `Score` that gives S_j itself [i].
+        evaluate: as in `pruner`, like `retrain` and `tolerance`.
         amount: features to remove in a round, a number or a fraction of those left, or a function from the round
             0, 1, … to one.
         retrain: training steps after each removal, or a function ``(state, data) -> state``.
-        tolerance: by how much Q may rise above that of the network before; infinite never rolls back.
+        tolerance: the allowed rise of Q above that of the network before pruning; infinite never rolls back.
         of: the weight matrices that read the features, as in `remove_features`.
 
     Returns:
-        A `Pruner` for `prune`, whose report is that of `pruner`, with ``"left"`` the share of features left; which they
-        are, `features_left` tells of its links.
+        A `Pruner` for `prune`, with the report of `pruner`, where ``"left"`` is the fraction of features left;
+        `features_left` of its links gives these features.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -145,18 +146,19 @@ def feature_pruner(
 
 
 def _has_rows(leaf: Any) -> None:
-    """A leaf whose rows are features."""
+    """Raise ValueError unless the rows of a leaf can be features."""
     if leaf.ndim < 2:
         raise ValueError(
-            f"features are the rows of weight matrices [i, o], got a leaf of shape {leaf.shape}; choose by `of` the "
-            "leaves that read the features"
+            f"features_left: expected features as rows of weight matrices [i, o], got a leaf of shape {leaf.shape}. "
+            "Choose by `of` the leaves that read the features."
         )
 
 
-def _worth_of_features(value: Any, count: int) -> None:
-    """A saliency for each feature."""
+def _one_for_each_feature(value: Any, count: int) -> None:
+    """Raise ValueError unless there is one saliency for each feature."""
     shape = getattr(value, "shape", type(value).__name__)
     if shape != (count,):
         raise ValueError(
-            f"a saliency of features must be [{count}], a number for each, or in the shapes of the params, got {shape}"
+            f"remove_features: expected one saliency for each feature, [{count}], or saliencies in the shapes of the "
+            f"params, got {shape}. Make them by gate_saliency or a score."
         )

@@ -1,4 +1,4 @@
-"""Which links are left: masks, the least salient removed, and optimizers under which removed links stay at 0."""
+"""Masks of links, the removal of the least salient ones, and optimizers that keep removed links at 0."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fnn.optimizers.masks import Mask, weights_only
 from fnn.pruning import _checks as pruning_checks
 
 Links = Any
-"""A pytree of bool arrays in the shapes of the params: True where a link is left."""
+"""A pytree of bool arrays in the shapes of the params: True for the remaining links."""
 
 
 class SparseState(NamedTuple):
     """The state of `sparse`."""
 
     links: Links
-    """which are left"""
+    """the remaining links"""
     inner: Any
-    """the state of the optimizer within"""
+    """the state of the wrapped optimizer"""
 
 
 def all_links(params: Params) -> Links:
@@ -38,7 +38,7 @@ def all_links(params: Params) -> Links:
 
 
 def share_left(links: Links, prunable: Mask = weights_only) -> Array:
-    """The share of the prunable links that is left, a scalar in [0, 1].
+    """The fraction of the prunable links that is left, a scalar in [0, 1].
 
     Args:
         links: masks.
@@ -54,20 +54,21 @@ def remove_least(
     """The masks without the least salient links.
 
     Args:
-        saliency: values in the shapes of the params; of links that are gone they do not count.
-        links: the masks so far.
-        amount: how many to remove: a whole number, or a fraction in [0, 1) of those left, rounded. May be traced.
-        scope: "layer" takes the amount from every layer (of a `repeat`, from every copy), whose prunable leaves are
-            ranked together; "global" takes it from all of them together.
-        prunable: a pytree of bools, or a function from params to one. By default weights but not biases, a departure
-            from the slide: there w_0h is a link of its layer as the others are, which `weights_and_biases` makes it.
+        saliency: values in the shapes of the params; those of removed links are ignored.
+        links: the current masks.
+        amount: number of links to remove: a whole number, or a fraction in [0, 1) of those left, rounded. May be
+            traced.
+        scope: "layer" removes the amount from every layer (of a `repeat`, from every copy), whose prunable leaves are
+            ranked together; "global" removes it from all layers together.
+        prunable: a pytree of bools, or a function from params to one. By default weights but not biases, unlike the
+            slide, where w_0h is a link of its layer like the others; `weights_and_biases` follows the slide.
 
     Returns:
-        New masks, less exactly the amount; where fewer are left than that, none. An infinite saliency goes last, and
-        one that is NaN after it.
+        New masks with exactly the amount removed, or all links if fewer are left. Links of infinite saliency are
+        removed last, those of NaN after them.
 
     Raises:
-        ValueError: saliencies that are NaN where a link is left, unless they are traced.
+        ValueError: a saliency of a remaining link is NaN, unless it is traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,10 +83,11 @@ def remove_least(
     pruning_checks.scope(scope)
     flags = flags_of(links, prunable)
     pruning_checks.no_nan("remove_least", saliency, links, flags)
-    worth, leaves = jax.tree.leaves(saliency), jax.tree.leaves(links)
+    values = jax.tree.leaves(saliency)
+    leaves = jax.tree.leaves(links)
     new = list(leaves)
     for (copies, _), members in _groups(links, jax.tree.leaves(flags), scope).items():
-        s, left = (jnp.concatenate([of[i].reshape(copies, -1) for i in members], axis=1) for of in (worth, leaves))
+        s, left = (jnp.concatenate([of[i].reshape(copies, -1) for i in members], axis=1) for of in (values, leaves))
         after = jax.vmap(lambda s, left: without_least(s, left, amount))(s, left)
         ends = np.cumsum([leaves[i].size // copies for i in members])[:-1].tolist()
         for i, part in zip(members, jnp.split(after, ends, axis=1), strict=True):
@@ -94,10 +96,10 @@ def remove_least(
 
 
 def _groups(links: Links, flags: list[bool], scope: str) -> dict[tuple[int, Any], list[int]]:
-    """The numbers of the chosen leaves that are ranked together, by (copies, layer).
+    """The indices of the chosen leaves that are ranked together, by (copies, layer).
 
-    A dict holds the leaves of a layer, {"w": …, "b": …}. In a `repeat` w is [copies, i, o] and b
-    [copies, o], so that the axes before the last two of w tell the copies.
+    The leaves of a layer are those of one dict, {"w": …, "b": …}. In a `repeat` w is [copies, i, o] and b [copies, o],
+    so the copies are counted by the axes before the last two of w.
     """
     if scope == "global":
         return {(1, None): [k for k, flag in enumerate(flags) if flag]}
@@ -117,20 +119,20 @@ def _groups(links: Links, flags: list[bool], scope: str) -> dict[tuple[int, Any]
 
 
 def without_least(saliency: Array, left: Array, amount: Any) -> Array:
-    """A vector of links without the least salient; those that are gone are ranked behind all that are left."""
+    """A vector of links without the least salient; removed links are ranked behind all remaining ones."""
     number = jnp.asarray(amount)
     if jnp.issubdtype(number.dtype, jnp.floating):
-        share = wide(number)
-        number = jnp.round(share * jnp.sum(left).astype(share.dtype))
+        fraction = wide(number)
+        number = jnp.round(fraction * jnp.sum(left).astype(fraction.dtype))
     order = jnp.lexsort((saliency, ~left))
     rank = jnp.zeros(left.shape, int).at[order].set(jnp.arange(left.size))
     return left & (rank >= number.astype(int))
 
 
 def weights_and_biases(params: Params) -> Mask:
-    """The mask that is true for the leaves named "w" and "b" and false for all else, to prune by.
+    """The mask that is True for the leaves named "w" and "b" and False for all others, as a `prunable`.
 
-    The slide's links are w_kh with k = 0 … H, so that w_0h = −b_h is one of its layer and is ranked with it.
+    The slide's links are w_kh with k = 0 … H, so w_0h = −b_h is a link of its layer and is ranked with the others.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,7 +147,7 @@ def weights_and_biases(params: Params) -> Mask:
 
 
 def flags_of(links: Links, prunable: Mask) -> Any:
-    """The mask of leaves that a pytree of bools or a function from params gives, with one True at least."""
+    """The mask of leaves given by a pytree of bools or a function from params, with at least one True."""
     flags = prunable(links) if callable(prunable) else prunable
     optimizers_checks.is_mask("prunable", flags, links)
     _some_prunable(flags)
@@ -153,19 +155,19 @@ def flags_of(links: Links, prunable: Mask) -> Any:
 
 
 def chosen_leaves(tree: Any, links: Links, prunable: Mask) -> list[Array]:
-    """The leaves of a tree beside which that mask is True."""
+    """The leaves of a tree for which the mask of leaves is True."""
     flags = jax.tree.leaves(flags_of(links, prunable))
     return [leaf for leaf, flag in zip(jax.tree.leaves(tree), flags, strict=True) if flag]
 
 
 def sparse(optimizer: Any) -> Optimizer:
-    """Any optimizer, but links that are removed get no gradient and are exactly 0 after every step.
+    """An optimizer whose removed links get no gradient and are exactly 0 after every step.
 
-    Removing is done by `remove_links`: the masks are data in the optimizer's state, so removing recompiles nothing.
+    Links are removed by `remove_links`: the masks are data in the optimizer's state, so a removal does not recompile.
 
     Args:
-        optimizer: a pair with ``init`` and ``update``, fnn's or optax's; a whole `chain`, so that L2 or momentum
-            within it cannot move a removed link.
+        optimizer: a pair with ``init`` and ``update``, fnn's or optax's; a whole `chain`, so that no L2 or momentum
+            in it can move a removed link.
 
     Example:
         >>> from fnn import adam, chain, l2
@@ -184,29 +186,30 @@ def sparse(optimizer: Any) -> Optimizer:
         kept_or_back = lambda left, u, w: jnp.where(left, u, -w.astype(u.dtype))  # noqa: E731
         return jax.tree.map(kept_or_back, state.links, updates, params), SparseState(state.links, inner)
 
-    return Optimizer(init, update, call_repr("sparse", optimizer), *checks.role(optimizer))
+    takes, steps = checks.role(optimizer)
+    return Optimizer(init=init, update=update, label=call_repr("sparse", optimizer), takes=takes, steps=steps)
 
 
 def remove_links(state: TrainState, links: Links) -> TrainState:
-    """A run that goes on without the links whose mask is False.
+    """A train state without the links whose mask is False.
 
-    They are set to 0, and so is what the optimizer remembers of them, such as their velocity, also where `masked` or a
-    mask of optax's has it remember some of the leaves only. Its `sparse` keeps them there. Given the state of a fresh
-    run, it trains the pruned network from the start.
+    They are set to 0, and so is the optimizer's memory of them, such as their velocity, even if `masked` or an optax
+    mask restricts that memory to some leaves. `sparse` then keeps them at 0. Applied to an initial state, the pruned
+    network is trained from scratch.
 
     Args:
         state: of a run whose trainer has ``optimizer=sparse(…)``.
         links: masks in the shapes of the params.
 
     Raises:
-        ValueError: an optimizer without `sparse`; masks of other shapes than the params'.
+        ValueError: an optimizer without `sparse`; masks in other shapes than the params.
     """
     checks.same_structure("remove_links", "links", links, "params", state.params)
     params, layout = jax.tree.flatten(state.params, is_leaf=_is_empty)
     masks = jax.tree.leaves(links, is_leaf=_is_empty)
 
     def like_params(node: Any) -> bool:
-        """A tree of floats in the structure of the params, though some of its leaves may be left out."""
+        """Whether a node is a tree of floats in the structure of the params, possibly without some leaves."""
         leaves, structure = jax.tree.flatten(node, is_leaf=_is_empty)
         return structure == layout and not all(map(_is_empty, leaves)) and all(map(_is_beside, leaves, params))
 
@@ -231,13 +234,13 @@ def remove_links(state: TrainState, links: Links) -> TrainState:
 
 
 def _is_empty(node: Any) -> bool:
-    """A node without children: `()`, or what stands for a leaf left out, as None under `masked`."""
+    """Whether a node has no children: `()`, or the placeholder of a masked leaf, such as None under `masked`."""
     structure = jax.tree.structure(node)
     return structure.num_leaves == 0 and structure.num_nodes == 1
 
 
 def _is_beside(leaf: Any, param: Any) -> bool:
-    """A leaf that was left out, or floats in the shape of the param."""
+    """Whether a leaf is masked out, or is of floats in the shape of the param."""
     if _is_empty(leaf):
         return True
     return not _is_empty(param) and jnp.shape(leaf) == jnp.shape(param) and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -248,16 +251,18 @@ def _where(links: Links, tree: Any) -> Any:
 
 
 def _some_prunable(flags: Any) -> None:
-    """At least one leaf may be pruned."""
+    """Raise ValueError unless at least one leaf may be pruned."""
     if not any(jax.tree.leaves(flags)):
         raise ValueError(
-            "prunable chooses no leaf of the params; choose some, such as the leaves named w (weights_only)"
+            "prunable: expected a mask that chooses at least one leaf of the params, got one that chooses none. Choose "
+            "some, such as the leaves named w (weights_only)."
         )
 
 
 def _has_sparse(found: bool) -> None:
-    """A run under whose optimizer removed links stay removed."""
+    """Raise ValueError unless the run's optimizer keeps removed links at 0."""
     if not found:
         raise ValueError(
-            "removed links would grow again under this run's optimizer; make its trainer with optimizer=sparse(...)"
+            "remove_links: expected a run whose optimizer is sparse, got one under which removed links would grow "
+            "again. Make its trainer with optimizer=sparse(...)."
         )

@@ -1,4 +1,4 @@
-"""The loop of Optimal Brain Damage: remove, retrain, evaluate, and roll back where Q has worsened."""
+"""The loop of Optimal Brain Damage: remove, retrain, evaluate, and roll back if Q has worsened."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from fnn.training.trainers import compiled, train
 
 
 class Pruning(NamedTuple):
-    """A network on its way to fewer links."""
+    """The state of a pruning loop."""
 
     state: TrainState
-    """of the network as it is kept"""
+    """of the last network that was kept"""
     links: Links
-    """which are left"""
+    """its remaining links"""
     quality: Array
-    """Q of that network; [m] where m are evaluated"""
+    """its Q; [m] if m are evaluated"""
     allowed: Array
     """the Q above which a round is rolled back: that of the whole network, plus the tolerance; [m] likewise"""
     round: Array
-    """rounds tried"""
+    """number of rounds tried"""
     stopped: Array
-    """whether a round was rolled back, after which nothing is removed any more"""
+    """whether a round was rolled back, after which no links are removed any more"""
 
 
 class Pruner(NamedTuple):
-    """A round of pruning as pure functions, for `prune` or a loop of one's own.
+    """A round of pruning as pure functions, for `prune` or a user's loop.
 
     - ``init(state) -> Pruning`` from the `TrainState` of a trained network;
-    - ``round(pruning, data) -> (pruning, report)``; the report says what became of the round.
+    - ``round(pruning, data) -> (pruning, report)``, with a report of the round.
     """
 
     init: Callable[[TrainState], Pruning]
@@ -72,35 +72,36 @@ def pruner(
 
     One round::
 
-        S         := score of every link that is left
+        S         := score of every remaining link
         links     := links without the `amount` least salient of every layer
         W         := W retrained, removed links held at 0
-        Q         := evaluate(W); where Q > Q of the whole network + tolerance, W and links are as before, and stop
+        Q         := evaluate(W); if Q > Q of the whole network + tolerance, restore W and links, and stop
 
-    Source: slide "Optimal Brain Damage"; the recipe of LeCun, Denker, Solla 1989. Small amounts and many rounds are the
-    method's point: a saliency foretells what one link is worth, not what many are worth together.
+    Source: slide "Optimal Brain Damage"; the recipe of LeCun, Denker, Solla 1989. The method relies on small amounts
+    and many rounds: a saliency predicts the effect of removing one link, not of removing many together.
 
-    Readings. "If the minimisation of Q has come to a minimum" is a stopping rule, so `retrain` may be one; a number of
-    steps is what many take instead. "If Q(W, X^ℓ) or Q(W, X^k) has worsened notably" names two qualities, of the
-    training sample and of a held-out one: `evaluate` may be both, each with its tolerance, and either rolls back.
+    Interpretation. "If the minimisation of Q has come to a minimum" is a stopping rule, so `retrain` may be one; a
+    fixed number of steps is the common substitute. "If Q(W, X^ℓ) or Q(W, X^k) has worsened notably" names two
+    qualities, of the training sample and of a held-out one: `evaluate` may be both, each with its tolerance, and either
+    rolls back.
 
     Args:
         trainer: with ``optimizer=sparse(…)``.
-        score: how links are valued: `obd`, `magnitude`, `taylor`, `at_random`, or your own.
+        score: the score of the links: `obd`, `magnitude`, `taylor`, `at_random`, or a custom `Score`.
         evaluate: ``(params, state) -> Q``, lower is better: a held-out loss; or a sequence of such functions.
         amount: links to remove in a round, a number or a fraction of those left, or a function from the round
             0, 1, … to one, such as `schedule`.
         retrain: training steps after each removal, ≥ 0; or a function ``(state, data) -> state`` that trains until a
             stopping rule holds, such as ``lambda s, d: train_until_stable(trainer, s, d, …)[0]``.
-        tolerance: by how much Q may rise above that of the network before pruning, ≥ 0; of several Q a number for each,
-            or one for all. The default is infinite, a departure from the slide: Q may rise as it likes, and only a NaN
-            rolls back.
+        tolerance: the allowed rise of Q above that of the network before pruning, ≥ 0; for several Q a number for each,
+            or one for all. The default is infinite, unlike the slide: then only a NaN rolls back.
         scope: "layer" or "global", as in `remove_least`.
-        prunable: what may be removed; weights but not biases by default; `weights_and_biases` ranks w_0 too.
+        prunable: the leaves that may be pruned; weights but not biases by default; `weights_and_biases` ranks w_0 too.
 
     Returns:
-        A `Pruner`. Its report holds ``"quality"``, the Q of the network tried; ``"at_once"``, its Q before retraining,
-        both [m] for a sequence of m; ``"left"``, the share of links it has left; ``"kept"``, whether it was kept.
+        A `Pruner`. Its report contains ``"quality"``, the Q of the network tried; ``"at_once"``, its Q before
+        retraining, both [m] for a sequence of m; ``"left"``, the fraction of its links left; ``"kept"``, whether it was
+        kept.
     """
     pruning_checks.amounts(amount, scope)
 
@@ -124,14 +125,22 @@ def in_rounds(
     retrain: int | Retraining,
     tolerance: Any,
 ) -> Pruner:
-    """A pruner that removes by ``fewer(saliency, links, amount)``, of whose links ``share(links)`` are left."""
+    """A pruner that removes links by ``fewer(saliency, links, amount)``, with ``share(links)`` of them left."""
     _is_score(score)
     quality, above = _qualities(evaluate, tolerance)
     again = _retraining(trainer, retrain)
 
     def init(state: TrainState) -> Pruning:
-        links, Q = all_links(state.params), quality(state)
-        return Pruning(remove_links(state, links), links, Q, above(Q), jnp.zeros((), int), jnp.zeros((), bool))
+        links = all_links(state.params)
+        Q = quality(state)
+        return Pruning(
+            state=remove_links(state, links),
+            links=links,
+            quality=Q,
+            allowed=above(Q),
+            round=jnp.zeros((), int),
+            stopped=jnp.zeros((), bool),
+        )
 
     def tried(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.fold_in(now.state.key, 2**32 - 2), now.round)
@@ -141,15 +150,15 @@ def in_rounds(
         state = again(removed, data)
         Q = quality(state)
         kept = jnp.all(now.allowed >= Q)
-        new = Pruning(state, links, Q, now.allowed, now.round + 1, ~kept)
         back = now._replace(round=now.round + 1, stopped=~kept)
+        new = back._replace(state=state, links=links, quality=Q)
         after = jax.tree.map(lambda a, b: jax.lax.select(jnp.broadcast_to(kept, jnp.shape(a)), a, b), new, back)
         return after, _report(Q, quality(removed), share(links), kept)
 
     def idle(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
         return now, _report(now.quality, now.quality, share(now.links), jnp.zeros((), bool))
 
-    return Pruner(init, lambda now, data: jax.lax.cond(now.stopped, idle, tried, now, data), label)
+    return Pruner(init=init, round=lambda now, data: jax.lax.cond(now.stopped, idle, tried, now, data), label=label)
 
 
 def _report(quality: Array, at_once: Array, left: Array, kept: Array) -> dict[str, Array]:
@@ -157,7 +166,7 @@ def _report(quality: Array, at_once: Array, left: Array, kept: Array) -> dict[st
 
 
 def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Array], Callable[[Array], Array]]:
-    """Q of a state, one number or [m]; and the Q that is still allowed, tolerance above it."""
+    """The functions that give Q of a state, one number or [m], and the Q still allowed, the tolerance above it."""
     functions, tolerances = _checked_qualities(evaluate, tolerance)
 
     def joined(values: list[Any]) -> Array:
@@ -172,7 +181,7 @@ def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Ar
 
 
 def _retraining(trainer: Trainer, retrain: int | Retraining) -> Retraining:
-    """So many steps, or a function of the user's."""
+    """The retraining by a number of steps, or by the user's function."""
     if callable(retrain):
         return lambda state, data: _retrained(retrain(state, data))
     steps = checks.count("retrain", retrain, least=0)
@@ -181,13 +190,13 @@ def _retraining(trainer: Trainer, retrain: int | Retraining) -> Retraining:
 
 @compiled("pruner", "rounds")
 def prune(pruner: Pruner, state: TrainState, data: Batch, rounds: int) -> tuple[Pruning, dict[str, Array]]:
-    """Rounds of pruning as one compiled loop, which `jax.vmap` and `sweep` take over many seeds.
+    """Rounds of pruning as one compiled loop, which `jax.vmap` and `sweep` can run over many seeds.
 
     Args:
         pruner: a `Pruner`.
         state: of a trained network.
-        data: (x [ℓ, …], y [ℓ, …]), to score and to retrain with.
-        rounds: at most so many; none is tried any more after one was rolled back.
+        data: (x [ℓ, …], y [ℓ, …]), for scoring and retraining.
+        rounds: the most rounds to try; none is tried after one was rolled back.
 
     Returns:
         The `Pruning` at the end, and the reports, leaves [rounds, …].
@@ -197,7 +206,7 @@ def prune(pruner: Pruner, state: TrainState, data: Batch, rounds: int) -> tuple[
 
 
 def _checked_qualities(evaluate: Any, tolerance: Any) -> tuple[list[Any], list[Any]]:
-    """One function or several that give Q, and for each by how much it may get worse."""
+    """The functions that give Q, one or several, and the tolerance of each."""
     functions = list(evaluate) if isinstance(evaluate, list | tuple) and evaluate else [evaluate]
     for function in functions:
         checks.is_function("evaluate", function)
@@ -205,7 +214,8 @@ def _checked_qualities(evaluate: Any, tolerance: Any) -> tuple[list[Any], list[A
     tolerances = list(tolerance) if several else [tolerance] * len(functions)
     if several and (callable(evaluate) or len(tolerances) != len(functions)):
         raise ValueError(
-            f"tolerance must be one number, or one for each of {len(functions)} functions evaluate, got {tolerance!r}"
+            f"tolerance: expected one number, or one for each of {len(functions)} functions evaluate, got "
+            f"{tolerance!r}. Give each function one tolerance."
         )
     for one in tolerances:
         checks.number("tolerance", one, lambda t: t >= 0, "a number >= 0")
@@ -213,27 +223,27 @@ def _checked_qualities(evaluate: Any, tolerance: Any) -> tuple[list[Any], list[A
 
 
 def _retrained(state: Any) -> TrainState:
-    """What a retraining of the user's returns."""
+    """The checked result of the user's retraining."""
     if not isinstance(state, TrainState):
         raise TypeError(
-            f"retrain must give the TrainState after training, got {type(state).__name__}; take the state alone, as by "
-            "train_until_stable(…)[0]"
+            f"retrain: expected a function that returns the TrainState after training, got {type(state).__name__}. "
+            "Return only the state, as in train_until_stable(…)[0]."
         )
     return state
 
 
 def _is_score(value: Any) -> None:
-    """A rule that values links."""
+    """Raise TypeError unless the value is a score of links."""
     if not (hasattr(value, "saliency") and callable(value.saliency)):
-        hint = "call the factory: magnitude(), not magnitude" if callable(value) else "take one such as magnitude()"
+        hint = "Call the factory: magnitude(), not magnitude" if callable(value) else "Choose one such as magnitude()"
         raise TypeError(
-            f"score must be a Score, got {checks.shown(value)}; {hint}, or wrap a function: Score(label, function)"
+            f"score: expected a Score, got {checks.shown(value)}. {hint}, or wrap a function: Score(label, function)."
         )
 
 
 def _quality(value: Any) -> jax.Array:
-    """Q as one number."""
+    """The checked Q, a scalar."""
     shape = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), value)
     if shape != ():
-        raise ValueError(f"evaluate must give Q as one number, lower is better, got {shape}; take the mean")
+        raise ValueError(f"evaluate: expected Q as one number, lower is better, got {shape}. Return the mean.")
     return value

@@ -1,4 +1,4 @@
-"""How much a link is worth: saliencies by which links are ranked, the least first to go."""
+"""Scores of links: saliencies by which links are ranked, the least salient to be removed first."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Saliency = Callable[[Params, State, Batch, Array], Any]
 
 
 class Score(NamedTuple):
-    """A rule that values links: ``saliency(params, state, (x, y), key)`` gives a pytree in the shapes of the params.
+    """A rule that scores links: ``saliency(params, state, (x, y), key)`` gives a pytree in the shapes of the params.
 
-    A score of your own is ``Score("mine", function)``.
+    A custom score is ``Score("mine", function)``.
     """
 
     label: str
@@ -32,20 +32,20 @@ class Score(NamedTuple):
 
 
 def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False, chunk: int | None = None) -> Score:
-    """Saliency ½ w² ∂²Q/∂w², the rise of Q to expect without the link (slide "Optimal Brain Damage").
+    """Saliency ½ w² ∂²Q/∂w², the expected rise of Q without the link (slide "Optimal Brain Damage").
 
-    Three assumptions stand behind it: Q is at a minimum (so the gradient is 0), quadratic around it, and links are
-    removed one at a time (so cross terms do not matter). For one link of a trained network it is close; in bulk it is
-    not, so prune few, retrain, repeat. Second derivatives are those of inference mode, `inference_mode(net)`.
+    It rests on three assumptions: Q is at a minimum (so the gradient is 0), Q is quadratic around it, and links are
+    removed one at a time (so cross terms do not matter). It is accurate for one link of a trained network but not for
+    many, so prune few, retrain, repeat. The second derivatives are those of inference mode, `inference_mode(net)`.
 
-    Erratum: the slide has no ½, which changes no ranking. Away from a minimum some second derivatives are negative;
+    Erratum: the slide omits the ½, which changes no ranking. Away from a minimum some second derivatives are negative;
     such links rank first, as removing them is expected to lower Q.
 
     Args:
         net: a layer.
         loss: a loss.
-        exact: exact second derivatives, or those of one pass as in the paper (see `fnn.derivatives.hessian`).
-        gauss_newton: without σ'', as the paper advises: never negative.
+        exact: exact second derivatives, or those of a single pass as in the paper (see `fnn.derivatives.hessian`).
+        gauss_newton: without σ'', as the paper recommends: never negative.
         chunk: examples at a time; the exact mode stores width² numbers for each.
 
     Returns:
@@ -62,7 +62,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
 
 
 def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
-    """Saliency ``|w ∂Q/∂w|``: the first-order term, which Optimal Brain Damage takes for 0.
+    """Saliency |w ∂Q/∂w|: the first-order term, which Optimal Brain Damage assumes to be 0.
 
     Args:
         net: a layer.
@@ -79,12 +79,12 @@ def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
 
 
 def magnitude() -> Score:
-    """Saliency ``|w|``: no data needed, and the baseline to beat."""
+    """Saliency |w|, the usual baseline; it needs no data."""
     return Score("magnitude()", lambda params, state, batch, key: jax.tree.map(jnp.abs, params))
 
 
 def at_random() -> Score:
-    """Saliency uniform in [0, 1), drawn anew in every round: the baseline that must be beaten."""
+    """Saliency uniform in [0, 1), drawn anew in every round: the trivial baseline."""
 
     def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
         leaves, structure = jax.tree.flatten(params)
@@ -96,15 +96,15 @@ def at_random() -> Score:
 
 
 def feature_saliency(saliency: Array) -> Array:
-    """The slide's rule for features, S_j = Σ_h S_jh: from saliencies of the first layer's weights [i, o] to [i].
+    """Saliencies of features [i] from those of the first layer's weights [i, o], by the slide's S_j = Σ_h S_jh.
 
-    It adds what each link of feature j is worth alone. For what they are worth together, see `gate_saliency`.
+    The sum treats the links of feature j as independent; `gate_saliency` gives their joint saliency.
     """
     return jnp.sum(saliency, axis=1)
 
 
 def gate_saliency(net: Layer, loss: Loss, *, exact: bool = True) -> Saliency:
-    """½ ∂²Q/∂g_j² [i]: the rise of Q to expect without feature j, with what its links do together.
+    """½ ∂²Q/∂g_j² [i], the expected rise of Q without feature j, with the joint effect of its links.
 
     Args:
         net: a layer.
@@ -119,18 +119,18 @@ def gate_saliency(net: Layer, loss: Loss, *, exact: bool = True) -> Saliency:
 
 
 def schedule(final: float, rounds: int, power: float = 3.0) -> Callable[[Array], Array]:
-    """Amounts that take a network to a final sparsity in so many rounds, many links first and few at the end.
+    """Amounts that lead to a final sparsity in a given number of rounds, with many links first and few at the end.
 
-    After round r = 0, 1, … the share s_r = final·(1 − (1 − (r + 1)/rounds)^power) is gone, so that round r takes the
+    After round r = 0, 1, … the fraction s_r = final·(1 − (1 − (r + 1)/rounds)^power) is removed, so round r removes the
     fraction 1 − (1 − s_r)/(1 − s_{r−1}) of those left. From M. Zhu and S. Gupta, *To prune, or not to prune*, 2017.
 
     Args:
-        final: share of the links that is gone at the end, in [0, 1).
+        final: fraction of the links removed at the end, in [0, 1).
         rounds: number of rounds.
-        power: 3 as in the paper; 1 takes as many in every round.
+        power: 3 as in the paper; 1 removes equally many in every round.
 
     Returns:
-        A function from the round to the fraction of those left to remove, for `pruner(…, amount=…)`.
+        A function from the round to the fraction of the remaining links to remove, for `pruner(…, amount=…)`.
 
     Example:
         >>> amount = schedule(0.75, 2, power=1)

@@ -1,4 +1,4 @@
-"""Checks that several training loops share."""
+"""Checks shared by several training loops."""
 
 from __future__ import annotations
 
@@ -13,69 +13,81 @@ from fnn.core.types import Trainer
 
 
 def data(x: Any, y: Any) -> int:
-    """A sample (x, y) of equally many examples, not empty and, where it can be seen, free of NaN.
+    """The number of examples of a sample (x, y), checked: equally many targets, not empty and, if concrete, no NaN.
 
-    Memory-mapped arrays are not searched for NaN, which would read all of the file.
+    Memory-mapped arrays are not searched for NaN, which would read the whole file.
     """
     for name, part in (("x", x), ("y", y)):
         if not hasattr(part, "shape") or not part.shape:
-            raise TypeError(f"data must be (x, y), two arrays, got {type(part).__name__} for {name}")
+            raise TypeError(f"data: expected two arrays (x, y), got {type(part).__name__} for {name}. Pass arrays.")
     size = x.shape[0]
     if size == 0:
-        raise ValueError("data is empty: x has 0 examples; at least one is needed")
+        raise ValueError("data: expected at least one example, got 0. Pass a sample that is not empty.")
     if y.shape[0] != size:
-        raise ValueError(f"data has {size} examples in x and {y.shape[0]} targets in y; they must pair")
+        raise ValueError(
+            f"data: expected one target for each example, got {size} examples in x and {y.shape[0]} targets in y. Give "
+            "both the same length."
+        )
     for name, part in (("x", x), ("y", y)):
         known = None if isinstance(part, np.memmap) else checks.concrete(part)
         if known is not None and jnp.issubdtype(known.dtype, jnp.inexact) and not np.isfinite(known).all():
             bad = int((~np.isfinite(known.reshape(size, -1)).all(1)).sum())
-            raise ValueError(f"data has NaN or infinity in {name} ({bad} of {size} examples); clean or impute first")
+            raise ValueError(
+                f"data: expected finite numbers, got NaN or infinity in {name} ({bad} of {size} examples). Clean or "
+                "impute the data first."
+            )
     return size
 
 
 def steps(name: str, value: Any) -> int:
-    """A number of steps that one program counts in int32."""
+    """The checked number of steps, which a compiled program counts in int32."""
     whole = checks.count(name, value)
     if whole >= 2**31:
-        raise ValueError(f"{name} must be below 2³¹ = {2**31} in one call, got {value!r}; go on in another call")
+        raise ValueError(
+            f"{name}: expected fewer than 2³¹ = {2**31} steps in one call, got {value!r}. Split them into several "
+            "calls."
+        )
     return whole
 
 
 def divisor(name: str, value: Any, of: str, whole: int) -> int:
-    """A count that divides another."""
+    """The checked count, which must divide another."""
     part = checks.count(name, value)
     if whole % part:
         raise ValueError(
-            f"{name} must divide {of}, got {name}={part} and {of}={whole}; take {of}={whole - whole % part}"
+            f"{name}: expected a number that divides {of}, got {name}={part} and {of}={whole}. Choose "
+            f"{of}={max(part, whole - whole % part)}."
         )
     return part
 
 
 def scalar(name: str, result: Any) -> None:
-    """A function's result that is a single float, as `jax.eval_shape` tells."""
+    """Raise ValueError unless a function's result, an array or the output of `jax.eval_shape`, is a scalar float."""
     if getattr(result, "shape", None) != () or not jnp.issubdtype(result.dtype, jnp.floating):
-        raise ValueError(f"{name} must give a scalar float, got {result}; take its mean, as one float")
+        raise ValueError(f"{name}: expected a function that returns a scalar float, got {result}. Return its mean.")
 
 
-def tells_loss(where: str, metrics: Any) -> None:
-    """The metrics of a step, with a loss that tells whether training diverged."""
+def reports_loss(where: str, metrics: Any) -> None:
+    """Raise ValueError unless the metrics of a step contain the loss, which shows whether training diverged."""
     loss = metrics.get("loss") if isinstance(metrics, dict) else None
     if getattr(loss, "shape", None) != ():
         raise ValueError(
-            f'{where} expects a trainer whose metrics are a dict with the "loss" of a step, one number, got '
-            f'{checks.shown(metrics)}; let its step and update give {{"loss": …}}'
+            f'{where}: expected a trainer whose metrics are a dict with the "loss" of a step as a scalar, got '
+            f'{checks.shown(metrics)}. Return {{"loss": …}} from its step and update.'
         )
 
 
 def some_devices(devices: Any) -> tuple[Any, ...]:
-    """Devices to run on, at least one."""
+    """The devices to run on, at least one."""
     if not devices:
-        raise ValueError("devices is empty: a sweep needs at least one; leave it out for all of this process")
+        raise ValueError(
+            "devices: expected at least one device, got none. Leave the argument out to use all of this process."
+        )
     return tuple(devices)
 
 
 def inside_a_trace() -> bool:
-    """Whether JAX is tracing here, for `jit`, `vmap` or `grad`: even what is concrete may then belong to tracers."""
+    """Whether JAX is tracing here, for `jit`, `vmap` or `grad`: even concrete values may then depend on tracers."""
     here = get_opaque_trace_state("fnn")
     with take_current_trace():
         outside = get_opaque_trace_state("fnn")
@@ -83,26 +95,26 @@ def inside_a_trace() -> bool:
 
 
 def outside_a_trace(where: str, instead: str) -> None:
-    """What works from the host cannot stand inside `jit`, `vmap` or `grad`."""
+    """Raise TypeError inside `jit`, `vmap` or `grad`, where a function that works on the host cannot run."""
     if inside_a_trace():
-        raise TypeError(f"{where} works from the host, outside of jit, vmap and grad; take {instead} inside them")
+        raise TypeError(f"{where}: expected a call outside of jit, vmap and grad, got one inside. Use {instead} there.")
 
 
 def is_trainer(where: str, value: Any) -> None:
-    """A trainer, which comes first and the state second."""
+    """Raise TypeError unless the first argument is a trainer; the state is the second."""
     if not isinstance(value, Trainer):
         raise TypeError(
-            f"{where} expects a Trainer as its first argument, got {type(value).__name__}; make one by "
-            f"trainer(net, loss, optimizer) and call {where}(trainer, state, data, …)"
+            f"{where}: expected a Trainer as the first argument, got {type(value).__name__}. Make one by "
+            f"trainer(net, loss, optimizer) and call {where}(trainer, state, data, …)."
         )
 
 
 def makes_steps(where: str, optimizer: Any) -> None:
-    """An optimizer, and no transform alone, whose updates are gradients still: added to the weights, they climb."""
+    """Raise ValueError for a transform without an optimizer: its updates are gradients and would increase the loss."""
     checks.is_optimizer(where, optimizer)
     takes, steps = checks.role(optimizer)
     if takes and not steps:
         raise ValueError(
-            f"{where} expects an optimizer that makes steps, got {optimizer}, whose updates are gradients still and "
-            f"would climb; put one behind it: chain({optimizer}, sgd(0.1))"
+            f"{where}: expected an optimizer that makes steps, got {optimizer}, whose updates are still gradients and "
+            f"would increase the loss. Put an optimizer behind it: chain({optimizer}, sgd(0.1))."
         )

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whatever interrupts the writing, and on the disk itself when it is done."""
+"""Atomic, durable file writes: complete or not at all, whatever interrupts them, and on disk when they return."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _STALE = 24 * 3600.0  # seconds
 
 @contextmanager
 def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A draft beside a file, which takes the file's place when the block ends without an error.
+    """A draft next to a file, which replaces the file when the block ends without an error.
 
-    Every draft has a name of its own, so that several may write the same file at a time: the last one's stays. Until
-    then, and after an error, the old file is there as it was. The new one has its permissions, and stands where a link
-    of that name leads.
+    Every draft has a unique name, so several writers may write the same file at a time: the last one wins. Until then,
+    and after an error, the old file is unchanged. The new file has the old one's permissions; if the path is a symbolic
+    link, its target is replaced.
 
     Args:
         path: the file.
-        durable: whether to wait until it is on the disk itself, which a power failure does not touch.
+        durable: whether to wait until the file is on disk, safe from a power failure.
 
     Raises:
-        OSError: it cannot be written; no draft is left.
+        OSError: the file cannot be written; no draft is left.
 
     Example:
         >>> import tempfile
@@ -53,19 +53,19 @@ def written_whole(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def write(path: Path, content: bytes, durable: bool = True) -> None:
-    """Write a file whole or not at all; see `written_whole`."""
+    """Write a file completely or not at all; see `written_whole`."""
     with written_whole(path, durable) as draft:
         draft.write_bytes(content)
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Write a file whole if there is none.
+    """Create a file completely, unless it exists.
 
     Returns:
-        Whether it was this call, of any number at the same time, that made the file.
+        Whether this call, of any number at the same time, created the file.
 
     Raises:
-        OSError: it cannot be written; no draft is left.
+        OSError: the file cannot be written; no draft is left.
 
     Example:
         >>> import tempfile
@@ -80,7 +80,7 @@ def create(path: Path, content: bytes) -> bool:
             os.link(draft, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links: of two at the same moment, the last one's stays
+        except OSError:  # a file system without hard links: of two simultaneous writers the last one wins
             if path.exists():
                 return False
             os.replace(draft, path)
@@ -88,10 +88,10 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def try_to_write(folder: Path) -> None:
-    """Write some kilobytes into a folder, and remove them.
+    """Write some kilobytes into a folder and remove them.
 
     Raises:
-        OSError: it cannot be written, such as one that may only be read, or on a full disk.
+        OSError: the folder cannot be written: it is read-only, or the disk is full.
     """
     with _draft(folder / "any", False) as draft:
         draft.write_bytes(bytes(1 << 16))
@@ -99,7 +99,7 @@ def try_to_write(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the drafts in a folder that were left by who was killed: those a day without a change."""
+    """Remove drafts left in a folder by killed processes: those unchanged for a day."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             with suppress(OSError):
@@ -108,7 +108,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def is_stale(path: Path) -> bool:
-    """Whether a file is there that nobody can still be at work on: it is a day without a change."""
+    """Whether a file exists and has been abandoned: it has not changed for a day."""
     try:
         return time.time() - path.stat().st_mtime > _STALE
     except FileNotFoundError:
@@ -117,19 +117,19 @@ def is_stale(path: Path) -> bool:
 
 @contextmanager
 def _draft(path: Path, durable: bool) -> Iterator[Path]:
-    """The path of a draft that is gone when the block ends; what the block did to names is then kept."""
+    """The path of a draft, removed when the block ends; changes of file names in the block are then synced."""
     draft = path.with_name(f".fnn-{secrets.token_hex(8)}.draft")
     try:
         yield draft
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-    with suppress(OSError):  # not every system can keep a folder; the file is in its place in any case
+    with suppress(OSError):  # not every system can sync a folder; the file is in place in any case
         _keep(path.parent, durable)
 
 
 def _keep(path: Path, durable: bool) -> None:
-    """Wait until a file, or a folder with its names, is on the disk itself, where the file system can tell."""
+    """Wait until a file, or a folder's list of names, is on disk, if the file system supports it."""
     if not durable:
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -1,7 +1,7 @@
-"""Formats of files that hold arrays by name: NumPy's ``.npz``, and ``.safetensors``.
+"""File formats for named arrays: NumPy's ``.npz``, and ``.safetensors``.
 
-Each writes arrays, with the generators of the keys among them, and opens a file: what it holds is told by its headers,
-and agrees with its size, before any array is read. Nothing is pickled, and nothing unpickled.
+Each format has a function that writes arrays, with the generators of any keys among them, and one that opens a file:
+its headers are read and checked against its size before any array is. Nothing is pickled or unpickled.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LONGEST = 100_000_000  # bytes of a header, the format's own bound for .safetensors
+_LONGEST = 100_000_000  # bytes of a header, the bound set by the .safetensors format
 
-_DENSEST = 1032  # bytes that a byte can stand for in a ZIP archive: 258 for every two bits
+_DENSEST = 1032  # the highest compression ratio of a ZIP archive: 258 bytes for every two bits
 
-_COUNT = b"%d arrays"  # the comment of an .npz file that `save` wrote
+_COUNT = b"%d arrays"  # the comment of an .npz file written by `save`
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -31,45 +31,48 @@ _DTYPES = {
     "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
-"""What .safetensors calls the dtypes."""
+"""The names of dtypes in .safetensors."""
 
 
-class Held(NamedTuple):
-    """What an open file holds."""
+class Contents(NamedTuple):
+    """The contents of an open file."""
 
     arrays: dict[str, jax.ShapeDtypeStruct]
-    """shape and dtype of each array; keys as their words"""
+    """shape and dtype of each array; of keys, those of their words"""
     generators: dict[str, str]
-    """of the arrays that are keys"""
+    """the generators of those arrays that are keys"""
     read: Callable[[str], np.ndarray]
-    """an array by its name"""
+    """reads an array by its name"""
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, str]) -> None:
-    """Write as `numpy.savez`, but names of any kind; dtypes that are not NumPy's own go as integers of their size."""
+    """Write as `numpy.savez`, but with any names; dtypes foreign to NumPy are stored as integers of their size."""
     foreign = {name: array.dtype.name for name, array in arrays.items() if array.dtype.isbuiltin == 2}
     plain = {name: array.view(f"u{array.itemsize}") if name in foreign else array for name, array in arrays.items()}
     plain["__metadata__"] = np.array(json.dumps({"dtypes": foreign, "generators": generators}))
     with zipfile.ZipFile(path, "w") as archive:
-        archive.comment = _COUNT % len(plain)  # a damaged directory may end early, and nothing else would tell
+        archive.comment = _COUNT % len(plain)  # shows that a damaged directory ends early, which nothing else would
         for name, array in plain.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def open_npz(file: BinaryIO) -> Held:
-    """What an ``.npz`` file holds.
+def open_npz(file: BinaryIO) -> Contents:
+    """The contents of an ``.npz`` file.
 
     Raises:
-        Exception: of any kind, where the file is damaged or of another format.
+        Exception: of any kind, if the file is damaged or of another format.
     """
-    archive, members = zipfile.ZipFile(file), dict[str, zipfile.ZipInfo]()
+    archive = zipfile.ZipFile(file)
+    members = dict[str, zipfile.ZipInfo]()
     if archive.comment.endswith(_COUNT[2:]) and archive.comment != _COUNT % len(archive.infolist()):
-        raise ValueError(f"of its {archive.comment.decode(errors='replace')}, {len(archive.infolist())} can be found")
+        raise ValueError(f"{len(archive.infolist())} found of its {archive.comment.decode(errors='replace')}")
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
-        if name == member.filename or name in members:
-            raise ValueError(f"{member.filename!r} in it is {'no array' if name == member.filename else 'there twice'}")
+        if name == member.filename:
+            raise ValueError(f"its member {member.filename!r} is not an array")
+        if name in members:
+            raise ValueError(f"its member {member.filename!r} occurs twice")
         members[name] = member
     plain = {name: _header(archive, member) for name, member in members.items()}
 
@@ -77,19 +80,19 @@ def open_npz(file: BinaryIO) -> Held:
         with archive.open(members[name]) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
 
-    said = plain.pop("__metadata__", None)
-    if said is not None and members["__metadata__"].file_size > _LONGEST:
+    has_metadata = plain.pop("__metadata__", None) is not None
+    if has_metadata and members["__metadata__"].file_size > _LONGEST:
         raise ValueError("its metadata are too long")
-    metadata = json.loads(stored("__metadata__").item()) if said is not None else {}
+    metadata = json.loads(stored("__metadata__").item()) if has_metadata else {}
     dtypes = {name: jnp.dtype(dtype) for name, dtype in metadata.get("dtypes", {}).items()}
     arrays = {name: jax.ShapeDtypeStruct(a.shape, dtypes.get(name, a.dtype)) for name, a in plain.items()}
     if any(arrays[name].dtype.itemsize != plain[name].dtype.itemsize for name in dtypes):
-        raise ValueError("the dtypes in it have not the sizes that it gives them")
-    return Held(arrays, dict(metadata.get("generators", {})), lambda name: stored(name).view(arrays[name].dtype))
+        raise ValueError("its dtypes do not have the sizes of its arrays")
+    return Contents(arrays, dict(metadata.get("generators", {})), lambda name: stored(name).view(arrays[name].dtype))
 
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array in an archive, after a look whether there can be so many bytes of it."""
+    """Shape and dtype of an array in an archive, after checking that the archive can hold as many bytes."""
     densest = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _DENSEST}.get(member.compress_type, 0)
     with archive.open(member) as content:
         version = np.lib.format.read_magic(content)
@@ -99,76 +102,84 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> jax.ShapeDtype
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds Python objects, which are never unpickled: allow_pickle=False")
     if size != member.file_size or member.file_size > densest * member.compress_size:
-        raise ValueError(f"{member.filename} has not the size of its shape {shape} and dtype {dtype}")
+        raise ValueError(f"the size of {member.filename} does not fit its shape {shape} and dtype {dtype}")
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], generators: dict[str, str]) -> None:
-    """Write by the library of that name.
+    """Write arrays by the library safetensors.
 
     Raises:
-        TypeError: a dtype that it cannot give back.
+        TypeError: a dtype that the format cannot restore.
         ImportError: the library is not installed.
     """
     try:
         import safetensors.numpy
     except ImportError:
-        raise ImportError(".safetensors files need the library: pip install safetensors, or use .npz") from None
+        raise ImportError(
+            "save: expected the library safetensors to write a .safetensors file, got none. Run pip install "
+            "safetensors, or use .npz."
+        ) from None
     for name, array in arrays.items():
         if array.itemsize > 8 or (array.dtype.isbuiltin == 2 and array.dtype.name != "bfloat16"):
-            raise TypeError(f"save: {name} has dtype {array.dtype}, which .safetensors cannot give back; save as .npz")
+            raise TypeError(
+                f"save: expected a dtype that .safetensors can restore, got {array.dtype} of {name}. Save as .npz."
+            )
     hashes = {name: _hash(array) for name, array in arrays.items()}
     metadata = {"generators": json.dumps(generators), "sha256": json.dumps(hashes)}
     path.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
 
 
 def _hash(array: np.ndarray) -> str:
-    """Of an array with its shape and dtype: the format has no checksum of its own."""
+    """A hash of an array with its shape and dtype: the format defines no checksum."""
     return hashlib.sha256(f"{array.dtype.name} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def open_safetensors(file: BinaryIO) -> Held:
-    """What a ``.safetensors`` file holds: the length of a header, the header in JSON, and the arrays, end to end.
+def open_safetensors(file: BinaryIO) -> Contents:
+    """The contents of a ``.safetensors`` file: the length of a header, the header in JSON, the arrays end to end.
 
-    Files that `save` wrote hold a hash of every array, by which damage is found; those of others need none.
+    Files written by `save` contain a hash of every array, which reveals damage; other files need none.
 
     Raises:
-        Exception: of any kind, where the file is damaged or of another format.
+        Exception: of any kind, if the file is damaged or of another format.
 
     Source: https://github.com/huggingface/safetensors#format
     """
-    size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(size - 8, _LONGEST):
-        raise ValueError(f"of its {size} bytes, {length} are said to be the header")
+        raise ValueError(f"its header cannot have {length} of its {size} bytes")
     header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
     metadata = header.pop("__metadata__", {})
-    begins, end = dict[str, int](), 8 + length
     arrays = {name: jax.ShapeDtypeStruct(tuple(of["shape"]), _dtype(name, of["dtype"])) for name, of in header.items()}
+    begins = dict[str, int]()
+    end = 8 + length
     for name, of in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, beyond = (8 + length + offset for offset in of["data_offsets"])
         if begin != end or beyond - begin != _bytes(arrays[name]):
-            raise ValueError(f"{name} has not the size of its shape and dtype, or does not follow the array before it")
-        begins[name], end = begin, beyond
+            raise ValueError(f"the size of {name} does not fit its shape and dtype, or it is not next to its neighbour")
+        begins[name] = begin
+        end = beyond
     if end != size:
         raise ValueError(f"it has {size} bytes where its arrays need {end}")
 
     hashes = json.loads(metadata["sha256"]) if "sha256" in metadata else None
     if hashes is not None and hashes.keys() != arrays.keys():
-        raise ValueError("the arrays in it are not those that it has hashes of")
+        raise ValueError("its hashes are not those of its arrays")
 
     def read(name: str) -> np.ndarray:
         file.seek(begins[name])
         found = np.fromfile(file, np.uint8, _bytes(arrays[name])).view(arrays[name].dtype).reshape(arrays[name].shape)
         if hashes is not None and _hash(found) != hashes[name]:
-            raise ValueError(f"{name} has not the hash that it was saved with")
+            raise ValueError(f"{name} does not have the hash that it was saved with")
         return found
 
-    return Held(arrays, json.loads(metadata.get("generators", "{}")), read)
+    return Contents(arrays, json.loads(metadata.get("generators", "{}")), read)
 
 
 def _dtype(name: str, dtype: str) -> np.dtype:
     if dtype not in _DTYPES:
-        raise ValueError(f"{name} has dtype {dtype}, which NumPy has not")
+        raise ValueError(f"{name} has the unknown dtype {dtype}")
     return jnp.dtype(_DTYPES[dtype])
 
 
@@ -177,12 +188,12 @@ def _bytes(array: jax.ShapeDtypeStruct) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict of pairs whose keys differ."""
+    """The pairs as a dict, after checking that no key occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
 FORMATS = {".npz": (write_npz, open_npz), ".safetensors": (write_safetensors, open_safetensors)}
-"""How each is written and opened, by the suffix of its files."""
+"""The functions that write and open each format, by file suffix."""

@@ -1,4 +1,4 @@
-"""A progress bar for those who have rich, and silence for those who have not."""
+"""A progress bar if rich is installed, no output otherwise."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @contextmanager
 def progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[dict[str, Any], int], None]]:
-    """A function ``(row, done)`` that shows the scalars of a row, how much is done of the total, and the time left.
+    """A function ``(row, done)`` that shows the scalars of a row, the progress towards the total, and the time left.
 
     Args:
-        total: what there is to do.
-        wanted: whether to show it; None shows it where rich is installed.
+        total: the value of `done` at the end.
+        wanted: whether to show the bar; None shows it if rich is installed.
 
     Raises:
-        ImportError: wanted, and rich is not installed.
+        ImportError: the bar is wanted but rich is not installed.
     """
     if wanted is False:
         yield lambda row, done: None
@@ -25,7 +25,10 @@ def progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[dict[str
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
         if wanted:
-            raise ImportError("progress=True needs rich: pip install rich, or pass progress=False") from None
+            raise ImportError(
+                "progress: expected rich to be installed, got progress=True without it. Run pip install rich, or pass "
+                "progress=False."
+            ) from None
         yield lambda row, done: None
         return
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")

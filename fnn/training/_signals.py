@@ -1,4 +1,4 @@
-"""What ends training on the host before its time, Ctrl-C, SIGTERM or an error, without losing what is done."""
+"""Early ends of training on the host, by Ctrl-C, SIGTERM or an error, without losing the work done so far."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ Held = Callable[[], AbstractContextManager[None]]
 
 
 class Preempted(BaseException):
-    """Raised by a SIGTERM that nobody else handles: the system asks the process to end, and soon will end it."""
+    """Raised on a SIGTERM without another handler: the system is about to end the process."""
 
 
 @dataclass
 class Ending:
-    """How a block of `keeping` ends."""
+    """The way a block of `keeping` ends."""
 
     held: Held = nullcontext
-    """``with held():`` is a block within it at whose end signals are heard, and not before"""
+    """``with held():`` defers signals to the end of its block"""
     stopped: str = ""
-    """why it was ended early; empty until then"""
+    """the reason of an early end; empty until then"""
 
 
 @contextmanager
 def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
-    """A block that Ctrl-C and SIGTERM end early without an exception, and whose errors carry what was done before them.
+    """A block that Ctrl-C and SIGTERM end early without an exception, and whose errors carry the work done before them.
 
-    A state may be in the device's hands alone while a step or chunk is under way: that stands in ``with held():``.
+    During a step or chunk the only copy of the state may be on the device: that part belongs in ``with held():``.
 
     Args:
-        done: from why the block ended to what was done, the error's attribute `done`.
+        done: maps the reason for the end to the work done, which becomes the error's attribute `done`.
     """
-    ending, came = Ending(), list[tuple[int, FrameType | None]]()
+    ending = Ending()
+    pending = list[tuple[int, FrameType | None]]()
     try:
-        with _stop_signals(came) as ending.held:
+        with _stop_signals(pending) as ending.held:
             yield ending
     except KeyboardInterrupt:
         ending.stopped = "interrupted"
@@ -46,38 +47,38 @@ def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
         ending.stopped = "preempted"
     except Exception as error:
         error.done = done("error")  # type: ignore[attr-defined]
-        error.add_note("What was done before this error is in its attribute `done`.")
-        for number, _ in came:
-            error.add_note(f"{signal.Signals(number).name} came meanwhile.")
+        error.add_note("The work done before this error is in its attribute `done`.")
+        for number, _ in pending:
+            error.add_note(f"{signal.Signals(number).name} arrived meanwhile.")
         raise
 
 
 @contextmanager
-def _stop_signals(came: list[tuple[int, FrameType | None]]) -> Iterator[Held]:
-    """Within the block Ctrl-C raises KeyboardInterrupt as ever, and SIGTERM `Preempted` instead of ending the process.
+def _stop_signals(pending: list[tuple[int, FrameType | None]]) -> Iterator[Held]:
+    """A block in which Ctrl-C raises KeyboardInterrupt as usual, and SIGTERM `Preempted` instead of ending the process.
 
-    A signal that comes within ``with held():`` is heard when that block is left, and stays among those that came if an
-    error leaves it. A handler of the user's own is called
-    at the same places. Off the main thread, where Python handles no signals, nothing changes.
+    A signal that arrives within ``with held():`` is handled when that block ends; if the block raises, the signal stays
+    in `pending`. A handler installed by the user is called at the same places. Off the main thread, where Python
+    handles no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield nullcontext
         return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    taken = {number: old for number, old in usual.items() if callable(old)}
-    if usual[signal.SIGTERM] is signal.SIG_DFL:
-        taken[signal.SIGTERM] = _preempt
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: old for number, old in previous.items() if callable(old)}
+    if previous[signal.SIGTERM] is signal.SIG_DFL:
+        handlers[signal.SIGTERM] = _preempt
     holding = False
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        came.append((number, frame))
+    def receive(number: int, frame: FrameType | None) -> None:
+        pending.append((number, frame))
         if not holding:
-            pass_on()
+            handle_pending()
 
-    def pass_on() -> None:
-        while came:
-            number, frame = came.pop(0)
-            taken[signal.Signals(number)](number, frame)
+    def handle_pending() -> None:
+        while pending:
+            number, frame = pending.pop(0)
+            handlers[signal.Signals(number)](number, frame)
 
     @contextmanager
     def held() -> Iterator[None]:
@@ -87,16 +88,16 @@ def _stop_signals(came: list[tuple[int, FrameType | None]]) -> Iterator[Held]:
             yield
         finally:
             holding = False
-        pass_on()
+        handle_pending()
 
-    for number in taken:
-        signal.signal(number, hear)
+    for number in handlers:
+        signal.signal(number, receive)
     try:
         yield held
     finally:
-        for number in taken:
-            signal.signal(number, usual[number])
-    pass_on()
+        for number in handlers:
+            signal.signal(number, previous[number])
+    handle_pending()
 
 
 def _preempt(number: int, frame: Any) -> None:

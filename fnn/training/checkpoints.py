@@ -1,11 +1,11 @@
 """Parameters saved, loaded, and transplanted into another network (slide "Heuristics for the initial approximation").
 
 A tree here is any pytree of arrays: the params of a network, its running statistics, a whole `TrainState` with its
-keys. A leaf is named by its path, ``0.w`` or ``params.2.gamma``; where a key of a dict holds a dot, it is written
-``%2E``, so no two leaves of a tree have the same name. A *part* of a tree is an index or key, ``2`` or ``"w"``, or a
-tuple of them, ``(2, "w")``.
+keys. A leaf is named by its path, ``0.w`` or ``params.2.gamma``; a dot in a dict key is written ``%2E``, so no two
+leaves of a tree have the same name. A *part* of a tree is an index or key, ``2`` or ``"w"``, or a tuple of them,
+``(2, "w")``.
 
-Example: the first two parts of a trained network become the start of another, and stay as they are.
+Example: the first two parts of a trained network initialise another network, and are frozen there.
     >>> import jax, jax.numpy as jnp
     >>> from fnn import adam, dense, linear, serial, tanh
     >>> from fnn.optimizers import freeze, mask_of_parts
@@ -39,7 +39,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fnn.core import _checks as checks
-from fnn.core._trees import Part, leaves_by_path, subtree
+from fnn.core._trees import Part, is_key, leaves_by_path, subtree
 from fnn.core.types import Params
 from fnn.nn import _checks as nn_checks
 from fnn.training._files import written_whole
@@ -47,21 +47,21 @@ from fnn.training._formats import FORMATS
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
-    """Write a pytree of arrays to a file, whole or not at all.
+    """Write a pytree of arrays to a file, completely or not at all.
 
-    Every value is kept to the bit, bfloat16 included. Typed keys (`jax.random.key`) are kept as their words together
-    with the name of their generator. Nothing is pickled. When it returns, the file is on the disk itself.
+    Every value is stored to the bit, bfloat16 included. Typed keys (`jax.random.key`) are stored as their words with
+    the name of their generator. Nothing is pickled. On return the file is on disk, safe from a power failure.
 
     Args:
-        path: a name that ends in ``.npz``, which needs nothing but NumPy, or ``.safetensors``, which other frameworks
-            read too. A file that is there is replaced at the end, in one move.
+        path: a name that ends in ``.npz``, which needs only NumPy, or ``.safetensors``, which other frameworks read
+            too. An existing file is replaced at the end, in one move.
         tree: any pytree of NumPy or JAX arrays.
 
     Raises:
         ValueError: another suffix.
-        TypeError: a leaf that is no array, is traced, or has a dtype that the format lacks.
-        FileNotFoundError: no such folder.
-        OSError: it cannot be written, such as on a full disk; the file that was there is still there.
+        TypeError: a leaf that is not an array, is traced, or has a dtype that the format lacks.
+        FileNotFoundError: the folder does not exist.
+        OSError: the file cannot be written, such as on a full disk; an existing file is unchanged.
         ImportError: ``.safetensors`` without the library.
 
     Example:
@@ -77,9 +77,9 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     leaves = _named(tree)
     for name, leaf in leaves.items():
         _saveable(name, leaf)
-    generators = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+    generators = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
     arrays = {
-        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        name: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
         for name, leaf in leaves.items()
     }
     with written_whole(path) as draft:
@@ -87,22 +87,22 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
 
 
 def load(path: str | os.PathLike[str], like: Any = None) -> Any:
-    """Read what `save` wrote.
+    """Read a file written by `save`.
 
     Args:
-        path: a ``.npz`` or ``.safetensors`` file, of `save` or of anybody.
-        like: a tree of the same structure, shapes and dtypes, whose values do not matter: `jax.eval_shape` gives one
+        path: a ``.npz`` or ``.safetensors`` file, written by `save` or any other program.
+        like: a tree of the same structure, shapes and dtypes, whose values do not matter: `jax.eval_shape` makes one
             without computing anything. Without it the result is flat.
 
     Returns:
-        With `like`, a tree of its structure, with NumPy arrays where it has some and JAX arrays elsewhere. Without,
-        a dict from names to NumPy arrays (and typed keys).
+        With `like`, a tree of its structure, with NumPy arrays in the places of its NumPy arrays and JAX arrays
+        elsewhere. Without it, a dict from names to NumPy arrays (and typed keys).
 
     Raises:
-        ValueError: a file that does not fit `like`; the message lists every tensor that is missing, unexpected, or of
-            another shape or dtype. Nothing is dropped or converted in silence. No array is read before all fit.
-        ValueError: a file that is damaged or of another format, also one that holds Python objects; another suffix.
-        OSError: a file that is not there, or that the system does not give.
+        ValueError: a file that does not match `like`; the message lists every tensor that is missing, unexpected, or of
+            another shape or dtype. Nothing is dropped or converted silently, and no array is read before all match.
+        ValueError: a file that is damaged or of another format, or contains Python objects; another suffix.
+        OSError: a file that does not exist or cannot be read.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -117,25 +117,25 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
         10
     """
     path = Path(path)
-    _, opened = FORMATS[_file_format("load", path, FORMATS)]
+    _, open_format = FORMATS[_file_format("load", path, FORMATS)]
     wanted = None if like is None else _named(like)
     with open(path, "rb") as file:
         with _undamaged(path):
-            held = opened(file)
-            kinds = held.arrays | {
-                name: jax.eval_shape(partial(jax.random.wrap_key_data, impl=generator), held.arrays[name])
-                for name, generator in held.generators.items()
+            contents = open_format(file)
+            kinds = contents.arrays | {
+                name: jax.eval_shape(partial(jax.random.wrap_key_data, impl=generator), contents.arrays[name])
+                for name, generator in contents.generators.items()
             }
         if wanted is not None:
-            _none_of(
-                f"load: {path} is not as like",
-                _differences(wanted, kinds, "like", "the file") or _not_held(wanted),
-                "make like by the same network (and trainer) as was saved: jax.eval_shape(net.init, key, x)[0]; to "
-                "take over a part of a network, load all of it, like itself, and transplant",
+            _no_differences(
+                f"load: expected the tensors of like in {path}",
+                _differences(wanted, kinds, "like", "the file") or _narrowed(wanted),
+                "Make like with the network (and trainer) that was saved: jax.eval_shape(net.init, key, x)[0]. To "
+                "reuse a part of a network, load all of it with its own like, then transplant.",
             )
         with _undamaged(path):
-            found: dict[str, Any] = {name: held.read(name) for name in held.arrays}
-            for name, generator in held.generators.items():
+            found: dict[str, Any] = {name: contents.read(name) for name in contents.arrays}
+            for name, generator in contents.generators.items():
                 found[name] = jax.random.wrap_key_data(jnp.asarray(found[name]), impl=generator)
     if wanted is None:
         return found
@@ -148,20 +148,20 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
 def transplant(into: Params, source: Params, parts: Mapping[Any, Part]) -> Params:
     """Parameters with some parts taken from a pre-trained model (slide "Heuristics for the initial approximation").
 
-    The parts named take the source's weights; all others keep their own first values. The running statistics of
-    batch norm are in the state, which is transplanted by a call of its own.
+    The listed parts get the source's weights; all others keep their initial values. The running statistics of batch
+    norm are in the state, which a separate call transplants.
 
     Args:
-        into: params, as the new network's ``init`` makes them.
+        into: params from the new network's ``init``.
         source: params of the pre-trained network, of any other depth or head.
-        parts: which part of `into` comes from which part of `source`: ``{0: 0, 1: 2}``, ``{(0, "w"): (3, "w")}``. See
-            also `first_parts` and `all_but_head`.
+        parts: maps parts of `into` to the parts of `source` they are taken from: ``{0: 0, 1: 2}``,
+            ``{(0, "w"): (3, "w")}``. See also `first_parts` and `all_but_head`.
 
     Returns:
         Params in the structure of `into`.
 
     Raises:
-        ValueError: parts that are not there, are named twice, or differ in names, shapes or dtypes: all of them are
+        ValueError: parts that do not exist, are given twice, or differ in names, shapes or dtypes; all differences are
             listed.
 
     Example:
@@ -172,11 +172,13 @@ def transplant(into: Params, source: Params, parts: Mapping[Any, Part]) -> Param
         >>> transplant(into, source, {0: 0})
         Traceback (most recent call last):
         ...
-        ValueError: transplant, 1 difference:
+        ValueError: transplant: expected equal parts, got 1 difference:
           part 0 from part 0, w: float32 (2,) in into, float32 (3,) in source
-        give both networks the same widths and dtypes there, or leave the part out
+        Give both networks the same widths and dtypes there, or leave the part out.
     """
-    leaves, targets, problems = leaves_by_path(into), [], []
+    leaves = leaves_by_path(into)
+    targets = []
+    problems = []
     for target, origin in parts.items():
         path, here = subtree("transplant: into", into, target)
         _, there = subtree("transplant: source", source, origin)
@@ -184,14 +186,14 @@ def transplant(into: Params, source: Params, parts: Mapping[Any, Part]) -> Param
         problems += [f"part {target} from part {origin}, {line}" for line in differing]
         leaves |= {path + below: leaf for below, leaf in leaves_by_path(there).items()}
         targets.append(path)
-    _apart("transplant", targets)
-    advice = "give both networks the same widths and dtypes there, or leave the part out"
-    _none_of("transplant", problems, advice)
+    _disjoint("transplant", targets)
+    advice = "Give both networks the same widths and dtypes there, or leave the part out."
+    _no_differences("transplant: expected equal parts", problems, advice)
     return jax.tree.unflatten(jax.tree.structure(into), leaves.values())
 
 
 def first_parts(k: int) -> dict[int, int]:
-    """The first k parts, each from its namesake, for `transplant`; parts without weights count too.
+    """The first k parts, each mapped to the same part, for `transplant`; parts without weights count too.
 
     Example:
         >>> first_parts(2)
@@ -201,21 +203,24 @@ def first_parts(k: int) -> dict[int, int]:
 
 
 def all_but_head(params: Params) -> dict[int, int]:
-    """All parts of a `serial` before its head, the last part that has weights, each from its namesake.
+    """All parts of a `serial` before its head, each mapped to the same part; the head is the last part with weights.
 
     Raises:
-        TypeError: params of anything but a composite, a tuple with one entry a part.
+        TypeError: params that are not those of a composite, a tuple with one entry per part.
         ValueError: a network without weights before its head.
     """
     nn_checks.parts("all_but_head: a serial", len(params), params=params)
-    weighty = [i for i, part in enumerate(params) if jax.tree.leaves(part)]
-    if len(weighty) < 2:
-        raise ValueError("all_but_head: there are no weights before the head; nothing could be transplanted")
-    return {i: i for i in range(weighty[-1])}
+    with_weights = [i for i, part in enumerate(params) if jax.tree.leaves(part)]
+    if len(with_weights) < 2:
+        raise ValueError(
+            f"all_but_head: expected weights before the head, got {len(with_weights)} part(s) with weights in all. "
+            "Transplant from a network with a hidden layer."
+        )
+    return {i: i for i in range(with_weights[-1])}
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves by their names; % escapes what would make two paths one name, or what a file has its own use for."""
+    """The leaves by their names; % escapes characters that would make names ambiguous or that a file reserves."""
 
     def escaped(key: str) -> str:
         return re.sub(r"[%.\\\x00]|^_(?=_metadata__$)", lambda m: f"%{ord(m[0]):02X}", key)
@@ -223,54 +228,54 @@ def _named(tree: Any) -> dict[str, Any]:
     return {".".join(map(escaped, path)): leaf for path, leaf in leaves_by_path(tree).items()}
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _file_format(where: str, path: Path, known: Iterable[str]) -> str:
-    """The suffix of a path, which names its format."""
+    """The suffix of a path, which determines the format."""
     if path.suffix not in known:
         raise ValueError(
-            f"{where} tells the format by the suffix, {' or '.join(sorted(known))}, got {path.name!r}; rename the file"
+            f"{where}: expected a format by the suffix, {' or '.join(sorted(known))}, got {path.name!r}. Rename the "
+            "file."
         )
     return path.suffix
 
 
 def _folder(path: Path) -> None:
-    """The folder a file is to stand in, which must exist."""
+    """Raise FileNotFoundError unless the folder of a file exists."""
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"save: there is no folder {path.parent}; make it by Path({str(path.parent)!r}).mkdir()"
+            f"save: expected an existing folder, got {path.parent}. Make it by Path({str(path.parent)!r}).mkdir()."
         )
 
 
 @contextmanager
 def _undamaged(path: Path) -> Iterator[None]:
-    """A file that can be read as what its suffix says; whatever is raised otherwise becomes one error that names it."""
+    """A block whose errors become a ValueError that names the file, except OSError and MemoryError."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one comes of a place before the beginning
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek before the start of the file
             raise
-        why = (str(error).splitlines() or [type(error).__name__])[0]  # more lines are advice, and not ours
+        why = (str(error).splitlines() or [type(error).__name__])[0]  # further lines are NumPy's advice
         raise ValueError(
-            f"load: {path} is damaged or no {path.suffix} file of arrays ({why}); take another copy of it, or save anew"
+            f"load: expected a {path.suffix} file of arrays, got {path}, which is damaged or of another format "
+            f"({why}). Use another copy of it, or save anew."
         ) from None
 
 
 def _saveable(name: str, leaf: Any) -> None:
-    """A leaf that a file can hold: an array of numbers, or of typed keys, that is known now."""
+    """Raise TypeError unless a leaf can be stored: a concrete array of numbers or of typed keys."""
     where = f"save: the leaf {name!r}"
     if isinstance(leaf, Tracer):
-        raise TypeError(f"{where} is traced; save outside of jit, vmap and grad")
+        raise TypeError(
+            f"save: expected concrete arrays, got a traced leaf {name!r}. Save outside of jit, vmap and grad."
+        )
     checks.is_array(where, leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return
     dtype = np.dtype(leaf.dtype)
     if not (dtype.isbuiltin == 2 or (dtype.isbuiltin == 1 and dtype.kind in "biufc")):
-        raise TypeError(f"{where} has dtype {dtype}; only numbers in the machine's byte order are saved, convert it")
+        raise TypeError(f"{where}: expected numbers in the machine's byte order, got {dtype}. Convert them by astype.")
 
 
 def _described(leaf: Any) -> str:
@@ -279,23 +284,25 @@ def _described(leaf: Any) -> str:
 
 
 def _differences(wanted: Mapping[str, Any], got: Mapping[str, Any], wanted_in: str, got_in: str) -> list[str]:
-    """One line for each name that is in one of the two only, or in both with another shape or dtype."""
+    """One line for each name that only one of the two has, or that differs in shape or dtype."""
     for name, leaf in [*wanted.items(), *got.items()]:
         checks.is_array(f"the leaf {name!r}", leaf)
     lines = []
     for name in [*wanted, *(name for name in got if name not in wanted)]:
-        sides = [f"{_described(tree[name]) if name in tree else 'missing'} in {place}"
-                 for tree, place in ((wanted, wanted_in), (got, got_in))]  # fmt: skip
+        sides = [
+            f"{_described(tree[name]) if name in tree else 'missing'} in {place}"
+            for tree, place in ((wanted, wanted_in), (got, got_in))
+        ]
         same = name in wanted and name in got and wanted[name].shape == got[name].shape
         if not (same and wanted[name].dtype == got[name].dtype):
             lines.append(f"{name or 'the array'}: {', '.join(sides)}")
     return lines
 
 
-def _not_held(wanted: Mapping[str, Any]) -> list[str]:
-    """One line for each wanted device array of a dtype that JAX would narrow in silence."""
+def _narrowed(wanted: Mapping[str, Any]) -> list[str]:
+    """One line for each wanted JAX array whose dtype JAX would narrow silently."""
     return [
-        f"{name or 'the array'}: {_described(leaf)}, which JAX holds after jax.config.update('jax_enable_x64', True)"
+        f"{name or 'the array'}: {_described(leaf)}, which needs jax.config.update('jax_enable_x64', True) in JAX"
         for name, leaf in wanted.items()
         if not isinstance(leaf, np.ndarray)
         and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
@@ -303,17 +310,19 @@ def _not_held(wanted: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _none_of(where: str, problems: Sequence[str], advice: str) -> None:
-    """All problems at once, and what to do about them."""
-    if problems:
-        listed = "\n  ".join(problems)
-        raise ValueError(f"{where}, {len(problems)} difference{'s'[: len(problems) > 1]}:\n  {listed}\n{advice}")
+def _no_differences(expected: str, differences: Sequence[str], advice: str) -> None:
+    """Raise one ValueError that lists all differences, if there are any."""
+    if differences:
+        count = "1 difference" if len(differences) == 1 else f"{len(differences)} differences"
+        listed = "\n  ".join(differences)
+        raise ValueError(f"{expected}, got {count}:\n  {listed}\n{advice}")
 
 
-def _apart(where: str, paths: Sequence[tuple[str, ...]]) -> None:
-    """Parts of which none is another or lies in another."""
+def _disjoint(where: str, paths: Sequence[tuple[str, ...]]) -> None:
+    """Raise ValueError if a part is, or lies in, another one."""
     for one, other in zip(sorted(paths), sorted(paths)[1:], strict=False):
         if other[: len(one)] == one:
             raise ValueError(
-                f"{where}: part {'.'.join(other)} is named twice, it lies in {'.'.join(one)}; name it once"
+                f"{where}: expected disjoint parts, got part {'.'.join(other)} twice, as it lies in {'.'.join(one)}. "
+                "Name it once."
             )

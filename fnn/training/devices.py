@@ -1,7 +1,7 @@
-"""The devices that sweeps run on: accelerators as they are, and on a CPU every core, once JAX is told so.
+"""Devices for sweeps: accelerators as they are, and CPU cores as separate devices after `use_cores`.
 
-JAX takes a CPU for one device with as many threads as there are cores. Training small networks it then waits for its
-threads more than it computes; as devices of their own the cores train different runs, and none waits for another.
+JAX treats a CPU as one multi-threaded device. For small networks thread synchronisation then dominates; with one device
+per core, runs proceed independently.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Device = Any
 
 
 def use_cores(count: int | None = None) -> int:
-    """Make every core of the CPU a device of its own, for `sweep`; call it before anything is computed.
+    """Make every CPU core a separate device, for `sweep`; to be called before any computation.
 
-    Only the number of CPU devices changes: everything else runs on the first device as before, and still uses the
-    threads of all cores. Where JAX finds a GPU or TPU, sweeps run there and this changes nothing for them.
+    Only the number of CPU devices changes: all other code runs on the first device as before and still uses the threads
+    of all cores. If JAX finds a GPU or TPU, sweeps run there and are not affected.
 
     Args:
         count: number of devices; by default the cores that this process may use.
@@ -30,7 +30,7 @@ def use_cores(count: int | None = None) -> int:
         The number of CPU devices.
 
     Raises:
-        RuntimeError: JAX has started already, with another number of CPU devices.
+        RuntimeError: JAX has already started with another number of CPU devices.
 
     Example:
         >>> import fnn
@@ -44,8 +44,9 @@ def use_cores(count: int | None = None) -> int:
         found = len(jax.local_devices(backend="cpu"))
         if found != count:
             raise RuntimeError(
-                f"use_cores({count}) comes too late: JAX has started with {found} CPU device(s), and their number is "
-                "fixed from then on; call it before the first computation, right after the imports"
+                f"use_cores: expected a call before JAX starts, got use_cores({count}) too late: JAX has started with "
+                f"{found} CPU device(s), whose number is fixed from then on. Call it before the first computation, "
+                "right after the imports."
             ) from error
     return count
 

@@ -1,21 +1,21 @@
-"""What goes wrong in training: paralysis, exploding and vanishing gradients, overfitting; and how a net starts.
+"""Diagnosis of training: paralysis, exploding and vanishing gradients, overfitting, and bad initial weights.
 
-The lecture names the troubles of BackProp (slides "BackProp", "Gradient explosion") and how first weights prevent some
-of them (slide "Heuristics for the initial approximation"). Each is measured here:
+The lecture lists the troubles of BackProp (slides "BackProp", "Gradient explosion") and how initial weights prevent
+some of them (slide "Heuristics for the initial approximation"). Each is measured here:
 
 ==================== ============================= ======================================================
-trouble              measured by                   how it shows
+trouble              measured by                   symptom
 ==================== ============================= ======================================================
-paralysis            `saturated`, `dead`           shares of neurons with σ' ≈ 0 that rise towards 1
+paralysis            `saturated`, `dead`           fractions of neurons with σ' ≈ 0 that rise towards 1
 gradient explosion   `gradient_norm`,              norms that grow, from layer to layer or step to step;
-                     `gradient_ratio`              where they shrink instead, the gradient vanishes
+                     `gradient_ratio`              if they shrink instead, the gradient vanishes
 too large a step     `update_norm`                 ‖ΔW‖ that does not fall
 overfitting          `overfitting_gap`             held-out loss − training loss that rises
-a bad start          `propagation_report`          variances that grow or shrink from layer to layer
+bad initial weights  `propagation_report`          variances that grow or shrink from layer to layer
 ==================== ============================= ======================================================
 
-All but the last two are metrics for a `trainer`, found in the passes it makes anyway; what is not asked for costs
-nothing.
+All but the last two are metrics for a `trainer`, computed in the passes it makes anyway; metrics that are not requested
+cost nothing.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -51,13 +51,13 @@ from fnn.training.metrics import Metric, measured, parted
 
 
 def saturated(below: float = 0.01) -> Metric:
-    """Paralysis: the share of ``|z_no|`` < below over examples n and neurons o of a layer, z = σ'(S).
+    """Paralysis: the fraction of |z_no| < below over examples n and neurons o of a layer, z = σ'(S).
 
-    Where z ≈ 0 the neuron stands on a horizontal asymptote of σ and no error comes through. ReLU has z = 0 for S ≤ 0,
-    so about half of it is saturated when all is well: look at `dead` there.
+    If z ≈ 0, the neuron is on a horizontal asymptote of σ and no error passes through. ReLU has z = 0 for S ≤ 0, so a
+    healthy ReLU layer is about half saturated: use `dead` there.
 
     Args:
-        below: σ' counts as zero under this, > 0; the largest σ' is 1 for tanh and 1/4 for sigmoid.
+        below: σ' below this counts as zero, > 0; the largest σ' is 1 for tanh and 1/4 for sigmoid.
 
     Returns:
         A metric of the layers that keep slopes z on their tape: `dense` and `activate`.
@@ -66,7 +66,7 @@ def saturated(below: float = 0.01) -> Metric:
 
 
 def dead(below: float = 0.01) -> Metric:
-    """The share of a layer's neurons with ``|z_no|`` < below for *all* examples n of the batch.
+    """The fraction of a layer's neurons with |z_no| < below for *all* examples n of the batch.
 
     Such a neuron learns nothing from this batch; one that is dead in every batch will never learn again.
 
@@ -92,7 +92,7 @@ def _share(name: str, below: float, of: Callable[[Array], Array]) -> Metric:
 
 
 def _norm(tree: Any) -> Array:
-    """√Σg², its squares unscaled: a third of the cost of `tree_norm`."""
+    """√Σg² from unscaled squares, at a third of the cost of `tree_norm`."""
     return safe_sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(wide(tree))))
 
 
@@ -111,14 +111,14 @@ gradient_norm = Metric("gradient_norm", of_layer=_gradient_norm)
 optimizer clips them. In single precision a norm beyond 10^±19 shows as infinite or 0."""
 
 gradient_ratio = Metric("gradient_ratio", of_layer=_gradient_ratio)
-"""‖∂Q/∂W^l‖/‖W^l‖: the norms of layers of different sizes made comparable. 0 where the gradient is."""
+"""‖∂Q/∂W^l‖/‖W^l‖ makes layers of different sizes comparable; 0 where the gradient is 0."""
 
 update_norm = Metric("update_norm", of_step=lambda step: _norm(step.updates))
-"""‖ΔW‖ of the whole vector of parameters: how far the step went, whatever optimizer chose it."""
+"""‖ΔW‖ of the whole parameter vector, the length of the step, for any optimizer."""
 
 
 def diagnostics(below: float = 0.01) -> tuple[Metric, ...]:
-    """All of the metrics here, for ``trainer(…, metrics=diagnostics())``.
+    """All metrics of this module, for ``trainer(…, metrics=diagnostics())``.
 
     Args:
         below: as in `saturated`.
@@ -127,7 +127,7 @@ def diagnostics(below: float = 0.01) -> tuple[Metric, ...]:
 
 
 class Gap(NamedTuple):
-    """Mean losses in inference mode, with the same weights."""
+    """Mean losses in inference mode with the same weights."""
 
     training: Array
     held_out: Array
@@ -138,14 +138,15 @@ class Gap(NamedTuple):
 def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) -> Callable[[Params, State], Gap]:
     """Overfitting: the loss on held-out data minus that on training data.
 
-    ``train(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, once in k steps; the
-    training loss that `train` reports beside it is another one, of training mode and of weights that change meanwhile.
+    ``train(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, every k steps. The training
+    loss that `train` reports as well is a different one: in training mode, with weights that change meanwhile.
 
     Args:
         net: a layer.
         loss: a loss.
-        training: (x, y), the training data or some of them: as many as are held out make it as exact.
-        held_out: (x, y), data the network is not trained on.
+        training: (x, y), the training data or a part of them; as many examples as are held out make both losses equally
+            exact.
+        held_out: (x, y), data that the network is not trained on.
 
     Returns:
         A function ``(params, state) -> Gap``.
@@ -177,7 +178,7 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
 
 
 class Moments(NamedTuple):
-    """Of all numbers of an array, for each seed: [seeds]."""
+    """Moments of all numbers of an array, for each seed: [seeds]."""
 
     mean: np.ndarray | Array
     mean_square: np.ndarray | Array
@@ -185,20 +186,20 @@ class Moments(NamedTuple):
 
 
 class LayerPropagation(NamedTuple):
-    """What goes through one layer forwards and backwards."""
+    """Moments of the signals that pass one layer forwards and backwards."""
 
     layer: str
-    """where its params stand, and its label; a copy within `repeat` has its number in brackets"""
+    """the path of its params and its label; a copy within `repeat` has its number in brackets"""
     output: Moments
     """of x^l over examples and neurons"""
     error: Moments
-    """of ε^l = ∂ℒ/∂x^l, ℒ the loss of the one example"""
+    """of ε^l = ∂ℒ/∂x^l, ℒ the loss of one example"""
     gradient: Moments | None
     """of ∂Q/∂w over the layer's weights and biases, Q the mean loss; None without parameters"""
 
 
 class Propagation(NamedTuple):
-    """The result of `propagation_report`: prints as a table."""
+    """The result of `propagation_report`, printed as a table."""
 
     label: str
     input: Moments
@@ -207,7 +208,7 @@ class Propagation(NamedTuple):
 
     @property
     def seeds(self) -> int:
-        """How many starts were drawn."""
+        """The number of random initialisations."""
         return len(self.input.mean)
 
     def __repr__(self) -> str:
@@ -217,7 +218,7 @@ class Propagation(NamedTuple):
             mean, _ = _cells(row.output.mean)
             variances = (m.variance if m is not None else None for m in (row.output, row.error, row.gradient))
             rows.append((row.layer, mean, *(cell for v in variances for cell in _cells(v))))
-        title = f"{self.label}: mean and standard deviation over {self.seeds} starts"
+        title = f"{self.label}: mean and standard deviation over {self.seeds} initialisations"
         return f"{title}\n\n{aligned((header, *rows), text_columns=1)}"
 
 
@@ -226,28 +227,28 @@ def _cells(values: np.ndarray | Array | None) -> tuple[str, str]:
 
 
 def propagation_report(net: Layer, loss: Loss, x: Array, y: Array, key: Array, *, seeds: int = 32) -> Propagation:
-    """How outputs, errors and gradients vary from layer to layer at the start, for any net and its initializers.
+    """Variances of outputs, errors and gradients from layer to layer at initialisation, for any network.
 
-    A start is good if the variances neither grow nor shrink on the way: forwards those of x^l, so that no neuron begins
-    on an asymptote; backwards those of ε^l, so that gradients neither explode nor vanish (slide "Heuristics for the
-    initial approximation"). With weights of mean 0 and variance v and H inputs, the expected mean square of S is Hv
-    times that of x: a third of it for w uniform on ±1/√H, all of it for v = 1/H. Layers within composites are reported
-    by themselves: in `residual`, x^l is what the layer adds.
+    An initialisation is good if the variances neither grow nor shrink from layer to layer: forwards those of x^l, so
+    that no neuron starts on an asymptote; backwards those of ε^l, so that gradients neither explode nor vanish (slide
+    "Heuristics for the initial approximation"). With weights of mean 0 and variance v and H inputs, the expected mean
+    square of S is Hv times that of x: a third of it for w uniform on ±1/√H, all of it for v = 1/H. Layers within
+    composites are reported separately: in `residual`, x^l is the output that the layer adds.
 
     Args:
-        net: a layer; its training is reported.
+        net: a layer, reported in training mode.
         loss: a loss.
-        x: examples [n, …], as they will be trained on: a few hundred will do.
+        x: examples [n, …] as in training; a few hundred suffice.
         y: their targets [n, …].
-        key: a key, of which all starts are drawn.
-        seeds: how many starts; all at once, by `jax.vmap`.
+        key: a key from which all initialisations are drawn.
+        seeds: number of initialisations, computed at once by `jax.vmap`.
 
     Returns:
         A `Propagation`: moments for each layer and each seed.
 
     Raises:
-        TypeError: what is no layer or no loss.
-        ValueError: data that do not pair, or hold NaN.
+        TypeError: `net` is not a layer, or `loss` is not a loss.
+        ValueError: data of different lengths or with NaN.
 
     Example:
         >>> import jax
@@ -284,10 +285,21 @@ def propagation_report(net: Layer, loss: Loss, x: Array, y: Array, key: Array, *
     layers = []
     for layer, output in of_layers["output"].items():
         for copy in np.ndindex(output.mean.shape[1:]):
-            found = (of_layers[name].get(layer) for name in ("output", "error", "gradient"))
-            name = f"{layer}{list(copy) if copy else ''}"
-            layers.append(LayerPropagation(name, *(m and Moments(*(leaf[:, *copy] for leaf in m)) for m in found)))
+            gradients = of_layers["gradient"].get(layer)
+            layers.append(
+                LayerPropagation(
+                    layer=f"{layer}{list(copy) if copy else ''}",
+                    output=_of_copy(output, copy),
+                    error=_of_copy(of_layers["error"][layer], copy),
+                    gradient=None if gradients is None else _of_copy(gradients, copy),
+                )
+            )
     return Propagation(f"{net}, {loss}", of_input, tuple(layers))
+
+
+def _of_copy(moments: Moments, copy: tuple[int, ...]) -> Moments:
+    """The moments [seeds] of one copy within `repeat`, from those of all copies [seeds, …]."""
+    return Moments(*(leaf[:, *copy] for leaf in moments))
 
 
 def _moments(tree: Any) -> Moments:

@@ -1,4 +1,4 @@
-"""Training watched from the host: progress, early stop, and whatever ends it keeps what is done."""
+"""Training monitored from the host: progress, early stopping, and results that survive any end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,27 @@ from fnn.training.trainers import is_finite, train
 
 
 class Fitted(NamedTuple):
-    """What `fit` got done, however it ended."""
+    """The result of `fit`, however it ended."""
 
     state: TrainState
-    """after the last chunk that was finished"""
+    """after the last finished chunk"""
     history: dict[str, np.ndarray]
-    """for each chunk: "step" at its end, the means of the metrics, and "validation" if asked for"""
+    """for each chunk: "step" at its end, the means of the metrics, and "validation" if requested"""
     stopped: str
     """"steps", "early stop", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or "preempted"
     (SIGTERM)"""
     best: TrainState
-    """the state with the lowest validation value, that given to `fit` where all were NaN; without validation, the last
-    whose loss and weights are finite"""
+    """the state with the lowest validation value, or the initial one if all values were NaN; without validation, the
+    last whose loss and weights are finite"""
+
+
+class _Best(NamedTuple):
+    """The best state so far."""
+
+    state: TrainState
+    validation: Any = np.inf
+    waited: int = 0
+    """chunks since then"""
 
 
 def fit(
@@ -44,30 +53,30 @@ def fit(
     patience: int | None = None,
     progress: bool | None = None,
 ) -> Fitted:
-    """Train in compiled chunks with a progress bar, stop early, and keep what is done, whatever ends it.
+    """Train in compiled chunks with a progress bar and early stopping; an early end loses no finished chunk.
 
-    Ctrl-C and SIGTERM, by which schedulers announce that a process will end, take effect after the chunk under way; the
-    program goes on after `fit`, and can save. An error out of a chunk or `validate` carries what was done before it:
-    ``error.done``, a `Fitted`. Each chunk takes over the buffers of the state before it, so params and averages are in
-    memory once, and once more for the best; the state given here stays usable.
+    Ctrl-C and SIGTERM, by which schedulers announce the end of a process, take effect after the current chunk; the
+    program then continues after `fit` and can save. An error in a chunk or in `validate` carries the result so far:
+    ``error.done``, a `Fitted`. Each chunk reuses the buffers of the state before it, so params and averages are in
+    memory once, and once more for the best state; the state passed by the caller stays usable.
 
     Args:
         trainer: a `Trainer`.
-        state: where to start; training resumes from any state exactly.
+        state: the state to start from; training resumes from any state exactly.
         data: (x [ℓ, …], y [ℓ, …]).
         steps: gradient steps to take.
-        chunk: steps between two looks at metrics, validation and keyboard.
+        chunk: steps between two checks of metrics, validation and signals.
         validate: ``(params, state) -> scalar``, lower is better, called after each chunk: a held-out loss.
-        patience: stop after this many chunks without a new lowest validation.
-        progress: whether to show a progress bar, by rich; by default where rich is installed.
+        patience: stop after this many chunks without a new lowest validation value.
+        progress: whether to show a progress bar, by rich; by default if rich is installed.
 
     Returns:
         A `Fitted`, also after Ctrl-C.
 
     Raises:
-        TypeError: what is no trainer; a call inside `jit`, `vmap` or `grad`.
+        TypeError: `trainer` is not a trainer; a call inside `jit`, `vmap` or `grad`.
         ValueError: patience without validate; numbers below 1.
-        ImportError: progress asked for and rich not installed.
+        ImportError: progress is requested but rich is not installed.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -79,22 +88,22 @@ def fit(
         ('steps', array([ 40,  80, 100]))
     """
     training_checks.is_trainer("fit", trainer)
-    steps, chunk = checks.count("steps", steps), training_checks.steps("chunk", chunk)
-    _patience(patience, validate)
-    training_checks.outside_a_trace("fit", "run or train_with_early_stopping")
-    training_checks.tells_loss("fit", jax.eval_shape(trainer.step, state, data)[1])
-    if validate is not None:
-        training_checks.scalar("validate", jax.eval_shape(validate, state.params, state.layer_state))
-    measure = jax.jit(validate) if validate is not None else None
+    steps = checks.count("steps", steps)
+    chunk = training_checks.steps("chunk", chunk)
+    measure = _measure(validate, patience, state)
+    training_checks.outside_a_trace("fit", "train or train_with_early_stopping")
+    training_checks.reports_loss("fit", jax.eval_shape(trainer.step, state, data)[1])
     history: list[dict[str, Any]] = []
-    best, lowest, waited, done, first = state, np.inf, 0, 0, int(state.step)
+    first = int(state.step)
+    done = 0
+    best = _Best(state)
 
     def fitted(stopped: str) -> Fitted:
         columns = jax.tree.map(lambda *rows: np.stack(rows), *history) if history else {}
-        return Fitted(best if _is_gone(state) else state, columns, stopped, best)
+        return Fitted(best.state if _is_donated(state) else state, columns, stopped, best.state)
 
     with keeping(fitted) as ending, progress_bar(steps, progress) as show:
-        state = _copied(state)  # the caller's own is not donated
+        state = _copied(state)  # the caller's state is never donated
         while not ending.stopped and done < steps:
             with ending.held():
                 state, metrics = _chunk(trainer, state, data, min(chunk, steps - done))
@@ -103,37 +112,48 @@ def fit(
                 if measure is not None:
                     row["validation"] = np.asarray(measure(state.params, state.layer_state))
                 history.append(row)
-                finite, waited = np.isfinite(row["loss"]) and bool(is_finite(state.params)), waited + 1
-                if finite and (measure is None or row["validation"] < lowest):
-                    best, lowest, waited = _copied(state), row.get("validation"), 0
+                finite = np.isfinite(row["loss"]) and bool(is_finite(state.params))
+                is_better = finite and (measure is None or row["validation"] < best.validation)
+                best = _Best(_copied(state), row.get("validation")) if is_better else _one_more(best)
             show(row, done)
             if not finite:
                 ending.stopped = "diverged"
-            elif patience is not None and waited >= patience:
+            elif patience is not None and best.waited >= patience:
                 ending.stopped = "early stop"
     return fitted(ending.stopped or "steps")
 
 
 @partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
 def _chunk(trainer: Trainer, state: TrainState, data: Batch, steps: int) -> tuple[TrainState, Any]:
-    """A `train` that takes over the buffers of its state: params and averages are never in memory twice."""
+    """`train` with its state donated, so that params and averages are never in memory twice."""
     return train(trainer, state, data, steps)
 
 
-def _is_gone(state: TrainState) -> bool:
-    """Whether a chunk that failed took the buffers with it."""
+def _is_donated(state: TrainState) -> bool:
+    """Whether the buffers were donated to a chunk that failed."""
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def _copied(state: TrainState) -> TrainState:
-    """The same in buffers of its own."""
+    """The state in new buffers."""
     return jax.tree.map(jnp.copy, state)
 
 
-def _patience(chunks: Any, validate: Any) -> None:
-    """Patience waits for a validation value."""
-    if chunks is None:
-        return
-    checks.count("patience", chunks)
-    if validate is None:
-        raise ValueError("patience needs validate, a function (params, state) -> held-out loss, to wait for")
+def _one_more(best: _Best) -> _Best:
+    """The best state after one more chunk that was not better."""
+    return best._replace(waited=best.waited + 1)
+
+
+def _measure(validate: Any, patience: Any, state: TrainState) -> Any:
+    """`validate` compiled, or None; raises ValueError unless it returns a scalar, and for a patience without it."""
+    if patience is not None:
+        checks.count("patience", patience)
+    if validate is not None:
+        training_checks.scalar("validate", jax.eval_shape(validate, state.params, state.layer_state))
+        return jax.jit(validate)
+    if patience is not None:
+        raise ValueError(
+            f"fit: expected validate together with patience, got patience={patience!r} without it. Pass validate, a "
+            "function (params, state) -> held-out loss."
+        )
+    return None

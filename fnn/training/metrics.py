@@ -1,6 +1,6 @@
-"""What a `trainer` tells of each step besides the loss, found in the step's own forward and backward pass.
+"""Metrics that a `trainer` reports besides the loss, computed in the step's own forward and backward pass.
 
-Ready-made metrics are in `fnn.training.diagnosis`; one of your own is a name and a function.
+Ready-made metrics are in `fnn.training.diagnosis`; a custom metric is a name and a function.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -27,25 +27,26 @@ from fnn.nn.surgery import LayerRecord, intercept, map_layers, watch
 
 
 class GradientStep(NamedTuple):
-    """One gradient step, as a `Metric` sees it."""
+    """One gradient step, the argument of a metric's `of_step`."""
 
     before: TrainState
     after: TrainState
     batch: Batch
     gradient: Params
-    """of the batch's mean loss, as the optimizer got it"""
+    """of the batch's mean loss, as passed to the optimizer"""
     updates: Any
-    """what the optimizer added to the params"""
+    """the optimizer's updates, added to the params"""
 
 
 class Metric(NamedTuple):
-    """What a `trainer` tells of each step besides the loss: a value at every layer, or one of the whole step.
+    """A value that a `trainer` reports besides the loss: one for every layer, or one for the whole step.
 
-    - ``of_layer(params, seen) -> value``: from a layer's params and what BackProp sees there, a `LayerRecord`; None
-      leaves the layer out. It is found within the one backward pass; in `repeat` every copy has its own, [depth, …].
+    - ``of_layer(params, seen) -> value``: from a layer's params and its `LayerRecord` of the backward pass; None leaves
+      the layer out. It is computed within the one backward pass; in `repeat` every copy has its own, [depth, …].
     - ``of_step(step) -> value``: from a `GradientStep`.
 
-    One of the two is given. Values are pytrees of floats, for `train` takes their means. `fnn.training` has some.
+    Exactly one of the two is given. Values are pytrees of floats, since `train` averages them. Ready-made metrics are
+    in `fnn.training`.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Metric(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the backward pass of a `measured` layer gives in place of its readings."""
+    """The readings of a `measured` layer together with its metrics, returned in place of its readings."""
 
     readings: Any
     values: dict[str, dict[str, Any]]
@@ -65,7 +66,7 @@ class Measured(NamedTuple):
 
 
 def measured(net: Layer, metrics: Sequence[Metric]) -> Layer:
-    """The same network, whose backward pass also takes the metrics of its layers; `parted` parts what it gives."""
+    """The same network, whose backward pass also computes the metrics of its layers; `parted` separates the two."""
     of_layers = {metric.name: metric.of_layer for metric in metrics if metric.of_layer is not None}
 
     def change(layer: Layer) -> Layer:
@@ -82,13 +83,13 @@ def measured(net: Layer, metrics: Sequence[Metric]) -> Layer:
 
 
 def parted(readings: Any) -> tuple[Any, dict[str, Any]]:
-    """The readings of a `measured` network as those of the plain one, and {metric: {place and label: value}}."""
+    """The readings of a `measured` network in the structure of the plain one, and {metric: {path and label: value}}."""
     nodes, structure = jax.tree_util.tree_flatten_with_path(readings, is_leaf=lambda n: isinstance(n, Measured))
     found = [(jax.tree_util.keystr(path, simple=True, separator="."), node) for path, node in nodes]
     digits = max((len(index) for place, _ in found for index in place.split(".")), default=1)
     values: dict[str, Any] = {}
     for place, node in found:
-        place = ".".join(index.zfill(digits) for index in place.split(".")) if place else ""  # sorted as they stand
+        place = ".".join(index.zfill(digits) for index in place.split(".")) if place else ""  # sorts in their order
         for name, labelled in node.values.items() if isinstance(node, Measured) else ():
             values.setdefault(name, {}).update({f"{place} {label}".strip(): v for label, v in labelled.items()})
     plain = [node.readings if isinstance(node, Measured) else node for _, node in found]
@@ -96,13 +97,13 @@ def parted(readings: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def values_of_step(metrics: Sequence[Metric], step: GradientStep) -> dict[str, Any]:
-    """{metric: value} of the metrics that look at the whole step."""
+    """The values {metric: value} of the metrics of the whole step."""
     values = {metric.name: metric.of_step(step) for metric in metrics if metric.of_step is not None}
     _metric_values(values)
     return values
 
 
 def _metric_values(values: dict[str, Any]) -> None:
-    """Values that `train` can average."""
+    """Raise TypeError unless the values are floats, which `train` can average."""
     for name, value in values.items():
         checks.floats("a trainer", f"the metric {name!r}", value)

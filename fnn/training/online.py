@@ -1,10 +1,10 @@
-"""Online learning: one gradient step a batch, as batches come."""
+"""Online learning: one gradient step per batch of a stream."""
 
 from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,60 +18,65 @@ from fnn.training import _checks as training_checks
 from fnn.training._signals import keeping
 from fnn.training.trainers import compiled, is_finite
 
-_IN_FLIGHT = 2  # steps given to the device and not yet finished: a fast stream must not pile up in memory
+_IN_FLIGHT = 2  # steps dispatched to the device and not yet finished: a fast stream must not pile up in memory
 
 
 class Learned(NamedTuple):
-    """What `learn_online` got done, however it ended."""
+    """The result of `learn_online`, however it ended."""
 
     state: TrainState
     """after the last batch"""
     history: dict[str, Any]
-    """for each `every` batches, and for those left over at the end: the "step" and the number of "examples" learned
-    from when they end, and the means of the metrics"""
+    """one row per `every` batches and one for the rest: "step" and the number of "examples" seen at its end, and the
+    means of the metrics"""
     stopped: str
     """"end of stream", "steps", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or
     "preempted" (SIGTERM)"""
     best: TrainState
-    """the state; or where training diverged, the last before whose loss on its batch was finite"""
+    """the state; if training diverged, the last one with a finite loss on its batch"""
 
 
 def learn_online(
     trainer: Trainer, state: TrainState, batches: Iterable[Any], *, steps: int | None = None, every: int = 100
 ) -> Learned:
-    """Learn from batches as they come, one gradient step each, until the stream ends (slide "BackProp").
+    """Learn from a stream, one gradient step per batch, until it ends (slide "BackProp").
 
-    The step is compiled once for each number of examples in a batch, so a smaller last batch is learned from too, and
-    compiles it once more. While the device computes a step, the next batch is read. An error, of the stream or of a
-    batch that does not fit, carries what was learned from the batches before: ``error.done``, a `Learned`.
+    The step is compiled once for each batch size, so a smaller last batch also counts, at the price of one more
+    compilation. While the device computes a step, the next batch is read. An error of the stream, or a batch that does
+    not fit, carries the result of the batches before: ``error.done``, a `Learned`.
 
     Args:
         trainer: a `Trainer`; its ``update`` is used.
-        state: where to start: from ``trainer.init(key, first_batch)``, the trainer's batch_size being no larger than
+        state: the state to start from: ``trainer.init(key, first_batch)``, with the trainer's batch_size no larger than
             that batch; or the state of an earlier call.
-        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or what `numpy.asarray` takes.
-        steps: stop after so many batches; by default at the end of the stream.
-        every: batches between two rows of the history.
+        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or of anything `numpy.asarray`
+            accepts.
+        steps: stop after this many batches; by default at the end of the stream.
+        every: batches per row of the history.
 
     Returns:
         A `Learned`, also after Ctrl-C and SIGTERM.
 
     Raises:
-        TypeError: what is no trainer; batches that are no pairs of arrays; a call inside `jit`, `vmap` or `grad`.
+        TypeError: `trainer` is not a trainer; a batch that is not a pair of arrays; a call inside `jit`, `vmap` or
+            `grad`.
         ValueError: a stream without batches; examples of another shape or dtype than those of the first batch.
     """
     training_checks.is_trainer("learn_online", trainer)
     training_checks.outside_a_trace("learn_online", "trainer.update")
-    data_checks.is_stream(batches)
+    data_checks.is_stream("learn_online", batches)
     every = checks.count("every", every)
     steps = None if steps is None else checks.count("steps", steps)
+    first = int(state.step)
+    number = 0  # batches learned from
+    examples = 0
+    best = state
+    in_flight = deque[tuple[TrainState, Any]]()
     rows: list[dict[str, Any]] = []
-    told: list[dict[str, Any]] = []
-    kind, sizes, number, examples, first = None, set(), 0, 0, int(state.step)
-    best, in_flight = state, deque[tuple[TrainState, Any]]()
+    recent: list[dict[str, Any]] = []  # metrics of the batches since the last row
 
     def finished(left: int) -> bool:
-        """Wait until at most so many steps are under way; whether the losses of those that ended are finite."""
+        """Wait until at most `left` steps are running; whether the losses of the finished ones are finite."""
         nonlocal best
         while len(in_flight) > left and np.isfinite(in_flight[0][1]):
             best = in_flight.popleft()[0]
@@ -79,27 +84,25 @@ def learn_online(
 
     def learned(stopped: str) -> Learned:
         went_well = finished(0) and bool(is_finite(state.params))
-        left = [_row(first + number, examples, told)] if told else []
-        history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows, *left) if rows or left else {}
+        rest = [_row(first + number, examples, recent)] if recent else []
+        history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows, *rest) if rows or rest else {}
         return Learned(state, history, stopped, state) if went_well else Learned(state, history, "diverged", best)
 
     with keeping(learned) as ending:
-        for pair in islice(batches, steps):
-            x, y = data_checks.arrays(number, pair)
-            kind = _kind(number, x, y, kind)
-            sizes = _sizes(sizes, len(x))
+        for x, y in _checked(islice(batches, steps)):
             if not finished(_IN_FLIGHT - 1):
                 break
             with ending.held():
                 after, metrics = _updated(trainer, state, (x, y))
-                training_checks.tells_loss("learn_online", metrics)
+                training_checks.reports_loss("learn_online", metrics)
                 in_flight.append((state, metrics["loss"]))
-                state, number, examples = after, number + 1, examples + len(x)
-                told.append(metrics)
-                if len(told) == every:
-                    rows.append(_row(first + number, examples, told))
-                    told.clear()
-        _some_batches(number)
+                state = after
+                number += 1
+                examples += len(x)
+                recent.append(metrics)
+                if len(recent) == every:
+                    rows.append(_row(first + number, examples, recent))
+                    recent.clear()
     return learned(ending.stopped or ("steps" if number == steps else "end of stream"))
 
 
@@ -108,25 +111,41 @@ def _updated(trainer: Trainer, state: TrainState, batch: tuple[Any, Any]) -> tup
     return trainer.update(state, batch)
 
 
-def _row(step: int, examples: int, told: list[dict[str, Any]]) -> dict[str, Any]:
-    """The means of the metrics of some batches."""
-    return {"step": step, "examples": examples} | jax.tree.map(_mean, *jax.device_get(told))
+def _row(step: int, examples: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the history: the means of the metrics of some batches."""
+    return {"step": step, "examples": examples} | jax.tree.map(_mean, *jax.device_get(metrics))
 
 
 def _mean(*values: np.ndarray) -> np.ndarray:
-    """In float32 at least, summed in float64: NumPy would sum bfloat16 in bfloat16."""
+    """The mean in float32 at least, summed in float64: NumPy would sum bfloat16 in bfloat16."""
     stacked = np.stack(values)
     return np.mean(stacked.astype(np.float64), axis=0).astype(np.promote_types(stacked.dtype, np.float32))
 
 
+def _checked(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """The batches, at least one, as pairs of arrays whose examples have the shapes and dtypes of the first."""
+    kind = None
+    sizes: set[int] = set()
+    for number, pair in enumerate(batches):
+        x, y = data_checks.arrays(number, pair)
+        kind = _kind(number, x, y, kind)
+        sizes = _sizes(sizes, len(x))
+        yield x, y
+    if kind is None:
+        raise ValueError(
+            "learn_online: expected at least one batch, got an empty stream. Make a new generator for every call: it "
+            "runs only once."
+        )
+
+
 def _kind(number: int, x: Any, y: Any, first: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Dtype and shape of the examples and targets of a batch, which must be those of the first."""
+    """Dtype and shape of the examples and targets of a batch, checked against those of the first batch."""
     found = tuple((str(part.dtype), part.shape[1:]) for part in (x, y))
     for name, got, expected in zip("xy", found, first or found, strict=True):
         if got != expected:
             raise ValueError(
-                f"batch {number} of the stream has {name} of {_described(*got)}, batch 0 had {_described(*expected)}; "
-                "only the number n of examples may differ: make the stream convert what it yields"
+                f"batch {number} of the stream: expected {name} of {_described(*expected)} as in batch 0, got "
+                f"{_described(*got)}. Convert the batches in the stream; only their number n of examples may vary."
             )
     return found
 
@@ -136,17 +155,11 @@ def _described(dtype: str, shape: tuple[int, ...]) -> str:
 
 
 def _sizes(found: set[int], newest: int) -> set[int]:
-    """Batches of one size, and perhaps a smaller last one; each size is compiled by itself."""
+    """The batch sizes so far; a warning on the third, as each is compiled separately and a last batch may differ."""
     if newest not in found and len(found) == 2:
         warnings.warn(
-            f"the stream's batches come in three sizes so far, {sorted({*found, newest})} examples, and every new size "
-            "compiles the step anew; make the stream yield batches of one size",
-            stacklevel=3,
+            f"learn_online: expected batches of one size, got three sizes so far, {sorted({*found, newest})} examples; "
+            "every new size compiles the step anew. Make the stream yield batches of one size.",
+            stacklevel=4,
         )
     return {*found, newest}
-
-
-def _some_batches(number: int) -> None:
-    """A stream that gave at least one batch."""
-    if number == 0:
-        raise ValueError("the stream gave no batch; a generator runs once only: make a new one")

@@ -1,8 +1,8 @@
-"""Sweeps that take long: run in pieces, each kept on the disk as soon as it is finished, so that any can be resumed.
+"""Resumable sweeps, run in pieces that are stored on disk as soon as they are finished.
 
-In the folder lie ``sweep.json``, which tells whose sweep it is, and ``piece-0000.npz`` and so on, one for each finished
-piece, which tells its number and whose it is. All files are written whole or not at all. What is damaged all the same,
-by a disk or by hand, is named in a warning and made again.
+The folder contains ``sweep.json``, which identifies the sweep, and ``piece-0000.npz`` and so on, one for each finished
+piece, with its number and the mark of its sweep. All files are written completely or not at all. Files damaged all the
+same, by a disk or by hand, are named in a warning and made again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.tree_util import keystr
 
 from fnn.core import _checks as checks
+from fnn.core._trees import is_key
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training._files import create, remove_stale, write
@@ -43,30 +44,30 @@ def resumable_sweep(
     progress: bool | None = None,
     **hyper: Any,
 ) -> Any:
-    """A `sweep` in pieces that are kept as they are finished: after Ctrl-C or a crash the same call goes on.
+    """A `sweep` in pieces that are stored as they are finished: after Ctrl-C or a crash the same call resumes it.
 
-    Every piece runs the same compiled program. The call knows its sweep again by the keys, the values and the program
-    that JAX traces from the experiment, with all arrays in it; a folder of another sweep is refused. A piece that is
-    damaged, or that is not the one its name says, is computed again, with a warning. Files whose names begin with a dot
-    or are ``desktop.ini`` or ``Thumbs.db`` do not count, wherever they come from.
+    Every piece runs the same compiled program. The call recognises its sweep by the keys, the values and the program
+    that JAX traces from the experiment, with all arrays in it; a folder of another sweep raises ValueError. A piece
+    that is damaged, or not the one of its name, is computed again, with a warning. Files whose names begin with a dot,
+    ``desktop.ini`` and ``Thumbs.db`` are ignored.
 
     Args:
-        folder: where the pieces are kept; made if it is not there.
+        folder: the folder of the pieces; created if it does not exist.
         experiment: as in `sweep`.
         keys: as in `sweep`.
-        pieces: into how many the rows are cut; at most one a row.
+        pieces: number of pieces the rows are divided into; at most one per row.
         devices: as in `sweep`.
         at_once: as in `sweep`.
-        progress: whether to show a progress bar with the time left, by rich; by default where rich is installed.
+        progress: whether to show a progress bar with the time left, by rich; by default if rich is installed.
         **hyper: as in `sweep`.
 
     Returns:
-        What `sweep` gives.
+        The result of `sweep`.
 
     Raises:
-        TypeError, ValueError: as `sweep`.
-        ValueError: a folder that holds another sweep, or files of others.
-        OSError: the folder cannot be written, such as on a full disk; the same call goes on when there is room.
+        TypeError, ValueError: as in `sweep`.
+        ValueError: a folder with another sweep, or with foreign files.
+        OSError: the folder cannot be written, such as on a full disk; the same call resumes when there is room.
 
     Example:
         >>> import jax, tempfile
@@ -85,8 +86,8 @@ def resumable_sweep(
     rows = grid.rows(np.arange(length) % grid.size)
     traced, result = jax.make_jaxpr(grid.row, return_shape=True)(tuple(axis[0] for axis in rows))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), result)
-    whose = _described(grid, traced, result) | {"rows": grid.size, "pieces": len(numbers)}
-    sweep = _Folder(Path(folder), whose)
+    identity = _identity(grid, traced, result) | {"rows": grid.size, "pieces": len(numbers)}
+    sweep = _Folder(Path(folder), identity)
     sweep.claim()
 
     def piece(number: int) -> Any:
@@ -94,7 +95,7 @@ def resumable_sweep(
         if found is None:
             rows = grid.rows(np.minimum(numbers[number], grid.size - 1))  # the last piece is filled up
             found = run_rows(grid, rows, devices, at_once)
-            sweep.keep(number, found)
+            sweep.store(number, found)
         return found
 
     with progress_bar(grid.size, progress) as show:
@@ -106,39 +107,49 @@ def resumable_sweep(
     return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), whole)
 
 
-class _Folder:
-    """The folder of a sweep."""
+class _Folder(NamedTuple):
+    """The folder of a sweep and the identity of the sweep."""
 
-    def __init__(self, folder: Path, whose: dict[str, Any]) -> None:
-        self.folder, self.whose, self.note = folder, whose, json.dumps(whose, indent=1) + "\n"
-        self.mark = np.frombuffer(hashlib.sha256(self.note.encode()).digest(), np.uint8)
+    folder: Path
+    identity: dict[str, Any]
+
+    @property
+    def note(self) -> bytes:
+        """The content of ``sweep.json``."""
+        return (json.dumps(self.identity, indent=1) + "\n").encode()
+
+    @property
+    def mark(self) -> np.ndarray:
+        """A hash of the identity, stored in every piece."""
+        return np.frombuffer(hashlib.sha256(self.note).digest(), np.uint8)
 
     def claim(self) -> None:
-        """Make it this sweep's, if it is nobody's yet, after a look whether it is another's."""
+        """Mark the folder as this sweep's, after checking that it is not another's."""
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_stale(self.folder)
         note = self.folder / "sweep.json"
         if not note.exists():
-            _nothing_there(self.folder, self._strange())
-            _provable(self.folder, self._unproven())
-            create(note, self.note.encode())
+            _no_foreign_files(self.folder, self._foreign_files())
+            _proven(self.folder, self._doubt())
+            create(note, self.note)
         text = note.read_bytes()
         try:
             found = json.loads(text)
         except ValueError:
             found = None
-        if found == self.whose:
+        if found == self.identity:
             return
-        if isinstance(found, dict) and found.keys() == self.whose.keys() and (not self._pieces() or self._unproven()):
-            _same_sweep(self.folder, found, self.whose)
-        if not (self._pieces() or self.note.encode().startswith(text)):
-            _provable(self.folder, "there are no pieces, so that the file may be anybody's")
-        _provable(self.folder, self._unproven())
-        warnings.warn(f"resumable_sweep: {note} is damaged and is written anew; the sweep is this one", stacklevel=3)
-        write(note, self.note.encode())
+        has_proof = bool(self._pieces()) and not self._doubt()
+        if isinstance(found, dict) and found.keys() == self.identity.keys() and not has_proof:
+            _same_sweep(self.folder, found, self.identity)
+        if not (self._pieces() or self.note.startswith(text)):
+            _proven(self.folder, "without pieces the file may belong to another program")
+        _proven(self.folder, self._doubt())
+        warnings.warn(f"resumable_sweep: {note} is damaged and is written again; its sweep is this one", stacklevel=3)
+        write(note, self.note)
 
     def piece(self, number: int, like: Any) -> Any:
-        """The results of a piece; None if it is not there or, with a warning, is none of this sweep in its place."""
+        """The results of a piece; None if it does not exist or, with a warning, is damaged or another piece."""
         path = self._path(number)
         try:
             found = load(path, {"results": like, "number": np.array(number), "sweep": self.mark})
@@ -151,7 +162,7 @@ class _Folder:
             return None
         return found["results"]
 
-    def keep(self, number: int, results: Any) -> None:
+    def store(self, number: int, results: Any) -> None:
         """Write a piece."""
         save(self._path(number), {"results": results, "number": np.array(number), "sweep": self.mark})
 
@@ -161,13 +172,14 @@ class _Folder:
     def _pieces(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if _PIECE.fullmatch(path.name)]
 
-    def _strange(self) -> list[Path]:
-        """Files that neither a sweep nor the system puts there."""
+    def _foreign_files(self) -> list[Path]:
+        """Files that belong neither to a sweep nor to the system."""
         return [path for path in self.folder.iterdir() if not (_PIECE.fullmatch(path.name) or _OTHERS.match(path.name))]
 
-    def _unproven(self) -> str:
-        """Why the pieces do not show that the folder is this sweep's; nothing if they do, or if there are none."""
-        pieces, proven = self._pieces(), False
+    def _doubt(self) -> str:
+        """The reason why the pieces do not prove the folder to be this sweep's; empty if they do or there are none."""
+        pieces = self._pieces()
+        proven = False
         for path in pieces:
             try:
                 mark = load(path)["sweep"]
@@ -176,7 +188,7 @@ class _Folder:
             if not np.array_equal(mark, self.mark):
                 return f"{path.name} is of another sweep"
             proven = True
-        return "" if proven or not pieces else "no piece can be read that tells whose it is"
+        return "" if proven or not pieces else "no readable piece identifies its sweep"
 
 
 _PIECE = re.compile(r"piece-\d{4,}\.npz")
@@ -184,9 +196,9 @@ _PIECE = re.compile(r"piece-\d{4,}\.npz")
 _OTHERS = re.compile(r"\.|(sweep\.json|sweep\.draft|desktop\.ini|thumbs\.db)$", re.IGNORECASE)
 
 
-def _described(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
-    """What makes it this sweep: in words, and hashes of the keys, the values, and the program with all arrays in it."""
-    program = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)).encode()  # addresses in its text do not count
+def _identity(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
+    """The identity of a sweep: a description, and hashes of the keys, the values, and the program with its arrays."""
+    program = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)).encode()  # without the addresses in its text
     leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(result)}
     return {
         "keys": _array(grid.keys),
@@ -197,9 +209,9 @@ def _described(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
 
 
 def _array(array: Any) -> dict[str, str]:
-    is_key = jnp.issubdtype(jnp.asarray(array).dtype, jax.dtypes.prng_key)
-    plain = np.asarray(jax.random.key_data(array) if is_key else array)
-    dtype = str(array.dtype if is_key else plain.dtype)
+    has_keys = is_key(jnp.asarray(array))
+    plain = np.asarray(jax.random.key_data(array) if has_keys else array)
+    dtype = str(array.dtype if has_keys else plain.dtype)
     return {"dtype": dtype, "shape": str(list(jnp.shape(array))), "hash": _hash(plain.tobytes())}
 
 
@@ -211,48 +223,52 @@ def _hash(*parts: bytes) -> str:
 
 
 def _same_sweep(folder: Any, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """A folder that an earlier call of the same sweep has made."""
-    if differing := _unlike(found, wanted):
+    """Raise ValueError if an earlier call made the folder for another sweep."""
+    if differences := _differences(found, wanted):
         raise ValueError(
-            f"{folder} holds another sweep: {'; '.join(differing)}; take another folder, or empty this one"
+            f"resumable_sweep: expected this sweep in {folder}, got another sweep: {'; '.join(differences)}. Use "
+            "another folder, or empty this one."
         )
 
 
-def _unlike(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> list[str]:
-    """What differs, in words; of hashes nothing can be said but that they do."""
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> list[str]:
+    """The differences of two identities in words; of hashes, only that they differ."""
     lines = []
     for name in [*wanted, *(name for name in found if name not in wanted)]:
-        old, new, whole = found.get(name), wanted.get(name), f"{place} {name}".strip()
+        old = found.get(name)
+        new = wanted.get(name)
+        path = f"{place} {name}".strip()
         if old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += _unlike(old, new, whole)
+            lines += _differences(old, new, path)
         elif name == "hash":
             lines += [] if lines else [f"another {place}" if place == "experiment" else f"other {place}"]
         else:
-            lines.append(f"{whole}: {'none' if old is None else old} there, {'none' if new is None else new} here")
+            lines.append(f"{path}: {'none' if old is None else old} there, {'none' if new is None else new} here")
     return lines
 
 
-def _nothing_there(folder: Path, strange: Sequence[Path]) -> None:
-    """A folder without files of others."""
-    if strange:
+def _no_foreign_files(folder: Path, foreign: Sequence[Path]) -> None:
+    """Raise ValueError for a folder with files of other programs."""
+    if foreign:
         raise ValueError(
-            f"{folder} is not empty and holds no sweep; take another folder, or empty this one; there is "
-            f"{', '.join(sorted(path.name for path in strange)[:3])}"
+            f"resumable_sweep: expected an empty folder or one of a sweep, got {folder} with "
+            f"{', '.join(sorted(path.name for path in foreign)[:3])}. Use another folder, or empty this one."
         )
 
 
-def _provable(folder: Path, why: str) -> None:
-    """A sweep without a note of what it is can be no other than this one; else `why` not."""
-    if why:
+def _proven(folder: Path, doubt: str) -> None:
+    """Raise ValueError if there is a doubt that a folder without a readable note is this sweep's."""
+    if doubt:
         raise ValueError(
-            f"{folder}/sweep.json is not there or damaged, and {why}; take another folder, or empty this one"
+            f"resumable_sweep: expected {folder}/sweep.json, got none or a damaged one, and {doubt}. Use another "
+            "folder, or empty this one."
         )
 
 
 def _is_piece(found: Mapping[str, Any], number: int, mark: np.ndarray) -> None:
-    """A piece of this sweep, in its place."""
+    """Raise ValueError unless a piece belongs to this sweep and has this number."""
     if not np.array_equal(found["sweep"], mark):
         raise ValueError("it is of another sweep")
     if int(found["number"]) != number:

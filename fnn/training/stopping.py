@@ -1,6 +1,6 @@
-"""Runs that end by themselves, inside the compiled program: when training is stable, or before it overfits.
+"""Stopping criteria inside the compiled program: until training is stable, or before it overfits.
 
-In a `sweep` every run ends for itself. One that has ended stays as it is while others of its chunk go on.
+In a `sweep` every run ends independently; a finished run stays unchanged while others of its chunk continue.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fnn.training.trainers import begun, compiled, train
 
 
 class Stability(NamedTuple):
-    """How `train_until_stable` ended."""
+    """The end of `train_until_stable`."""
 
     steps: Array
     """gradient steps taken"""
     stable: Array
-    """whether what was asked to stabilise did so within max_steps"""
+    """whether the stopping criterion was met within max_steps"""
     running_loss_change: Array
-    """``|Q − Q'|/|Q'|`` over the last `every` steps; 0 where Q = Q' = 0, infinite where there was no Q' yet"""
+    """|Q − Q'|/|Q'| over the last `every` steps; 0 if Q = Q' = 0, infinite if there was no Q' yet"""
     weights_change: Array
-    """‖W − W'‖/‖W'‖ over the last `every` steps; 0 where W = W' = 0"""
+    """‖W − W'‖/‖W'‖ over the last `every` steps; 0 if W = W' = 0"""
 
 
 def train_until_stable(
@@ -48,31 +48,31 @@ def train_until_stable(
 ) -> tuple[TrainState, Stability]:
     """The lecture's loop: repeat until the running loss Q and/or the weights W stabilise (slide "Algorithm SG").
 
-    Every `every` steps Q and W are compared with what they were. With τ for the tolerances and Q₀ for the floor, they
-    are stable if::
+    Every `every` steps Q and W are compared with their values Q' and W' before. With the tolerances τ and the floor Q₀,
+    they are stable if::
 
         |Q − Q'| ≤ τ_Q·|Q'|, or |Q| < Q₀             ‖W − W'‖ ≤ τ_W·‖W'‖
 
-    The slide's "and/or" is yours to choose: Q alone, W alone, both, or either. A relative tolerance never sees a Q as
-    stable that falls towards 0 by the same share in each comparison; that is what the floor is for.
+    The tolerances resolve the slide's "and/or": only Q, only W, both, or either. A Q that falls towards 0 by the same
+    factor in each comparison is never stable by a relative tolerance; the floor covers this case.
 
     Args:
         trainer: a `Trainer`; its running_loss_rate should average over about `every` steps.
-        state: where to start.
+        state: the state to start from.
         data: (x [ℓ, …], y [ℓ, …]).
-        max_steps: stop here in any case; a multiple of `every`.
+        max_steps: the most steps to take, a multiple of `every`.
         every: steps between two comparisons.
         running_loss_tolerance: relative, for Q; a number or tracer.
         weights_tolerance: relative, for W; a number or tracer.
-        running_loss_floor: Q₀ ≥ 0, a Q that is small enough, for a loss whose least value is 0; with
+        running_loss_floor: Q₀ ≥ 0, below which Q is small enough, for a loss whose minimum is 0; requires
             running_loss_tolerance.
-        either: where both tolerances are given, whether one that holds is enough.
+        either: with both tolerances, whether meeting one of them is enough.
 
     Returns:
         The state at the end, and a `Stability`.
 
     Raises:
-        ValueError: neither tolerance given, `either` or a floor without what it needs, or numbers out of range.
+        ValueError: no tolerance, `either` or a floor without the tolerances they need, or numbers out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -93,7 +93,7 @@ def train_until_stable(
 
 
 class _Rule(NamedTuple):
-    """When Q and W are stable; None is not asked."""
+    """The criterion for a stable Q and W; a tolerance of None is not checked."""
 
     running_loss_tolerance: Any
     weights_tolerance: Any
@@ -108,7 +108,7 @@ def _until_stable(
 
     def moved(new: TrainState, old: TrainState) -> tuple[Array, Array]:
         difference = jax.tree.map(jnp.subtract, wide(new.params), wide(old.params))
-        started = jnp.isfinite(old.running_loss)  # before the first step there was no Q
+        started = jnp.isfinite(old.running_loss)  # before the first step there is no Q
         in_loss = _relative(
             jnp.abs(new.running_loss - jnp.where(started, old.running_loss, 0)), jnp.abs(old.running_loss)
         )
@@ -139,21 +139,21 @@ def _until_stable(
 
 
 def _relative(change: Array, before: Array) -> Array:
-    """change/before, where 0/0 is 0: what was 0 and is 0 has not changed."""
+    """change/before, with 0/0 = 0: a quantity that stays 0 has not changed."""
     return change / jnp.where(change == 0, 1, before)
 
 
 class EarlyStop(NamedTuple):
-    """How `train_with_early_stopping` ended."""
+    """The end of `train_with_early_stopping`."""
 
     steps: Array
     """gradient steps taken"""
     best_step: Array
-    """how many of them the best state is after; 0 if none was better than the first"""
+    """gradient steps before the best state; 0 if no later state was better than the first"""
     validation: Array
-    """the lowest validation value, the best state's; infinite where no look gave a finite one"""
+    """the lowest validation value, that of the best state; infinite if no value was finite"""
     stopped: Array
-    """whether patience ended it, and not max_steps"""
+    """whether patience ended the run rather than max_steps"""
 
 
 def train_with_early_stopping(
@@ -166,31 +166,31 @@ def train_with_early_stopping(
     validate: Callable[[Params, State], Array],
     patience: int,
 ) -> tuple[TrainState, EarlyStop]:
-    """Train until the validation value has not improved for a while, and give back the best state.
+    """Train until the validation value has not improved for a while, and return the best state.
 
     Every `every` steps, with v* = ∞ at the start::
 
         v           := validate(W)
         W*, v*      := W, v                 if v < v*
-        stop                                if the last `patience` looks all found v ≥ v*, or v = NaN
+        stop                                if the last `patience` values all were v ≥ v*, or v = NaN
 
-    It is what `fit` does from the host, in one program; only, a loss that is not finite does not end it at once.
+    This is `fit` in one compiled program, except that a loss that is not finite does not end it at once.
 
     Args:
         trainer: a `Trainer`.
-        state: where to start.
+        state: the state to start from.
         data: (x [ℓ, …], y [ℓ, …]) to train on.
-        max_steps: stop here in any case; a multiple of `every`.
-        every: steps between two looks.
-        validate: ``(params, state) -> scalar``, lower is better: a held-out loss. NaN is never the lowest. A function
-            made anew is compiled anew.
-        patience: looks without a new lowest value after which to stop, at least 1.
+        max_steps: the most steps to take, a multiple of `every`.
+        every: steps between two validations.
+        validate: ``(params, state) -> scalar``, lower is better: a held-out loss. NaN is never the lowest. A new
+            function object is compiled again.
+        patience: validations without a new lowest value after which to stop, at least 1.
 
     Returns:
         The state with the lowest validation value, and an `EarlyStop`.
 
     Raises:
-        ValueError: numbers below 1, or `every` does not divide max_steps; a validation value that is no scalar.
+        ValueError: numbers below 1, or `every` does not divide max_steps; a validation value that is not a scalar.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -205,8 +205,8 @@ def train_with_early_stopping(
         (30, 10, 10, True)
 
     Source: L. Prechelt, *Early stopping — but when?*, 1998, with strips of k = `every` steps. His criterion UP_s stops
-    when v has risen in s strips in a row. This is the variant in common use: in s = `patience` strips in a row v did
-    not go below its lowest, whether it rose from strip to strip or not.
+    when v has risen in s strips in a row. This is the variant in common use: v has not fallen below its lowest value in
+    s = `patience` strips in a row, whether it rose from strip to strip or not.
     """
     training_checks.is_trainer("train_with_early_stopping", trainer)
     training_checks.divisor("every", every, "max_steps", training_checks.steps("max_steps", max_steps))
@@ -230,37 +230,43 @@ def _early_stopping(
     def more(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> tuple[TrainState, TrainState, EarlyStop, Array]:
         now, best, so_far, waited = carry
         now, _ = train(trainer, now, data, every)
-        value, steps = validate(now.params, now.layer_state), so_far.steps + every
+        value = validate(now.params, now.layer_state)
+        steps = so_far.steps + every
         better = value < so_far.validation
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)
         waited = jnp.where(better, 0, waited + 1)
-        told = EarlyStop(
-            steps,
-            jnp.where(better, steps, so_far.best_step),
-            jnp.where(better, value, so_far.validation),
-            waited >= patience,
+        so_far = EarlyStop(
+            steps=steps,
+            best_step=jnp.where(better, steps, so_far.best_step),
+            validation=jnp.where(better, value, so_far.validation),
+            stopped=waited >= patience,
         )
-        return now, best, told, waited
+        return now, best, so_far, waited
 
-    state, zero = begun(state, jax.eval_shape(trainer.step, state, data)[0]), jnp.zeros((), jnp.int32)
+    state = begun(state, jax.eval_shape(trainer.step, state, data)[0])
+    zero = jnp.zeros((), jnp.int32)
     start = EarlyStop(zero, zero, jnp.full((), jnp.inf, kind.dtype), jnp.zeros((), bool))
-    _, best, told, _ = jax.lax.while_loop(unfinished, more, (state, state, start, zero))
-    return best, told
+    _, best, end, _ = jax.lax.while_loop(unfinished, more, (state, state, start, zero))
+    return best, end
 
 
 def _stopping_rule(running_loss_tolerance: Any, weights_tolerance: Any, running_loss_floor: Any, either: Any) -> None:
-    """At least one tolerance, and nothing that goes with one that is missing."""
+    """Raise ValueError without any tolerance, or for an option whose tolerance is missing."""
     given = {"running_loss_tolerance": running_loss_tolerance, "weights_tolerance": weights_tolerance}
     if all(value is None for value in given.values()):
-        raise ValueError(f"give {' or '.join(given)}, or both: without them nothing tells when to stop")
+        raise ValueError(f"train_until_stable: expected a stopping criterion, got none. Pass {' and/or '.join(given)}.")
     for name, value in (*given.items(), ("running_loss_floor", running_loss_floor)):
         if value is not None:
             checks.not_negative(name, value)
     nn_checks.flag("either", either)
     if either and None in given.values():
-        raise ValueError(f"either=True expects {' and '.join(given)}, got one of them; give both, or leave it out")
+        raise ValueError(
+            f"train_until_stable: expected {' and '.join(given)} with either=True, got one of them. Pass both, or "
+            "either=False."
+        )
     floor = checks.concrete(running_loss_floor)
     if running_loss_tolerance is None and (floor is None or floor != 0):
         raise ValueError(
-            f"running_loss_floor expects running_loss_tolerance beside it, got {running_loss_floor!r} alone; give both"
+            "train_until_stable: expected running_loss_tolerance with running_loss_floor, got only the floor "
+            f"{running_loss_floor!r}. Pass both."
         )

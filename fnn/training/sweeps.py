@@ -1,8 +1,8 @@
-"""Experiments over seeds and hyper-parameters as one compiled program, on every device there is.
+"""Experiments over seeds and hyper-parameters as one compiled program on all devices.
 
-The runs of a sweep, one for each key and combination of values, are rows. They are dealt out to the devices in equal
-shares (`jax.shard_map`; no device waits for another), and each device takes its share in chunks of rows, `jax.vmap`
-within a chunk. On a CPU every core is a device after `fnn.use_cores`.
+The runs of a sweep, one for each key and combination of values, are its rows. They are distributed over the devices in
+equal shares (`jax.shard_map`; no device waits for another), and each device works through its share in chunks of rows,
+by `jax.vmap` within a chunk. On a CPU every core is a device after `fnn.use_cores`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fnn.core import _checks as checks
+from fnn.core._trees import is_key
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training.devices import Device
 
-_CACHE = 2**21  # bytes that the rows of a chunk may carry on a CPU; with more, steps wait for memory
+_CACHE = 2**21  # bytes that the rows of a chunk may carry on a CPU; beyond it, steps are bound by memory
 
 _SHARE_OF_MEMORY = 0.5
 
@@ -40,31 +41,32 @@ def sweep(
 ) -> Any:
     """The experiment for every key and every combination of hyper-parameters, in one compiled call.
 
-    Inside the experiment the hyper-parameters are tracers: build the optimizer, or a layer with a rate, there. New
-    keys and values of the same number do not compile again, as long as `experiment` is the same function. Where keys or
-    values are traced, inside `jit` or `vmap`, the sweep joins their program, on the device of that.
+    Inside the experiment the hyper-parameters are tracers: build the optimizer, or a layer with a rate, there. New keys
+    and values in the same numbers do not compile again as long as `experiment` is the same function. With traced keys
+    or values, inside `jit` or `vmap`, the sweep becomes part of that program, on its device.
 
     Args:
         experiment: a pure function ``(key, **hyper) -> pytree of arrays``.
-        keys: a stack of keys, one a run: ``jax.random.split(key, 32)``.
-        devices: where to run; by default all of this process, see `use_cores` for a CPU.
-        at_once: rows that a device runs at a time. By default on a CPU as many as keep in its caches what they carry
-            from step to step, on accelerators all of the device's share; and fewer where the compiled program would
-            take more than half of the memory. A run that ends early, as in `train_until_stable`, waits for the others
-            of its chunk only. Keys of another kind than JAX's usual threefry ("rbg") draw other numbers under
-            `jax.vmap` than alone: an experiment that meets such keys runs one row at a time, whatever is asked for.
-        **hyper: for each hyper-parameter its values, a sequence or array whose first axis is swept. They are as exact
-            as their dtype: of a decay next to 1, float32 keeps few digits of 1 − γ, and `jax.enable_x64` all.
+        keys: a stack of keys, one per run: ``jax.random.split(key, 32)``.
+        devices: the devices to run on; by default all of this process, see `use_cores` for a CPU.
+        at_once: rows that a device runs at a time. By default, on a CPU the largest number whose loop carries fit in
+            the caches of a core, on accelerators the device's whole share; fewer if the compiled program would need
+            more than half of the memory. A run that ends early, as in `train_until_stable`, waits only for the others
+            of its chunk. Keys of another generator than JAX's default threefry ("rbg") draw different numbers under
+            `jax.vmap` than without it: an experiment with such keys runs one row at a time, whatever `at_once` is.
+        **hyper: the values of each hyper-parameter, a sequence or array whose first axis is swept. They are as exact
+            as their dtype: of a decay next to 1, float32 keeps few digits of 1 − γ, and `jax.enable_x64` keeps all.
 
     Returns:
-        The experiment's results with axes [keys, values of the first hyper-parameter, …of the second, …] in front, on
-        the first device. A row is what the experiment gives for its key and values alone, up to the rounding of
-        batched products, because the compiler may sum in another order.
+        The experiment's results with leading axes [keys, values of the first hyper-parameter, …of the second, …], on
+        the first device. A row equals the experiment run with its key and values only, up to the rounding of batched
+        products: the compiler may sum in another order.
 
     Raises:
-        TypeError: keys or values that are no arrays.
+        TypeError: keys or values that are not arrays.
         ValueError: no keys, a scalar or an empty sequence of values, no devices, at_once < 1.
-        FloatingPointError: under `jax_debug_nans` or `jax_debug_infs`, naming what gave the first NaN or infinity.
+        FloatingPointError: under `jax_debug_nans` or `jax_debug_infs`, naming the operation that gave the first NaN or
+            infinity.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -79,7 +81,9 @@ def sweep(
     rows = grid.rows(np.arange(grid.size))
     if any(isinstance(leaf, Tracer) for leaf in rows):
         row = jax.make_jaxpr(grid.row)(tuple(axis[0] for axis in rows))
-        results = jax.lax.map(grid.row, rows, batch_size=None if _draws_alone(row.jaxpr) else at_once or grid.size)
+        results = jax.lax.map(
+            grid.row, rows, batch_size=None if _needs_single_rows(row.jaxpr) else at_once or grid.size
+        )
     else:
         results = jax.tree.map(partial(_on_device, devices[0]), run_rows(grid, rows, devices, at_once))
     return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
@@ -95,23 +99,23 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, experiment: Callable[..., Any], keys: Array, hyper: dict[str, Any]) -> Grid:
-        """Checked."""
+        """The grid of checked keys and values."""
         checks.is_function("experiment", experiment)
         _seeds(keys)
         return cls(experiment, tuple(hyper), keys, tuple(_values(name, v) for name, v in hyper.items()))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many keys, and values of each hyper-parameter."""
+        """The number of keys, and of values of each hyper-parameter."""
         return tuple(axis.shape[0] for axis in (self.keys, *self.values))
 
     @property
     def size(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return prod(self.shape)
 
     def rows(self, numbers: np.ndarray) -> tuple[Array, ...]:
-        """The key and the values of the rows with these numbers, each [rows, …]."""
+        """The keys and values of the rows with these numbers, each [rows, …]."""
         places = np.unravel_index(numbers, self.shape)
         return tuple(axis[place] for axis, place in zip((self.keys, *self.values), places, strict=True))
 
@@ -122,7 +126,7 @@ class Grid(NamedTuple):
 
 
 def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], at_once: int | None) -> Any:
-    """The results of the rows, each leaf [rows, …], by the compiled program for so many of them."""
+    """The results of the rows, each leaf [rows, …], from the program compiled for their number."""
     count = rows[0].shape[0]
     share = -(-count // len(devices))
     kinds = tuple((axis.shape[1:], axis.dtype) for axis in rows)
@@ -132,20 +136,20 @@ def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], a
         results = program.call(jax.device_put(tuple(axis[filled] for axis in rows), program.sharding))
     except Exception:
         if jax.config.values["jax_debug_nans"] or jax.config.values["jax_debug_infs"]:
-            _run_alone(grid, rows)
+            _run_one_by_one(grid, rows)
         raise
     return jax.tree.map(lambda leaf: leaf[:count], results)
 
 
-def _run_alone(grid: Grid, rows: tuple[Array, ...]) -> None:
-    """Every row by itself: where a compiled sweep only finds that there is a NaN, `jit` tells what gave it."""
-    alone = jax.jit(grid.row)
+def _run_one_by_one(grid: Grid, rows: tuple[Array, ...]) -> None:
+    """Run every row separately: a compiled sweep only detects a NaN, while `jit` also names the operation."""
+    run = jax.jit(grid.row)
     for number in range(rows[0].shape[0]):
-        alone(tuple(axis[number] for axis in rows))
+        run(tuple(axis[number] for axis in rows))
 
 
 def _on_device(device: Device, array: Array) -> Array:
-    """The array on one device and on no mesh: inside the mesh of another sweep, one that it brought would not fit."""
+    """The array on one device and on no mesh: its own mesh would clash with that of an enclosing sweep."""
     array = jax.device_put(array, device)
     if jnp.issubdtype(array.dtype, jax.dtypes.extended):
         return array
@@ -154,7 +158,7 @@ def _on_device(device: Device, array: Array) -> Array:
 
 
 def _context() -> tuple[Any, ...]:
-    """All of JAX's configuration that a compiled program may depend on, as it is in this thread now."""
+    """JAX's whole configuration in this thread, on which a compiled program may depend."""
     return *jax.config.values.items(), jax.sharding.get_abstract_mesh()
 
 
@@ -162,9 +166,9 @@ class _Program(NamedTuple):
     """A compiled sweep."""
 
     call: Any
-    """compiled; from the rows, each [rows, …], to the results"""
+    """the compiled function from the rows, each [rows, …], to the results"""
     rows: int
-    """how many it takes, those that only fill up the last chunks included"""
+    """the number of rows it takes, including those that only fill up the last chunks"""
     sharding: NamedSharding
 
 
@@ -178,15 +182,15 @@ def _program(
     at_once: int | None,
     context: tuple[Any, ...],
 ) -> _Program:
-    """The program for `share` rows on each device, in one context of JAX's configuration."""
+    """The program for `share` rows on each device, cached for each configuration of JAX (`context`)."""
     mesh = Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("rows"))
     row = Grid(experiment, names, jnp.zeros(0), ()).row
     traced, results = jax.make_jaxpr(row, return_shape=True)(tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds))
-    _closes_over_no_tracer("sweep", traced.consts)
+    _closes_over_no_tracer(traced.consts)
     traced = traced.replace(consts=[_off_mesh(constant, devices[0]) for constant in traced.consts])
     compiled = partial(_compiled, traced, jax.tree.structure(results), kinds, share, sharding)
-    if _draws_alone(traced.jaxpr):
+    if _needs_single_rows(traced.jaxpr):
         return compiled(None)
     if at_once is not None:
         return compiled(at_once)
@@ -202,9 +206,9 @@ def _program(
 def _compiled(
     row: ClosedJaxpr, results: Any, kinds: tuple[Any, ...], share: int, sharding: NamedSharding, at_once: int | None
 ) -> _Program:
-    """The program that takes `share` rows on each device, at most `at_once` at a time, in chunks of equal size.
+    """The program for `share` rows on each device, at most `at_once` at a time, in chunks of equal size.
 
-    With None it takes them one by one and without `jax.vmap`.
+    With None it runs them one by one, without `jax.vmap`.
     """
     chunks = -(-share // (at_once or 1))
     size = -(-share // chunks)
@@ -230,27 +234,27 @@ def _compiled(
 
 
 def _off_mesh(constant: Any, device: Device) -> Any:
-    """What an experiment closes over, taken off the mesh that it lies on."""
+    """A constant that the experiment closes over, taken off its mesh."""
     is_whole_array = isinstance(constant, jax.Array) and constant.is_fully_addressable
     return _on_device(device, constant) if is_whole_array else constant
 
 
-def _draws_alone(program: Jaxpr) -> bool:
-    """Whether keys are met that under `jax.vmap` draw other numbers than alone: all but threefry's."""
+def _needs_single_rows(program: Jaxpr) -> bool:
+    """Whether the program has keys that draw different numbers under `jax.vmap`: any but threefry's."""
     threefry = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype
-    met: list[Any] = [*program.invars, *program.constvars, *(v for eqn in program.eqns for v in eqn.outvars)]
-    dtypes = {v.aval.dtype for v in met if hasattr(v.aval, "dtype")} - {threefry}
+    variables: list[Any] = [*program.invars, *program.constvars, *(v for eqn in program.eqns for v in eqn.outvars)]
+    dtypes = {v.aval.dtype for v in variables if hasattr(v.aval, "dtype")} - {threefry}
     is_another = any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
-    return is_another or any(map(_draws_alone, subjaxprs(program)))
+    return is_another or any(map(_needs_single_rows, subjaxprs(program)))
 
 
 def _fits_caches(row: Jaxpr) -> int:
-    """How many rows at once keep in the caches of a core what their loops carry from step to step, at most 64."""
+    """The largest number of rows (≤ 64) whose loop carries fit in the caches of one core."""
     return max(1, min(64, _CACHE // max(_carried(row), 1)))
 
 
 def _carried(program: Jaxpr) -> int:
-    """Bytes carried from step to step by the loop of a program that carries most."""
+    """Bytes of the largest loop carry of a program."""
     loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("scan", "while")]
     carries: list[list[Any]] = [[v.aval for v in eqn.outvars[: eqn.params.get("num_carry")]] for eqn in loops]
     here = [sum(aval.size * aval.dtype.itemsize for aval in carry) for carry in carries]
@@ -258,27 +262,26 @@ def _carried(program: Jaxpr) -> int:
 
 
 def _room(device: Device, devices: int) -> float:
-    """Bytes that the temporary arrays of one device may take."""
+    """Bytes available for the temporary arrays of one device."""
     known = device.memory_stats()
     if known is not None and "bytes_limit" in known:
         return _SHARE_OF_MEMORY * known["bytes_limit"]
     try:
         return _SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / devices
-    except (AttributeError, ValueError, OSError):  # systems that do not tell
+    except (AttributeError, ValueError, OSError):  # systems that do not report it
         return float("inf")
 
 
 def _seeds(keys: Any) -> int:
-    """A stack of keys, one a run."""
+    """The number of runs, from a checked stack of keys, one per run."""
+    expected = "sweep: expected a stack of keys, one per run"
     if not hasattr(keys, "dtype"):
-        raise TypeError(f"keys must be an array of keys, jax.random.split(key, 32), got {type(keys).__name__}")
-    rank = keys.ndim if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.ndim - 1
+        raise TypeError(f"{expected}, got {type(keys).__name__}. Make one by jax.random.split(key, 32).")
+    rank = keys.ndim if is_key(keys) else keys.ndim - 1
     if rank != 1:
-        raise ValueError(
-            f"keys must be a stack of keys, one a run, got shape {keys.shape}; jax.random.split(key, 32) makes one"
-        )
+        raise ValueError(f"{expected}, got shape {keys.shape}. Make one by jax.random.split(key, 32).")
     if keys.shape[0] == 0:
-        raise ValueError("keys is empty: a sweep needs at least one run")
+        raise ValueError("sweep: expected keys for at least one run, got none. Make some by jax.random.split(key, 32).")
     return keys.shape[0]
 
 
@@ -288,15 +291,15 @@ def _values(name: str, sequence: Any) -> Any:
         array = jnp.asarray(sequence)
     except (TypeError, ValueError):
         raise TypeError(
-            f"{name} must be numbers to sweep over, got {checks.shown(sequence)}; sweep over arrays only"
+            f"sweep: expected numbers as values of {name}, got {checks.shown(sequence)}. Sweep over arrays only."
         ) from None
     if array.ndim == 0:
         raise ValueError(
-            f"{name} must be a sequence of values to sweep over, got {sequence!r}; write {name}=[{sequence!r}], or fix "
-            "it by functools.partial(experiment, ...)"
+            f"sweep: expected a sequence of values of {name}, got {sequence!r}. Write {name}=[{sequence!r}], or fix it "
+            "by functools.partial(experiment, ...)."
         )
     if array.shape[0] == 0:
-        raise ValueError(f"{name} is empty: a sweep needs at least one value")
+        raise ValueError(f"sweep: expected at least one value of {name}, got none. Pass the values to sweep over.")
     exact = checks.concrete(sequence) if checks.concrete(array) is not None else None
     if (
         exact is not None
@@ -304,16 +307,16 @@ def _values(name: str, sequence: Any) -> Any:
         and np.any((exact != 1) & (np.asarray(array) == 1))
     ):
         raise ValueError(
-            f"{name} expects values that {array.dtype} can tell from 1, got {checks.shown(sequence)}; sweep them under "
-            "jax.enable_x64(True)"
+            f"sweep: expected values of {name} that {array.dtype} distinguishes from 1, got {checks.shown(sequence)}. "
+            "Sweep them under jax.enable_x64(True)."
         )
     return array
 
 
-def _closes_over_no_tracer(where: str, constants: Sequence[Any]) -> None:
-    """What an experiment closes over: arrays, and no tracer of a `vmap` or `grad` around it."""
+def _closes_over_no_tracer(constants: Sequence[Any]) -> None:
+    """Raise TypeError if the experiment closes over a tracer of an enclosing `vmap` or `grad`."""
     if any(isinstance(constant, Tracer) for constant in constants):
         raise TypeError(
-            f"{where}: the experiment closes over a traced value; put jax.jit around what traces it, "
-            "jax.vmap(jax.jit(...)), or pass it as a hyper-parameter"
+            "sweep: expected an experiment that closes over concrete arrays, got one that closes over a traced value. "
+            "Wrap the traced function in jax.jit, as in jax.vmap(jax.jit(...)), or pass the value as a hyper-parameter."
         )

@@ -1,4 +1,4 @@
-"""Training: one step as pure functions, and a compiled run of many.
+"""Trainers: one gradient step as pure functions, and a compiled loop of many.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -58,32 +58,32 @@ def trainer(
         W              := W + optimizer's updates for g
         Q              := (1 − λ)Q + λL
 
-    Q begins at the first L, or at an estimate of one's own, as the slide has it: ``state._replace(running_loss=Q)`` in
-    the first state. All that step t draws is a function of (key, t), so that a run can be cut anywhere and resumed to
-    the same end.
+    Q starts at the first L, or at a given estimate, as on the slide: ``state._replace(running_loss=Q)`` in the first
+    state. All random draws of step t are functions of (key, t), so that a run can be interrupted anywhere and resumed
+    with the same result.
 
     Args:
         net: a layer.
-        loss: a loss whose targets the data hold.
+        loss: a loss that fits the targets of the data.
         optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
         batch_size: examples in a batch.
-        gradient: how gradients are found: `backprop` by hand, `autodiff` automatically, or a function alike.
-        draw: which examples step t sees: `shuffled` epochs, or `with_replacement` as in the lecture; or a rule of one's
-            own, ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. Where it leaves
-            the sample later on, the examples missing are NaN.
+        gradient: the gradient function: `backprop` by hand, `autodiff` automatically, or another of the same form.
+        draw: the rule that chooses the examples of step t: `shuffled` epochs, `with_replacement` as in the lecture, or
+            any function ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. If it
+            leaves the sample in a later step, the missing examples are NaN.
         running_loss_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
-        metrics: what to tell of each step besides; those of layers need ``gradient=backprop``, which shows the layers.
+        metrics: further values to report of each step; those of layers need ``gradient=backprop``, which exposes the
+            layers.
 
     Returns:
         A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, and for each of `metrics` its name with the
-        value, or with a dict from layers ("0 dense(64, tanh)", the place of its params and its label) to values. Its
-        init takes the data, or, where batches come from outside, the first of them; memory-mapped data are not searched
-        for NaN.
+        value, or with a dict from layers ("0 dense(64, tanh)": the path of its params and its label) to values. Its
+        init takes the data, or the first batch of a stream; memory-mapped data are not searched for NaN.
 
     Raises:
-        TypeError: a part that is not what it should be.
+        TypeError: an argument of the wrong kind.
         ValueError: numbers out of range; in init, data that do not fit the network or the loss; in init and step, data
-            or draws whose lengths do not fit.
+            or draws of the wrong length.
     """
     checks.is_layer("trainer", net)
     checks.is_loss(loss)
@@ -118,25 +118,26 @@ def trainer(
         return after, {"loss": L, "running_loss": Q} | of_layers | of_steps
 
     differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
-    return Trainer(init, step, update, call_repr("trainer", net, loss, optimizer, **differs))
+    return Trainer(init=init, step=step, update=update, label=call_repr("trainer", net, loss, optimizer, **differs))
 
 
 def _no_running_loss(loss: Loss, a: Any, y: Array) -> Array:
-    """Q before the first step, when there is no estimate yet: infinite, in the dtype of the losses."""
-    of_targets = jax.eval_shape(lambda a: loss.value(a, y), a)  # y is concrete in there: labels are checked
+    """Q before the first step, without an estimate: infinite, in the dtype of the losses."""
+    of_targets = jax.eval_shape(lambda a: loss.value(a, y), a)  # y stays concrete, so labels are checked
     return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_targets.dtype)).dtype))
 
 
 def _losses(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
-    """The batch's loss L, and the running loss Q := (1 − λ)Q + λL, where there was none yet Q := L."""
+    """The batch's loss L and the running loss Q := (1 − λ)Q + λL; without a Q so far, Q := L."""
     L = wide(value)
-    Q, kept = jnp.asarray(state.running_loss, L.dtype), jnp.asarray(1 - rate, L.dtype)
+    Q = jnp.asarray(state.running_loss, L.dtype)
+    kept = jnp.asarray(1 - rate, L.dtype)
     is_first = (state.step == 0) & jnp.isposinf(Q)
     return L, jnp.where(is_first, L, kept * Q + jnp.asarray(rate, L.dtype) * L)
 
 
 def _next(step: Array) -> Array:
-    """The count of one step more, below 2³¹: what is drawn and scheduled never meets a negative step."""
+    """The next step number, modulo 2³¹: draws and schedules never get a negative step."""
     return (step + 1) & jnp.asarray(_LAST_STEP, step.dtype)
 
 
@@ -144,7 +145,7 @@ _IN_BOUNDS = (shuffled, with_replacement)
 
 
 def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
-    """The draw of step 0: whether the rule takes this batch_size, and leads nowhere outside of the sample."""
+    """Raise ValueError if the draw of step 0 has another size than batch_size or leaves the sample."""
 
     def first(key: Array) -> Array:
         chosen = draw(key, 0, size, batch_size)
@@ -158,20 +159,20 @@ def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
 
 
 def _drawn(draw: Draw, state: TrainState, data: Batch, batch_size: int) -> Batch:
-    """The batch of a step. Where a rule of the user's leaves the sample, an example is NaN, or a label that is none."""
+    """The batch of a step. If a user's rule leaves the sample, the missing examples are NaN and labels invalid."""
     x, y = checks.batch(data)
     chosen = draw(state.key, state.step, x.shape[0], batch_size)
     _checked_drawn(chosen, batch_size, x.shape[0])
-    there: dict[str, Any] = {"mode": "fill", "wrap_negative_indices": False}
+    options: dict[str, Any] = {"mode": "fill", "wrap_negative_indices": False}
     if draw in _IN_BOUNDS:
-        there = {"mode": "promise_in_bounds"}
-    return jnp.asarray(x).at[chosen].get(**there), jnp.asarray(y).at[chosen].get(**there)
+        options = {"mode": "promise_in_bounds"}
+    return jnp.asarray(x).at[chosen].get(**options), jnp.asarray(y).at[chosen].get(**options)
 
 
 def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function once for each value of its static arguments; inside another trace it joins that program.
+    """Compile a function once for each value of its static arguments; inside another trace, call it without `jit`.
 
-    There the trainer may hold tracers (a swept η), even if no argument is one, and a cache of compiled functions must
+    There the trainer may hold tracers (a swept η) even if no argument is one, and a cache of compiled functions must
     not keep them.
     """
 
@@ -195,28 +196,29 @@ def train(
     every: int | None = None,
     validate: Callable[[Params, State], Any] | None = None,
 ) -> tuple[TrainState, Any]:
-    """Many steps as one compiled loop, the metrics reduced inside it.
+    """Many steps as one compiled loop that also averages the metrics.
 
-    Compiled once for each trainer and number of steps; inside `jit`, `vmap` or `sweep` it joins their program.
+    Compiled once for each trainer and number of steps; inside `jit`, `vmap` or `sweep` it becomes part of their
+    program.
 
     Args:
         trainer: a `Trainer`.
-        state: where to start, from ``trainer.init`` or an earlier run.
+        state: the state to start from, of ``trainer.init`` or an earlier run.
         data: (x [ℓ, …], y [ℓ, …]).
         steps: gradient steps to take.
-        every: mean metrics are given for each this many steps, which must divide `steps`; 1 gives all.
-        validate: ``(params, state) -> pytree``, called after each `every` steps, or at the end without `every`; a
-            function made anew is compiled anew.
+        every: steps over which the metrics are averaged, a divisor of `steps`; 1 reports every step.
+        validate: ``(params, state) -> pytree``, called after each `every` steps, or at the end without `every`; a new
+            function object is compiled again.
 
     Returns:
         The state after the last step, and the metrics: leaves [steps/every, …], or without `every` their means over the
-        whole run, both in float32 at least. What `validate` gave is under "validation".
+        whole run, both in float32 at least. The results of `validate` are under "validation".
 
     Raises:
-        TypeError: what is no trainer.
+        TypeError: `trainer` is not a trainer.
         ValueError: numbers below 1, or `every` does not divide `steps`.
     """
-    training_checks.is_trainer("run", trainer)
+    training_checks.is_trainer("train", trainer)
     steps = training_checks.steps("steps", steps)
     block = training_checks.divisor("every", every, "steps", steps) if every is not None else steps
     return _run(trainer, state, data, None if every is None else steps // block, block, validate)
@@ -226,7 +228,7 @@ def train(
 def _run(
     trainer: Trainer, state: TrainState, data: Batch, blocks: int | None, block: int, validate: Any
 ) -> tuple[TrainState, Any]:
-    """So many blocks of so many steps, or one block alone, as one program."""
+    """`train` as one program: several blocks of `block` steps each, or a single one for None."""
     after, metrics = jax.eval_shape(trainer.step, state, data)
     state = begun(state, after)
 
@@ -243,47 +245,56 @@ def _run(
 
 
 def begun(state: TrainState, after: Any) -> TrainState:
-    """The state with Q in the dtype that a step gives it (`after`): an estimate of the user's may be any number."""
+    """The state with Q in its dtype after a step (`after`): a user's estimate may be any number."""
     return state._replace(running_loss=jnp.asarray(state.running_loss, after.running_loss.dtype))
 
 
 @jax.jit
 def is_finite(params: Params) -> Array:
-    """Whether there is no NaN and no infinity among the weights."""
+    """Whether all weights are finite."""
     floats = (leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact))
     return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.all(jnp.isfinite(leaf)) for leaf in floats)]))
 
 
 def _checked_drawn(chosen: Any, batch_size: int, size: int) -> None:
-    """What a drawing rule gave: so many indices, within the sample where they can be looked at."""
-    expected = f"draw expects a rule that gives batch_size indices, integers [{batch_size}] in 0..{size - 1}"
+    """Raise ValueError unless a draw has batch_size indices, and concrete ones lie in the sample."""
+    expected = f"draw: expected a rule that gives batch_size indices, integers [{batch_size}] in 0..{size - 1}"
     is_array = hasattr(chosen, "dtype")
     if not (is_array and np.shape(chosen) == (batch_size,) and jnp.issubdtype(chosen.dtype, jnp.integer)):
         got = f"{chosen.dtype} {list(np.shape(chosen))}" if is_array else type(chosen).__name__
-        raise ValueError(f"{expected}, got {got}; change the rule, (key, step, size, batch_size) -> indices")
+        raise ValueError(f"{expected}, got {got}. Change the rule, (key, step, size, batch_size) -> indices.")
     known = checks.concrete(chosen)
     if known is not None and known.size and not (known.min() >= 0 and known.max() < size):
-        raise ValueError(f"{expected}, got indices {known.min()}..{known.max()}; keep them below `size`")
+        raise ValueError(f"{expected}, got indices {known.min()}..{known.max()}. Keep them below `size`.")
 
 
 def _metrics(given: Any, sees_layers: bool) -> None:
-    """Metrics with names of their own, each of layers or of steps; those of layers where BackProp shows them."""
+    """Raise an error unless all metrics have distinct names, are of layers or of steps, and fit the gradient."""
     if not isinstance(given, Sequence) or isinstance(given, str) or hasattr(given, "_fields"):
-        alone = f"for one alone write metrics=[{checks.shown(given)}]"
-        raise TypeError(f"metrics must be a sequence of them, got {checks.shown(given)}; {alone}")
+        text = checks.shown(given)
+        raise TypeError(
+            f"metrics: expected a sequence of Metrics, got {text}. For a single one write metrics=[{text}]."
+        )
     names = ["loss", "running_loss"]
     for metric in given:
         if not all(hasattr(metric, field) for field in ("name", "of_layer", "of_step")):
-            hint = "call the factory: saturated(), not saturated" if callable(metric) else "make one: Metric(name, …)"
-            raise TypeError(f"metrics must hold Metrics such as gradient_norm, got {checks.shown(metric)}; {hint}")
+            hint = "Call the factory: saturated(), not saturated." if callable(metric) else "Make one: Metric(name, …)."
+            raise TypeError(f"metrics: expected Metrics such as gradient_norm, got {checks.shown(metric)}. {hint}")
         if (metric.of_layer is None) == (metric.of_step is None):
-            raise ValueError(f"the metric {metric!r} must have one of of_layer and of_step; make two metrics for both")
+            got = "neither" if metric.of_layer is None else "both"
+            raise ValueError(
+                f"metrics: expected either of_layer or of_step of the metric {metric!r}, got {got}. Make two metrics "
+                "for both."
+            )
         checks.is_function(f"the metric {metric!r}", metric.of_layer or metric.of_step)
         if metric.of_layer is not None and not sees_layers:
             raise ValueError(
-                f"the metric {metric!r} looks at layers, which only the hand-written pass shows; take "
-                "gradient=backprop, or metrics of steps"
+                f"metrics: expected gradient=backprop for metrics of layers, got {metric!r} with a gradient that does "
+                "not expose the layers. Choose gradient=backprop, or metrics of steps."
             )
         if metric.name in names:
-            raise ValueError(f"two metrics are named {metric.name!r}; rename one: metric._replace(name=...)")
+            raise ValueError(
+                f"metrics: expected distinct names, got two metrics named {metric.name!r}. Rename one: "
+                "metric._replace(name=...)."
+            )
         names.append(metric.name)

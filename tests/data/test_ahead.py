@@ -301,7 +301,7 @@ def test_an_error_before_the_first_batch_and_ctrl_c_come_too() -> None:
 def test_batches_that_are_no_pairs_are_told_apart() -> None:
     x, y = batch(0)
     bad: list[tuple[type[Exception], str, Any]] = [
-        (TypeError, "batch 1 of the stream must be a pair", [(x, y), x, x]),
+        (TypeError, "batch 1 of the stream: expected a pair", [(x, y), x, x]),
         (TypeError, "y of batch 1 of the stream expects an array, got list", [(x, y), (x, [1.0])]),
         (ValueError, "as many examples as targets", [(x, y), (x, y[:3])]),
     ]

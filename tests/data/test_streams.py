@@ -128,17 +128,17 @@ def test_single_precision_comes_from_streams_of_double_precision_as_from_arrays(
 def test_bad_streams_are_told_apart() -> None:
     (x, y), state = next(stream([4])), start()
     bad = [
-        (TypeError, "one pair of arrays; cut x and y by minibatches", (x, y)),
-        (TypeError, "one array; cut x and y by minibatches", x),
-        (TypeError, "got function; call it", stream),
-        (TypeError, "got int; write a generator", 3),
-        (TypeError, "batch 0 of the stream must be a pair", [x]),
+        (TypeError, r"one pair of arrays\. Cut x and y into batches by minibatches", (x, y)),
+        (TypeError, r"one array\. Cut x and y into batches by minibatches", x),
+        (TypeError, r"got function\. Call it", stream),
+        (TypeError, r"got int\. Write a generator", 3),
+        (TypeError, "batch 0 of the stream: expected a pair", [x]),
         (TypeError, "y of batch 0 of the stream expects an array, got list", [(x, [1.0])]),
         (ValueError, "as many examples as targets", [(x, y[:3])]),
-        (ValueError, "gave no batch; a generator runs once only", iter(())),
-        (ValueError, r"batch 1 of the stream has x of float64 \[n, 2\], batch 0 had float64 \[n, 3\]",
+        (ValueError, "got an empty stream. Make a new generator", iter(())),
+        (ValueError, r"batch 1 of the stream: expected x of float64 \[n, 3\] as in batch 0, got float64 \[n, 2\]",
          [(x, y), (x[:, :2], y)]),
-        (ValueError, r"batch 1 of the stream has y of int64 \[n, 1\], batch 0 had float64 \[n, 1\]",
+        (ValueError, r"batch 1 of the stream: expected y of float64 \[n, 1\] as in batch 0, got int64 \[n, 1\]",
          [(x, y), (x, y.astype(int))]),
     ]  # fmt: skip
     for error, message, batches in bad:
@@ -325,9 +325,9 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 10)
     key = jax.random.key(0)
     bad: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-        ("10 examples in x and 3 targets in y; they must pair", (x, y[:3], 2), {}),
-        ("batch_size 11 exceeds the 10 examples", (x, y, 11), {}),
-        ("buffer must hold a batch of 4 and a run of 8 examples, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
+        ("expected one target for each example, got 10 examples in x and 3 targets in y", (x, y[:3], 2), {}),
+        ("expected at most the 10 examples of x in a batch, got batch_size 11", (x, y, 11), {}),
+        ("a batch of 4 and a run of 8 examples, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
         ("contiguous must be a whole number >= 1", (x, y, 4), {"contiguous": 0}),
         ("epochs must be a whole number >= 1", (x, y, 4), {"epochs": 0}),
     ]
@@ -340,7 +340,7 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in Fortran order"):
         memory_mapped(tmp_path / "columns.npy", tmp_path / "y.npy")
     np.save(tmp_path / "short.npy", np.ones(3))
-    with pytest.raises(ValueError, match=r"short\.npy 3 targets; they must pair"):
+    with pytest.raises(ValueError, match=r"and 3 targets in .*short\.npy"):
         memory_mapped(tmp_path / "x.npy", tmp_path / "short.npy")
 
 

@@ -417,13 +417,13 @@ WRONG = {
     "inner of two outputs": (
         lambda: kolmogorov(2, inner=linear(2), outer=SMALL),
         ValueError,
-        r"kolmogorov: inner takes a layer of one variable.*\[n, 2\]: linear\(2\)",
+        r"kolmogorov: inner: expected a layer of one variable.*\[n, 2\]: linear\(2\)",
     ),
     "inner is no layer": (lambda: untyped.kolmogorov(2, inner=tanh, outer=SMALL), TypeError, r"activate\(tanh\)"),
     "x of another width": (
         lambda: jax.eval_shape(SUPERPOSITION.init, KEY, unit_grid(3, 2)),
         ValueError,
-        r"takes 2 features.*got 3",
+        r"2 features.*got 3",
     ),
 }
 

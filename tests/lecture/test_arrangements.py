@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import linprog
 
 from fnn.lecture import is_linearly_separable, regions, two_layer_region, union
-from fnn.lecture.arrangements import arrangement_cells, positive_weights, telling_neuron
+from fnn.lecture.arrangements import arrangement_cells, positive_weights, separating_neuron
 
 CORNERS = np.array(list(product([False, True], repeat=3)))
 
@@ -32,7 +32,7 @@ def found_by_linear_program(cells: np.ndarray, within: np.ndarray) -> bool:
 
 def assert_right(cells: np.ndarray, within: np.ndarray) -> bool:
     """A neuron that tells the cells apart, or one mean of both kinds, checked in whole numbers and fractions."""
-    neuron, shares = telling_neuron(cells, within)
+    neuron, shares = separating_neuron(cells, within)
     if neuron is not None:
         v, v_0 = neuron
         S = cells.astype(int) @ np.array(v) - v_0
@@ -160,7 +160,7 @@ def test_all_and_nothing_are_regions_too():
 
 
 def test_two_quadrants_and_two_squares_have_no_two_layers_and_say_why():
-    quadrants = r"1/2 of 00 \+ 1/2 of 11, makes the same mean as outside of it, 1/2 of 01 \+ 1/2 of 10; .*union"
+    quadrants = r"inside, 1/2 of 00 \+ 1/2 of 11, .* outside, 1/2 of 01 \+ 1/2 of 10\. .*union"
     with pytest.raises(ValueError, match=quadrants):
         two_layer_region(jnp.eye(2), jnp.zeros(2), lambda says: says[:, 0] == says[:, 1])
     box = [
@@ -169,7 +169,7 @@ def test_two_quadrants_and_two_squares_have_no_two_layers_and_say_why():
     ]
     polyhedra = [(jnp.asarray(normals), jnp.asarray(offsets)) for normals, offsets in box]
     normals, offsets = (jnp.concatenate(parts) for parts in zip(*polyhedra, strict=True))
-    with pytest.raises(ValueError, match="no neuron tells"):
+    with pytest.raises(ValueError, match="expected cells that one neuron separates"):
         two_layer_region(normals, offsets, lambda says: says[:, :4].all(1) | says[:, 4:].all(1))
     assert union(polyhedra).net.apply(*union(polyhedra)[1:], jnp.asarray([[0.5, 0.5], [0.5, -0.5]]))[:, 0].tolist() == [
         1,
@@ -211,7 +211,7 @@ WRONG = {
     "traced": (
         lambda: jax.jit(lambda o: two_layer_region(NORMALS, o, first).params)(OFFSETS),
         TypeError,
-        "two_layer_region looks at the numbers .*outside of jit",
+        "two_layer_region: expected concrete half-spaces.*outside of jit",
     ),
     "digits": (
         lambda: two_layer_region(jnp.eye(10, dtype=jnp.bfloat16), jnp.zeros(10, jnp.bfloat16), nested),

@@ -235,7 +235,7 @@ def test_neurons_that_are_passed_over_are_named_and_keep_their_first_values(laye
     named = re.escape(
         str(layer).replace("serial(serial(repeat(residual(linear(4)), 2)))", "repeat(residual(linear(4)), 2)")
     )
-    with pytest.warns(UserWarning, match=f"leaves those within {named} with .*put these neurons into a serial"):
+    with pytest.warns(UserWarning, match=f"got neurons within {named}, which .*Put these neurons into a serial"):
         params = pretrain(KEY, net, DATA, squared, optimizer=sgd(0.4), steps=1, batch_size=EXAMPLES)
     start = net.init(jax.random.split(KEY)[0], DATA[0])[0]
     jax.tree.map(np.testing.assert_array_equal, params[0], start[0])
@@ -247,7 +247,7 @@ def test_neurons_behind_the_head_are_named_where_the_head_is_not_trained():
     options = {"optimizer": sgd(0.4), "steps": 1, "batch_size": EXAMPLES}
     data = DATA[0], jnp.stack([DATA[1]] * 2, axis=1)
     pretrain(KEY, net, data, squared, **options)
-    with pytest.warns(UserWarning, match=r"within grouped\(linear\(1\), 2\) with"):
+    with pytest.warns(UserWarning, match=r"within grouped\(linear\(1\), 2\), which"):
         pretrain(KEY, net, data, squared, head=False, **options)
 
 
@@ -388,7 +388,7 @@ def test_what_cannot_be_pretrained_says_why():
         given(loss=jnp.square)
     with pytest.raises(TypeError, match="pretrain takes optimizers"):
         given(optimizer=sgd)
-    with pytest.raises(ValueError, match=r"trains layers with params .*dense, linear.*has none"):
+    with pytest.raises(ValueError, match=r"expected layers with params .*dense, linear.*without one"):
         given(net=serial(residual(dense(4, tanh)), dropout(0.5)), data=(DATA[0], DATA[0]))
     with pytest.raises(ValueError, match="squared expects y of shape"):
         given(data=(DATA[0], DATA[0]))
@@ -397,11 +397,11 @@ def test_what_cannot_be_pretrained_says_why():
     with pytest.raises(ValueError, match="labels 0 and 1"):
         given(loss=binary_cross_entropy)
     coupled = Loss("coupled", squared.value, squared.slope, squared.curvature, lambda a, y: a[:, :, None])
-    with pytest.raises(ValueError, match="coupled couples the outputs"):
+    with pytest.raises(ValueError, match="got coupled, which couples the outputs"):
         given(loss=coupled)
-    with pytest.raises(ValueError, match=r"batch_size 32 exceeds the 20 of 40 examples .*batch_size <= 20"):
+    with pytest.raises(ValueError, match=r"at most the 20 of 40 examples .*got batch_size 32\. Choose batch_size <= 20"):
         given(subsample=0.5)
-    with pytest.raises(TypeError, match="inputs fixes how many there are and cannot be traced"):
+    with pytest.raises(TypeError, match="inputs: expected a Python number, which determines shapes, got a tracer"):
         jax.jit(lambda share: given(inputs=share))(0.5)
     with pytest.raises(ValueError, match="NaN or infinity in x"):
         given(data=(DATA[0].at[0, 0].set(jnp.nan), DATA[1]))
@@ -412,17 +412,17 @@ def test_what_cannot_be_pretrained_says_why():
 @pytest.mark.parametrize("name", ["inputs", "subsample"])
 @pytest.mark.parametrize("share", [0, 1.5, -0.1])
 def test_shares_are_in_0_to_1(name, share):
-    with pytest.raises(ValueError, match=rf"{name} must be a share in \(0, 1\], or None for all"):
+    with pytest.raises(ValueError, match=rf"{name} must be a fraction in \(0, 1\], or None for all"):
         given(**{name: share})
 
 
 def test_diversity_needs_something_to_compare():
     for bad in (jnp.ones((5, 1)), jnp.ones((1, 5)), jnp.ones(5)):
-        with pytest.raises(ValueError, match="diversity compares the columns of outputs with 2 rows and 2 columns"):
+        with pytest.raises(ValueError, match="diversity: expected outputs with at least 2 rows and 2 columns"):
             diversity(bad)
-    with pytest.raises(ValueError, match="weight_diversity compares the columns of w"):
+    with pytest.raises(ValueError, match="weight_diversity: expected w with at least 1 row and 2 columns"):
         weight_diversity(jnp.ones((5, 1)))
-    with pytest.raises(TypeError, match="diversity expects floats"):
+    with pytest.raises(TypeError, match="diversity: expected floats"):
         diversity(jnp.ones((5, 2), int))
     a_list: Any = [[1.0, 2.0]]
     with pytest.raises(TypeError, match="diversity expects an array"):

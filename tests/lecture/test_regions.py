@@ -212,7 +212,7 @@ WRONG = {
     "offsets of another number": (lambda: convex_polyhedron(NORMALS, OFFSETS[:1]), ValueError, r"\(1,\)"),
     "no half-space": (lambda: convex_polyhedron(NORMALS[:0], OFFSETS[:0]), ValueError, "at least one"),
     "lists": (lambda: untyped.convex_polyhedron([[1.0]], [0.0]), TypeError, r"normals expects an array, got list"),
-    "integers": (lambda: convex_polyhedron(NORMALS.astype(int), OFFSETS), TypeError, "int64.*convert by astype"),
+    "integers": (lambda: convex_polyhedron(NORMALS.astype(int), OFFSETS), TypeError, "int64.*Convert by astype"),
     "two dtypes": (lambda: convex_polyhedron(NORMALS, OFFSETS.astype("float32")), TypeError, "float64 and float32"),
     "NaN": (lambda: convex_polyhedron(NORMALS, OFFSETS * jnp.nan), ValueError, "finite offsets"),
     "a normal of zeros": (lambda: convex_polyhedron(NORMALS.at[1].set(0), OFFSETS), ValueError, r"zeros.*row \[1\]"),
@@ -223,7 +223,7 @@ WRONG = {
     "union of one pair": (
         lambda: untyped.union((NORMALS, OFFSETS)),
         TypeError,
-        r"for one polyhedron write \[\(normals",
+        r"For a single polyhedron write \[\(normals",
     ),
     "union of nothing": (lambda: union([]), TypeError, "at least one"),
     "union of two dimensions": (

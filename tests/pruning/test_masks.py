@@ -341,17 +341,17 @@ def _pruner(**changed: Any) -> Any:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: _pruner(score=magnitude), TypeError, r"score must be a Score.*magnitude\(\)"),
-        (lambda: _pruner(amount=1.5), ValueError, r"amount must be a whole number.*fraction in \[0, 1\).*1.5"),
-        (lambda: _pruner(amount=-1), ValueError, "amount must be a whole number.*-1"),
-        (lambda: _pruner(amount="all"), TypeError, "amount must be .*'all'"),
-        (lambda: _pruner(scope="net"), ValueError, 'scope must be "layer" or "global"'),
+        (lambda: _pruner(score=magnitude), TypeError, r"score: expected a Score.*magnitude\(\)"),
+        (lambda: _pruner(amount=1.5), ValueError, r"amount: expected a whole number.*fraction in \[0, 1\).*1.5"),
+        (lambda: _pruner(amount=-1), ValueError, "amount: expected a whole number.*-1"),
+        (lambda: _pruner(amount="all"), TypeError, "amount: expected .*'all'"),
+        (lambda: _pruner(scope="net"), ValueError, 'scope: expected "layer" or "global"'),
         (lambda: _pruner(retrain=-1), ValueError, "retrain must be a whole number >= 0"),
         (lambda: _pruner(tolerance=-0.1), ValueError, "tolerance must be a number >= 0"),
         (lambda: _pruner(evaluate=3.0), TypeError, "evaluate must be a function"),
         (lambda: schedule(1.0, 3), ValueError, r"final must be in \[0, 1\)"),
         (lambda: remove_least({"w": 1.0}, {"b": True}, 1), ValueError, "saliency and links differ in structure"),
-        (lambda: remove_least({"b": jnp.ones(2)}, {"b": jnp.ones(2, bool)}, 1), ValueError, "chooses no leaf"),
+        (lambda: remove_least({"b": jnp.ones(2)}, {"b": jnp.ones(2, bool)}, 1), ValueError, "got one that chooses none"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: Any, error: type[Exception], message: str) -> None:

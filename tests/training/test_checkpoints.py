@@ -147,7 +147,7 @@ def test_dtypes_that_safetensors_cannot_give_back_are_for_npz(tmp_path):
         tree = {"w": np.ones((2, 3), jnp.dtype(dtype))}
         save(tmp_path / "tree.npz", tree)
         assert_same_bits(load(tmp_path / "tree.npz", like=tree), tree)
-        with pytest.raises(TypeError, match=rf"w has dtype {dtype}.*save as .npz"):
+        with pytest.raises(TypeError, match=rf"got {dtype} of w\. Save as .npz"):
             save(tmp_path / "tree.safetensors", tree)
     assert [file.name for file in tmp_path.iterdir()] == ["tree.npz"]
 
@@ -180,7 +180,7 @@ def test_nothing_is_narrowed_where_jax_has_no_float64(tmp_path):
     save(tmp_path / "w.npz", {"w": np.ones(2)})
     with jax.enable_x64(False):
         assert load(tmp_path / "w.npz", like={"w": np.ones(2)})["w"].dtype == np.float64
-        with pytest.raises(ValueError, match=r"w: float64 \(2,\), which JAX holds after .*jax_enable_x64"):
+        with pytest.raises(ValueError, match=r"w: float64 \(2,\), which needs .*jax_enable_x64"):
             load(tmp_path / "w.npz", like={"w": jax.ShapeDtypeStruct((2,), np.dtype("float64"))})
 
 
@@ -298,14 +298,14 @@ DAMAGED += [(".safetensors", name, content) for name, content in TENSORS.items()
 def test_a_damaged_file_is_named_in_one_error(tmp_path, suffix, content, like):
     path = tmp_path / f"some{suffix}"
     archive(path, content) if isinstance(content, dict) else path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"load: .*(damaged|not as like)") as error:
+    with pytest.raises(ValueError, match=r"load: .*(damaged|the tensors of like)") as error:
         load(path, like)
     assert str(path) in str(error.value)
     assert "allow_pickle=True" not in str(error.value)
     assert "unsafely" not in str(error.value)
     if like is None:
         assert len(str(error.value).splitlines()) == 1
-        assert "is damaged or no" in str(error.value)
+        assert "is damaged or of another format" in str(error.value)
 
 
 @every_format
@@ -346,7 +346,7 @@ def test_what_a_file_says_of_its_size_is_looked_at_before_anything_is_made_of_it
     sizes = [(len(header) + more).to_bytes(4, "little") for more in (0, 8 * 50000000)]
     assert path.read_bytes().count(sizes[0]) == 2
     path.write_bytes(path.read_bytes().replace(*sizes))
-    with pytest.raises(ValueError, match=r"w\.npy has not the size of its shape \(50000000,\)"):
+    with pytest.raises(ValueError, match=r"the size of w\.npy does not fit its shape \(50000000,\)"):
         load(path)
 
 
@@ -448,25 +448,25 @@ def test_a_run_goes_on_from_a_file_as_if_never_cut(tmp_path, suffix, training):
 
 
 def test_what_cannot_be_saved_says_why(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"by the suffix, .npz or .safetensors, got 'w.pt'"):
+    with pytest.raises(ValueError, match=r"save: expected a format by the suffix, .npz or .safetensors, got 'w.pt'"):
         save(tmp_path / "w.pt", {})
-    with pytest.raises(ValueError, match=r"load tells the format by the suffix"):
+    with pytest.raises(ValueError, match=r"load: expected a format by the suffix"):
         load(tmp_path / "w")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*; make it by"):
+    with pytest.raises(FileNotFoundError, match=r"save: expected an existing folder, got .*\. Make it by"):
         save(tmp_path / "nowhere" / "w.npz", {"w": np.ones(1)})
     with pytest.raises(TypeError, match=r"the leaf '0.w' expects an array, got float; convert by jnp.asarray"):
         save(tmp_path / "w.npz", ({"w": 1.0},))
-    with pytest.raises(TypeError, match=r"the leaf 'w' is traced; save outside of jit"):
+    with pytest.raises(TypeError, match=r"got a traced leaf 'w'\. Save outside of jit"):
         jax.jit(lambda w: save(tmp_path / "w.npz", {"w": w}))(jnp.ones(1))
     for strange in (np.array(["text"]), np.array([None]), np.ones(2, ">f4"), np.zeros(1, [("x", "f4")])):
-        with pytest.raises(TypeError, match=r"only numbers in the machine's byte order"):
+        with pytest.raises(TypeError, match=r"expected numbers in the machine's byte order"):
             save(tmp_path / "w.npz", {"w": strange})
     save(tmp_path / "w.npz", {"w": np.ones(1)})
     with pytest.raises(TypeError, match=r"the leaf 'w' expects an array, got float"):
         load(tmp_path / "w.npz", like={"w": 1.0})
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
-    with pytest.raises(ImportError, match=r"pip install safetensors, or use .npz"):
+    with pytest.raises(ImportError, match=r"pip install safetensors, or use \.npz"):
         save(tmp_path / "w.safetensors", {"w": np.ones(1)})
 
 
@@ -527,13 +527,13 @@ def test_common_cases():
 
 def test_every_part_that_does_not_fit_is_named():
     into, source = widths(5, 4, 4, 3), widths(5, 8, 4, 3, fill=10, dtype=jnp.float32)
-    with pytest.raises(ValueError, match="transplant, 5 differences") as error:
+    with pytest.raises(ValueError, match="transplant: expected equal parts, got 5 differences") as error:
         transplant(into, (*source, {"gamma": jnp.ones(3)}), {0: 0, 2: 3})
     for line in (
         "part 0 from part 0, w: float64 (5, 4) in into, float32 (5, 8) in source",
         "part 2 from part 3, b: float64 (3,) in into, missing in source",
         "part 2 from part 3, gamma: missing in into, float64 (3,) in source",
-        "give both networks the same widths and dtypes there, or leave the part out",
+        "Give both networks the same widths and dtypes there, or leave the part out.",
     ):
         assert line in str(error.value)
     with pytest.raises(ValueError, match=r"float32 .* in source"):
@@ -544,11 +544,11 @@ def test_every_part_that_does_not_fit_is_named():
         transplant(into, source, {0: (0, "x")})
     with pytest.raises(ValueError, match=r"no part \(0, 'w', 1\).*there is no part at all"):
         mask_of_parts(into, [(0, "w", 1)])
-    with pytest.raises(ValueError, match=r"part 0.w is named twice, it lies in 0"):
+    with pytest.raises(ValueError, match=r"got part 0.w twice, as it lies in 0\. Name it once"):
         transplant(into, into, {(0, "w"): (0, "w"), 0: 0})
     with pytest.raises(ValueError, match="k must be a whole number >= 1"):
         first_parts(0)
-    with pytest.raises(ValueError, match="no weights before the head"):
+    with pytest.raises(ValueError, match="expected weights before the head"):
         all_but_head(widths(5, 4))
     with pytest.raises(TypeError, match="takes its params as a tuple"):
         all_but_head({"w": 1, "b": 2})

@@ -215,19 +215,19 @@ def test_bad_metrics_are_told_apart() -> None:
     both = Metric("both", of_layer=gradient_norm.of_layer, of_step=update_norm.of_step)
     integers = Metric("count", of_step=lambda step: step.after.step)
     for error, message, metrics in (
-        (TypeError, r"call the factory: saturated\(\), not saturated", [saturated]),
-        (TypeError, "got 3; make one", [3]),
-        (ValueError, "the metric both must have one of of_layer and of_step", [both]),
-        (ValueError, "must have one of of_layer and of_step", [Metric("none")]),
+        (TypeError, r"Call the factory: saturated\(\), not saturated", [saturated]),
+        (TypeError, r"got 3\. Make one", [3]),
+        (ValueError, "expected either of_layer or of_step of the metric both, got both", [both]),
+        (ValueError, "of the metric none, got neither", [Metric("none")]),
         (TypeError, "must be a function", [Metric("three", of_step=3)]),  # type: ignore[arg-type]
-        (ValueError, "two metrics are named 'saturated'", [saturated(), saturated(0.1)]),
-        (ValueError, "two metrics are named 'loss'", [update_norm._replace(name="loss")]),
+        (ValueError, "got two metrics named 'saturated'", [saturated(), saturated(0.1)]),
+        (ValueError, "got two metrics named 'loss'", [update_norm._replace(name="loss")]),
     ):
         with pytest.raises(error, match=message):
             made(*metrics)
     with pytest.raises(TypeError, match=r"write metrics=\[gradient_norm\]"):
         trainer(NET, squared, sgd(0.1), metrics=gradient_norm)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"gradient_norm looks at layers.*take gradient=backprop"):
+    with pytest.raises(ValueError, match=r"got gradient_norm with a gradient.*Choose gradient=backprop"):
         made(gradient_norm, gradient=fnn.autodiff)
     made(update_norm, gradient=fnn.autodiff)
     with pytest.raises(TypeError, match="expects the metric 'count' of floats, got int32"):
@@ -256,7 +256,7 @@ def test_the_gap_is_measured_after_every_block_in_the_inference_mode() -> None:
         expected = Gap(losses[0], losses[1], losses[1] - losses[0])
         chex.assert_trees_all_close(jax.tree.map(lambda m: m[block], metrics["validation"]), expected, rtol=1e-10)  # noqa: B023
     chex.assert_trees_all_equal(end, state)
-    with pytest.raises(ValueError, match="data has NaN or infinity in x"):
+    with pytest.raises(ValueError, match="got NaN or infinity in x"):
         overfitting_gap(net, squared, seen, (unseen[0] * jnp.nan, unseen[1]))
     with pytest.raises(TypeError, match="a batch is a pair"):
         overfitting_gap(net, squared, seen, x)  # type: ignore[arg-type]
@@ -329,7 +329,7 @@ def test_the_report_prints_as_a_table_with_a_row_for_each_copy() -> None:
     net = serial(neurons, dropout(0.5), repeat(repeat(neurons, 2), 2), linear(2, w=constant(0.1)))
     report = propagation_report(net, squared, *DATA, jax.random.key(0), seeds=4)
     title, _, header, rule, *rows = str(report).splitlines()
-    assert title == f"{net}, squared: mean and standard deviation over 4 starts"
+    assert title == f"{net}, squared: mean and standard deviation over 4 initialisations"
     assert " ".join(header.split()) == "layer mean x var x ± var ε ± var ∂Q/∂w ±"
     assert set(rule) == {"─", " "}
     copies = [f"2 {neurons}[{i}, {j}]" for i in (0, 1) for j in (0, 1)]

@@ -99,7 +99,7 @@ def test_a_piece_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 )
 def test_a_folder_of_another_sweep_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     resumed(tmp_path, pieces=2)
-    with pytest.raises(ValueError, match="holds another sweep"):
+    with pytest.raises(ValueError, match="got another sweep"):
         resumed(tmp_path, **({"pieces": 2} | change))
 
 
@@ -110,13 +110,13 @@ def test_arrays_in_the_experiment_count(tmp_path: Path) -> None:
         if scale == 1:
             resumed(tmp_path, closing)
         else:
-            with pytest.raises(ValueError, match="holds another sweep"):
+            with pytest.raises(ValueError, match="got another sweep"):
                 resumed(tmp_path, closing)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"is not empty and holds no sweep; take another folder"):
+    with pytest.raises(ValueError, match=r"with thesis\.tex\. Use another folder"):
         resumed(tmp_path)
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_note_is_written_anew_where_the_pieces_prove_whose_they_are(tm
     told = (
         nullcontext()
         if how == "gone"
-        else pytest.warns(UserWarning, match=r"sweep\.json is damaged and is written anew")
+        else pytest.warns(UserWarning, match=r"sweep\.json is damaged and is written again")
     )
     with told:
         np.testing.assert_allclose(plainly(tmp_path), RIGHT, rtol=1e-12)
@@ -256,12 +256,12 @@ def test_a_damaged_note_is_written_anew_where_the_pieces_prove_whose_they_are(tm
 def test_a_damaged_note_of_another_sweep_is_told(tmp_path: Path, how: str) -> None:
     plainly(tmp_path)
     spoil(tmp_path / "sweep.json", NOTES[how])
-    with pytest.raises(ValueError, match=r"json is not there or damaged, and piece-000\d\.npz is of another sweep"):
+    with pytest.raises(ValueError, match=r"json, got none or a damaged one, and piece-000\d\.npz is of another sweep"):
         plainly(tmp_path, eta=(5.0, 6.0, 7.0, 8.0))
     assert len(pieces(tmp_path)) == 5
     for path in tmp_path.glob("*.npz"):
         cut(path, 50)
-    with pytest.raises(ValueError, match="no piece can be read that tells whose it is; take another folder"):
+    with pytest.raises(ValueError, match=r"no readable piece identifies its sweep\. Use another folder"):
         plainly(tmp_path)
 
 
@@ -271,11 +271,11 @@ def test_a_note_without_pieces_is_anybodys_unless_it_is_the_beginning_of_ours(tm
         path.unlink()
     for how in (b"null", b"[]", b'{"method": "grid"}', b'{"method": "gr'):
         (tmp_path / "sweep.json").write_bytes(how)
-        with pytest.raises(ValueError, match="there are no pieces, so that the file may be anybody's"):
+        with pytest.raises(ValueError, match="without pieces the file may belong to another program"):
             plainly(tmp_path)
         assert (tmp_path / "sweep.json").read_bytes() == how
     (tmp_path / "sweep.json").write_bytes(b"")
-    with pytest.warns(UserWarning, match="is written anew"):
+    with pytest.warns(UserWarning, match="is written again"):
         np.testing.assert_allclose(plainly(tmp_path), RIGHT, rtol=1e-12)
 
 
@@ -330,7 +330,7 @@ def test_of_sweeps_that_begin_at_once_one_has_the_folder(
             folder = tmp_path / str(number)
             said = list(pool.map(begin, range(threads)))
             assert said.count("mine") == 1 if links else "mine" in said
-            assert all(words == "mine" or "holds another sweep: rows: " in words for words in said)
+            assert all(words == "mine" or "got another sweep: rows: " in words for words in said)
 
 
 @pytest.mark.parametrize("fails_at", range(6))
@@ -358,14 +358,14 @@ def test_a_disk_that_is_full_leaves_a_folder_that_goes_on(
     [
         ({"eta": (1.0, 2.0, 3.0)}, r"values eta shape: \[4\] there, \[3\] here"),
         ({"eta": (1.0, 2.0, 3.0)}, r"rows: 20 there, 15 here"),
-        ({"eta": (1.0, 2.0, 3.0, 5.0)}, r"sweep: other values eta; take"),
+        ({"eta": (1.0, 2.0, 3.0, 5.0)}, r"sweep: other values eta\. Use"),
         (
             {"eta": jnp.arange(1, 5, dtype=jnp.float32)},
             r"sweep: values eta dtype: float64 there, float32 here; results",
         ),
-        ({"keys": jax.random.split(jax.random.key(1), 5)}, r"sweep: other keys; take"),
+        ({"keys": jax.random.split(jax.random.key(1), 5)}, r"sweep: other keys\. Use"),
         ({"keys": jax.random.split(jax.random.key(0, impl="rbg"), 5)}, r"keys dtype: key<fry> there, key<rbg> here"),
-        ({"pieces": 10}, r"sweep: pieces: 5 there, 10 here; take"),
+        ({"pieces": 10}, r"sweep: pieces: 5 there, 10 here\. Use"),
     ],
 )
 def test_how_another_sweep_differs_is_told_in_words(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -377,7 +377,7 @@ def test_how_another_sweep_differs_is_told_in_words(tmp_path: Path, change: dict
 def test_another_experiment_and_another_precision_are_told_in_words(tmp_path: Path) -> None:
     keys, eta = KEYS, [1.0, 2.0]
     resumable_sweep(tmp_path, plain, keys, eta=eta, progress=False)
-    with pytest.raises(ValueError, match=r"holds another sweep: another experiment; take"):
+    with pytest.raises(ValueError, match=r"got another sweep: another experiment\. Use"):
         resumable_sweep(tmp_path, lambda key, eta: -plain(key, eta), keys, eta=eta, progress=False)
     with pytest.raises(ValueError, match=r"results: float64 \[\] there, float32 \[\] here"), jax.enable_x64(False):
         resumable_sweep(tmp_path, plain, keys, eta=eta, progress=False)

@@ -240,6 +240,6 @@ def test_a_nan_is_told_with_what_gave_it() -> None:
 
 def test_a_value_that_its_dtype_takes_for_1_is_refused() -> None:
     with jax.enable_x64(False):
-        with pytest.raises(ValueError, match="values that float32 can tell from 1"):
+        with pytest.raises(ValueError, match="that float32 distinguishes from 1"):
             sweep(lambda key, alpha: 1 - alpha, KEYS, alpha=[0.9, 1 - 1e-8])
         assert sweep(lambda key, p: 1 - p, KEYS, p=[0.5, 1.0])[0].tolist() == [0.5, 0.0]
