@@ -61,6 +61,11 @@ def is_outer(node: Any) -> bool:
     return isinstance(node, Outer)
 
 
+def has_weights(node: Any) -> bool:
+    """True for the contributions to the params {"w"} or {"w", "b"} of a layer of weights."""
+    return isinstance(node, dict) and is_outer(node.get("w"))
+
+
 def _unchanged(stacked: Array) -> Array:
     return stacked
 

@@ -11,6 +11,9 @@ import pytest
 
 import fnn
 
+untyped: Any = pydoc
+untyped_activation: Any = fnn.Activation
+
 SHAPES = fnn.Activation | fnn.Loss | fnn.Reading
 CONSTANTS = {
     name: getattr(package, name)
@@ -29,17 +32,17 @@ def test_the_constants_are_activations_losses_and_readings():
 @every_constant
 def test_the_help_of_a_constant_is_its_own(name):
     constant = CONSTANTS[name]
-    shown = pydoc.render_doc(constant, renderer=pydoc.plaintext)
+    shown = pydoc.render_doc(constant, renderer=untyped.plaintext)
     assert constant.doc
     assert constant.__doc__ == constant.doc != type(constant).__doc__
     assert pydoc.getdoc(constant).splitlines()[0] in shown
-    assert type(constant).__doc__.splitlines()[0] not in shown
+    assert str(type(constant).__doc__).splitlines()[0] not in shown
     assert len({other.doc for other in CONSTANTS.values()}) == len(CONSTANTS)
 
 
 @pytest.mark.parametrize("shape", [fnn.Activation, fnn.Loss, fnn.Reading])
 def test_the_help_of_a_class_is_still_the_class_docstring(shape):
-    assert "class " + shape.__name__ in pydoc.render_doc(shape, renderer=pydoc.plaintext)
+    assert "class " + shape.__name__ in pydoc.render_doc(shape, renderer=untyped.plaintext)
     assert pydoc.getdoc(shape)
     assert shape.__doc__ == shape(*["", *[None] * (len(shape._fields) - 2)], doc="").__doc__
 
@@ -59,7 +62,6 @@ def test_a_constant_is_a_pytree_that_keeps_its_help(name):
 
 
 def test_the_help_survives_pickling():
-    untyped: Any = fnn.Activation
-    mine = untyped(label="sine", value=math.sin, slope=math.cos, curvature=math.sin, doc="The sine.")
+    mine = untyped_activation(label="sine", value=math.sin, slope=math.cos, curvature=math.sin, doc="The sine.")
     assert pickle.loads(pickle.dumps(mine)) == mine
     assert pickle.loads(pickle.dumps(mine)).__doc__ == "The sine."

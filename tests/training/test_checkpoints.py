@@ -608,9 +608,9 @@ def test_what_cannot_freeze_says_why():
     params = widths(3, 4, 2)
     with pytest.raises(TypeError, match=r"freeze: expected optimizers.*Call the factory first"):
         freeze(adam, mask_of_parts(params, [0]))
-    with pytest.raises(ValueError, match="takes a mask in the structure of the params"):
+    with pytest.raises(ValueError, match="expected a mask in the structure of the params"):
         freeze(adam(0.1), (True, False)).init(params)
-    with pytest.raises(TypeError, match="takes a mask of bools"):
+    with pytest.raises(TypeError, match="expected a mask of bools"):
         freeze(adam(0.1), jax.tree.map(lambda w: 1.0, params))
     assert repr(freeze(adam(0.1), mask_of_parts(params, [0]))) == "freeze(adam(0.1), mask)"
 
