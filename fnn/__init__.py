@@ -1,6 +1,6 @@
-"""Neural networks as pure functions on JAX, with BackProp by hand beside automatic gradients.
+"""Neural networks as pure functions on JAX, with hand-written BackProp and automatic gradients to compare it with.
 
-The shapes are in `fnn.core`; a layer's equations stand in its docstring. Importing this package touches no device.
+The shapes are in `fnn.core`; the equations of a layer are in its docstring. Importing this package uses no device.
 """
 
 from fnn import core, nn, derivatives, optimizers, data, training, pruning, testing, lecture  # isort: skip

@@ -1,4 +1,4 @@
-"""The shapes everything is made of, and the readings of a backward pass."""
+"""The shapes that everything is made of, and the readings of a backward pass."""
 
 from fnn.core.errors import NeedsMoreExamples, Unsupported
 from fnn.core.readings import (

@@ -1,4 +1,4 @@
-"""How things print: labels that read as the call was written, and tables of plain text."""
+"""Labels that read as the call was written, the help of constants, and tables of plain text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from typing import Any
 from jax.core import Tracer
 
 
+class OwnHelp:
+    """The ``__doc__`` of a class whose instances may have their own: `help(fnn.tanh)` describes tanh.
+
+    An instance with an empty field ``doc`` has the docstring of its class.
+    """
+
+    def __init__(self, of_class: str | None) -> None:
+        self.of_class = of_class
+
+    def __get__(self, instance: Any, owner: type | None = None) -> str | None:
+        return self.of_class if instance is None or not instance.doc else instance.doc
+
+
 def aligned(rows: Iterable[tuple[str, ...]], text_columns: int) -> str:
-    """Rows of text as columns, the first ones flush left and the numbers flush right."""
+    """A table of text: the first ``text_columns`` columns flush left, the numbers after them flush right."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
@@ -24,7 +37,7 @@ def aligned(rows: Iterable[tuple[str, ...]], text_columns: int) -> str:
 
 
 def call_repr(name: str, *arguments: Any, **options: tuple[Any, Any]) -> str:
-    """A label: the call as it was written; an option (value, default) shows where it differs.
+    """The label of a call as it was written; an option (value, default) appears only where the two differ.
 
     Example:
         >>> call_repr("adam", 0.01, gamma=(0.9, 0.9), alpha=(0.99, 0.999))

@@ -1,8 +1,8 @@
-"""Arithmetic that keeps what the plain formulas lose: digits, derivatives at 0, the small terms of long sums.
+"""Arithmetic without the losses of the plain formulas: digits, derivatives at 0, the small terms of long sums.
 
 Its matrix decompositions by LAPACK take one matrix at a time, also under `jax.vmap`: LAPACK's batches wait for threads
-of the same pool that runs the devices of a CPU, so two devices that each decompose a batch, as in a `sweep`, would wait
-for each other for ever.
+of the pool that also runs the devices of a CPU, so two devices that each decompose a batch, as in a `sweep`, would
+deadlock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fnn.core.types import Array
 
 @jax.custom_jvp
 def safe_sqrt(x: Array) -> Array:
-    """√x with slope 0 at x = 0, so that a norm or a root of an average can be differentiated where it is 0.
+    """√x with slope 0 at x = 0, so that a norm or the root of an average can be differentiated at 0.
 
     Equation: √x for x ≥ 0; the slope is 1/(2√x) for x > 0, and 0 at x = 0, which lies between the one-sided slopes ∓1
     of √(t²) = |t|. Elsewhere, NaN included, as `jnp.sqrt`.
@@ -49,7 +49,7 @@ def _safe_sqrt_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, 
 
 @jax.custom_jvp
 def logistic(u: Array) -> Array:
-    """s(u) = 1/(1 + e^−u) as `jax.nn.sigmoid`, but its automatic slope is s(u)s(−u), which JAX has as s(1 − s).
+    """s(u) = 1/(1 + e^−u) as `jax.nn.sigmoid`, but with the automatic slope s(u)s(−u) in place of s(1 − s).
 
     Args:
         u: floats of any shape.
@@ -74,9 +74,9 @@ def _logistic_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[Array, A
 
 @jax.custom_jvp
 def logistic_density(u: Array) -> Array:
-    """The slope s'(u) of s(u) = 1/(1 + e^−u), the density of the logistic distribution, with all digits on both sides.
+    """The slope s'(u) of s(u) = 1/(1 + e^−u), the density of the logistic distribution, accurate on both sides.
 
-    Equation: s' = s(u)s(−u) = e/(1 + e)² with e = e^−|u|, where s(1 − s) would take s from 1;
+    Equation: s' = s(u)s(−u) = e/(1 + e)² with e = e^−|u|, where s(1 − s) would cancel for large u;
     s'' = s(1 − s)(1 − 2s) = −tanh(u/2) s'.
 
     Args:
@@ -103,36 +103,47 @@ def _logistic_density_jvp(primals: tuple[Array], tangents: tuple[Any]) -> tuple[
 
 
 def ratio(part: Array, whole: Array) -> Array:
-    """part/whole, where 0/0 is 0 and can be differentiated."""
+    """part/whole, with 0/0 = 0 and a finite derivative there."""
     return part / jnp.where((part == 0) & (whole == 0), 1, whole)
 
 
 def not_flushed(epsilon: Any, dtype: Any) -> Any:
-    """An ε that keeps a divisor from 0: the smallest normal number of the dtype at least, for less is flushed to 0."""
+    """ε, at least the smallest normal number of the dtype: a smaller one is flushed to 0 and no safe divisor."""
     return epsilon if isinstance(epsilon, Tracer) else max(float(epsilon), float(jnp.finfo(dtype).tiny))
 
 
 def units(rows: Array) -> Array:
-    """A power of two near the largest entry of each row [n], which divides without rounding; 1 for a row of zeros."""
+    """A power of two near the largest entry of each row [n], a divisor without rounding; 1 for a row of zeros."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide(rows)), axis=1, initial=0))
     most = jnp.finfo(largest.dtype).maxexp - 3  # beyond it, 1/unit is flushed to 0
     return jnp.ldexp(jnp.ones_like(largest), jnp.clip(jnp.frexp(largest)[1], -most, most))
 
 
 def lengths(rows: Array) -> Array:
-    """‖row‖ [n] of each row [n, …] in float32 at least, its squares safe from overflow and underflow."""
+    """‖row‖ [n] of each row [n, …] in float32 at least, without overflow or underflow of the squares."""
     rows = wide(rows.reshape(rows.shape[0], -1))
     unit = units(rows)
     return unit * safe_sqrt(jnp.sum(jnp.square(rows * (1 / unit)[:, None]), axis=1))
 
 
+def norm_in_units(tree: Any) -> tuple[Array, Array]:
+    """A power of two near the largest entry of a tree, and the norm of all leaves divided by it."""
+    leaves = jax.tree.leaves(wide(tree))
+    if not leaves:
+        return jnp.ones(()), jnp.zeros(())
+    dtype = max((leaf.dtype for leaf in leaves), key=lambda d: jnp.finfo(d).bits)
+    largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves])
+    unit = units(largest[None])[0]
+    return unit, safe_sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
+
+
 class Sum(NamedTuple):
-    """A sum of many trees of numbers, one after another, in float32 at least; `plus` adds to it and `mean` ends it."""
+    """A compensated sum of many trees of numbers, in float32 at least, extended by `plus` and finished by `mean`."""
 
     total: Any
-    """the sum, rounded"""
+    """the rounded sum"""
     lost: Any
-    """what the last rounding took away, which goes in with the next term"""
+    """the rounding error of the last addition, which is added with the next term"""
 
 
 def no_sum(like: Any) -> Sum:
@@ -147,16 +158,16 @@ def no_sum(like: Any) -> Sum:
 
 
 def plus(sum: Sum, terms: Any) -> Sum:
-    """The sum with one more term; what rounding takes from it is kept, and goes in with the next term.
+    """The sum with one more term; its rounding error is kept and added with the next term.
 
     Equations, for every number, with t the total and v the term::
 
         y := v + lost        s := t + y        lost := (t − (s − (s − t))) + (y − (s − t))
 
-    where the new `lost` is what rounding took from s, exactly. Once the total is not finite, nothing is lost.
+    where the new `lost` is exactly the rounding error of s. Once the total is not finite, it is 0.
 
     Args:
-        sum: what there is.
+        sum: the sum so far.
         terms: a tree of arrays.
 
     Returns:
@@ -172,8 +183,8 @@ def plus(sum: Sum, terms: Any) -> Sum:
         >>> print(mean(compensated, million), f"{plain:.4f}")
         0.1 0.1010
 
-    Source: W. Kahan, *Further remarks on reducing truncation errors*, 1965, with the rounding error of D. Knuth, *The
-    Art of Computer Programming* 2, 4.2.2, which needs no comparison of the two.
+    Source: W. Kahan, *Further remarks on reducing truncation errors*, 1965, with the rounding error by D. Knuth, *The
+    Art of Computer Programming* 2, 4.2.2, which needs no comparison of s and y.
     """
 
     def added(t: Array, lost: Array, v: Array) -> tuple[Array, Array]:
@@ -184,11 +195,14 @@ def plus(sum: Sum, terms: Any) -> Sum:
 
     totals, structure = jax.tree.flatten(sum.total)
     pairs = list(map(added, totals, jax.tree.leaves(sum.lost), structure.flatten_up_to(terms)))
-    return Sum(*(structure.unflatten(pair[i] for pair in pairs) for i in (0, 1)))
+    return Sum(
+        total=structure.unflatten(total for total, _ in pairs),
+        lost=structure.unflatten(lost for _, lost in pairs),
+    )
 
 
 def mean(sum: Sum, count: int) -> Any:
-    """The sum over the number of its terms."""
+    """The sum divided by the number of its terms."""
     return jax.tree.map(lambda total: total / count, sum.total)
 
 
@@ -201,13 +215,13 @@ def qr(matrix: Array) -> tuple[Array, Array]:
 
 @jax.custom_batching.sequential_vmap
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues [n], rising, and eigenvectors as columns [n, n] of a symmetric matrix [n, n]."""
+    """Eigenvalues [n] in ascending order and eigenvectors as columns [n, n] of a symmetric matrix [n, n]."""
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
 
 
 def wide(tree: Any) -> Any:
-    """Every leaf in float32 at least."""
+    """The tree with every leaf in float32 at least."""
 
     def widened(leaf: Array) -> Array:
         leaf = jnp.asarray(leaf)
@@ -217,7 +231,7 @@ def wide(tree: Any) -> Any:
 
 
 def narrow(tree: Any, like: Any) -> Any:
-    """Every leaf in the dtype of the leaf beside it."""
+    """The tree with every leaf in the dtype of the corresponding leaf of `like`."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 

@@ -1,4 +1,4 @@
-"""Leaves of pytrees by their paths, and parts of a tree by index or key."""
+"""Leaves of pytrees by their paths, parts of a tree by index or key, and the kinds of leaves."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def is_key(leaf: Any) -> bool:
 
 
 def leaves_by_path(tree: Any) -> dict[tuple[str, ...], Any]:
-    """The leaves by their paths, in the order in which the tree is flattened."""
+    """The leaves of a tree by their paths, in the order of flattening."""
     pairs = [(tuple(keystr((k,), simple=True) for k in p), leaf) for p, leaf in jax.tree.leaves_with_path(tree)]
     distinct([path for path, _ in pairs])
     return dict(pairs)
 
 
 def distinct(names: Sequence[Any]) -> None:
-    """Leaves that can be told apart by their paths; only a node type of the user's can break this."""
+    """Raise ValueError unless all paths differ; only a custom node type can give two leaves the same path."""
     if len(set(names)) < len(names):
         twice = sorted({".".join(name) for name in names if names.count(name) > 1})
-        raise ValueError(f"two leaves have the same path {', '.join(twice)}; give the node's children distinct keys")
+        raise ValueError(f"two leaves have the same path {', '.join(twice)}. Give the node's children distinct keys.")
 
 
 def subtree(where: str, tree: Any, part: Any) -> tuple[tuple[str, ...], Any]:
-    """The path of a part, an index or key or a tuple of them, as strings, and the subtree there."""
+    """The path of a part as strings, and the subtree there; a part is an index, a key, or a tuple of them."""
     path = []
     for key in part if isinstance(part, tuple) else (part,):
         inside = {keystr(p, simple=True): child for p, child in _children(tree)}
@@ -41,7 +41,7 @@ def subtree(where: str, tree: Any, part: Any) -> tuple[tuple[str, ...], Any]:
         if str(key) not in inside:
             at = f"in {'.'.join(path)} " if path else ""
             has = f"its parts are {', '.join(inside)}" if inside else "there is no part at all"
-            raise ValueError(f"{where} has no part {part!r}: no {key!r} {at}({has}); name a part it has")
+            raise ValueError(f"{where} has no part {part!r}: no {key!r} {at}({has}). Name a part that it has.")
         path.append(str(key))
         tree = inside[str(key)]
     return tuple(path), tree

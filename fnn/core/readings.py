@@ -1,11 +1,11 @@
-"""What one backward pass can tell besides the gradient.
+"""Readings: the quantities that one backward pass can gather at the parameters.
 
-At a weight matrix, example n of a batch contributes g_n = x_n ε_nᵀ; the readings below differ in what they keep of
+At a weight matrix, example n of a batch contributes g_n = x_n ε_nᵀ; the readings below keep different quantities of
 these contributions. Let g_n be the gradient of example n's own loss L_n and Q = (1/n) Σ L_n. Then
 `backprop(net, loss, read)` gives, leaf by leaf of the parameters:
 
 ================== ================================== ============= =====================================
-reading            what                               leaf's shape  cost in gradients
+reading            value                              leaf's shape  cost in gradients
 ================== ================================== ============= =====================================
 `gradient`         g = ∂Q/∂w = (1/n) Σ g_n            [i, o]        1
 `squared_norm`     ‖g_n‖² of this leaf                [n]           0.8, no outer product is formed
@@ -21,14 +21,14 @@ The costs are measured on 64-256-256-10 with 128 examples on two CPU cores, wher
 (``python -m experiments quantities``).
 
 The squared norm and the Gram matrix of whole gradients are sums over leaves. The second moment is the diagonal of the
-*empirical Fisher matrix* (1/n) Σ g_n g_nᵀ, of the labels that were seen. Norms and Gram matrix rest on
+*empirical Fisher matrix* (1/n) Σ g_n g_nᵀ, with the observed labels. Norms and Gram matrix use the identity
 ⟨x εᵀ, x' ε'ᵀ⟩ = ⟨x, x'⟩⟨ε, ε'⟩, for norms in I. Goodfellow, *Efficient per-example gradient computations*, 2015.
 
-Squares and their sums are formed in float32 at least; norms and Gram matrix stay so, the others have the dtype of the
-parameters.
+Squares and their sums are computed in float32 at least; norms and Gram matrix remain in it, the others have the dtype
+of the parameters.
 
-`contributions` are all that any reading sees; `gathered` takes one from them later. A backward pass that is vmapped
-over several errors is read this way once, whatever their number (see `fnn.derivatives.gauss_newton`).
+Every reading is a function of the `contributions`, and `gathered` computes it from them later. A backward pass that is
+vmapped over several errors is read once in this way, whatever their number (see `fnn.derivatives.gauss_newton`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from fnn.core.types import Array, Params, Reading
 
 
 class Outer(NamedTuple):
-    """The contributions x_n ε_nᵀ to a weight matrix, in two factors; in `repeat` the depth stands after the example."""
+    """The contributions x_n ε_nᵀ to a weight matrix, as two factors; in `repeat` the depth axis follows the example."""
 
     x: Array
     """[n, …, i]"""
@@ -53,23 +53,28 @@ class Outer(NamedTuple):
 
 
 FULL = jax.lax.Precision.HIGHEST
-"""For what differences are taken of: by default a GPU multiplies float32 with ten bits only."""
+"""The precision of products whose difference is taken: by default a GPU multiplies float32 with ten bits only."""
 
 
 def is_outer(node: Any) -> bool:
-    """Whether a node of contributions belongs to a weight matrix; the others are rows [n, …], as for a bias."""
+    """True for the contributions to a weight matrix; the others are rows [n, …], as for a bias."""
     return isinstance(node, Outer)
+
+
+def has_weights(node: Any) -> bool:
+    """True for the contributions to the params {"w"} or {"w", "b"} of a layer of weights."""
+    return isinstance(node, dict) and is_outer(node.get("w"))
 
 
 def _unchanged(stacked: Array) -> Array:
     return stacked
 
 
-def _objects_first(stacked: Array) -> Array:
+def _examples_first(stacked: Array) -> Array:
     return jnp.moveaxis(stacked, 0, 1)
 
 
-def _sum_of_layers(stacked: Array) -> Array:
+def _sum_over_depth(stacked: Array) -> Array:
     return jnp.sum(stacked, axis=0)
 
 
@@ -87,28 +92,39 @@ def _inner_products(rows: Array) -> Array:
 
 
 def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
-    """What a difference of two sums over n examples tells: 0 where it is at most n eps of what was subtracted from."""
+    """A difference of two sums over n examples, or 0 where it is at most n eps of the minuend `of`: mere rounding."""
     return jnp.where(difference <= max(8, n) * jnp.finfo(of.dtype).eps * of, 0, difference)
 
 
-def _of_moments(label: str, combine: Any) -> Reading:
-    """A reading of the examples' mean g and of their variance, in float32 at least."""
+def _of_moments(label: str, combine: Any, doc: str) -> Reading:
+    """A reading computed from the mean g and the variance of the examples' gradients, in float32 at least."""
 
     def of_outer(x: Array, error: Array) -> Array:
-        n, u, v = x.shape[0], wide(x), wide(error)
+        n = x.shape[0]
+        u = wide(x)
+        v = wide(error)
         mean = jnp.matmul(u.T, v, precision=FULL) / n
         moment = jnp.matmul(jnp.square(u).T, jnp.square(v), precision=FULL) / n
         var = beyond_rounding(moment - jnp.square(mean), moment, n)
         return combine(mean, var).astype(error.dtype)
 
     def of_rows(rows: Array) -> Array:
-        n, g = rows.shape[0], wide(rows)
+        n = rows.shape[0]
+        g = wide(rows)
         mean = jnp.mean(g, axis=0)
         var = jnp.mean(jnp.square(g - mean[None]), axis=0)
         blur = max(8, n) * jnp.finfo(g.dtype).eps * mean
         return combine(mean, jnp.where(var <= jnp.square(blur), 0, var)).astype(rows.dtype)
 
-    return Reading(label, of_outer, of_rows, stack=_unchanged, scale=lambda n: 1.0, linear=False)
+    return Reading(
+        label=label,
+        outer=of_outer,
+        rows=of_rows,
+        stack=_unchanged,
+        scale=lambda n: 1.0,
+        linear=False,
+        doc=doc,
+    )
 
 
 gradient = Reading(
@@ -118,38 +134,38 @@ gradient = Reading(
     stack=_unchanged,
     scale=lambda n: 1 / n,
     linear=True,
+    doc="Σ_n x_n ε_nᵀ: the sum of the contributions, which is the gradient.",
 )
-"""Σ_n x_n ε_nᵀ: the sum of the contributions, which is what a gradient is."""
 
 per_example = Reading(
     label="per_example",
     outer=lambda x, error: x[:, :, None] * error[:, None, :],
     rows=_unchanged,
-    stack=_objects_first,
+    stack=_examples_first,
     scale=lambda n: 1.0,
     linear=False,
+    doc="x_n ε_nᵀ for every example: the result of `jax.vmap(jax.grad(...))`, with the example as the first axis.",
 )
-"""x_n ε_nᵀ for every example: what `jax.vmap(jax.grad(...))` gives, with the example as the first axis."""
 
 squared_norm = Reading(
     label="squared_norm",
     outer=lambda x, error: _square_per_example(x) * _square_per_example(error),
     rows=_square_per_example,
-    stack=_sum_of_layers,
+    stack=_sum_over_depth,
     scale=lambda n: 1.0,
     linear=False,
+    doc="‖x_n‖²‖ε_n‖²: the squared norm of each example's gradient, without forming that gradient.",
 )
-"""‖x_n‖²‖ε_n‖²: the squared norm of each example's gradient, never forming that gradient."""
 
 gram = Reading(
     label="gram",
     outer=lambda x, error: _inner_products(x) * _inner_products(error),
     rows=_inner_products,
-    stack=_sum_of_layers,
+    stack=_sum_over_depth,
     scale=lambda n: 1.0,
     linear=False,
+    doc="⟨x_n, x_m⟩⟨ε_n, ε_m⟩: the inner products of the examples' gradients, without forming a gradient.",
 )
-"""⟨x_n, x_m⟩⟨ε_n, ε_m⟩: the inner products of the examples' gradients, never forming one."""
 
 second_moment = Reading(
     label="second_moment",
@@ -158,35 +174,45 @@ second_moment = Reading(
     stack=_unchanged,
     scale=lambda n: 1 / math.sqrt(n),
     linear=False,
+    doc="Σ_n x_n² ε_n²ᵀ: the sum of the squared contributions, elementwise.",
 )
-"""Σ_n x_n² ε_n²ᵀ: the sum of the squared contributions, elementwise."""
 
-variance = _of_moments("variance", lambda mean, var: var)
-"""(1/n) Σ_n (g_n − g)², over the batch as it is; n/(n − 1) of it estimates that of a population. At weights it is a
-difference of moments, (1/n) Σ g_n² − g²: what is at most n eps of the first is rounding and counts as 0, where n counts
-as 8 at least. At other parameters g is subtracted first, so that all but (n eps g)² is seen."""
+variance = _of_moments(
+    "variance",
+    lambda mean, var: var,
+    doc="""(1/n) Σ_n (g_n − g)², the variance within the batch; times n/(n − 1) it estimates that of the population.
 
-signal_to_noise = _of_moments("signal_to_noise", lambda g, var: ratio(jnp.square(g), var))
-"""g²/variance of every parameter, with the variance's own threshold: infinite where the examples agree to rounding, as
-in a batch of one, and 0 where g is 0."""
+    At weights it is a difference of moments, (1/n) Σ g_n² − g²; a difference of at most n eps of the first, with
+    n ≥ 8, is rounding and counts as 0. At other parameters g is subtracted first, which resolves all but (n eps g)².
+    """,
+)
+
+signal_to_noise = _of_moments(
+    "signal_to_noise",
+    lambda g, var: ratio(jnp.square(g), var),
+    doc="""g²/variance of every parameter, with the threshold of `variance`.
+
+    It is infinite where the examples agree to rounding, as in a batch of one, and 0 where g is 0.
+    """,
+)
 
 contributions = Reading(
     label="contributions",
     outer=Outer,
     rows=_unchanged,
-    stack=_objects_first,
+    stack=_examples_first,
     scale=lambda n: 1.0,
     linear=False,
+    doc="x_n and ε_n of every example, not reduced: an `Outer` at each weight matrix, rows [n, …] at other parameters.",
 )
-"""x_n and ε_n of every example, unread: an `Outer` for each weight matrix, rows [n, …] for other parameters."""
 
 
 def gathered(read: Reading, kept: Any) -> Params:
-    """Take a reading from `contributions`, as the backward pass would have.
+    """The readings computed from `contributions`, equal to those of the backward pass.
 
     Args:
         read: a reading.
-        kept: what `contributions` left, in the shape of the params.
+        kept: the result of the reading `contributions`, in the shape of the params.
 
     Returns:
         The readings, in the shape of the params.

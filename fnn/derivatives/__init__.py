@@ -1,4 +1,4 @@
-"""Gradients and second derivatives by hand, their products with vectors, their noise; automatic references for all."""
+"""Hand-written gradients and second derivatives, products, gradient noise, and an automatic reference of each."""
 
 from fnn.derivatives import reference
 from fnn.derivatives.backpropagation import Gradient, Objective, autodiff, backprop, objective

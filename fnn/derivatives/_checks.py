@@ -1,4 +1,4 @@
-"""Checks that several derivatives share."""
+"""Checks shared by several derivatives."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core._trees import is_key
 from fnn.core.errors import NeedsMoreExamples
 from fnn.core.types import Layer, Reading
 
 
 def uses_key(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> bool:
-    """Whether y = forward(…) depends on the key, or on a key kept in the state: for two of each, JAX makes two of y."""
+    """True if y = forward(…) depends on the key or on a key in the state: two keys then yield two y under `vmap`."""
     arguments, tree = jax.tree.flatten((params, state, x, key))
     keys = {i for i, leaf in enumerate(arguments) if is_key(leaf)} | {len(arguments) - 1}
     twice = [jnp.stack([leaf, leaf]) if i in keys else leaf for i, leaf in enumerate(arguments)]
@@ -24,36 +25,33 @@ def uses_key(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> bool:
     jax.eval_shape(output, *arguments)
     try:
         jax.eval_shape(jax.vmap(output, [0 if i in keys else None for i in range(len(twice))], None), *twice)
-    except ValueError:  # out_axes=None is for what is the same for both
+    except ValueError:  # out_axes=None requires a y that is the same for both
         return True
     return False
 
 
-def is_key(leaf: Any) -> bool:
-    """Whether an array holds keys of `jax.random.key`."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def like_params(where: str, v: Any, params: Any) -> Any:
-    """A vector in the structure, shapes and dtypes of the params, as arrays."""
+    """The vector v as arrays; raises unless it has the structure, shapes and dtypes of the params."""
     checks.same_structure(where, "v", v, "params", params)
     v = jax.tree.map(jnp.asarray, v)
     for (path, leaf), like in zip(jax.tree.leaves_with_path(v), jax.tree.leaves(params), strict=True):
         if leaf.dtype != jnp.result_type(like):
             raise TypeError(
-                f"{where}: v{jax.tree_util.keystr(path)} is {leaf.dtype}, the params there {jnp.result_type(like)}; "
-                "convert by v.astype"
+                f"{where}: expected v{jax.tree_util.keystr(path)} in the params' dtype {jnp.result_type(like)}, "
+                f"got {leaf.dtype}. Convert by v.astype."
             )
     return v
 
 
 def several_examples(where: str, n: int) -> None:
-    """Two examples or more."""
+    """Raise NeedsMoreExamples unless there are at least two examples."""
     if n < 2:
-        raise NeedsMoreExamples(f"{where} tells how examples differ, so it takes two or more, got a batch of {n}")
+        raise NeedsMoreExamples(
+            f"{where}: expected at least two examples to compare, got a batch of {n}. Enlarge the batch."
+        )
 
 
 def is_reading(value: Any) -> None:
-    """A reading, with a hint for its name."""
+    """Raise TypeError unless the value is a reading."""
     if not isinstance(value, Reading):
         raise TypeError(f"read must be a Reading such as fnn.gradient or fnn.per_example, got {checks.shown(value)}")

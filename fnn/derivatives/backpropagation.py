@@ -1,18 +1,18 @@
-"""BackProp by hand, and the automatic gradient beside it (slides 11 and 12).
+"""BackProp by hand and the automatic gradient to compare it with (slides 11 and 12).
 
-Forward: each layer gives its output and a tape. At the top, ε^L = ∂L/∂a from the loss. Backward: each layer turns the
-error at its output into the error at its input and reads its parameters' share on the way::
+Forward: each layer returns its output and a tape. At the top, ε^L = ∂L/∂a from the loss. Backward: each layer maps the
+error at its output to the error at its input and reads the gradient of its own parameters on the way::
 
     ε^{l−1}_nk = Σ_h ε^l_nh z^l_nh w^l_kh          ∂Q/∂w^l_kh = (1/n) Σ_n ε^l_nh z^l_nh x^{l−1}_nk
 
-which costs O(dim W), where differencing every weight costs O(dim² W).
+which costs O(dim W), whereas differencing every weight costs O(dim² W).
 
-Errata: the slide of this recursion prints ε^l for ε^L = a − y, lets the sum over h start at 0, where no neuron is, and
-has a stray Σℒ(M_i); "Differentiating a superposition" writes x^l = σ^l(W^l x^{l−1}), which with W^l of H_{l−1} + 1
+Errata: the slide of this recursion prints ε^l for ε^L = a − y, starts the sum over h at 0, where there is no neuron,
+and has a stray Σℒ(M_i); "Differentiating a superposition" writes x^l = σ^l(W^l x^{l−1}), which with W^l of H_{l−1} + 1
 rows needs Wᵀ.
 
-`custom_vjp` stands only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective`
-differentiates it without ever seeing a hand-written backward, and is an independent judge of it.
+`custom_vjp` is used only in `as_function`. A layer's ``forward`` is plain JAX, so `jax.grad` of `objective`
+differentiates it without any hand-written backward pass and is an independent reference for it.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -46,7 +46,7 @@ Gradient = Callable[[Params, State, Batch, Array], tuple[tuple[Array, State], An
 
 
 def objective(net: Layer, loss: Loss) -> Objective:
-    """The mean loss of a batch, Q = (1/n) Σ_n ℒ(a(x_n, W), y_n), in training mode.
+    """The mean loss over a batch, Q = (1/n) Σ_n ℒ(a(x_n, W), y_n), in training mode.
 
     Args:
         net: a layer.
@@ -67,12 +67,12 @@ def objective(net: Layer, loss: Loss) -> Objective:
 
 
 def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
-    """The value and gradient of the mean loss by hand, in the signature of the automatic ones.
+    """The value and the hand-written gradient of the mean loss, with the signature of the automatic ones.
 
     Args:
-        net: a layer; `watch(net)` shows the errors ε and slopes z of every layer too.
+        net: a layer; `watch(net)` also records the errors ε and slopes z of every layer.
         loss: a loss.
-        read: what to gather at the parameters; see `fnn.core.readings` for what each one gives.
+        read: the quantity to gather at the parameters; `fnn.core.readings` lists them.
 
     Returns:
         A function ``(params, state, (x, y), key) -> ((value, state), readings)``, interchangeable with
@@ -93,7 +93,7 @@ def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
 
 
 def autodiff(net: Layer, loss: Loss) -> Gradient:
-    """The automatic twin of `backprop`: the same function by `jax.value_and_grad` of `objective`.
+    """The automatic reference of `backprop`: the same function by `jax.value_and_grad` of `objective`.
 
     Args:
         net: a layer.

@@ -5,16 +5,16 @@ With a = a(x_n, W) the output, J_n = ∂a/∂w its Jacobian and ∇²ℒ = R R�
     GGN = (1/n) Σ_n J_nᵀ ∇²ℒ_n J_n = (1/n) Σ_n Σ_c g_nc g_ncᵀ            g_nc = J_nᵀ r_nc
 
 It is the Hessian of Q without the terms with σ'', never indefinite, and for `softmax_cross_entropy` the Fisher matrix.
-Each g_nc is what BackProp makes of the error r_nc, so whatever can be read from gradients of examples can be read from
-these: a backward pass is linear in the error and is vmapped over the columns. A layer S = x w + b meets in it
-s_nc = ∂/∂S, of which only a sum over the columns matters, so the weights are touched once, whatever C is::
+Each g_nc is the result of BackProp for the error r_nc, so every reading of per-example gradients applies to them too:
+a backward pass is linear in the error and is vmapped over the columns. At a layer S = x w + b the error is s_nc = ∂/∂S;
+only a sum over the columns is needed, so the weights are read once, whatever C is::
 
     diagonal at w_io  = (1/n) Σ_n x_ni² (Σ_c s_nco²)                                       `ggn_diagonal`
     block at (w, b)   ≈ A ⊗ G,  A = (1/n) Σ_n x̄_n x̄_nᵀ,  G = (1/n) Σ_nc s_nc s_ncᵀ         `kronecker_factors`
     GGN v             = (1/n) Σ_n J_nᵀ ∇²ℒ_n (J_n v)                                       `ggn_vector_product`
 
-Exactly, the first two take C backward passes of errors, C = the number of outputs; by ``samples`` m they take m, of
-random mixtures Σ_c ±r_c, whose mean is right for every m and which are off by about 1/√m.
+Exact values of the first two take C backward passes of errors, C = the number of outputs; with ``samples`` m they take
+m passes of random mixtures Σ_c ±r_c, which are unbiased for every m and have a relative error of about 1/√m.
 
 Source: the diagonal after N. Schraudolph, *Fast curvature matrix-vector products*, 2002; the factors after
 J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored approximate curvature*, 2015.
@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from fnn.core import _checks as checks
 from fnn.core._numerics import wide
 from fnn.core.errors import Unsupported
-from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
+from fnn.core.readings import Outer, contributions, gathered, gradient, has_weights, is_outer
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient
@@ -40,10 +40,10 @@ from fnn.nn.surgery import drop_records
 
 
 def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
-    """The diagonal of the Gauss–Newton matrix, exact or by Monte-Carlo.
+    """The diagonal of the Gauss–Newton matrix, exact or estimated by Monte Carlo.
 
-    Equal to ``second_derivatives(net, loss, gauss_newton=True)``, which carries a matrix d × d for each example where
-    this carries C columns: take this one for layers wider than the output, and that one for losses without a root.
+    Equal to ``second_derivatives(net, loss, gauss_newton=True)``, which carries a matrix d × d per example where
+    this carries C columns: use this one for layers wider than the output, and that one for losses without a root.
 
     Args:
         net: a layer.
@@ -54,7 +54,7 @@ def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradi
         A function ``(params, state, (x, y), key) -> ((value, state), diagonal)``, in the signature of `backprop`.
 
     Raises:
-        ValueError: a loss without a root; when called, a network with batch norm in training mode.
+        ValueError: a loss without a root; when called, for a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -72,8 +72,8 @@ def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradi
 def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
     """The Kronecker factors (KFAC) of each layer's block of the Gauss–Newton matrix.
 
-    A ⊗ G *is* the block for a batch of one, and for a network without σ and the loss `squared`; elsewhere it takes
-    x and s for independent.
+    A ⊗ G *is* the block for a batch of one, and for a network without σ and the loss `squared`; elsewhere it treats
+    x and s as independent.
 
     Args:
         net: a layer.
@@ -81,9 +81,9 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> 
         samples: as in `ggn_diagonal`.
 
     Returns:
-        A function ``(params, state, (x, y), key) -> ((value, state), factors)`` with a `Kronecker` in the place of
-        each {"w", "b"}, or {"w"} of a layer without biases, whose A is (1/n) Σ x xᵀ, and the Gauss–Newton diagonal in
-        the place of other parameters. In `repeat` the depth comes first.
+        A function ``(params, state, (x, y), key) -> ((value, state), factors)`` with a `Kronecker` in place of each
+        {"w", "b"}, or {"w"} of a layer without biases, whose A is (1/n) Σ x xᵀ, and the Gauss–Newton diagonal in
+        place of other parameters. In `repeat` the depth is the first axis.
 
     Raises:
         ValueError: as in `ggn_diagonal`.
@@ -102,13 +102,13 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> 
 
 
 def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array, Params], Params]:
-    """The Gauss–Newton matrix times a vector, GGN v: forward with a tangent, then one backward pass.
+    """The Gauss–Newton matrix times a vector, GGN v, by a forward pass with a tangent and one backward pass.
 
-    Costs one gradient and one tangent of the forward pass. Right for batch norm too, whose J is that of the batch.
+    Costs one gradient and one tangent of the forward pass. Also right for batch norm, whose J is that of the batch.
 
     Args:
         net: a layer.
-        loss: any loss; one that is not convex may make the matrix indefinite.
+        loss: any loss; the matrix may be indefinite if the loss is not convex.
 
     Returns:
         A function ``(params, state, (x, y), key, v) -> GGN v``, v in the shapes of the params.
@@ -132,7 +132,7 @@ def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch
 
 
 def root_columns(loss: Loss, a: Array, y: Array) -> Array:
-    """The columns r_c of the root of every example's loss Hessian, [C, n, M]."""
+    """The columns r_c of the root of each example's loss Hessian, [C, n, M]."""
     _has_root("root_columns", loss)
     root = loss.root(a, y)  # pyright: ignore[reportOptionalCall]
     return jnp.moveaxis(jax.vmap(jnp.diag)(root) if root.ndim == 2 else root, -1, 0)
@@ -176,35 +176,33 @@ def _diagonal(kept: Any, n: int) -> Params:
 
 
 def _factors(kept: Any, n: int) -> Any:
-    def has_weights(node: Any) -> bool:
-        return isinstance(node, dict) and is_outer(node.get("w"))
-
     def of(node: Any) -> Any:
         if not has_weights(node):
             return _diagonal(node, n)
         x, s = wide((node["w"].x[0], node["w"].error))
         if "b" in node:
             x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-        A, G = jnp.einsum("n...i,n...j->...ij", x, x) / n, jnp.einsum("cn...o,cn...p->...op", s, s) / n
+        A = jnp.einsum("n...i,n...j->...ij", x, x) / n
+        G = jnp.einsum("cn...o,cn...p->...op", s, s) / n
         return Kronecker(A.astype(node["w"].x.dtype), G.astype(node["w"].error.dtype))
 
     return jax.tree.map(of, kept, is_leaf=lambda node: has_weights(node) or is_outer(node))
 
 
 class Kronecker(NamedTuple):
-    """The two factors of a layer's block of the Gauss–Newton matrix, which is about A ⊗ G."""
+    """The two factors of a layer's block of the Gauss–Newton matrix, which is approximately A ⊗ G."""
 
     A: Array
-    """mean of x̄ x̄ᵀ over the examples, [i+1, i+1]: x̄ is x with a 1 behind it for the bias, if there is one"""
+    """mean of x̄ x̄ᵀ over the examples, [i+1, i+1]: x̄ is x with a 1 appended for the bias, if there is one"""
     G: Array
     """mean over the examples of ∂²L/∂S² without the terms in σ'', [o, o]"""
 
 
 def _has_root(where: str, loss: Loss) -> None:
-    """A loss whose Hessian has a root, so a convex one."""
+    """Raise Unsupported unless the loss has a root of its Hessian, which only a convex loss can have."""
     checks.is_loss(loss)
     if loss.root is None:
         raise Unsupported(
-            f"{where} takes a loss with a root of its Hessian, which {loss} has not, as when it is not convex; "
-            "second_derivatives(net, loss, gauss_newton=True) needs none, or give your own loss one: Loss(…, root=…)"
+            f"{where}: expected a (convex) loss with a root of its Hessian, got {loss}, which has none. "
+            "Use second_derivatives(net, loss, gauss_newton=True), or give your own loss a root: Loss(…, root=…)."
         )

@@ -1,22 +1,22 @@
 """Second derivatives in BackProp (slide "Optimal Brain Damage").
 
-Beside the error ε = ∂L/∂x runs a curvature c = ∂²L/∂x² from the loss down to the inputs. Each layer y = f(x) takes it
-to Jᵀ c J + Σ_k ε_k ∇²f_k, so a layer of neurons S = x w + b, y = σ(S), z = σ'(S) does for each example::
+The error ε = ∂L/∂x is accompanied by a curvature c = ∂²L/∂x² from the loss down to the inputs. Each layer y = f(x) maps
+c to Jᵀ c J + Σ_k ε_k ∇²f_k; for a layer of neurons S = x w + b, y = σ(S), z = σ'(S) and each example::
 
     exact       C_S = diag(z) C diag(z) + diag(σ''(S)∘ε)          C_x = w C_S wᵀ
     one pass    c_S = z²∘c + σ''(S)∘ε                             c_x = c_S (w∘w)ᵀ
 
     ∂²Q/∂w_io² = (1/n) Σ_n x_ni² (C_S)_noo                        ∂²Q/∂b_o² = (1/n) Σ_n (C_S)_noo
 
-The exact mode carries one matrix an example, and its diagonals are those of the Hessian. The one-pass mode is that of
+The exact mode carries one matrix per example, and its diagonals are those of the Hessian. The one-pass mode is that of
 Y. LeCun, J. Denker, S. Solla, *Optimal Brain Damage*, 1989, with the exact diagonal of the loss at the top. It drops
-what weights mix from beside the diagonal, so it is exact in the last layer of weights, and in the one below if the
-Hessian of the loss is diagonal, as for `squared` or one logit. Elsewhere it is not.
+the off-diagonal terms that weights mix in, so it is exact in the last layer of weights, and in the one below if the
+Hessian of the loss is diagonal, as for `squared` or one logit. Elsewhere it is approximate.
 
 Erratum: equation 7 of that paper prints −σ''(S)∘ε. The chain rule gives +, as its equation 8 has it.
 
 =========== ======================= ==================================== ======================================
-mode        at the top              more than one gradient costs         σ'' dropped (``gauss_newton=True``)
+mode        at the top              cost beyond one gradient             σ'' dropped (``gauss_newton=True``)
 =========== ======================= ==================================== ======================================
 exact       the loss's Hessian      6 to 9 gradients, n·d² numbers       diagonal of the Gauss–Newton matrix
 one pass    its diagonal            0.2 to 0.5 gradients                 Levenberg–Marquardt's, never negative
@@ -25,7 +25,7 @@ one pass    its diagonal            0.2 to 0.5 gradients                 Levenbe
 The costs are for 784-128-64-10 and 64-64-64-10 with 128 examples on two CPU cores; the exact one grows with the width
 d.
 
-Batch norm couples the examples of a batch in training and refuses; so take the derivatives of `inference_mode(net)`.
+Batch norm couples the examples of a batch in training and raises ValueError; use `inference_mode(net)`.
 """
 
 from __future__ import annotations
@@ -52,19 +52,20 @@ def second_derivatives(
     """The diagonal ∂²Q/∂w² of the Hessian of the mean loss, from one forward and one backward pass.
 
     Args:
-        net: a layer; `watch(net)` shows the curvature at every layer too.
+        net: a layer; `watch(net)` also records the curvature at every layer.
         loss: a loss.
-        read: what to gather of the examples' second derivatives: by default their mean; `per_example` keeps each.
-        exact: carry every example's whole matrix, or its diagonal only.
-        gauss_newton: leave out the terms with σ''.
+        read: the quantity gathered from the examples' second derivatives: by default their mean; `per_example` keeps
+            each.
+        exact: True to carry each example's whole matrix, False for its diagonal only.
+        gauss_newton: True to drop the terms with σ''.
 
     Returns:
-        A function ``(params, state, (x, y), key) -> ((value, state), second derivatives)``, in the signature of
-        `backprop` and in the shapes of the params.
+        A function ``(params, state, (x, y), key) -> ((value, state), second derivatives)``, with the signature of
+        `backprop`, in the shapes of the params.
 
     Raises:
-        ValueError: when called, for a network with a layer that has no second derivatives of single examples (batch
-            norm in training) or whose `curve` nobody has written.
+        ValueError: when called, for a network with a layer that has no per-example second derivatives (batch norm in
+            training) or no `curve`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,10 +89,10 @@ def second_derivatives(
 def gate_curvature(
     net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False
 ) -> Callable[[Params, State, Batch, Array], Array]:
-    """∂²Q/∂g_i² [i] for gates g_i = 1 on the inputs, x_i → g_i x_i: what switching a whole feature off would cost.
+    """∂²Q/∂g_i² [i] for gates g_i = 1 on the inputs, x_i → g_i x_i: the cost of switching a whole feature off.
 
-    Equation, with C = ∂²L/∂x² at the input: ∂²Q/∂g_i² = (1/n) Σ_n x_ni² C_nii. Half of it is the rise of Q to
-    expect where a feature's gate goes from 1 to 0, including how the weights that leave the feature act together.
+    Equation, with C = ∂²L/∂x² at the input: ∂²Q/∂g_i² = (1/n) Σ_n x_ni² C_nii. Half of it is the expected increase of
+    Q when a feature's gate goes from 1 to 0, including the joint effect of all weights that leave the feature.
 
     Args:
         net: a layer.
@@ -114,12 +115,12 @@ def gate_curvature(
 def unit_gate_curvature(
     net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = False
 ) -> Callable[[Params, State, Batch, Array], Any]:
-    """∂²Q/∂g_o² for gates g_o = 1 on the outputs of every layer, y_o → g_o y_o: what a whole unit is worth.
+    """∂²Q/∂g_o² for gates g_o = 1 on the outputs of every layer, y_o → g_o y_o: the cost of removing a whole unit.
 
-    Equation and options as in `gate_curvature`, with the curvature at each layer's output, which the walk comes by.
+    Equation and options as in `gate_curvature`, with the curvature at each layer's output, met by the same pass.
 
     Returns:
-        A function ``(params, state, (x, y), key) -> gates`` with an array [o] in the place of the params of each layer;
+        A function ``(params, state, (x, y), key) -> gates`` with an array [o] in place of the params of each layer;
         in `repeat` [depth, o].
 
     Example:
@@ -134,20 +135,20 @@ def unit_gate_curvature(
     """
     walk = _walk(watch(net), loss, exact, gauss_newton, "unit_gate_curvature")
 
-    def of_layer(seen: LayerRecord) -> Array:
-        is_matrix = seen.curvature.ndim > seen.y.ndim
-        c = jnp.diagonal(seen.curvature, axis1=-2, axis2=-1) if is_matrix else seen.curvature
-        return jnp.sum(jnp.square(seen.y) * c, axis=-2)
+    def of_layer(record: LayerRecord) -> Array:
+        is_matrix = record.curvature.ndim > record.y.ndim
+        c = jnp.diagonal(record.curvature, axis1=-2, axis2=-1) if is_matrix else record.curvature
+        return jnp.sum(jnp.square(record.y) * c, axis=-2)
 
     def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Any:
-        _, _, _, passes = walk(params, state, batch, key, gradient)
-        return jax.tree.map(of_layer, passes, is_leaf=lambda node: isinstance(node, LayerRecord))
+        _, _, _, records = walk(params, state, batch, key, gradient)
+        return jax.tree.map(of_layer, records, is_leaf=lambda node: isinstance(node, LayerRecord))
 
     return at_gates
 
 
 def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -> Callable[..., tuple]:
-    """The forward pass, and the walk back with error and curvature: (value, state, curvature at x, readings)."""
+    """The forward pass and the backward pass with error and curvature: (value, state, curvature at x, readings)."""
     checks.is_layer(where, net)
     checks.is_loss(loss)
     curve = checks.curve_of(net)
@@ -156,7 +157,7 @@ def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -
         x, y = checks.batch(batch)
         a, state, tape = net.forward(params, state, x, key)
         scale = read.scale(x.shape[0])
-        # Every term with σ'' is linear in the error: without an error there is none, and c is Jᵀ c J all the way.
+        # Every term with σ'' is linear in the error: with the error 0 all of them vanish, and Jᵀ c J remains.
         error = jnp.zeros_like(a) if gauss_newton else loss.slope(a, y) * scale
         c = loss_hessian(loss, a, y) if exact else loss.curvature(a, y)
         _, c, readings = curve(params, tape, error, c * scale, read)
@@ -166,24 +167,25 @@ def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -
 
 
 def probe_key(key: Array) -> Array:
-    """A key for random probes, apart from those of the layers, which take number 0, 1, … of a key."""
+    """A key for random probes; it differs from those of the layers, which are numbered 0, 1, … from the same key."""
     return jax.random.fold_in(key, 2**32 - 1)
 
 
 def loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
-    """∂²ℒ/∂a_m∂a_k [n, M, M] of each example; the diagonal alone for a loss that is a sum over outputs."""
+    """∂²ℒ/∂a_m∂a_k [n, M, M] of each example, a diagonal matrix for a loss that is a sum over outputs."""
     return jax.vmap(jnp.diag)(loss.curvature(a, y)) if loss.hessian is None else loss.hessian(a, y)
 
 
 def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:
-    """The same value and gradient, a chunk of the batch at a time: less memory for a large batch or an exact curvature.
+    """The same value and gradient, computed in chunks of the batch to save memory.
 
     Args:
-        value_and_gradient: `backprop(…)`, `second_derivatives(…)` or a function alike which gives means over examples.
-        size: examples in a chunk; what is left over is one smaller chunk.
+        value_and_gradient: `backprop(…)`, `second_derivatives(…)` or a similar function that returns means over
+            examples.
+        size: number of examples in a chunk; the remainder is one smaller chunk.
 
     Returns:
-        A function of the same signature. The state goes from chunk to chunk, and each chunk draws with its own key.
+        A function with the same signature. The state passes from chunk to chunk, and each chunk has its own key.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -191,8 +193,9 @@ def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:
         >>> net, x, y = linear(1), jnp.arange(5.0)[:, None], jnp.ones((5, 1))
         >>> params, state = net.init(jax.random.key(0), x)
         >>> given = params, state, (x, y), jax.random.key(1)
-        >>> whole, parts = backprop(net, squared), microbatched(backprop(net, squared), 2)
-        >>> all(map(jnp.allclose, jax.tree.leaves(whole(*given)), jax.tree.leaves(parts(*given))))
+        >>> at_once = backprop(net, squared)
+        >>> in_chunks = microbatched(at_once, 2)
+        >>> all(map(jnp.allclose, jax.tree.leaves(at_once(*given)), jax.tree.leaves(in_chunks(*given))))
         True
     """
     checks.is_function("microbatched", value_and_gradient)

@@ -1,9 +1,8 @@
-"""Products with the Hessian, and what can be estimated from products alone.
+"""Products with the Hessian, and estimates that need such products only.
 
-The gradient by hand is plain JAX, so its tangent is the Hessian-vector product H v = ∂g/∂w · v (B. Pearlmutter, *Fast
-exact multiplication by the Hessian*, 1994). Everything else here asks for nothing but products v ↦ M v:
+The hand-written gradient is plain JAX, so its tangent is the Hessian-vector product H v = ∂g/∂w · v (B. Pearlmutter,
+*Fast exact multiplication by the Hessian*, 1994). Everything else here needs only products v ↦ M v:
 
-======================== ============================================== ===================
 function                 what                                           cost
 ======================== ============================================== ===================
 `hessian_vector_product` H v                                            about 2 gradients
@@ -11,6 +10,15 @@ function                 what                                           cost
 `trace`                  tr M = E vᵀMv                                  one product a probe
 `lanczos`                eigenvalues of M from its ends inwards         one product a step
 ======================== ============================================== ===================
+=======
+========================= ================================================== ====================================
+function                  value                                              cost
+========================= ================================================== ====================================
+`hessian_vector_product`  H v                                                about 2 gradients
+`hutchinson`              diag H = E v∘Hv, v = ±1 at weights or at units     one product per probe
+`trace`                   tr M = E vᵀMv                                      one product per probe
+`lanczos`                 eigenvalues of M, the extreme ones first           one product per step
+========================= ================================================== ====================================
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -54,13 +62,13 @@ def hessian_vector_product(
 ) -> Callable[[Params, State, Batch, Array, Params], Params]:
     """The Hessian of the mean loss times a vector, H v, through the hand-written backward pass.
 
-    Forward over BackProp, H v = d/dt g(w + t v); in reverse, H v = ∂⟨g, v⟩/∂w. H is symmetric, so both are the same
-    number, found in two orders; a backward pass that is no gradient of anything gives two different ones.
+    Forward over BackProp, H v = d/dt g(w + t v); in reverse, H v = ∂⟨g, v⟩/∂w. H is symmetric, so the two are equal;
+    they differ for a backward pass that is not the gradient of any function.
 
     Args:
         net: a layer.
         loss: a loss.
-        reverse: differentiate BackProp in reverse mode, which keeps all of it in memory.
+        reverse: differentiate BackProp in reverse mode, which stores all of its intermediate values.
 
     Returns:
         A function ``(params, state, (x, y), key, v) -> H v``, v in the shapes of the params.
@@ -81,29 +89,29 @@ def hessian_vector_product(
 
 
 def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -> Gradient:
-    """An estimate of the diagonal of the Hessian without second derivatives by hand, from random probes v = ±1.
+    """An estimate of the diagonal of the Hessian from random probes v = ±1, without hand-written second derivatives.
 
-    At weights, diag H = E v∘(H v): every weight hears the noise of all others. At units, the probes shake the
-    pre-activations S of every example by itself, and the weights are reached by the exact last step::
+    At weights, diag H = E v∘(H v): every weight is disturbed by the noise of all others. At units, the probes perturb
+    the pre-activations S of each example independently, and the last step to the weights is exact::
 
         ∂²L_n/∂S_no² = E v_no (∂ε_n/∂S v)_o          ∂²Q/∂w_io² = (1/n) Σ_n x_ni² ∂²L_n/∂S_no²
 
-    which leaves a small part of the error for the same cost. The mean is right for any number of probes; the error
-    falls as 1/√probes.
+    which leaves a small part of the error for the same cost. The estimate is unbiased for any number of probes; its
+    error falls as 1/√probes.
 
     Args:
-        net: a layer; for probes at units, one which draws nothing (else take ``inference_mode(net)``) and couples no
-            examples.
+        net: a layer; for probes at units, one that draws nothing (otherwise use ``inference_mode(net)``) and couples
+            no examples.
         loss: a loss.
-        probes: how many, drawn with the key.
-        units: shake units, or weights.
+        probes: number of probes, drawn with the key.
+        units: True for probes at units, False for probes at weights.
 
     Returns:
-        A function ``(params, state, (x, y), key) -> ((value, state), estimate)``, in the signature of `backprop`.
+        A function ``(params, state, (x, y), key) -> ((value, state), estimate)``, with the signature of `backprop`.
 
     Raises:
-        ValueError: for probes at units, a network with dropout; when called, a network of any layers that draws with
-            its key, weights with no bias beside them, and batch norm in training mode.
+        ValueError: with probes at units, for a network with dropout; when called, also for other networks that draw
+            with the key, for weights without a bias, and for batch norm in training mode.
 
     Source: M. Hutchinson, 1990, for the trace; C. Bekas, E. Kokiopoulou, Y. Saad, *An estimator for the diagonal of a
     matrix*, 2007.
@@ -143,7 +151,7 @@ def _at_weights(net: Layer, loss: Loss) -> Callable[..., Params]:
 
 
 def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
-    """A bias shakes S: here every example has biases, and other parameters that are no weights, of its own."""
+    """Probes at units: a bias perturbs S, so each example has its own copy of all parameters but the weights."""
     read = backprop(net, loss, contributions)
 
     def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
@@ -175,21 +183,21 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
 
 
 class Estimate(NamedTuple):
-    """A mean over random probes."""
+    """A mean over random probes and its standard error."""
 
     mean: Array
     error: Array
-    """its standard error; NaN for a single probe"""
+    """the standard error of the mean; NaN for a single probe"""
 
 
 def trace(product: Product, like: Params, key: Array, probes: int = 32) -> Estimate:
     """The trace of a matrix from products, tr M = E vᵀMv for random v = ±1.
 
     Args:
-        product: v ↦ M v, such as a `hessian_vector_product` with all but v given.
+        product: v ↦ M v, such as a `hessian_vector_product` with all arguments but v fixed.
         like: params, for their shapes and dtypes.
         key: a key.
-        probes: how many products to take.
+        probes: number of products.
 
     Returns:
         An `Estimate`, in float32 at least.
@@ -208,33 +216,33 @@ def trace(product: Product, like: Params, key: Array, probes: int = 32) -> Estim
 
 
 class Spectrum(NamedTuple):
-    """What `lanczos` found, k steps."""
+    """The result of k steps of `lanczos`."""
 
     values: Array
-    """estimates of eigenvalues [k], the largest first"""
+    """estimates of eigenvalues [k] in descending order"""
     errors: Array
-    """how far each is from an eigenvalue at most, [k]"""
+    """bounds on the distance of each estimate from an eigenvalue, [k]"""
     vectors: Array
-    """unit vectors [k, dim W] to go with them; ``ravel_pytree(params)[1]`` brings one into the shapes of the params"""
+    """the corresponding unit vectors [k, dim W]; ``ravel_pytree(params)[1]`` gives one the shapes of the params"""
 
 
 def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spectrum:
-    """Eigenvalues of a symmetric matrix from products, the outer ones first.
+    """Eigenvalues of a symmetric matrix from products, the extreme ones first.
 
-    The matrix is projected onto span{q, Mq, M²q, …} from a random q, where it is tridiagonal. Each new direction is
-    made orthogonal to all before it, twice, so that no eigenvalue is found again by rounding. Where the span is
-    invariant a new random direction goes on; with as many steps as there are parameters all eigenvalues are exact.
+    The matrix is projected onto span{q, Mq, M²q, …} for a random q, where it is tridiagonal. Each new direction is
+    made orthogonal to all previous ones, twice, so that rounding does not repeat an eigenvalue. If the span is
+    invariant, a new random direction continues it; with as many steps as parameters all eigenvalues are exact.
 
     Args:
-        product: v ↦ M v, such as a `hessian_vector_product` or a `ggn_vector_product` with all but v given.
+        product: v ↦ M v, such as a `hessian_vector_product` or a `ggn_vector_product` with all arguments but v fixed.
         like: params, for their shapes and dtypes.
         key: a key.
-        steps: products to take, at most dim W; keeps as many vectors.
+        steps: number of products, at most dim W; as many vectors are stored.
 
     Returns:
-        A `Spectrum`, values and errors in float32 at least. Every product is brought to unit size first, so that
-        matrices of any scale will do. The errors count the rounding of the products as 4 eps of the largest value, eps
-        of the params' dtype.
+        A `Spectrum` with values and errors in float32 at least. Every product is first scaled to unit size, so a
+        matrix may have any scale. The errors include 4 eps of the largest value for the rounding of the products, with
+        the eps of the params' dtype.
 
     Raises:
         ValueError: more steps than parameters.
@@ -270,49 +278,54 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
     start = jnp.zeros((steps, flat.size), first.dtype), first / jnp.linalg.norm(first)
     (basis, _), (alpha, beta, unit) = jax.lax.scan(step, start, jnp.arange(steps))
     largest = jnp.max(unit)
-    share = unit * (1 / largest)  # a power of two, as the units are: the tridiagonal matrix is found at unit size
-    alpha, beta = alpha * share, beta * share
-    beside = jnp.diag(beta[:-1], 1)
-    values, within = eigh(jnp.diag(alpha) + beside + beside.T)
+    share = unit * (1 / largest)  # a power of two, as the units are: the tridiagonal matrix has unit size
+    alpha = alpha * share
+    beta = beta * share
+    above = jnp.diag(beta[:-1], 1)
+    values, within = eigh(jnp.diag(alpha) + above + above.T)
     rounding = 4 * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
     errors = jnp.abs(beta[-1] * within[-1]) + rounding
-    found = largest * values[::-1], largest * errors[::-1], within[:, ::-1].T @ basis
-    return Spectrum(found[0], found[1], found[2].astype(flat.dtype))
+    return Spectrum(
+        values=largest * values[::-1],
+        errors=largest * errors[::-1],
+        vectors=(within[:, ::-1].T @ basis).astype(flat.dtype),
+    )
 
 
 def _draws_nothing(where: str, parts: Iterable[Layer]) -> None:
-    """Layers of which none says that it drops neurons at random."""
+    """Raise ValueError if a layer drops neurons at random, according to its modes."""
     for part in parts:
         if part.modes is not None and part.modes.keep is not None:
             raise _draws(where, part)
 
 
 def _needs_no_key(where: str, net: Layer, *given: Any) -> None:
-    """A network whose forward pass draws nothing, whatever its layers say, at these params, state, x and key."""
+    """Raise ValueError if the forward pass at these params, state, x and key depends on the key."""
     if derivatives_checks.uses_key(net, *given):
         raise _draws(where, net)
 
 
 def _draws(where: str, layer: Layer) -> Unsupported:
     return Unsupported(
-        f"{where} with probes at units takes each example by itself, where {layer} would draw another mask than "
-        "for the batch; take fnn.inference_mode(net) of a layer with `modes`, or units=False"
+        f"{where}: expected a network that draws nothing for probes at units, which run the examples one at a time; "
+        f"{layer} would draw another mask than for the batch. Use fnn.inference_mode(net) of a layer with `modes`, "
+        "or units=False."
     )
 
 
 def _bias_of(path: tuple[Any, ...], known: Iterable[Any]) -> tuple[Any, ...]:
-    """The path of the bias that stands beside the weight at `path`."""
-    beside = (*path[:-1], jax.tree_util.DictKey("b"))
-    if beside not in known:
+    """The path of the bias that belongs to the weight at `path`; raises Unsupported if there is none."""
+    bias = (*path[:-1], jax.tree_util.DictKey("b"))
+    if bias not in known:
         raise Unsupported(
-            f"probes at units reach a weight through the bias beside it, {{'w': …, 'b': …}}, and the weight "
-            f"params{jax.tree_util.keystr(path)} has none; take units=False"
+            f"hutchinson: expected a bias for each weight, {{'w': …, 'b': …}}, for probes at units; the weight "
+            f"params{jax.tree_util.keystr(path)} has none. Use units=False."
         )
-    return beside
+    return bias
 
 
 def _at_most(name: str, value: Any, most: int, what: str) -> int:
-    """A count that something else bounds."""
+    """The value as an int; raises unless it is a count of at most `most`."""
     value = checks.count(name, value)
     if value > most:
         raise ValueError(f"{name} must be at most {what}, which is {most}, got {value}")

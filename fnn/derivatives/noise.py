@@ -1,7 +1,7 @@
-"""What the examples' own gradients say together: how noisy a batch's gradient is, and clipping each of them.
+"""Gradient noise, and clipping of each example's gradient.
 
-Neither forms a gradient of a single example. With g_n the gradient of example n, g their mean over a batch of n, and
-the Gram matrix ⟨g_n, g_m⟩ from the reading `gram`, all of `GradientNoise` follows from n² numbers.
+Neither forms the gradient of a single example. With g_n the gradient of example n, g their mean over a batch of n, and
+the Gram matrix ⟨g_n, g_m⟩ from the reading `gram`, every field of `GradientNoise` follows from n² numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fnn.nn.surgery import drop_records
 def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
     """Diagnostics of gradient noise from one forward and one backward pass.
 
-    Costs one backward pass with the reading `gram`; its n² numbers of each layer are two products of [n, width].
+    Costs one backward pass with the reading `gram`, which takes two products of [n, width] per layer.
 
     Args:
         net: a layer.
@@ -64,11 +64,13 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 def noise_of(G: Array) -> GradientNoise:
     """The diagnostics from the Gram matrix [n, n] of the examples' gradients, n ≥ 2.
 
-    With 1 for a vector of ones: ‖g‖² = 1ᵀG1/n², ⟨g_n, g⟩ = (G1)_n/n, tr Σ = (tr G − n‖g‖²)/(n − 1), and across g lies
-    tr G − Σ_n ⟨g_n, g⟩²/‖g‖².
+    With 1 for a vector of ones: ‖g‖² = 1ᵀG1/n², ⟨g_n, g⟩ = (G1)_n/n, tr Σ = (tr G − n‖g‖²)/(n − 1), and the part
+    across g is tr G − Σ_n ⟨g_n, g⟩²/‖g‖².
     """
-    n, G = G.shape[0], wide(G)
-    along, total = jnp.mean(G, axis=1), jnp.trace(G)
+    n = G.shape[0]
+    G = wide(G)
+    along = jnp.mean(G, axis=1)
+    total = jnp.trace(G)
     norm2 = jnp.maximum(jnp.mean(along), 0)
     variance = beyond_rounding(total - n * norm2, total, n) / (n - 1)
     along_g = ratio(jnp.where(norm2 > 0, jnp.sum(jnp.square(along)), 0), norm2)
@@ -85,29 +87,29 @@ def noise_of(G: Array) -> GradientNoise:
 
 
 def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradient]:
-    """BackProp with every example's gradient clipped to a norm before the mean is taken, as in DP-SGD.
+    """BackProp with each example's gradient clipped to a norm before the mean is taken, as in DP-SGD.
 
     Equation, with θ the threshold::
 
         g = (1/n) Σ_n min(1, θ/‖g_n‖) g_n
 
-    Two backward passes of one tape: the first reads the norms, the second starts from errors ε_n shortened by each
-    example's factor, for a backward pass is linear in the error. No example moves g by more than 2θ/n. The sum that
-    DP-SGD adds noise to is n g, and the noise is the user's to add.
+    Two backward passes of one tape: the first reads the norms, the second starts from errors ε_n scaled by each
+    example's factor, because a backward pass is linear in the error. Replacing one example changes g by at most 2θ/n.
+    The sum to which DP-SGD adds noise is n g; adding the noise is left to the user.
 
-    Norms are found in float32 at least, from lengths in units of their largest entry and of errors in units of theirs,
-    so that no square overflows and no exploding gradient is lost. The second pass is at unit size too, and what is left
-    of the factors is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An example whose
-    gradient is NaN makes g NaN, as in `backprop`: which example to leave out is the user's to decide.
+    Norms are computed in float32 at least, in units of the largest entry and with errors scaled to unit size, so that
+    no square overflows and no exploding gradient is lost. The second pass has unit size too, and the remaining factor
+    is applied to g in float32 at least, so that float16 neither loses nor enlarges g. An example whose gradient is NaN
+    makes g NaN, as in `backprop`: the choice of examples to leave out is the user's.
 
     Args:
         threshold: θ > 0; may be traced.
 
     Returns:
-        A function ``(net, loss) -> gradient`` as `backprop` is one: ``trainer(…, gradient=clip_per_example(1.0))``.
+        A function ``(net, loss) -> gradient`` like `backprop`: ``trainer(…, gradient=clip_per_example(1.0))``.
 
     Raises:
-        ValueError: θ ≤ 0; when called, a network with batch norm in training mode.
+        ValueError: θ ≤ 0; when called, for a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -149,10 +151,10 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
 
 
 def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Array]:
-    """Errors [n, o] and a number whose products are at_unit ∘ share, so scaled that float16 holds what BackProp makes.
+    """Errors [n, o] and a number with the product at_unit ∘ share, scaled so that BackProp stays in range in float16.
 
     With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
-    example without a gradient, which counts for no maximum, may have the larger share.
+    example without a gradient is left out of the maximum and may have a larger share.
     """
     most = jax.lax.stop_gradient(jnp.max(jnp.where(norm == 0, 0, share), initial=0))
     most = jnp.where(most == 0, 1, most)
@@ -170,14 +172,14 @@ _NORM = Reading(
     stack=lambda stacked: lengths(stacked.T),
     scale=lambda n: 1.0,
     linear=False,
+    doc="‖g_n‖ at a leaf, [n]: the square root of `squared_norm`, also where that would overflow.",
 )
-"""‖g_n‖ at a leaf, [n]: the square root of `squared_norm`, where that would overflow too."""
 
 
 class GradientNoise(NamedTuple):
-    """How the gradients of single examples scatter around their mean g over a batch of n, in float32 at least.
+    """The scatter of the examples' gradients around their mean g over a batch of n, in float32 at least.
 
-    Every ratio of noise to signal is 0 where the examples agree, 0/0 too, and infinite where they scatter and show no
+    Every ratio of noise to signal is 0 if the examples agree, including 0/0, and infinite if they scatter without a
     signal. A variance of at most n eps of Σ_n ‖g_n‖² is rounding and counts as 0.
     """
 
@@ -186,11 +188,11 @@ class GradientNoise(NamedTuple):
     variance: Array
     """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single example's gradient"""
     noise_scale: Array
-    """``tr Σ/|G|²`` with the unbiased ``|G|²`` = ‖g‖² − tr Σ/n, or 0 if that is negative: the batch size at which noise
-    and signal are equal, the inverse of one example's signal-to-noise ratio"""
+    """tr Σ/|G|² with the unbiased |G|² = ‖g‖² − tr Σ/n, or 0 if negative: the batch size at which noise and signal are
+    equal, the inverse of one example's signal-to-noise ratio"""
     norm_test: Array
     """√(tr Σ/(n‖g‖²)), the relative error of g; an adaptive batch grows while this exceeds a θ < 1"""
     inner_product_test: Array
-    """√(Var⟨g_n, g⟩/(n‖g‖⁴)): the same along g, which is what a step feels first"""
+    """√(Var⟨g_n, g⟩/(n‖g‖⁴)): the same along g, the part that affects a step first"""
     orthogonality_test: Array
     """√(E‖g_n − (⟨g_n, g⟩/‖g‖²) g‖²/(n‖g‖²)): the same across g"""

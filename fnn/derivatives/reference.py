@@ -1,28 +1,28 @@
-"""Automatic twins of what `fnn` reads from its backward pass: a few lines each, and dear.
+"""Automatic references for every quantity that `fnn` computes by hand: a few lines each, but expensive.
 
-Each function here has the name and the signature of its twin by hand and finds the same numbers by JAX's derivatives of
-the plain forward pass, never meeting a hand-written one. They are for comparing: n gradients, Jacobians and
-Hessians are formed on the way, so small networks are what they are for.
+Each function here has the name and the signature of the hand-written one and computes the same numbers by JAX's
+derivatives of the plain forward pass, without any hand-written derivative. They are meant for comparison on small
+networks: n gradients, Jacobians and Hessians are formed on the way.
 
 ======================== ========================================================== ========================
-here                     what                                                       by hand
+here                     method                                                     by hand
 ======================== ========================================================== ========================
-`read(reading)`          the reading, from the gradients of all examples            `backprop(…, reading)`
+`read(reading)`          the reading of the gradients of all examples               `backprop(…, reading)`
 `gradient_noise`         the definitions, on the gradients of all examples          `gradient_noise`
-`clip_per_example`       the clipped mean of the gradients of all examples          `clip_per_example`
+`clip_per_example`       the mean of the clipped gradients of all examples          `clip_per_example`
 `hessian_diagonal`       the diagonals of `jax.hessian` of all examples' losses     `second_derivatives`
 `gate_curvature`         the diagonal of `jax.hessian` of Q by the gates            `gate_curvature`
 `unit_gate_curvature`    the same by gates on the outputs of all layers             `unit_gate_curvature`
 `ggn_diagonal`           the diagonal of (1/n) Σ Jᵀ ∇²ℒ J, J by `jax.jacrev`        `ggn_diagonal`
-`kronecker_factors`      A from what each layer was given, G from the Jacobian by S `kronecker_factors`
+`kronecker_factors`      A from each layer's inputs, G from the Jacobian by S       `kronecker_factors`
 `hessian_vector_product` `jax.jvp` of `jax.grad` of Q                               `hessian_vector_product`
 `ggn_vector_product`     Jᵀ(∇²ℒ(Jv)) by `jax.linearize` and its transpose           `ggn_vector_product`
-`hessian`, `ggn`         the whole matrix [dim W, dim W]; `jnp.trace` and           `trace`, `lanczos`
-                         `jnp.linalg.eigvalsh` take the rest from it
+`hessian`, `ggn`         the whole matrix [dim W, dim W], for `jnp.trace` and       `trace`, `lanczos`
+                         `jnp.linalg.eigvalsh`
 ======================== ========================================================== ========================
 
-What is random by hand (`hutchinson`, and `ggn_diagonal` and `kronecker_factors` by samples) has for its mean the twin
-of what it estimates. The second derivatives in one pass are an approximation and have none where they are not exact.
+The mean of a random estimate (`hutchinson`, and `ggn_diagonal` and `kronecker_factors` by samples) is the reference of
+the quantity it estimates. The one-pass second derivatives have a reference only where they are exact.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -30,8 +30,9 @@ Example:
     >>> from fnn import backprop, dense, linear, serial, squared, squared_norm, tanh
     >>> net, x, y = serial(dense(4, tanh), linear(1)), jnp.ones((3, 2)), jnp.ones((3, 1))
     >>> given = *net.init(jax.random.key(0), x), (x, y), jax.random.key(1)
-    >>> by_hand, twin = backprop(net, squared, squared_norm), automatic.read(net, squared, squared_norm)
-    >>> all(map(jnp.allclose, jax.tree.leaves(by_hand(*given)[1]), jax.tree.leaves(twin(*given)[1])))
+    >>> _, by_hand = backprop(net, squared, squared_norm)(*given)
+    >>> _, expected = automatic.read(net, squared, squared_norm)(*given)
+    >>> all(map(jnp.allclose, jax.tree.leaves(by_hand), jax.tree.leaves(expected)))
     True
 """
 
@@ -45,7 +46,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from fnn.core.readings import contributions, gradient, is_outer, per_example
+from fnn.core.readings import contributions, gradient, has_weights, per_example
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, objective
@@ -59,7 +60,7 @@ Matrix = Callable[[Params, State, Batch, Array], Array]
 
 
 def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
-    """The losses [n] of single examples, and the state."""
+    """A function that returns the losses [n] of the examples and the state."""
 
     def each(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, State]:
         a, state, _ = net.forward(params, state, batch[0], key)
@@ -69,7 +70,7 @@ def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
 
 
 def read(net: Layer, loss: Loss, reading: Reading) -> Gradient:
-    """A reading of the gradients g_n of single examples, which are the rows of the Jacobian of the losses."""
+    """A reading of the examples' gradients g_n, the rows of the Jacobian of the losses."""
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         n = batch[0].shape[0]
@@ -98,14 +99,15 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
 
 
 def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], GradientNoise]:
-    """The means, variances and lengths that `GradientNoise` names, of the gradients g_n [n, dim W]."""
+    """The fields of `GradientNoise` by their definitions, from the gradients g_n [n, dim W]."""
 
     def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
         n = batch[0].shape[0]
         each = jax.tree.leaves(read(net, loss, per_example)(params, state, batch, key)[1])
         g = jnp.concatenate([leaf.reshape(n, -1) for leaf in each], axis=1)
         mean = jnp.mean(g, axis=0)
-        norm2, along = mean @ mean, g @ mean
+        norm2 = mean @ mean
+        along = g @ mean
         across = g - along[:, None] / norm2 * mean[None, :]
         pairs = (jnp.sum(g @ g.T) - jnp.sum(jnp.square(g))) / (n * (n - 1))  # the mean of ⟨g_n, g_m⟩ over n ≠ m
         variance = jnp.sum(jnp.square(g - mean[None, :])) / (n - 1)
@@ -122,7 +124,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
 
 
 def hessian_diagonal(net: Layer, loss: Loss, reading: Reading = gradient) -> Gradient:
-    """What to gather of ∂²L_n/∂w², the diagonals of `jax.hessian` of all examples' losses, one row of it at a time."""
+    """A reading of ∂²L_n/∂w², the diagonals of the Hessians of the examples' losses, one row of them at a time."""
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         flat, unravel = ravel_pytree(params)
@@ -147,7 +149,7 @@ def hessian(net: Layer, loss: Loss) -> Matrix:
 
 
 def ggn(net: Layer, loss: Loss) -> Matrix:
-    """(1/n) Σ_n J_nᵀ ∇²ℒ_n J_n [dim W, dim W], with every Jacobian J_n [M, dim W] formed."""
+    """(1/n) Σ_n J_nᵀ ∇²ℒ_n J_n [dim W, dim W], from the Jacobians J_n [M, dim W]."""
 
     def matrix(params: Params, state: State, batch: Batch, key: Array) -> Array:
         flat, unravel = ravel_pytree(params)
@@ -169,38 +171,40 @@ def ggn_diagonal(net: Layer, loss: Loss) -> Gradient:
 
 
 def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
-    """A and G at every layer of weights, of what it was given and of J_n = ∂a_n/∂S; `ggn_diagonal` at other params.
+    """A and G at each layer of weights, from its inputs and J_n = ∂a_n/∂S; `ggn_diagonal` at other params.
 
-    ∂a_n/∂S is the Jacobian by b, or without b by a shift of S, the weights of a constant feature 1 that starts at 0.
+    ∂a_n/∂S is the Jacobian by b, or without b by a shift of S: weights, initially 0, of a constant feature 1.
     """
 
     def value_and_factors(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
         kept = _kept(net, params, state, batch[0], key)
         output = lambda p: map_layers(_shifting, net).forward(p, state, batch[0], key)[0]  # noqa: E731
-        with_shifts = jax.tree.map(_with_shift, kept, params, is_leaf=_has_weights)
+        with_shifts = jax.tree.map(_with_shift, kept, params, is_leaf=has_weights)
         H = _loss_hessian(loss, output(with_shifts), batch[1])
         value_and_state, diagonal = ggn_diagonal(net, loss)(params, state, batch, key)
 
         def of(kept: Any, x: Any, J: Any, diagonal: Any) -> Any:
-            if not _has_weights(kept):
+            if not has_weights(kept):
                 return diagonal
-            x, n = x["w"], H.shape[0]
+            x = x["w"]
             if "b" in kept:
-                x, J = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1), J["b"]
+                x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+                J = J["b"]
             else:
                 J = J["shift"]
+            A = jnp.einsum("...ni,...nj->...ij", x, x)
             G = jnp.einsum("nm...o,nmk,nk...p->...op", J, H, J)
-            return Kronecker(jnp.einsum("...ni,...nj->...ij", x, x) / n, G / n)
+            return Kronecker(A=A / H.shape[0], G=G / H.shape[0])
 
         given = _given(net, params, state, batch[0], key)
         trees = kept, given, jax.jacrev(output)(with_shifts), diagonal
-        return value_and_state, jax.tree.map(of, *trees, is_leaf=_has_weights)
+        return value_and_state, jax.tree.map(of, *trees, is_leaf=has_weights)
 
     return value_and_factors
 
 
 def _kept(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
-    """The shapes of what a backward pass contributes at the params; an `Outer` is what tells a layer of weights."""
+    """The shapes of the `contributions` at the params, where an `Outer` marks a layer of weights."""
 
     def contributed(params: Params) -> Any:
         y, _, tape = net.forward(params, state, x, key)
@@ -209,17 +213,13 @@ def _kept(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any
     return jax.eval_shape(contributed, params)
 
 
-def _has_weights(kept: Any) -> bool:
-    return isinstance(kept, dict) and is_outer(kept.get("w"))
-
-
 def _with_shift(kept: Any, node: Any) -> Any:
-    is_without = _has_weights(kept) and "b" not in kept
+    is_without = has_weights(kept) and "b" not in kept
     return node | {"shift": jnp.zeros_like(node["w"][..., 0, :])} if is_without else node
 
 
 def _shifting(part: Layer) -> Layer:
-    """The layer that takes a shift of S = x w beside w, as weights of one more feature, 1."""
+    """The layer with a shift of S = x w in addition to w, as the weights of one more feature, 1."""
 
     def forward(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
         if not (isinstance(params, dict) and "shift" in params):
@@ -231,7 +231,7 @@ def _shifting(part: Layer) -> Layer:
 
 
 def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> Any:
-    """The x [n, i] that each layer was given in the place of each of its params, [depth, n, i] in `repeat`."""
+    """The input x [n, i] of each layer in place of each of its params, [depth, n, i] in `repeat`."""
 
     def forward(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, Any, tuple[()]]:
         # The new state goes up through every composite, and may as well carry x.
@@ -246,7 +246,7 @@ def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
 
 
 def hessian_vector_product(net: Layer, loss: Loss) -> Product:
-    """H v, the tangent of the automatic gradient."""
+    """H v as the tangent of the automatic gradient."""
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
         v = derivatives_checks.like_params("hessian_vector_product", v, params)
@@ -286,7 +286,7 @@ class _Gated(NamedTuple):
 
 
 def unit_gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array], Any]:
-    """∂²Q/∂g_o² [o] for gates on the outputs of every layer, which travel in the place of the layer's state."""
+    """∂²Q/∂g_o² [o] for gates on the outputs of every layer, carried in place of the layer's state."""
     is_gated = lambda node: isinstance(node, _Gated)  # noqa: E731
 
     def with_ones(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, _Gated, tuple[()]]:

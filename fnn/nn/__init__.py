@@ -1,19 +1,19 @@
 """Networks: activations, losses, initializers, and layers with forward and hand-written backward on one screen.
 
 Index letters, here as everywhere: ``n`` example of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
-pass x is [n, i] and y is [n, o]; in a backward pass ``error`` comes in as ∂L/∂y [n, o] and goes out as ∂L/∂x [n, i].
-Parameters take the dtype of the x a layer is initialised with, and a layer refuses examples of another.
+pass x is [n, i] and y is [n, o]; in a backward pass ``error`` is ∂L/∂y [n, o] as an argument and ∂L/∂x [n, i] as a
+result. Parameters have the dtype of the x that initialised the layer; examples of another dtype raise TypeError.
 
-Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): c is ∂²L/∂y² on its
-way in, the diagonal [n, o] or each example's whole matrix [n, o, o], and ∂²L/∂x² on its way out.
+Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): its argument c is
+∂²L/∂y², the diagonal [n, o] or each example's whole matrix [n, o, o], and its result is ∂²L/∂x².
 
-A new layer is a function that returns `Layer(label, init, apply, forward, backward, curve)`; `from_function` makes one
-from a function whose backward nobody has derived.
+A new layer is a function that returns ``Layer(label=…, init=…, apply=…, forward=…, backward=…, curve=…)``;
+`from_function` makes a layer from a function without a hand-written backward pass.
 
-Combinators take layers and return a layer, so all of them nest. Laws, held by the tests: `serial` is associative up to
-the nesting of its parameters; `serial()` is its identity; `repeat(f, 1)`, `grouped(f, 1)`, `remat(f)`,
+Combinators take layers and return a layer, so all of them nest. Laws, verified by the tests: `serial` is associative up
+to the nesting of its parameters; `serial()` is its identity; `repeat(f, 1)`, `grouped(f, 1)`, `remat(f)`,
 `mixed_precision(f, its own dtype)`, `columns((width, f))` and `serial(f)` all compute f; the backward of a composite is
-its parts' backwards in reverse. Part i gets the key ``fold_in(key, i)``, so a part that draws nothing costs nothing.
+its parts' backwards in reverse. Part i gets the key ``fold_in(key, i)``; a part that draws nothing costs nothing.
 
 Example:
     >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What layers and combinators share."""
+"""Helpers shared by layers and compositions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fnn.core.types import Array, Layer, Params, State
 
 
 def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State]]:
-    """init of a layer that has nothing to train and nothing to remember."""
+    """The init of a layer without parameters and state."""
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
@@ -22,5 +22,5 @@ def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State
 
 
 def output(layer: Layer, params: Params, state: State, x: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of a layer's output, from the layer's own apply."""
+    """The shape and dtype of a layer's output for an input x, traced through its apply."""
     return jax.eval_shape(layer.apply, params, state, jax.ShapeDtypeStruct(x.shape, x.dtype))

@@ -1,16 +1,16 @@
-"""The algebra of second derivatives that BackProp carries from layer to layer, in its two modes.
+"""The algebra of the second derivatives that BackProp carries from layer to layer, in its two modes.
 
-Beside the error ε = ∂L/∂x [n, o] runs a curvature c, whose rank tells how much of ∂²L/∂x² it is:
+The error ε = ∂L/∂x [n, o] is accompanied by a curvature c, whose rank selects the mode:
 
 =========== ====================================== ======================================================
-c           what it is                             what is lost on the way down
+c           meaning                                lost on the way down
 =========== ====================================== ======================================================
-[n, o]      the diagonal ∂²L/∂x_no²                what weights mix from beside the diagonal (one pass)
+[n, o]      the diagonal ∂²L/∂x_no²                off-diagonal terms that weights mix in (one pass)
 [n, o, o]   all of ∂²L/∂x_no∂x_np, per example      nothing (exact)
 =========== ====================================== ======================================================
 
-A layer y = f(x) takes c to Jᵀ c J + Σ_k ε_k ∇²f_k, with J = ∂y/∂x. Below are the products Jᵀ c J of the layers there
-are; each stands for both modes, so that a layer writes its recursion once.
+A layer y = f(x) maps c to Jᵀ c J + Σ_k ε_k ∇²f_k, with J = ∂y/∂x. Below are the products Jᵀ c J of the existing
+layers; each covers both modes, so that a layer writes its recursion once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fnn.core.types import Array
 
 
 def is_exact(c: Array) -> bool:
-    """Whether c holds each example's whole matrix."""
+    """True if c holds each example's whole matrix."""
     return c.ndim == 3
 
 
@@ -39,12 +39,12 @@ def plus_diagonal(c: Array, d: Array) -> Array:
 
 
 def scaled(c: Array, z: Array) -> Array:
-    """diag(z) c diag(z), for the slopes z [n, o] of a layer that acts on every neuron alone."""
+    """diag(z) c diag(z), for the slopes z [n, o] of an elementwise layer."""
     return z[:, :, None] * c * z[:, None, :] if is_exact(c) else jnp.square(z) * c
 
 
 def through_weights(c: Array, w: Array) -> Array:
-    """w c wᵀ, for weights w [i, o]; of a diagonal c the diagonal, c (w∘w)ᵀ."""
+    """w c wᵀ, for weights w [i, o]; only its diagonal c (w∘w)ᵀ for a diagonal c."""
     return jnp.einsum("io,nop,jp->nij", w, c, w) if is_exact(c) else c @ jnp.square(w).T
 
 

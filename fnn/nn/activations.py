@@ -1,20 +1,20 @@
 """Activation functions σ(S) with σ' and σ'' by hand (slides "Activation functions", "ReLU and PReLU").
 
 Every function is elementwise, keeps shape and dtype, and is finite with finite derivatives for every finite S: the
-slide's e^z and e^{2z} overflow as printed, so each is written in a form that does not. Nor does any take a number from
-one that is nearly equal: 1 − s, 1 − t² and S² − 1 are found without the difference, so that they keep their digits.
+slide's e^z and e^{2z} overflow as printed, so each is written in a form that does not. No form subtracts two nearly
+equal numbers: 1 − s, 1 − t² and S² − 1 are computed without the difference, so that they keep their digits.
 
-Of σ the slide "One-layer net" asks that it be continuous, monotone and preferably differentiable. H is not continuous
+The slide "One-layer net" requires that σ be continuous, monotone and preferably differentiable. H is not continuous
 and G is not monotone, though both are on the next slide; the others are all three, ReLU except at its kink.
 
-Where a derivative jumps, the choice is that of `jax.grad` of the function of the same name in `jax.nn`:
+Where a derivative jumps, its value is that of `jax.grad` of the function of the same name in `jax.nn`:
 
 =============== ======= ==========================================================
 activation      σ(0)    σ'(0)
 =============== ======= ==========================================================
 `heaviside`     0       0, as everywhere
 `relu`          0       0
-`leaky_relu(α)` 0       1: `jax.nn.leaky_relu` counts S = 0 to the positive side
+`leaky_relu(α)` 0       1: `jax.nn.leaky_relu` puts S = 0 on the positive side
 =============== ======= ==========================================================
 
 Example:
@@ -43,8 +43,8 @@ def _heaviside(S: Array) -> Array:
 
 
 def _relu_slope(S: Array) -> Array:
-    # [S > 0]. A product with a converted comparison becomes a selection, which XLA does not vectorise on a CPU: in a
-    # small network the backward pass of this layer then takes three times as long.
+    # [S > 0]. A product with a converted comparison becomes a selection, which XLA does not vectorise on a CPU: the
+    # backward pass of a small network would take three times as long.
     return jnp.maximum(jnp.sign(S), 0)
 
 
@@ -60,7 +60,7 @@ def _tanh(S: Array) -> Array:
 @_tanh.defjvp
 def _tanh_jvp(S: tuple[Array], tangent: tuple[Array]) -> tuple[Array, Array]:
     s = jax.nn.sigmoid
-    return _tanh(*S), 4 * s(2 * S[0]) * s(-2 * S[0]) * tangent[0]  # JAX would take 1 − t² from 1, and lose it at ±9
+    return _tanh(*S), 4 * s(2 * S[0]) * s(-2 * S[0]) * tangent[0]  # JAX has 1 − t², which cancels to 0 at ±9
 
 
 def _tanh_slope(S: Array) -> Array:
@@ -72,7 +72,7 @@ def _tanh_curvature(S: Array) -> Array:
 
 
 def _asinh_slope(S: Array) -> Array:
-    m = jax.lax.stop_gradient(jnp.maximum(jnp.abs(S), 1))  # the slope is the same for every m; at m = 1, S² overflows
+    m = jax.lax.stop_gradient(jnp.maximum(jnp.abs(S), 1))  # the slope is the same for every m; with m = 1, S² overflows
     return jax.lax.rsqrt(jnp.square(S / m) + jnp.square(1 / m)) / m
 
 
@@ -82,7 +82,7 @@ def _asinh_curvature(S: Array) -> Array:
 
 
 def _gaussian(S: Array) -> Array:
-    wider = wide(S)  # S² rounded to few digits would be a factor of e^{±S²·eps}
+    wider = wide(S)  # S² rounded to few digits would change the value by a factor e^{±S²·eps}
     return jnp.exp(-wider * wider / 2).astype(S.dtype)
 
 
@@ -91,37 +91,79 @@ def _gaussian_slope(S: Array) -> Array:
 
 
 def _gaussian_curvature(S: Array) -> Array:
-    return (S - 1) * _gaussian(S) * (S + 1)  # S² − 1 would cancel at 1, and (S² − 1)·G be ∞·0 far out
+    return (S - 1) * _gaussian(S) * (S + 1)  # S² − 1 would cancel at 1, and (S² − 1)·G would be ∞·0 far out
 
 
-heaviside = Activation("heaviside", _heaviside, jnp.zeros_like, jnp.zeros_like)
-"""H(S) = [S > 0], the threshold of the McCulloch–Pitts neuron. H' = 0: nothing learns through it."""
+heaviside = Activation(
+    label="heaviside",
+    value=_heaviside,
+    slope=jnp.zeros_like,
+    curvature=jnp.zeros_like,
+    doc="H(S) = [S > 0], the threshold of the McCulloch–Pitts neuron. H' = 0: nothing is learned through it.",
+)
 
-sigmoid = Activation("sigmoid", logistic, logistic_density, _sigmoid_curvature)
-"""s = 1/(1 + e^−S);  s' = s(1 − s) = s(S)s(−S);  s'' = s(1 − s)(1 − 2s) = −tanh(S/2) s'."""
+sigmoid = Activation(
+    label="sigmoid",
+    value=logistic,
+    slope=logistic_density,
+    curvature=_sigmoid_curvature,
+    doc="s = 1/(1 + e^−S);  s' = s(1 − s) = s(S)s(−S);  s'' = s(1 − s)(1 − 2s) = −tanh(S/2) s'.",
+)
 
-tanh = Activation("tanh", _tanh, _tanh_slope, _tanh_curvature)
-"""t = tanh S;  t' = 1 − t² = 4s'(2S) with s' of the sigmoid;  t'' = −2t(1 − t²)."""
+tanh = Activation(
+    label="tanh",
+    value=_tanh,
+    slope=_tanh_slope,
+    curvature=_tanh_curvature,
+    doc="t = tanh S;  t' = 1 − t² = 4s'(2S) with s' of the sigmoid;  t'' = −2t(1 − t²).",
+)
 
-logarithmic = Activation("logarithmic", jnp.arcsinh, _asinh_slope, _asinh_curvature)
-"""L = ln(S + √(S² + 1)) = asinh S;  L' = 1/√(S² + 1);  L'' = −S/(S² + 1)^{3/2}. It is unbounded, with no asymptote to
-paralyse on."""
+logarithmic = Activation(
+    label="logarithmic",
+    value=jnp.arcsinh,
+    slope=_asinh_slope,
+    curvature=_asinh_curvature,
+    doc="""L = ln(S + √(S² + 1)) = asinh S;  L' = 1/√(S² + 1);  L'' = −S/(S² + 1)^{3/2}.
 
-gaussian = Activation("gaussian", _gaussian, _gaussian_slope, _gaussian_curvature)
-"""G = e^{−S²/2};  G' = −S·G;  G'' = (S² − 1)·G. The slide gives no formula; the course's other texts do."""
+    Unbounded: it has no asymptote to saturate at.
+    """,
+)
 
-identity = Activation("identity", lambda S: S, jnp.ones_like, jnp.zeros_like)
-"""Z = S, the linear neuron;  Z' = 1;  Z'' = 0."""
+gaussian = Activation(
+    label="gaussian",
+    value=_gaussian,
+    slope=_gaussian_slope,
+    curvature=_gaussian_curvature,
+    doc="G = e^{−S²/2};  G' = −S·G;  G'' = (S² − 1)·G. The slide gives no formula; the course's other texts do.",
+)
 
-relu = Activation("relu", jax.nn.relu, _relu_slope, jnp.zeros_like)
-"""max(0, S);  slope [S > 0], so 0 at the kink;  curvature 0."""
+identity = Activation(
+    label="identity",
+    value=lambda S: S,
+    slope=jnp.ones_like,
+    curvature=jnp.zeros_like,
+    doc="Z = S, the linear neuron;  Z' = 1;  Z'' = 0.",
+)
 
-softplus = Activation("softplus", jax.nn.softplus, logistic, logistic_density)
-"""ln(1 + e^S), the smooth ReLU;  slope s = 1/(1 + e^−S);  curvature s(1 − s)."""
+relu = Activation(
+    label="relu",
+    value=jax.nn.relu,
+    slope=_relu_slope,
+    curvature=jnp.zeros_like,
+    doc="max(0, S);  slope [S > 0], so 0 at the kink;  curvature 0.",
+)
+
+softplus = Activation(
+    label="softplus",
+    value=jax.nn.softplus,
+    slope=logistic,
+    curvature=logistic_density,
+    doc="ln(1 + e^S), the smooth ReLU;  slope s = 1/(1 + e^−S);  curvature s(1 − s).",
+)
 
 
 def leaky_relu(alpha: float = 0.01) -> Activation:
-    """max(0, S) + α·min(0, S) with α fixed; slope 1 for S ≥ 0 and α below; curvature 0.
+    """max(0, S) + α·min(0, S) with a fixed α; slope 1 for S ≥ 0 and α below; curvature 0.
 
     Args:
         alpha: slope of the negative side, a finite number or a tracer. The layer `prelu` trains it.
@@ -130,7 +172,7 @@ def leaky_relu(alpha: float = 0.01) -> Activation:
         The activation.
 
     Raises:
-        ValueError: where alpha is not one finite number.
+        ValueError: an alpha that is not one finite number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -147,4 +189,5 @@ def leaky_relu(alpha: float = 0.01) -> Activation:
         value=lambda S: jnp.where(S >= 0, S, jnp.asarray(alpha, S.dtype) * S),
         slope=slope,
         curvature=jnp.zeros_like,
+        doc="max(0, S) + α·min(0, S) with a fixed α;  slope 1 for S ≥ 0 and α below;  curvature 0.",
     )

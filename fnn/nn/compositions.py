@@ -1,4 +1,4 @@
-"""Layers one after another, and side by side."""
+"""Compositions of layers in series and side by side."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fnn.nn._second_order import both_through, is_exact
 
 
 class ColumnsTape(NamedTuple):
-    """What `columns` keeps: the tapes of its parts, and how wide each part's output is."""
+    """The tape of `columns`: the tapes of its parts, and the widths of their outputs."""
 
     tapes: tuple[Any, ...]
     widths: tuple[Array, ...]
-    """empty arrays [0, o]: their shapes say the widths, for a tape holds arrays only"""
+    """empty arrays [0, o] whose shapes hold the widths, because a tape holds arrays only"""
 
 
 def serial(*layers: Layer) -> Layer:
-    """One layer after another, y = f_L(… f_2(f_1(x))); the backward pass runs "back to front", as the lecture puts it.
+    """Layers in series, y = f_L(… f_2(f_1(x))); the backward pass runs "back to front", in the lecture's words.
 
     Args:
         *layers: any number of layers; none gives the identity.
@@ -74,7 +74,16 @@ def serial(*layers: Layer) -> Layer:
         return _curve_in_reverse(layers, params, tape, error, c, read)
 
     label = f"serial({', '.join(map(str, layers))})"
-    return Layer(label, init, apply, forward, backward, curve, layers, serial)
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=layers,
+        with_children=serial,
+    )
 
 
 def _curve_in_reverse(
@@ -88,7 +97,7 @@ def _curve_in_reverse(
 
 
 def columns(*slices: tuple[int, Layer]) -> Layer:
-    """Layers side by side on slices of the features, their outputs joined: neurons of one layer may differ in σ.
+    """Layers side by side on slices of the features, with their outputs joined: one layer may mix several σ.
 
     Equations, with x = [x_1 | x_2 | …] cut at the given widths::
 
@@ -103,7 +112,7 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
 
     Raises:
         TypeError: an argument that is not such a pair.
-        ValueError: an x of another width than the slices take together.
+        ValueError: an x whose width is not the sum of the slices' widths.
 
     Example:
         >>> from fnn import activate, columns, linear, relu, serial, tanh
@@ -145,27 +154,35 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
 
     def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         curves = [partial(checks.curve_of(layer), p, t) for layer, p, t in zip(layers, params, tape.tapes, strict=True)]
-        errors, own, readings = _curve_apart(curves, tape, error, c, read)
+        errors, own, readings = _curve_per_slice(curves, tape, error, c, read)
         if is_exact(c):
             between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
             return errors, _with_blocks(between, own, [0, *cuts]), readings
         return errors, jnp.concatenate(own, axis=1), readings
 
     label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
-    with_children = lambda *parts: columns(*zip(widths, parts, strict=True))  # noqa: E731
-    return Layer(label, init, apply, forward, backward, curve, layers, with_children)
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=layers,
+        with_children=lambda *parts: columns(*zip(widths, parts, strict=True)),
+    )
 
 
 def _split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:
-    """What stands at the outputs, cut into the slices' own."""
+    """An array at the outputs, split into the slices' own parts."""
     ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(tape.widths))]
     return jnp.split(error, ends, axis=axis)
 
 
-def _curve_apart(
+def _curve_per_slice(
     curves: Sequence[Callable], tape: ColumnsTape, error: Array, c: Array, read: Reading
 ) -> tuple[Array, Sequence[Array], Any]:
-    """Each slice's curve by itself: the errors joined, the slices' own curvatures, the readings."""
+    """The curves of all slices: the errors joined, the slices' own curvatures, the readings."""
     own = [_split(tape, row, axis=2)[i] if is_exact(c) else row for i, row in enumerate(_split(tape, c))]
     below = [curve(e, block, read) for curve, e, block in zip(curves, _split(tape, error), own, strict=True)]
     errors, own, readings = zip(*below, strict=True)
@@ -173,24 +190,24 @@ def _curve_apart(
 
 
 def _with_blocks(c: Array, blocks: Sequence[Array], starts: Sequence[int]) -> Array:
-    """The matrices c with other blocks [n, i, i] on their diagonal."""
+    """The matrices c with the blocks [n, i, i] on their diagonal replaced."""
     for block, start in zip(blocks, starts, strict=True):
         c = jax.lax.dynamic_update_slice(c, block, (0, start, start))
     return c
 
 
 def _are_layers(where: str, values: Sequence[Any]) -> None:
-    """Layers, each of them."""
+    """Raise TypeError unless all values are layers."""
     for value in values:
         checks.is_layer(where, value)
 
 
 def _slices(where: str, pairs: Sequence[Any]) -> None:
-    """Pairs (number of features, layer), at least one."""
+    """Raise unless there are pairs (number of features, layer), at least one."""
     if not pairs:
-        raise ValueError(f"{where} needs at least one pair (number of features, layer), got none")
+        raise ValueError(f"{where}: expected at least one pair (number of features, layer), got none")
     for pair in pairs:
         if not isinstance(pair, tuple) or isinstance(pair, Layer) or len(pair) != 2:
-            raise TypeError(f"{where} takes pairs (number of features, layer), got {checks.shown(pair)}")
+            raise TypeError(f"{where}: expected pairs (number of features, layer), got {checks.shown(pair)}")
         checks.count(f"{where}: number of features", pair[0])
         checks.is_layer(where, pair[1])

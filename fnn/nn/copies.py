@@ -1,4 +1,4 @@
-"""Many copies of a layer, in a row or side by side, as a program whose size does not grow with their number."""
+"""Many copies of a layer, in series or side by side, as a program whose size does not grow with their number."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fnn.nn.surgery import LayerRecord
 
 
 def repeat(layer: Layer, depth: int) -> Layer:
-    """The same kind of layer `depth` times in a row, each with weights of its own, by `jax.lax.scan`.
+    """A layer composed with itself `depth` times, each copy with its own weights, by `jax.lax.scan`.
 
-    Computes what ``serial(layer, …, layer)`` does, but the program, and so its compile time, does not grow with depth.
+    Equal to ``serial(layer, …, layer)``, but the program, and so its compile time, does not grow with depth.
 
     Args:
         layer: a layer whose output has the shape of its input.
-        depth: how many, at least 1.
+        depth: number of copies, at least 1.
 
     Returns:
         A layer whose params, state and tape are those of `layer` with a first axis [depth, …].
 
     Raises:
-        ValueError: the layer changes the width, or depth < 1.
+        ValueError: a layer that changes the width, or depth < 1.
     """
     checks.is_layer("repeat", layer)
     depth = checks.count("depth", depth)
@@ -74,24 +74,33 @@ def repeat(layer: Layer, depth: int) -> Layer:
         (error, c), readings = jax.lax.scan(one, (error, c), (params, tape), length=depth, reverse=True)
         return error, c, _stacked(read, readings)
 
-    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: repeat(part, depth))
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=(layer,),
+        with_children=lambda part: repeat(part, depth),
+    )
 
 
 def grouped(layer: Layer, count: int) -> Layer:
-    """The same kind of layer `count` times side by side, each on its slice of the features, with weights of its own.
+    """Copies of a layer side by side, each on its own slice of the features and with its own weights.
 
-    Computes what ``columns((width, layer), …, (width, layer))`` does for slices of equal width, by `jax.vmap`, so that
-    the program, and so its compile time, does not grow with the count.
+    Equal to ``columns((width, layer), …, (width, layer))`` with slices of equal width, by `jax.vmap`, so that the
+    program, and so its compile time, does not grow with the count.
 
     Args:
         layer: any layer.
-        count: how many, at least 1.
+        count: number of copies, at least 1.
 
     Returns:
         A layer whose params, state and tape are those of `layer` with a first axis [count, …].
 
     Raises:
-        ValueError: count < 1, or an x whose width it does not divide.
+        ValueError: count < 1, or an x whose width is not a multiple of count.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -139,7 +148,16 @@ def grouped(layer: Layer, count: int) -> Layer:
         between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
         return joined(errors), _with_diagonal_blocks(between, own), _stacked(read, readings)
 
-    return Layer(label, init, apply, forward, backward, curve, (layer,), lambda part: grouped(part, count))
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=(layer,),
+        with_children=lambda part: grouped(part, count),
+    )
 
 
 def _diagonal_blocks(c: Array, count: int) -> Array:
@@ -149,14 +167,14 @@ def _diagonal_blocks(c: Array, count: int) -> Array:
 
 
 def _with_diagonal_blocks(c: Array, blocks: Array) -> Array:
-    """The matrices [n, count·o, count·o] with other blocks [count, n, o, o] on their diagonal."""
+    """The matrices [n, count·o, count·o] with the blocks [count, n, o, o] on their diagonal replaced."""
     count, n, width, _ = blocks.shape
     k = jnp.arange(count)
     return c.reshape(n, count, width, count, width).at[:, k, :, k, :].set(blocks).reshape(c.shape)
 
 
 def _stacked(read: Reading, readings: Any) -> Any:
-    """Join what a scan has stacked; of what `watch` saw, only the readings are the reading's to join."""
+    """The readings of a scan or vmap, joined; of a `LayerRecord`, only its readings are."""
 
     def join(node: Any) -> Any:
         if isinstance(node, LayerRecord):
@@ -167,11 +185,11 @@ def _stacked(read: Reading, readings: Any) -> Any:
 
 
 def _equal_slices(where: str, x: Any, count: int) -> int:
-    """A width of features that so many equal slices make up; the width of one."""
+    """The width of each of `count` equal slices of the features; raises ValueError if they do not divide evenly."""
     checks.features(where, x)
     if x.shape[1] % count:
         raise ValueError(
-            f"{where} cuts x into {count} equal slices, and its width {x.shape[1]} is no multiple of {count} (x has "
-            f"shape {x.shape}); take slices of different widths by columns"
+            f"{where}: expected a width that is a multiple of {count}, got {x.shape[1]} (x has shape {x.shape}). "
+            "Use columns for slices of different widths."
         )
     return x.shape[1] // count

@@ -1,4 +1,4 @@
-"""Layers that act on every neuron alone: an activation, and one whose slope is trained."""
+"""Elementwise layers: an activation, and one with a trained slope."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fnn.nn._second_order import diagonal, plus_diagonal, scaled
 
 
 class ActivateTape(NamedTuple):
-    """What BackProp keeps of an activation."""
+    """The tape of an activation."""
 
     S: Array
     """inputs [n, o], the pre-activations of the neurons"""
@@ -24,14 +24,14 @@ class ActivateTape(NamedTuple):
 
 
 class PReLUTape(NamedTuple):
-    """What BackProp keeps of a PReLU."""
+    """The tape of a PReLU."""
 
     x: Array
     """inputs [n, o]"""
 
 
 def activate(activation: Activation) -> Layer:
-    """An activation as a layer of its own, y = σ(x); ∂L/∂x = ε σ'(x), ∂²L/∂x² = σ' c σ' + diag(σ''∘ε).
+    """An activation as a layer, y = σ(x); ∂L/∂x = ε σ'(x), ∂²L/∂x² = σ' c σ' + diag(σ''∘ε).
 
     Args:
         activation: σ, such as `relu`.
@@ -60,7 +60,8 @@ def activate(activation: Activation) -> Layer:
         nn_checks.curvature(label, error, c, *tape.z.shape)
         return error * tape.z, plus_diagonal(scaled(c, tape.z), activation.curvature(tape.S) * error), ()
 
-    return Layer(label, without_parameters(label), apply, forward, backward, curve)
+    init = without_parameters(label)
+    return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward, curve=curve)
 
 
 def prelu(alpha: float = 0.25) -> Layer:
@@ -68,11 +69,11 @@ def prelu(alpha: float = 0.25) -> Layer:
 
     Equations, with ε = ∂L/∂y::
 
-        ∂L/∂x_no = ε_no (1 if x_no ≥ 0 else α_o)        as `jax.nn.leaky_relu` decides at 0
+        ∂L/∂x_no = ε_no (1 if x_no ≥ 0 else α_o)        at 0 as `jax.nn.leaky_relu`
         ∂L/∂α_o  = Σ_n ε_no min(0, x_no)         ∂²L/∂α_o² = Σ_n c_noo min(0, x_no)²,   c = ∂²L/∂y²
 
     Args:
-        alpha: first value of every slope; 0.25 is that of He et al. 2015.
+        alpha: initial value of every slope; 0.25 as in He et al. 2015.
 
     Returns:
         A layer with params ``{"alpha": [o]}`` and no state.
@@ -107,4 +108,4 @@ def prelu(alpha: float = 0.25) -> Layer:
         readings = {"alpha": read.rows(diagonal(c) * jnp.square(negative_part(tape.x)))}
         return error * z, scaled(c, z), readings
 
-    return Layer(label, init, apply, forward, backward, curve)
+    return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward, curve=curve)

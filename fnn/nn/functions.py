@@ -1,7 +1,7 @@
-"""The doors between layers and plain JAX functions, in both directions.
+"""Conversions between layers and plain JAX functions, in both directions.
 
-`as_function` makes a JAX function of a layer, which `jax.grad` differentiates by the hand-written backward pass; only
-here stands a `jax.custom_vjp`. `from_function` makes a layer of a JAX function without a derived backward pass.
+`as_function` converts a layer to a JAX function that `jax.grad` differentiates by the hand-written backward pass, with
+the only `jax.custom_vjp` of the library. `from_function` converts a JAX function to a layer with an automatic backward.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from fnn.nn._second_order import diagonal, is_exact
 
 
 class FunctionTape(NamedTuple):
-    """What a layer made by `from_function` keeps."""
+    """The tape of a layer made by `from_function`."""
 
     x: Array
     """inputs [n, i]"""
     pull: Callable[[Array], tuple[Params, Array]]
-    """the pull-back that `jax.vjp` gave, a pytree"""
+    """the pull-back from `jax.vjp`, a pytree"""
 
 
 def as_function(net: Layer) -> Callable[[Params, State, Array, Array], tuple[Array, State]]:
-    """The network's training as a JAX function, which `jax.grad` differentiates by the hand-written backward.
+    """The forward pass as a JAX function that `jax.grad` differentiates by the hand-written backward pass.
 
-    Goes through `jit`, `vmap`, `grad`, `grad` of `grad` and `jax.hessian`. `jax.jvp` of it raises, as for every
-    `jax.custom_vjp`; take ``lambda *a: net.forward(*a)[:2]`` or `backprop` there, which are plain JAX. The new state
+    Works with `jit`, `vmap`, `grad`, `grad` of `grad` and `jax.hessian`. `jax.jvp` of it raises, as for every
+    `jax.custom_vjp`; use ``lambda *a: net.forward(*a)[:2]`` or `backprop` instead, which are plain JAX. The new state
     carries no gradient.
 
     Args:
@@ -75,22 +75,22 @@ def from_function(
     f: Callable[[Params, Array], Array],
     label: str | None = None,
 ) -> Layer:
-    """Any JAX function as a layer, its backward by `jax.vjp`: the door for what nobody has derived.
+    """Any JAX function as a layer, with an automatic backward pass by `jax.vjp`.
 
     Args:
         init: ``(key, x) -> params``, x [n, i] an array or `jax.ShapeDtypeStruct`; params any pytree of arrays, of
             floats if it is to be trained.
-        f: ``(params, x [n, i]) -> y [n, o]``, which must treat each example by itself for readings other than
-            `gradient` to be right: those run f again on one example at a time. Whole numbers x, as of an embedding,
-            have no derivative: the error and the curvature that go on to them are none.
-        label: how the layer prints; by default after f's name.
+        f: ``(params, x [n, i]) -> y [n, o]``. Readings other than `gradient` run f on one example at a time and are
+            right only if f treats the examples independently. An integer x, as of an embedding, has no derivative:
+            its error and its curvature are zero.
+        label: how the layer prints; by default, f's name.
 
     Returns:
-        A layer without state, whose forward and inferences are both f. Its second derivatives are automatic
-        too, at the price of one gradient for each parameter of f.
+        A layer without state that computes f in training and in inference. Its second derivatives are automatic
+        too, at the cost of one gradient per parameter of f.
 
     Raises:
-        TypeError: when differentiated, params that are not floats.
+        TypeError: params that are not floats, when differentiated.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -110,7 +110,7 @@ def from_function(
         return y, state, FunctionTape(x, pull)
 
     def backward(params: Params, tape: FunctionTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        _differentiable(name, params)
+        _are_differentiable(name, params)
         summed, through = tape.pull(error)
         if read.linear:
             return through, jax.tree.map(lambda total: read.rows(total[None]), summed)
@@ -121,28 +121,36 @@ def from_function(
         return through, jax.tree.map(read.rows, jax.vmap(of_one)(tape.x, error))
 
     def curve(params: Params, tape: FunctionTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        _differentiable(name, params)
+        _are_differentiable(name, params)
         matrices = c if is_exact(c) else jax.vmap(jnp.diag)(c)
         below, at_params = jax.vmap(partial(_curvatures, f, params))(tape.x, error, matrices)
         return tape.pull(error)[1], below if is_exact(c) else diagonal(below), jax.tree.map(read.rows, at_params)
 
     name = label or f"from_function({getattr(f, '__name__', 'f')})"
-    return Layer(name, lambda key, x: (init(key, x), ()), apply, forward, backward, curve)
+    return Layer(
+        label=name,
+        init=lambda key, x: (init(key, x), ()),
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+    )
 
 
-def _differentiable(where: str, params: Params) -> None:
+def _are_differentiable(where: str, params: Params) -> None:
+    """Raise TypeError unless all params are floats."""
     for path, leaf in jax.tree.leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
-                f"{where}.backward expects params of floats, got {jnp.result_type(leaf)} at "
-                f"params{jax.tree_util.keystr(path)}; let f close over numbers that are not to be trained"
+                f"{where}.backward: expected params of floats, got {jnp.result_type(leaf)} at "
+                f"params{jax.tree_util.keystr(path)}. Let f close over numbers that are not to be trained."
             )
 
 
 def _curvatures(
     f: Callable[[Params, Array], Array], params: Params, x: Array, e: Array, c: Array
 ) -> tuple[Array, Params]:
-    """∂²L/∂x² [i, i] and ∂²L/∂p² of one example x [i] with the error e [o] and the curvature c [o, o] at f.
+    """∂²L/∂x² [i, i] and ∂²L/∂p² of one example x [i], for the error e [o] and the curvature c [o, o] at f.
 
     The Hessian of e·f + ½ (f − y)ᵀ c (f − y) at the point where f = y is Jᵀ c J + Σ_k e_k ∇²f_k.
     """
@@ -152,13 +160,13 @@ def _curvatures(
         a = f(p, x[None])[0]
         return e @ a + 0.5 * (a - y) @ c @ (a - y)
 
-    has_slope = jnp.issubdtype(x.dtype, jnp.floating)  # whole numbers have none
+    has_slope = jnp.issubdtype(x.dtype, jnp.floating)  # integers have none
     at_x = jax.hessian(model, argnums=1)(params, x) if has_slope else jnp.zeros((*x.shape, *x.shape), c.dtype)
     return at_x, _second_derivatives(lambda p: model(p, x), params)
 
 
 def _second_derivatives(f: Callable[[Params], Array], params: Params) -> Params:
-    """∂²f/∂p² for each parameter by itself, one Hessian-vector product each."""
+    """The diagonal ∂²f/∂p², one Hessian-vector product per parameter."""
     flat, unravel = ravel_pytree(params)
     slope = jax.grad(lambda p: f(unravel(p)))
     units = jnp.eye(flat.size, dtype=flat.dtype)

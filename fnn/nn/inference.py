@@ -1,8 +1,8 @@
-"""Inference mode, and the networks that dropout averages (slide "Interpretations of Dropout").
+"""Inference mode, and averages over the networks that dropout thins (slide "Interpretations of Dropout").
 
-A network with N neurons that may be dropped is 2^N networks with common weights. Training sees one of them at a time;
-inference should average them all. For a linear output over one dropped layer the average is what the rule (1 − p)
-gives, exactly; for a softmax over it, so is the normalised geometric mean; else the rule approximates.
+A network with N neurons under dropout is 2^N networks with common weights. Training samples one of them at a time;
+inference should average them all. For a linear output over one dropped layer, the rule (1 − p) gives exactly this
+average; for a softmax over it, exactly the normalised geometric mean; elsewhere the rule is an approximation.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -27,13 +27,14 @@ from fnn.nn.dropouts import DropoutTape
 from fnn.nn.surgery import iter_layers, map_layers
 
 MOST_NEURONS = 16
+"""the largest N for which `thinned_average` enumerates 2^N masks"""
 
 
 def inference_mode(net: Layer) -> Layer:
-    """The network whose training is inference of another: no neuron dropped, no batch looked at.
+    """A copy of the network that always runs in inference mode: no dropout, running statistics in batch norm.
 
-    Its forward is deterministic and judges each example by itself, batch norm included, by the running estimates. So
-    every reading and second derivative can be had of it, for instance to prune a trained network.
+    Its forward is deterministic and treats each example independently, so every reading and second derivative
+    exists, for instance to prune a trained network.
 
     Args:
         net: any layer.
@@ -51,21 +52,20 @@ def inference_mode(net: Layer) -> Layer:
 
 
 def monte_carlo(net: Layer, samples: int) -> Callable[[Params, State, Array, Array], Array]:
-    """Dropout kept on in application: the outputs of randomly thinned networks, for a mean and a spread.
+    """Monte Carlo dropout: the outputs of randomly thinned networks in inference, for a mean and a spread.
 
-    All else, such as batch norm, is as in application. From Y. Gal and Z. Ghahramani, *Dropout as a Bayesian
-    approximation*, 2016; every example and every sample draws masks of its own.
+    Other layers, such as batch norm, are in inference mode. Every example and every sample has its own masks.
 
     Args:
         net: a network with dropout layers.
-        samples: how many outputs to draw.
+        samples: number of outputs to draw.
 
     Returns:
         A function ``(params, state, x [n, i], key) -> [samples, n, M]``; its mean over the first axis is the
         prediction, its standard deviation the uncertainty.
 
     Raises:
-        ValueError: a network that drops nothing.
+        ValueError: a network without dropout.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -76,11 +76,13 @@ def monte_carlo(net: Layer, samples: int) -> Callable[[Params, State, Array, Arr
         >>> drawn = monte_carlo(net, samples=100)(params, state, x, jax.random.key(1))
         >>> drawn.shape, drawn.std(axis=0).shape
         ((100, 5, 1), (5, 1))
+
+    Source: Y. Gal, Z. Ghahramani, *Dropout as a Bayesian approximation*, 2016.
     """
     checks.is_layer("monte_carlo", net)
     samples = checks.count("samples", samples)
     if not _dropouts(net):
-        raise ValueError(f"monte_carlo draws thinned networks, and {net} drops no neurons; add dropout(p) to it")
+        raise ValueError(f"monte_carlo: expected a network with dropout, got {net}. Add dropout(p) to it.")
     dropping = _dropping(net)
 
     def draw(params: Params, state: State, x: Array, key: Array) -> Array:
@@ -98,41 +100,41 @@ def thinned_average(
     of: Callable[[Array], Array] = lambda a: a,
     batch_size: int = 256,
 ) -> Array:
-    """The mean over all 2^N thinned networks, Σ_ξ P(ξ) of(a(x; ξ)), every mask ξ in {0, 1}^N enumerated.
+    """The exact mean over all 2^N thinned networks, Σ_ξ P(ξ) of(a(x; ξ)), summed over every mask ξ in {0, 1}^N.
 
-    The slide "Interpretations of Dropout" counts 2^N networks of N weights: what a mask drops are N *neurons*. A mask
+    The slide "Interpretations of Dropout" counts 2^N networks of N weights; a mask drops N *neurons*. A mask
     is common to the examples, and P(ξ) = (1 − p)^{kept} p^{dropped}. Layers are otherwise in inference mode.
     With ``of=jax.nn.log_softmax`` a softmax of the result is the normalised geometric mean of the networks.
 
     Args:
-        net: a network with dropout layers, N ≤ 16 neurons under them in all.
+        net: a network with dropout layers over N ≤ 16 neurons in total.
         params: of the network.
         state: of the network.
         x: examples [n, i].
-        of: what to average, a function of the output [n, M].
-        batch_size: networks computed at a time; more are faster and take more memory.
+        of: the function of the output [n, M] to average.
+        batch_size: networks computed at a time; a larger number is faster and needs more memory.
 
     Returns:
         The mean, in the shape of ``of(a)``.
 
     Raises:
         ValueError: no neurons to drop, or more than 16; a dropout within `repeat`, `grouped` or `remat`, where
-            one layer stands for several or keeps no tape.
+            one layer represents several or keeps no tape.
     """
     checks.is_layer("thinned_average", net)
     checks.is_function("of", of)
-    keeps, widths = [modes.keep for modes in _dropouts(net)], _dropped_widths(net, params, state, x)
+    keeps = [modes.keep for modes in _dropouts(net)]
+    widths = _dropped_widths(net, params, state, x)
     if len(keeps) != len(widths):
         raise ValueError(
-            f"thinned_average enumerates the masks of dropout layers that stand by themselves, and in {net} some stand "
-            "within repeat, grouped or remat; write serial(layer, …) for repeat(layer, …), columns for grouped, "
-            "leave remat out"
+            f"thinned_average: expected no dropout within repeat, grouped or remat, got {net}. "
+            "Write serial(layer, …) for repeat(layer, …), columns for grouped, and leave remat out."
         )
     N = sum(widths)
     if not 1 <= N <= MOST_NEURONS:
         raise ValueError(
-            f"thinned_average enumerates 2^N masks for 1 to {MOST_NEURONS} dropped neurons, {net} has N = {N}; "
-            "sample them by monte_carlo instead"
+            f"thinned_average: expected 1 to {MOST_NEURONS} dropped neurons, got N = {N} in {net}. "
+            "Sample the masks by monte_carlo instead."
         )
     dtype = wide(x).dtype
     keep = jnp.concatenate([jnp.full(width, p, dtype) for p, width in zip(keeps, widths, strict=True)])
@@ -155,7 +157,7 @@ def thinned_average(
 
 
 def _dropping(net: Layer) -> Layer:
-    """The network that drops neurons as in training and is applied otherwise."""
+    """The network with dropout as in training and all other layers in inference mode."""
     return map_layers(lambda part: part if part.modes is None or part.modes.thinned else part.modes.inference, net)
 
 
@@ -165,7 +167,7 @@ def _dropouts(net: Layer) -> list[Modes]:
 
 
 def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:
-    """How many neurons each of these layers may drop, for those whose tape is that of one layer."""
+    """The number of neurons under each dropout layer whose tape is that of a single layer."""
     is_tape = lambda node: isinstance(node, DropoutTape)  # noqa: E731
     _, _, tape = jax.eval_shape(_dropping(net).forward, params, state, x, jax.random.key(0))
     tapes = filter(is_tape, jax.tree.leaves(tape, is_leaf=is_tape))
@@ -173,7 +175,7 @@ def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[
 
 
 def _thinned(net: Layer, masks: Iterator[Array]) -> Layer:
-    """The network that keeps the neurons of the given masks, one a dropout layer, and is applied otherwise."""
+    """The network in inference mode that keeps the neurons of the given masks, one mask per dropout layer."""
 
     def form(part: Layer) -> Layer:
         if part.modes is None:

@@ -1,9 +1,9 @@
-"""First values for weights (slide "Heuristics for the initial approximation").
+"""Initial values for weights (slide "Heuristics for the initial approximation").
 
 An initializer is a function ``(key, shape, dtype) -> array``; for a weight matrix shape is (H_{l−1}, H_l) = (inputs,
 outputs). The factories below return one. Layer-by-layer and pre-trained starts (3 and 4 on the slide) need data
-and are no initializers. Random numbers are drawn flat and then shaped: the same numbers, and XLA compiles a vmapped
-draw of a narrow matrix several times faster so.
+and are not initializers. Random numbers are drawn flat and then reshaped: the numbers are the same, and XLA compiles a
+vmapped draw of a narrow matrix several times faster.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -37,7 +37,7 @@ def _named(label: str, initializer: Initializer) -> Initializer:
 
 
 def _uniform(bound: Callable[[int, int], float], label: str) -> Initializer:
-    """Uniform on ±bound(inputs, outputs)."""
+    """An initializer with uniform numbers on ±bound(inputs, outputs)."""
 
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         fan_in, fan_out = _weight_shape(label, shape)
@@ -48,14 +48,15 @@ def _uniform(bound: Callable[[int, int], float], label: str) -> Initializer:
 
 
 def uniform(bound: float) -> Initializer:
-    """Uniform numbers on ±bound, of variance bound²/3, for arrays of any shape, biases among them.
+    """Uniform numbers on ±bound, of variance bound²/3, for arrays of any shape, including biases.
 
-    On the slide k = 0 is drawn like the other w_kh. A bias tells no number of inputs, so its bound is written out.
+    On the slide, w_0h is drawn like the other w_kh. The shape of a bias does not contain the number of inputs, so the
+    bound must be given.
 
     Args:
         bound: > 0.
 
-    Example: a layer on 64 inputs whose w_0 is drawn as its w.
+    Example: a layer on 64 inputs whose w_0 is drawn like its w.
         >>> import math
         >>> from fnn import dense, tanh
         >>> dense(32, tanh, w=uniform_fan_in(), b=uniform(1 / math.sqrt(64)))
@@ -70,17 +71,17 @@ def uniform(bound: float) -> Initializer:
 
 
 def uniform_fan_in(gain: float = 1.0) -> Initializer:
-    """w ~ uniform(±gain/√H_{l−1}): a layer's sums S have gain²/3 of its inputs' mean square.
+    """w ~ uniform(±gain/√H_{l−1}): the mean square of a layer's sums S is gain²/3 of that of its inputs.
 
-    Slide, heuristic 1. Errata: that it "evens out the variances of the outputs" is false as printed. The variance of w
-    is 1/(3H_{l−1}), so that S = Σ_k w_k x_k has the mean square E[x²]/3: a third is left after each layer.
-    ``gain=math.sqrt(3)`` keeps it, exactly so (in the mean) where the neurons are linear. And the slide writes H_l; the
+    Slide, heuristic 1. Errata: the statement that it "evens out the variances of the outputs" is false as printed. The
+    variance of w is 1/(3H_{l−1}), so S = Σ_k w_k x_k has the mean square E[x²]/3: a third is left after each layer.
+    ``gain=math.sqrt(3)`` preserves it, exactly (in the mean) for linear neurons. Also, the slide writes H_l; the
     variance of a sum is that of its H_{l−1} terms. The slide's own H_l is `uniform_fan_out`.
 
     Args:
         gain: factor on the bound, > 0; 1 is the slide's.
 
-    Example: by what the mean square changes in each of four layers of 512 linear neurons.
+    Example: the factor by which the mean square changes in each of four layers of 512 linear neurons.
         >>> import jax, jax.numpy as jnp, math
         >>> from fnn import linear, serial
         >>> x = jax.random.normal(jax.random.key(0), (64, 512))
@@ -98,9 +99,9 @@ def uniform_fan_in(gain: float = 1.0) -> Initializer:
 def uniform_fan_out(gain: float = 1.0) -> Initializer:
     """w ~ uniform(±gain/√H_l), with the layer's own number of neurons: slide, heuristic 1, to the letter.
 
-    The sums of a layer have gain²H_{l−1}/(3H_l) of its inputs' mean square. With gain=√3 it is the *errors* that keep
-    theirs on the way back, ε_k = Σ_h ε_h w_kh, a sum over H_l terms. Where all layers are as wide it is
-    `uniform_fan_in`.
+    The mean square of a layer's sums is gain²H_{l−1}/(3H_l) of that of its inputs. With gain=√3 the mean square of the
+    *errors* is preserved in the backward pass, ε_k = Σ_h ε_h w_kh, a sum over H_l terms. If all layers have the same
+    width, it equals `uniform_fan_in`.
 
     Args:
         gain: factor on the bound, > 0; 1 is the slide's.
@@ -112,7 +113,7 @@ def uniform_fan_out(gain: float = 1.0) -> Initializer:
 def glorot_uniform(gain: float = 1.0) -> Initializer:
     """w ~ uniform(±gain·√6/√(H_{l−1} + H_l)): evens out the variances of the gradients.
 
-    Slide, heuristic 2. Erratum: the slide prints 6/√(…); Glorot & Bengio 2010 have √6/√(…), which is the default here.
+    Slide, heuristic 2. Erratum: the slide prints 6/√(…); Glorot & Bengio 2010 have √6/√(…), the default here.
     The slide's literal constant is ``gain=math.sqrt(6)``.
 
     Args:
@@ -126,7 +127,7 @@ def glorot_uniform(gain: float = 1.0) -> Initializer:
 
 
 def he() -> Initializer:
-    """w ~ normal(0, 2/H_{l−1}): keeps the variance through ReLU, which halves it (He et al. 2015, fan-in)."""
+    """w ~ normal(0, 2/H_{l−1}): preserves the mean square through ReLU, which halves it (He et al. 2015, fan-in)."""
 
     def initializer(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         fan_in, fan_out = _weight_shape("he()", shape)
@@ -136,10 +137,10 @@ def he() -> Initializer:
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
-    """A random orthogonal basis: gain·Q of the QR decomposition of a normal matrix, uniform (Haar) among all.
+    """A random orthogonal basis, uniform (Haar): gain·Q from the QR decomposition of a normal matrix.
 
     Slide, heuristic 5. For shape (i, o) the columns are orthonormal if i ≥ o, the rows if i ≤ o. The signs of R's
-    diagonal are moved into Q, without which Q is not uniform (Mezzadri 2007). Half precision is computed in float32.
+    diagonal are moved into Q; otherwise Q would not be uniform (Mezzadri 2007). Half precision is computed in float32.
 
     Args:
         gain: factor on the basis, > 0.
@@ -159,19 +160,19 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
 
 def zeros() -> Initializer:
-    """0 everywhere: for biases. Weights that start equal stay equal, so no weight matrix may."""
+    """0 everywhere, for biases only: weights that start equal stay equal."""
     return _named("zeros()", lambda key, shape, dtype: jnp.zeros(shape, dtype))
 
 
 def constant(value: float) -> Initializer:
-    """The same value everywhere, a finite number: a bias that starts every ReLU alive, a PReLU's first slope."""
+    """The same finite value everywhere, for a bias that starts every ReLU alive or the initial slope of a PReLU."""
     checks.finite("value", value)
     return _named(call_repr("constant", value), lambda key, shape, dtype: jnp.full(shape, value, dtype))
 
 
 def _weight_shape(where: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The shape (inputs, outputs) of a weight matrix, neither of them empty."""
+    """The shape (inputs, outputs) of a weight matrix; raises ValueError for other shapes."""
     if len(shape) != 2 or min(shape) < 1:
-        hint = "; biases [o] tell no number of inputs: take b=uniform(bound), or zeros()" if len(shape) == 1 else ""
-        raise ValueError(f"{where} fills weight matrices of shape (inputs, outputs), both >= 1, got {shape}{hint}")
+        hint = " Draw biases [o] by b=uniform(bound) or zeros()." if len(shape) == 1 else ""
+        raise ValueError(f"{where}: expected a weight matrix of shape (inputs, outputs), both >= 1, got {shape}.{hint}")
     return shape[0], shape[1]

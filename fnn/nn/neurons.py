@@ -1,4 +1,4 @@
-"""Layers of neurons: weights, a bias or none, and in `dense` an activation (slides "Linear models", "BackProp")."""
+"""Layers of neurons: weights, an optional bias, and in `dense` an activation (slides "Linear models", "BackProp")."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fnn.nn.initializers import Initializer, glorot_uniform, zeros
 
 
 class LinearTape(NamedTuple):
-    """What BackProp keeps of a linear layer."""
+    """The tape of a linear layer."""
 
     x: Array
     """inputs [n, i]"""
 
 
 class DenseTape(NamedTuple):
-    """What BackProp keeps of a dense layer."""
+    """The tape of a dense layer."""
 
     x: Array
     """inputs [n, i]"""
@@ -38,10 +38,11 @@ class DenseTape(NamedTuple):
 def _affine(
     label: str, width: int, w: Initializer | None, b: Initializer | None, bias: bool
 ) -> tuple[Callable, Callable]:
-    """init and S(params, x) = x w + b, or x w, of a layer of weights, for `linear` and `dense`."""
+    """The functions init and S(params, x) = x w + b, or x w without a bias, shared by `linear` and `dense`."""
     nn_checks.flag("bias", bias)
-    _no_bias_to_draw(label, b, bias)
-    draw_w, draw_b = w or glorot_uniform(), b or zeros()
+    _no_b_without_bias(label, b, bias)
+    draw_w = w or glorot_uniform()
+    draw_b = b or zeros()
     _is_initializer("w", draw_w)
     _is_initializer("b", draw_b)
 
@@ -61,15 +62,14 @@ def _affine(
 
 
 def _read(params: Params, read: Reading, x: Array, at_S: Array) -> Any:
-    """The readings at w, of x_n [i] and what arrives at S_n [o], and at b, if there is one, of the latter alone."""
+    """The readings at w, from x_n [i] and the error at S_n [o], and at b, if there is one, from the error at S_n."""
     at_w = {"w": read.outer(x, at_S)}
     return at_w | {"b": read.rows(at_S)} if "b" in params else at_w
 
 
 def _curve(params: Params, x: Array, c: Array, read: Reading) -> tuple[Array, Any]:
-    """From the curvature c at S = x w + b to that at x, and what is read on the way."""
-    at_weights = diagonal(c)
-    readings = _read(params, read, jnp.square(x), at_weights)
+    """The curvature at x from the curvature c at S = x w + b, and the readings at the weights."""
+    readings = _read(params, read, jnp.square(x), diagonal(c))
     return through_weights(c, params["w"]), readings
 
 
@@ -84,21 +84,21 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
         ∂L/∂b_o  = Σ_n ε_no                    ∂²L/∂b_o²  = Σ_n c_noo
         ∂²L/∂x_ni∂x_nj = Σ_op w_io c_nop w_jp,     c = ∂²L/∂y²
 
-    The lecture's bias enters as −w_0, a weight of the constant feature x_0 = −1: b = −w_0. The slide's linear models
-    have none, a(x) = ⟨w, x⟩; that is ``bias=False``.
+    The lecture's bias is −w_0, with w_0 the weight of the constant feature x_0 = −1: b = −w_0. The slide's linear
+    models have none, a(x) = ⟨w, x⟩; that is ``bias=False``.
 
     Args:
         width: number of neurons o.
-        w: initializer of the weights [i, o]; `glorot_uniform()` if not given.
-        b: initializer of the biases [o]; `zeros()` if not given.
+        w: initializer of the weights [i, o]; by default `glorot_uniform()`.
+        b: initializer of the biases [o]; by default `zeros()`.
         bias: whether the neurons have biases; y = x w without them. The weights drawn are the same either way.
 
     Returns:
         A layer with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, and no state.
 
     Raises:
-        ValueError: x that is not [n, i], or of another width than the weights; a b for no bias.
-        TypeError: x that is not floats of the weights' dtype; a bias that is neither True nor False.
+        ValueError: an x that is not [n, i] or does not have the weights' width; a ``b`` with ``bias=False``.
+        TypeError: an x that is not floats of the weights' dtype; a ``bias`` that is neither True nor False.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,6 +113,9 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
     label = call_repr("linear", width, w=(w, None), b=(b, None), bias=(bias, True))
     init, pre_activation = _affine(label, width, w, b, bias)
 
+    def apply(params: Params, state: State, x: Array) -> Array:
+        return pre_activation(params, x)
+
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, LinearTape]:
         return pre_activation(params, x), state, LinearTape(x)
 
@@ -126,7 +129,7 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
         c, readings = _curve(params, tape.x, c, read)
         return error @ params["w"].T, c, readings
 
-    return Layer(label, init, lambda params, state, x: pre_activation(params, x), forward, backward, curve)
+    return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward, curve=curve)
 
 
 def dense(
@@ -147,16 +150,16 @@ def dense(
         ∂L/∂b_o  = Σ_n ε_no z_no
         ∂²L/∂S_no∂S_np = z_no c_nop z_np + [o = p] σ''(S_no) ε_no,   c = ∂²L/∂y²;   further as in `linear`
 
-    Errata. Slide "Differentiating a superposition": with W^l of the size (H_{l−1} + 1) × H_l the matrix form
-    x^l = σ^l(W^l x^{l−1}) needs Wᵀ; here x is a row, and S = x w. Slide "L layers": H_0 = n stands beside features
-    j = 0 … d, and H_L = M beside outputs a_m from m = 0; both start at 1, as H_0 = d and H_L = M ask. The index 0 is
-    that of the constant x_0 = −1 in front of a layer's input, which no output has.
+    Errata. Slide "Differentiating a superposition": with W^l of size (H_{l−1} + 1) × H_l the matrix form
+    x^l = σ^l(W^l x^{l−1}) needs Wᵀ; here x is a row, and S = x w. Slide "L layers": H_0 = n is printed with features
+    j = 0 … d, and H_L = M with outputs a_m from m = 0; both start at 1, as H_0 = d and H_L = M require. The index 0 is
+    that of the constant x_0 = −1 prepended to a layer's input; no output has it.
 
     Args:
         width: number of neurons o.
         activation: σ, such as `tanh`.
-        w: initializer of the weights [i, o]; `glorot_uniform()` if not given.
-        b: initializer of the biases [o]; `zeros()` if not given.
+        w: initializer of the weights [i, o]; by default `glorot_uniform()`.
+        b: initializer of the biases [o]; by default `zeros()`.
         bias: whether the neurons have biases; S = x w without them. The weights drawn are the same either way.
 
     Returns:
@@ -164,14 +167,17 @@ def dense(
         ``serial(linear(width), activate(activation))`` with one tape.
 
     Raises:
-        ValueError: x that is not [n, i], or of another width than the weights; a b for no bias.
-        TypeError: x that is not floats of the weights' dtype; an activation without derivatives; a bias that is
+        ValueError: an x that is not [n, i] or does not have the weights' width; a ``b`` with ``bias=False``.
+        TypeError: an x that is not floats of the weights' dtype; an activation without derivatives; a ``bias`` that is
             neither True nor False.
     """
     width = checks.count("width", width)
     nn_checks.is_activation("dense", activation)
     label = call_repr("dense", width, activation, w=(w, None), b=(b, None), bias=(bias, True))
     init, pre_activation = _affine(label, width, w, b, bias)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        return activation.value(pre_activation(params, x))
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, DenseTape]:
         S = pre_activation(params, x)
@@ -189,28 +195,21 @@ def dense(
         c, readings = _curve(params, tape.x, at_S, read)
         return (error * tape.z) @ params["w"].T, c, readings
 
-    return Layer(
-        label,
-        init,
-        lambda params, state, x: activation.value(pre_activation(params, x)),
-        forward,
-        backward,
-        curve,
-    )
+    return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward, curve=curve)
 
 
 def _is_initializer(name: str, value: Any) -> None:
-    """A function (key, shape, dtype) -> array, with a hint for a factory that was not called."""
+    """Raise TypeError unless the value is a function (key, shape, dtype) -> array."""
     try:
         inspect.signature(value).bind("key", "shape", "dtype")
     except TypeError:
         called = getattr(value, "__name__", None)
-        hint = f"call the factory: {name}={called}()" if callable(value) else "take one such as fnn.nn.he()"
+        hint = f"Call the factory: {name}={called}()." if callable(value) else "Use one such as fnn.nn.he()."
         expected = "an initializer (key, shape, dtype) -> array"
-        raise TypeError(f"{name} must be {expected}, got {checks.shown(value)}; {hint}") from None
+        raise TypeError(f"{name} must be {expected}, got {checks.shown(value)}. {hint}") from None
 
 
-def _no_bias_to_draw(where: str, b: Any, bias: Any) -> None:
-    """First values for biases only where there are biases."""
+def _no_b_without_bias(where: str, b: Any, bias: Any) -> None:
+    """Raise ValueError if b is given for a layer without biases."""
     if not bias and b is not None:
-        raise ValueError(f"{where} has no bias that b could draw, got b={b!r} with bias=False; leave out one of them")
+        raise ValueError(f"{where}: expected no b for a layer with no bias, got b={b!r}. Leave out b or bias=False.")

@@ -1,4 +1,4 @@
-"""Neurons normalised over the batch (slide "Batch Normalization")."""
+"""Normalisation of neurons over the batch (slide "Batch Normalization")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fnn.nn._second_order import diagonal, scaled
 
 
 class BatchNormTape(NamedTuple):
-    """What BackProp keeps of a batch normalisation."""
+    """The tape of a batch normalisation."""
 
     x_hat: Array
     """normalised inputs x̂ [n, o]"""
@@ -26,18 +26,18 @@ class BatchNormTape(NamedTuple):
 
 
 class BatchNormState(NamedTuple):
-    """Running estimates for inference mode, each divided by ``weight`` when used."""
+    """The running estimates for inference mode; mean and variance are divided by ``weight`` when used."""
 
     mean: Array
-    """Σ of the batches' means with exponentially fading weights [o]"""
+    """Σ of the batches' means with exponentially decaying weights [o]"""
     variance: Array
-    """the same of the batches' unbiased variances [o]"""
+    """the same sum of the batches' unbiased variances [o]"""
     weight: Array
     """the sum of these weights: 0 before the first batch, then rising to 1"""
 
 
 def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
-    """Normalise each neuron over the batch, then scale and shift by trained γ, β (slide "Batch Normalization").
+    """Each neuron normalised over the batch, then scaled and shifted by trained γ, β (slide "Batch Normalization").
 
     Equations, with μ and σ² the batch's mean and biased variance, s = √(σ² + ε) and e = ∂L/∂y::
 
@@ -45,10 +45,10 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         ∂L/∂γ_o = Σ_n e_no x̂_no              ∂L/∂β_o = Σ_n e_no
         ∂L/∂x_no = (γ_o/s_o)(e_no − mean_n e_no − x̂_no mean_n(e_no x̂_no))
 
-    The two means carry the error that flows through μ and σ². The slide gives training mode only. The
-    inference here takes running estimates: exponential averages of the batches' means and *unbiased* variances,
-    calibrated as Adam calibrates its averages, so that they are right from the first batch on. They and the batch's own
-    statistics are computed in float32 at least, whatever the dtype of x.
+    The two means carry the error that flows through μ and σ². The slide gives training mode only. Inference uses
+    running estimates: exponential averages of the batches' means and *unbiased* variances, calibrated as the averages
+    in Adam, so that they are right from the first batch on. Running and batch statistics are computed in float32 at
+    least, whatever the dtype of x.
 
     Args:
         epsilon: added to the variance, > 0.
@@ -58,9 +58,8 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         A layer with params ``{"gamma": [o], "beta": [o]}`` and a `BatchNormState`.
 
     Raises:
-        ValueError: a batch of one example, which has no variance; in backward, a reading of single examples,
-            for the batch's examples are coupled; second derivatives for the same reason, but not in the
-            inference (see `inference_mode`).
+        ValueError: a batch of one example, which has no variance; in training, a per-example reading or second
+            derivatives, because the examples of a batch are coupled (see `inference_mode`).
     """
     checks.positive("epsilon", epsilon)
     checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")
@@ -101,7 +100,15 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         raise _couples_examples(label)
 
     inference = _inference(label, init, epsilon)
-    return Layer(label, init, inference.apply, forward, backward, curve, modes=Modes(inference))
+    return Layer(
+        label=label,
+        init=init,
+        apply=inference.apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        modes=Modes(inference=inference),
+    )
 
 
 def _scale_and_shift(params: Params, x_hat: Array) -> Array:
@@ -109,14 +116,15 @@ def _scale_and_shift(params: Params, x_hat: Array) -> Array:
 
 
 def _inference(name: str, init: Any, epsilon: float) -> Layer:
-    """Inference, y = γ(x − μ)/s + β with the running estimates, as a layer with its own backward."""
+    """The inference y = γ(x − μ)/s + β with the running estimates, as a layer with its own backward."""
     label = f"inference_mode({name})"
 
     def normalised(params: Params, state: BatchNormState, x: Array) -> BatchNormTape:
         nn_checks.fits(name, x, params, ("gamma", "beta"))
         trained = state.weight > 0
         weight = jnp.where(trained, state.weight, 1)
-        mean, variance = state.mean / weight, jnp.where(trained, state.variance / weight, 1)
+        mean = state.mean / weight
+        variance = jnp.where(trained, state.variance / weight, 1)
         values = wide(x)
         deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
         mean, deviation = narrow((mean, deviation), (values, values))
@@ -142,21 +150,21 @@ def _inference(name: str, init: Any, epsilon: float) -> Layer:
         slopes = jnp.broadcast_to((params["gamma"] / tape.deviation)[None, :], error.shape)
         return error * slopes, scaled(c, slopes), readings
 
-    return Layer(label, init, apply, forward, backward, curve)
+    return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward, curve=curve)
 
 
 def _per_example_readable(where: str, read: Reading) -> None:
-    """A layer that couples the examples of a batch has no per-example contributions to read."""
+    """Raise Unsupported for a per-example reading, which does not exist in a layer that couples the examples."""
     if not read.linear:
         raise Unsupported(
-            f"{where} couples the examples of a batch, so the reading '{read}' of single examples has no meaning "
-            "through it; read `gradient`, or take the network in inference mode, fnn.inference_mode(net)"
+            f"{where} couples the examples of a batch, so the per-example reading '{read}' has no meaning. "
+            "Read `gradient`, or use fnn.inference_mode(net)."
         )
 
 
 def _couples_examples(where: str) -> Unsupported:
-    """What a layer says that has no second derivatives of one example alone."""
+    """The error of a layer that has no per-example second derivatives."""
     return Unsupported(
-        f"{where} couples the examples of a batch in training, so there are no second derivatives of single examples "
-        "to carry through it; take them in inference mode, of fnn.inference_mode(net)"
+        f"{where} couples the examples of a batch in training, so per-example second derivatives do not exist. "
+        "Use fnn.inference_mode(net)."
     )

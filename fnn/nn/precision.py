@@ -13,25 +13,25 @@ from fnn.core.types import Array, Layer, Params, Reading, State
 
 
 def mixed_precision(layer: Layer, dtype: Any) -> Layer:
-    """A layer that computes in a narrower dtype, its parameters kept in their own (mixed precision).
+    """A layer that computes in a narrower dtype and keeps its parameters in their own (mixed precision).
 
     Equations, with r for rounding to `dtype`, f the layer and ε = ∂L/∂y::
 
         y = f(r(x); r(w))
         ∂L/∂x, ∂L/∂w = f's backward of r(ε) at r(w), where r itself counts as the identity
 
-    Outside, everything is in the network's own dtype, float32: y in that of x, ∂L/∂x in that of ε, whatever is read at
-    the parameters in theirs, and running statistics stay as they are. So an optimizer adds to w what is far below the
-    spacing of `dtype`. Inside, products, activations and tapes are in `dtype`, which accelerators multiply fastest and
-    which takes half of the memory; only `batch_norm` takes its statistics in float32 all the same. Whole numbers and
-    keys are never rounded. ``mixed_precision(net, jnp.bfloat16)`` is the whole policy; around parts of a network it is
-    a policy for these.
+    Outside, everything is in the network's own dtype, float32: y has the dtype of x, ∂L/∂x that of ε, readings that
+    of the parameters, and running statistics are unchanged. So an optimizer can add updates to w that are far below
+    the spacing of `dtype`. Inside, products, activations and tapes are in `dtype`, which accelerators multiply fastest
+    and which needs half the memory; only `batch_norm` still computes its statistics in float32. Integers and keys are
+    never rounded. ``mixed_precision(net, jnp.bfloat16)`` is a complete policy; around parts of a network it is a
+    policy for those parts.
 
-    Laws: in the network's own dtype it computes exactly what the layer does; its backward equals `jax.vjp` of its own
+    Laws: with the network's own dtype the result equals the layer's exactly; the backward equals `jax.vjp` of the
     forward up to the rounding of `dtype`.
 
-    bfloat16 has the range of float32 and needs no more than this. The range of float16 ends at 6e-8, and many errors
-    are smaller and vanish: there the loss should be scaled up and the gradient down again, which is not done here.
+    bfloat16 has the range of float32 and needs nothing else. The smallest positive float16 is 6e-8, and many errors
+    are smaller and vanish: the loss should be scaled up and the gradient down again, which is not done here.
 
     Args:
         layer: any layer.
@@ -41,7 +41,7 @@ def mixed_precision(layer: Layer, dtype: Any) -> Layer:
         A layer from x [n, i] to y [n, o] as `layer`, with its params, its state, and a tape in `dtype`.
 
     Raises:
-        TypeError: no layer, or a dtype that is no float.
+        TypeError: an argument that is not a layer, or a dtype that is not a float.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -77,9 +77,16 @@ def mixed_precision(layer: Layer, dtype: Any) -> Layer:
         )
         return _to(error.dtype, through), _to(c.dtype, own), _like((params, error), readings)
 
-    label = f"mixed_precision({layer}, {dtype})"
-    with_children = lambda part: mixed_precision(part, dtype)  # noqa: E731
-    return Layer(label, layer.init, apply, forward, backward, curve, (layer,), with_children)
+    return Layer(
+        label=f"mixed_precision({layer}, {dtype})",
+        init=layer.init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=(layer,),
+        with_children=lambda part: mixed_precision(part, dtype),
+    )
 
 
 def _is_float(leaf: Any) -> bool:
@@ -87,14 +94,14 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _to(dtype: Any, tree: Any) -> Any:
-    """Every leaf that is a float in this dtype; keys and whole numbers stay as they are."""
+    """The tree with its float leaves in this dtype; keys and integers are unchanged."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
 
 
 def _like(models: tuple[Any, ...], tree: Any) -> Any:
-    """The tree in the float dtype of the first of the models that has one, the widest in it.
+    """The tree in the widest float dtype of the first model that has floats.
 
-    Not leaf by leaf, for a reading may have another structure than the params it was taken at.
+    Not leaf by leaf, because a reading may differ in structure from the params it belongs to.
     """
     for model in models:
         dtypes = [leaf.dtype for leaf in jax.tree.leaves(model) if _is_float(leaf)]
@@ -104,13 +111,13 @@ def _like(models: tuple[Any, ...], tree: Any) -> Any:
 
 
 def _float_dtype(where: str, dtype: Any) -> np.dtype:
-    """A dtype of floats."""
+    """The dtype; raises TypeError unless it is a float dtype."""
     try:
-        known = None if dtype is None else jnp.dtype(dtype)  # NumPy takes None for float64
+        known = None if dtype is None else jnp.dtype(dtype)  # NumPy reads None as float64
     except TypeError:
         known = None
     if known is None or not jnp.issubdtype(known, jnp.floating):
         raise TypeError(
-            f"{where} needs a dtype of floats, such as jnp.bfloat16 or jnp.float32, got {checks.shown(dtype)}"
+            f"{where}: expected a dtype of floats, such as jnp.bfloat16 or jnp.float32, got {checks.shown(dtype)}"
         )
     return known

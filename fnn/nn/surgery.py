@@ -1,4 +1,4 @@
-"""Networks looked into and rebuilt: every layer changed by a function, and a look at what BackProp sees there."""
+"""Traversal of networks: replacing layers, listing them, and recording the values that BackProp meets in them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fnn.core.types import Array, Layer, Params, Reading, State
 
 
 def map_layers(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
-    """The same network with every layer that has no parts replaced by what `change` makes of it.
+    """The network with `change` applied to every layer that has no parts.
 
     Args:
-        change: from a layer to a layer.
-        layer: any layer; of a `serial`, `columns`, … the parts are changed, and theirs.
+        change: a function from a layer to a layer.
+        layer: any layer; composites such as `serial` and `columns` are changed part by part, at any depth.
 
     Returns:
-        A layer composed as the given one.
+        A layer with the composition of the given one.
 
     Example:
         >>> from fnn import dense, dropout, map_layers, linear, residual, serial, tanh
         >>> net = serial(dense(4, tanh), residual(serial(dropout(0.5), linear(4))))
-        >>> map_layers(lambda part: serial() if str(part) == "dropout(0.5)" else part, net)
+        >>> map_layers(lambda part: part if part.modes is None else serial(), net)  # no dropout
         serial(dense(4, tanh), residual(serial(serial(), linear(4))))
     """
     if layer.with_children is None:
@@ -34,7 +34,7 @@ def map_layers(change: Callable[[Layer], Layer], layer: Layer) -> Layer:
 
 
 def iter_layers(layer: Layer) -> Iterator[Layer]:
-    """Every layer without parts in a network, in the order of composition."""
+    """The layers of a network that have no parts, in the order of composition."""
     if layer.with_children is None:
         yield layer
     for part in layer.children:
@@ -89,31 +89,31 @@ def intercept(
 
 
 class LayerRecord(NamedTuple):
-    """What `watch` saw at one layer during one forward and backward pass."""
+    """The values at one layer during one forward and backward pass, recorded by `watch`."""
 
     x: Array
-    """what came in, [n, i]"""
+    """the input, [n, i]"""
     y: Array
-    """what went out, [n, o]"""
+    """the output, [n, o]"""
     tape: Any
-    """what the layer kept: for a `dense` layer x and the slopes z = σ'(S)"""
+    """the layer's tape: for a `dense` layer x, S and the slopes z = σ'(S)"""
     error: Array
     """ε = ∂L/∂y, [n, o]"""
     readings: Any
-    """what the layer read at its own parameters"""
+    """the readings at the layer's own parameters"""
     curvature: Any = None
-    """∂²L/∂y², in a walk that carries it: [n, o], or [n, o, o] if exact"""
+    """∂²L/∂y², in a pass that carries it: [n, o], or [n, o, o] if exact"""
 
 
 def watch(layer: Layer) -> Layer:
-    """The same network, whose backward pass also shows what it saw at every layer: x, y, z, ε.
+    """The same network, whose backward pass also records the values at every layer: x, y, z, ε.
 
-    Computes what the layer does. Where the backward of a layer without parts would give its readings, this gives a
-    `LayerRecord` with the layer's inputs, outputs, tape, error and readings, and its curve one with the curvature too.
-    Under `jit` what is not used costs nothing.
+    The results are unchanged, except that in place of the readings of each layer without parts stands a `LayerRecord`
+    with the layer's inputs, outputs, tape, error and readings, and from `curve` with the curvature too. Under `jit`,
+    unused records cost nothing.
 
     Args:
-        layer: any layer; composites are watched part by part.
+        layer: any layer; composites are recorded part by part.
 
     Returns:
         A layer with the params and state of `layer`.
@@ -132,16 +132,22 @@ def watch(layer: Layer) -> Layer:
 
 
 def drop_records(readings: Any) -> Any:
-    """The readings alone, without what else `watch` saw.
+    """The readings without the other fields of the records of `watch`.
 
     Args:
-        readings: what a backward pass gave, of a network with or without watched parts.
+        readings: the readings of a backward pass, of a network with or without watched parts.
 
     Returns:
         The readings in the shape of the params.
     """
-    is_pass = lambda node: isinstance(node, LayerRecord)  # noqa: E731
-    return jax.tree.map(lambda node: drop_records(node.readings) if is_pass(node) else node, readings, is_leaf=is_pass)
+
+    def is_record(node: Any) -> bool:
+        return isinstance(node, LayerRecord)
+
+    def dropped(node: Any) -> Any:
+        return drop_records(node.readings) if is_record(node) else node
+
+    return jax.tree.map(dropped, readings, is_leaf=is_record)
 
 
 def _watched(layer: Layer) -> Layer:

@@ -1,4 +1,4 @@
-"""A layer with a shortcut around it, and one that runs again instead of remembering."""
+"""Wrappers of a layer: a shortcut around it, and recomputation in place of its tape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fnn.nn._second_order import half_through, is_exact, own_slopes
 
 
 class RematTape(NamedTuple):
-    """What `remat` keeps: the arguments of the forward pass instead of its tape."""
+    """The tape of `remat`: the arguments of the forward pass instead of its tape."""
 
     state: State
     x: Array
@@ -24,13 +24,13 @@ class RematTape(NamedTuple):
 
 
 def residual(layer: Layer) -> Layer:
-    """A shortcut around a layer, y = x + f(x); ∂L/∂x = ε + (the error that f's backward gives for ε).
+    """A shortcut around a layer, y = x + f(x); ∂L/∂x = ε + (the result of f's backward for ε).
 
-    Second derivatives, with c = ∂²L/∂y² and J = ∂f/∂x; the terms with J alone cross from shortcut to layer::
+    Second derivatives, with c = ∂²L/∂y² and J = ∂f/∂x; the terms with a single J cross from shortcut to layer::
 
         ∂²L/∂x²  = c + Jᵀc + cJ + (f's own)
-        in one pass, for a diagonal c:   c + 2 c∘diag J + (f's own), where diag J takes as many backward passes of f
-        as x is wide
+        in one pass, for a diagonal c:   c + 2 c∘diag J + (f's own), where diag J costs i backward passes of f,
+        i the width of x
 
     Args:
         layer: f, whose output has the shape of its input.
@@ -39,7 +39,7 @@ def residual(layer: Layer) -> Layer:
         A layer with the params, state and tape of f.
 
     Raises:
-        ValueError: f changes the width.
+        ValueError: an f that changes the width.
     """
     checks.is_layer("residual", layer)
     label = f"residual({layer})"
@@ -67,17 +67,26 @@ def residual(layer: Layer) -> Layer:
     def apply(params: Params, state: State, x: Array) -> Array:
         return x + layer.apply(params, state, x)
 
-    return Layer(label, init, apply, forward, backward, curve, (layer,), residual)
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=(layer,),
+        with_children=residual,
+    )
 
 
 def remat(layer: Layer) -> Layer:
-    """A layer that stores its input instead of its tape and runs forward again in the backward pass.
+    """A layer that stores its input instead of its tape and repeats its forward pass in the backward pass.
 
     Trades one more forward pass of the layer for the memory of its tape, as `jax.checkpoint` does for automatic
     gradients. Values and gradients are those of the layer.
 
     Args:
-        layer: any layer; a stochastic one draws the same again, for its key is stored too.
+        layer: any layer; a stochastic one draws the same numbers again, because its key is stored too.
 
     Returns:
         A layer with the params and state of `layer`, and a tape `RematTape`.
@@ -89,8 +98,8 @@ def remat(layer: Layer) -> Layer:
         return y, new_state, RematTape(state, x, key)
 
     def backward(params: Params, tape: RematTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        # The barrier makes the second run wait for the error; without it the compiler merges the
-        # two runs, and the memory is spent all the same.
+        # The barrier makes the second run depend on the error; without it the compiler merges the
+        # two runs, and no memory is saved.
         error, x = jax.lax.optimization_barrier((error, tape.x))
         _, _, inner = layer.forward(params, tape.state, x, tape.key)
         return layer.backward(params, inner, error, read)
@@ -100,4 +109,13 @@ def remat(layer: Layer) -> Layer:
         _, _, inner = layer.forward(params, tape.state, x, tape.key)
         return checks.curve_of(layer)(params, inner, error, c, read)
 
-    return Layer(f"remat({layer})", layer.init, layer.apply, forward, backward, curve, (layer,), remat)
+    return Layer(
+        label=f"remat({layer})",
+        init=layer.init,
+        apply=layer.apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=(layer,),
+        with_children=remat,
+    )

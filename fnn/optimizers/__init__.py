@@ -1,4 +1,4 @@
-"""Optimizers as (init, update) pairs, each the lecture's equations to the letter."""
+"""Optimizers as (init, update) pairs, each with the lecture's equations to the letter."""
 
 from fnn.optimizers.adaptive import AdaDeltaState, RMSPropState, adadelta, rmsprop
 from fnn.optimizers.adaptive_moments import AdamState, adam, nadam

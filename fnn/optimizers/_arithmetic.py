@@ -1,8 +1,8 @@
-"""What the optimizers' equations share: leaf-by-leaf arithmetic, averages, and rates.
+"""Arithmetic shared by the optimizers: leaf-by-leaf equations, averages, and rates.
 
-Averages and equations are computed in float32 at least: in bfloat16, 0.999 is 1 and an average with α = 0.999 would
-never forget. Updates come back in the gradient's dtype, so parameters keep theirs. In float32 itself 1 − 1e-8 is 1, so
-a decay that is a number (and no tracer) enters by parts that float32 can hold.
+Averages and equations are computed in float32 at least: in bfloat16, 0.999 rounds to 1 and an average with α = 0.999
+would never forget. Updates are returned in the gradient's dtype, so parameters keep theirs. In float32 itself, 1 − 1e-8
+rounds to 1, so a decay that is a number (not a tracer) is split into parts that float32 can represent.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def from_equations(
     equations: Callable[[Any, Any], tuple[Any, Any]],
     init: Callable[[Params], Any] | None = None,
 ) -> Optimizer:
-    """An optimizer from its equations ``(g, state) -> (step, state)``, checked, computed wide and given back narrow.
+    """An optimizer from its equations ``(g, state) -> (step, state)``, computed in float32 at least.
 
     Args:
         label: how it prints.
-        kind: the NamedTuple of its state, the step counter k first and then averages, which start at 0.
-        equations: the slide's lines; the step has the minus sign inside.
-        init: the first state, where it is another.
+        kind: the NamedTuple of its state: the step counter k first, then averages, which start at 0.
+        equations: the slide's lines; the step includes the minus sign.
+        init: the initial state, if it is not k = 0 and averages of 0.
     """
 
     def start(params: Params) -> Any:
@@ -46,16 +46,16 @@ def from_equations(
     def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
         checks.floats(f"{label}.update", "gradient", gradient)
         optimizers_checks.is_state(f"{label}.update", state, kind)
-        for average in state[1:2]:
-            checks.same_structure(f"{label}.update", "gradient", gradient, "state", average)
+        if len(state) > 1:
+            checks.same_structure(f"{label}.update", "gradient", gradient, "state", state[1])
         step, state = equations(wide(gradient), state)
         return narrow(step, gradient), state
 
-    return Optimizer(start, update, label, takes="all", steps="all")
+    return Optimizer(init=start, update=update, label=label, takes="all", steps="all")
 
 
 def each(equation: Callable[..., Array], *trees: Any, **scalars: Any) -> Any:
-    """The equation at every leaf, its scalars (numbers or tracers) in the leaf's dtype."""
+    """The equation applied at every leaf, with its scalars (numbers or tracers) in the leaf's dtype."""
 
     def at_leaf(*leaves: Array) -> Array:
         return equation(*leaves, **{name: jnp.asarray(s, leaves[0].dtype) for name, s in scalars.items()})
@@ -64,15 +64,15 @@ def each(equation: Callable[..., Array], *trees: Any, **scalars: Any) -> Any:
 
 
 def zeros(params: Params) -> Any:
-    """An average before its first value."""
+    """The initial value of an average."""
     return jax.tree.map(jnp.zeros_like, wide(params))
 
 
 def average(decay: Any, old: Any, new: Any) -> Any:
     """The exponential moving average, decay·old + (1 − decay)·new, over about 1/(1 − decay) steps.
 
-    A decay that is a number counts in double precision: 1 − decay is rounded once, and what decay loses when it is
-    rounded down to the dtype of the leaves is a term of its own.
+    A decay that is a number is used in double precision: 1 − decay is rounded once, and the error of rounding the
+    decay down to the dtype of the leaves is added as a separate term.
     """
     if isinstance(decay, Tracer):
         return each(lambda m, g, decay: decay * m + (1 - decay) * g, old, new, decay=decay)
@@ -86,7 +86,7 @@ def average(decay: Any, old: Any, new: Any) -> Any:
 
 
 def _halves(decay: float, dtype: Any) -> tuple[Any, Any]:
-    """A decay as a sum of two numbers of the dtype, both ≥ 0, so that an infinite average stays infinite."""
+    """A decay as the sum of two numbers of the dtype, both ≥ 0, so that an infinite average stays infinite."""
     kind = np.dtype(dtype).type
     held = kind(decay)
     held = held if float(held) <= decay else np.nextafter(held, kind(0))
@@ -94,9 +94,9 @@ def _halves(decay: float, dtype: Any) -> tuple[Any, Any]:
 
 
 def calibrated(decay: Any, mean: Any, k: Array) -> Any:
-    """mean/(1 − decay^k), an average that started at 0 brought to scale after its k-th value; it divides only once.
+    """mean/(1 − decay^k), the average after k values corrected for its start at 0, with a single division.
 
-    Of a decay that is a number, 1 − decay^k = −expm1(k·log decay), which does not cancel where decay is close to 1.
+    For a decay that is a number, 1 − decay^k = −expm1(k·log decay), which does not cancel for a decay close to 1.
     """
     if isinstance(decay, Tracer):
         return each(lambda m, decay: m * (1 / (1 - decay ** k.astype(m.dtype))), mean, decay=decay)
@@ -110,7 +110,7 @@ def squares(tree: Any) -> Any:
 
 
 def root_plus(G: Array, epsilon: Any) -> Array:
-    """√G + ε, the root with slope 0 at G = 0, where the gradient was 0 and moves nothing."""
+    """√G + ε, where the root has slope 0 at G = 0: the gradient was 0 and there is no step."""
     return safe_sqrt(G) + jnp.asarray(not_flushed(epsilon, G.dtype), G.dtype)
 
 
@@ -120,7 +120,7 @@ def counter() -> Array:
 
 
 def next_step(k: Array) -> Array:
-    """The step counter one step on: k + 1, and the largest integer of its dtype from there on, for it must not wrap.
+    """The step counter after one more step: k + 1, clamped to the largest integer of its dtype.
 
     Example:
         >>> import jax.numpy as jnp
@@ -131,5 +131,5 @@ def next_step(k: Array) -> Array:
 
 
 def rate_at(eta: Rate, k: Array) -> Any:
-    """The learning rate of step k = 0, 1, …: a schedule's value there, or the number itself."""
+    """The learning rate of step k = 0, 1, …: the schedule's value at k, or the number itself."""
     return eta(k) if callable(eta) else eta

@@ -1,4 +1,4 @@
-"""Checks that several optimizers share."""
+"""Checks shared by several optimizers."""
 
 from __future__ import annotations
 
@@ -11,33 +11,41 @@ from fnn.core import _checks as checks
 
 
 def rate(name: str, value: Any) -> None:
-    """A learning rate: a number or tracer, or a schedule from the step to one."""
+    """Raise unless the value is a learning rate: a number or tracer, or a schedule from the step to one."""
     if not callable(value):
         checks.not_negative(name, value)
 
 
+def hyper_parameters(eta: Any, **others: Any) -> None:
+    """Raise unless the learning rate η, the decays γ and α and the divisor's ε, as far as given, are in range."""
+    allowed = {"gamma": checks.fraction, "alpha": checks.fraction, "epsilon": checks.positive}
+    rate("eta", eta)
+    for name, value in others.items():
+        allowed[name](name, value)
+
+
 def is_state(where: str, state: Any, kind: type) -> None:
-    """The state of one certain optimizer."""
+    """Raise TypeError unless the state is of the optimizer's kind."""
     if not isinstance(state, kind):
         raise TypeError(
-            f"{where} takes a {kind.__name__}, got {type(state).__name__}; the state of a chain is a tuple, "
-            "pass the part that belongs to it"
+            f"{where}: expected a {kind.__name__}, got {type(state).__name__}. From the state of a chain, a tuple, "
+            "pass the part of this optimizer."
         )
 
 
 def is_mask(where: str, mask: Any, tree: Any) -> None:
-    """A mask holds one bool for each leaf."""
+    """Raise unless a mask has one bool per leaf of the tree."""
     if jax.tree.structure(mask) != jax.tree.structure(tree):
         raise ValueError(
-            f"{where} takes a mask in the structure of the params:\n  mask:   {jax.tree.structure(mask)}\n"
-            f"  params: {jax.tree.structure(tree)}\nmake it by jax.tree.map, or pass a function such as weights_only"
+            f"{where}: expected a mask in the structure of the params, got\n  mask:   {jax.tree.structure(mask)}\n"
+            f"  params: {jax.tree.structure(tree)}\nMake it by jax.tree.map, or pass a function such as weights_only."
         )
     strange = [leaf for leaf in jax.tree.leaves(mask) if not isinstance(leaf, bool | np.bool_)]
     if strange:
-        raise TypeError(f"{where} takes a mask of bools, got {strange[0]!r}")
+        raise TypeError(f"{where}: expected a mask of bools, got {strange[0]!r}")
 
 
 def needs_params(where: str, params: Any) -> None:
-    """An optimizer's update that looks at the weights must be given them."""
+    """Raise ValueError if the params are missing in an update that depends on them."""
     if params is None:
-        raise ValueError(f"{where} looks at the weights: call update(gradient, state, params)")
+        raise ValueError(f"{where}: expected the weights, got None. Call update(gradient, state, params).")

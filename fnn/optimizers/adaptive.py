@@ -1,6 +1,6 @@
-"""RMSProp and AdaDelta (slide "Adaptive gradients"): each weight gets a step of its own.
+"""RMSProp and AdaDelta (slide "Adaptive gradients"): each weight has its own step size.
 
-Operations are elementwise; g is the gradient of the batch's mean loss. ε stands *outside* the root, as on the slide;
+Operations are elementwise; g is the gradient of the batch's mean loss. ε is *outside* the root, as on the slide;
 other libraries put it inside, which changes the first steps of weights with small gradients.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core.types import Array, Optimizer, Params, Rate
 from fnn.optimizers import _checks as optimizers_checks
@@ -31,7 +30,7 @@ class AdaDeltaState(NamedTuple):
 
 
 def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
-    """Running mean square: evens out the speeds at which weights change, over about 1/(1 − α) steps.
+    """RMSProp: steps divided by the root mean square of the gradients over about 1/(1 − α) steps.
 
     Equations::
 
@@ -43,9 +42,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
-    optimizers_checks.rate("eta", eta)
-    checks.fraction("alpha", alpha)
-    checks.positive("epsilon", epsilon)
+    optimizers_checks.hyper_parameters(eta, alpha=alpha, epsilon=epsilon)
 
     def equations(g: Params, state: RMSPropState) -> tuple[Params, RMSPropState]:
         G = average(alpha, state.G, squares(g))
@@ -57,26 +54,24 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
 
 
 def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Optimizer:
-    """Steps in the weights' own unit: normalised twice, after which η = 1 will do (Zeiler 2012).
+    """AdaDelta: steps in the unit of the weights, normalised twice, so that η = 1 is suitable (Zeiler 2012).
 
     Equations::
 
         G := αG + (1 − α)g²
-        δ := g(√Δ + ε)/(√G + ε)          with the Δ of the step before
+        δ := g(√Δ + ε)/(√G + ε)          with the Δ of the previous step
         Δ := αΔ + (1 − α)δ²
         w := w − ηδ
 
-    Δ starts at 0, so ε is the size of the first steps. The slide names no value; 1e-3 outside the root starts as the
-    paper's √(0 + 1e-6) does. With 1e-6 outside it, as a library with ε inside would suggest, η = 1 barely moves.
+    Δ starts at 0, so ε is the size of the first steps. The slide gives no value; 1e-3 outside the root starts like the
+    paper's √(0 + 1e-6). With 1e-6 outside, as a library with ε inside would suggest, the weights barely move at η = 1.
 
     Args:
         eta: learning rate η ≥ 0.
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
-    optimizers_checks.rate("eta", eta)
-    checks.fraction("alpha", alpha)
-    checks.positive("epsilon", epsilon)
+    optimizers_checks.hyper_parameters(eta, alpha=alpha, epsilon=epsilon)
 
     def equations(g: Params, state: AdaDeltaState) -> tuple[Params, AdaDeltaState]:
         G = average(alpha, state.G, squares(g))

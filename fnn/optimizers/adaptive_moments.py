@@ -1,7 +1,7 @@
-"""Adam and Nadam (slide "Combined gradient methods"): momentum over RMSProp, calibrated.
+"""Adam and Nadam (slide "Combined gradient methods"): momentum divided by RMSProp's root, both calibrated.
 
 Operations are elementwise; g is the gradient of the batch's mean loss; k = 1 in the first step. The averages start at
-0; dividing by 1 − γ^k and 1 − α^k brings them to scale in the first steps.
+0; dividing by 1 − γ^k and 1 − α^k corrects their scale in the first steps.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core.types import Array, Optimizer, Params, Rate
 from fnn.optimizers import _checks as optimizers_checks
@@ -32,11 +31,8 @@ def _adaptive_momentum(
     alpha: float,
     epsilon: float,
 ) -> Optimizer:
-    """W := w − η·direction(v, g)/(√Ĝ + ε): all that Adam and Nadam share."""
-    optimizers_checks.rate("eta", eta)
-    checks.fraction("gamma", gamma)
-    checks.fraction("alpha", alpha)
-    checks.positive("epsilon", epsilon)
+    """The optimizer w := w − η·direction(v, g)/(√Ĝ + ε), the common form of Adam and Nadam."""
+    optimizers_checks.hyper_parameters(eta, gamma=gamma, alpha=alpha, epsilon=epsilon)
 
     def equations(g: Params, state: AdamState) -> tuple[Params, AdamState]:
         k = next_step(state.k)
@@ -55,7 +51,7 @@ def _adaptive_momentum(
 
 
 def adam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Adaptive momentum (Kingma & Ba 2015).
+    """Adam, adaptive momentum (Kingma & Ba 2015).
 
     Equations::
 
@@ -84,13 +80,13 @@ def adam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1
 
 
 def nadam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Nesterov-accelerated adaptive momentum (Dozat 2016), in the slide's variant.
+    """Nadam, Nesterov-accelerated adaptive momentum (Dozat 2016), in the slide's variant.
 
     Equations, with v̂ and Ĝ as in `adam`::
 
         w := w − η(γv̂ + (1 − γ)/(1 − γ^k)·g)/(√Ĝ + ε)
 
-    The slide calibrates v with γ^k in both terms; Dozat's paper takes γ^{k+1} for the first.
+    The slide calibrates v with γ^k in both terms; Dozat's paper has γ^{k+1} in the first.
 
     Args:
         eta: learning rate η ≥ 0.

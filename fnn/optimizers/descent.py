@@ -1,7 +1,7 @@
 """Stochastic gradient, momentum and Nesterov's accelerated gradient (slides "Algorithm SG" and "Momentum").
 
 In all three g is the gradient of the batch's mean loss, η the learning rate (a number, a tracer, or a schedule from the
-step 0, 1, … to a rate) and γ in [0, 1) the share of the old in an average.
+step 0, 1, … to a rate) and γ in [0, 1) the weight of the old value in an average.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, wide
 from fnn.core.types import Array, Optimizer, Params, Rate
@@ -40,7 +39,7 @@ class NAGState(NamedTuple):
 
 
 def sgd(eta: Rate) -> Optimizer:
-    """The gradient step, w := w − ηg.
+    """Stochastic gradient descent, w := w − ηg.
 
     Args:
         eta: learning rate η ≥ 0.
@@ -53,7 +52,7 @@ def sgd(eta: Rate) -> Optimizer:
         >>> print(apply_updates(w, updates))
         [0.8 1.6]
     """
-    optimizers_checks.rate("eta", eta)
+    optimizers_checks.hyper_parameters(eta)
 
     def equations(g: Params, state: SGDState) -> tuple[Params, SGDState]:
         return each(lambda g, eta: -eta * g, g, eta=rate_at(eta, state.k)), SGDState(next_step(state.k))
@@ -62,7 +61,7 @@ def sgd(eta: Rate) -> Optimizer:
 
 
 def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
-    """Polyak's momentum: an exponential average of the gradients over about 1/(1 − γ) steps.
+    """Polyak's momentum, steps along an exponential average of the gradients over about 1/(1 − γ) steps.
 
     Equations::
 
@@ -76,8 +75,7 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
         eta: learning rate η ≥ 0.
         gamma: γ in [0, 1).
     """
-    optimizers_checks.rate("eta", eta)
-    checks.fraction("gamma", gamma)
+    optimizers_checks.hyper_parameters(eta, gamma=gamma)
 
     def equations(g: Params, state: MomentumState) -> tuple[Params, MomentumState]:
         v = average(gamma, state.v, g)
@@ -88,27 +86,26 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
 
 
 def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
-    """Nesterov's accelerated gradient, the gradient taken where momentum is about to lead.
+    """Nesterov's accelerated gradient, with the gradient taken at the point to which momentum is about to move.
 
     Equations, as on the slide::
 
         v := γv + (1 − γ)g(w − ηγv)
         w := w − ηv
 
-    An optimizer is handed a gradient and never sees where it was taken. So the parameters held here are the look-ahead
-    φ = w − ηγv itself, at which every gradient is taken anyway; from φ_k to φ_{k+1}::
+    An optimizer receives a gradient but not the point at which it was taken. So the parameters in training are the
+    look-ahead φ = w − ηγv itself, the point of every gradient; from φ_k to φ_{k+1}::
 
         v' = γv + (1 − γ)g(φ)
         φ' = φ + η_k γv − (η_k + η_{k+1}γ)v'          (η_k = η_{k+1} without a schedule)
 
-    `nag_weights` gives the way back to w. The first φ equals w, for v starts at 0.
+    `nag_weights` recovers the weights w. The first φ equals w, because v starts at 0.
 
     Args:
         eta: learning rate η ≥ 0.
         gamma: γ in [0, 1).
     """
-    optimizers_checks.rate("eta", eta)
-    checks.fraction("gamma", gamma)
+    optimizers_checks.hyper_parameters(eta, gamma=gamma)
 
     def reach_at(k: Array) -> Array:
         dtype = jnp.result_type(float)
@@ -135,7 +132,7 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
 
 
 def nag_weights(params: Params, state: NAGState) -> Params:
-    """The way back from the look-ahead that `nag` holds to the lecture's weights, w = φ + ηγv.
+    """The lecture's weights w = φ + ηγv, recovered from the look-ahead φ of `nag`.
 
     Args:
         params: φ, the parameters trained with `nag`.

@@ -1,4 +1,4 @@
-"""Masks: optimizers for some of the leaves, and frozen leaves."""
+"""Masks: optimizers restricted to some of the leaves, and frozen leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Mask = Any
 
 
 def weights_only(params: Params) -> Mask:
-    """The mask that is true for the leaves named "w" and false for biases and all else."""
+    """The mask that is True at the leaves named "w" and False at biases and all others."""
 
     def is_weight(path: tuple, leaf: Any) -> bool:
         return bool(path) and getattr(path[-1], "key", None) == "w"
@@ -29,10 +29,10 @@ def weights_only(params: Params) -> Mask:
 
 
 def masked(optimizer: Any, mask: Mask) -> Optimizer:
-    """An optimizer or transform for some of the leaves; the others' gradients pass as they are.
+    """An optimizer or transform for some of the leaves; the gradients of the others pass unchanged.
 
     Args:
-        optimizer: a pair with ``init`` and ``update``; it sees, and keeps state for, the chosen leaves only.
+        optimizer: a pair with ``init`` and ``update``; it receives, and keeps state for, the chosen leaves only.
         mask: a pytree of bools in the structure of the params, or a function from params to one: `weights_only`.
 
     Raises:
@@ -66,19 +66,25 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
         )
         return merged, state
 
-    takes, steps = ("some" if leaves else None for leaves in checks.role(optimizer))
-    return Optimizer(init, update, call_repr("masked", optimizer, mask if callable(mask) else "mask"), takes, steps)
+    takes, steps = checks.role(optimizer)
+    return Optimizer(
+        init=init,
+        update=update,
+        label=call_repr("masked", optimizer, mask if callable(mask) else "mask"),
+        takes="some" if takes else None,
+        steps="some" if steps else None,
+    )
 
 
 def mask_of_parts(params: Params, parts: Iterable[Part]) -> Mask:
-    """The mask that is true in the parts named and false elsewhere, for `freeze` and `masked`.
+    """The mask that is True in the given parts and False elsewhere, for `freeze` and `masked`.
 
     Args:
         params: a pytree.
-        parts: parts of it, such as ``[0, (2, "w")]``; the keys of what was given to `transplant` do.
+        parts: parts of it, such as ``[0, (2, "w")]`` or the keys of the mapping given to `transplant`.
 
     Raises:
-        ValueError: a part that params do not have.
+        ValueError: a part that the params do not have.
 
     Example:
         >>> mask_of_parts(({"w": 1.0, "b": 2.0}, {"w": 3.0}), [(0, "w"), 1])
@@ -90,15 +96,15 @@ def mask_of_parts(params: Params, parts: Iterable[Part]) -> Mask:
 
 
 def freeze(optimizer: Any, mask: Mask) -> Optimizer:
-    """An optimizer for the leaves outside of a mask; the others do not move.
+    """An optimizer for the leaves outside of a mask; the leaves in the mask do not move.
 
-    Not the same as ``masked(optimizer, …)``, which hands on the gradients of the other leaves as they are, for the
-    next in a `chain`. Here they become 0, and the optimizer sees and remembers nothing of them: no decay, no momentum.
-    Running statistics are no parameters; they go on moving under frozen weights, unless the layer is `inference_mode`.
+    Unlike ``masked(optimizer, …)``, which passes on the gradients of the other leaves unchanged for the next in a
+    `chain`, it sets them to 0, and the optimizer has no state for them: no decay, no momentum. Running statistics are
+    not parameters; they continue to change under frozen weights unless the layer is in `inference_mode`.
 
     Args:
         optimizer: a pair with ``init`` and ``update``.
-        mask: true where a parameter is frozen, as from `mask_of_parts`; or a function from params to such a pytree.
+        mask: True where a parameter is frozen, as from `mask_of_parts`; or a function from params to such a pytree.
 
     Raises:
         ValueError: a mask of another structure than the params'.
@@ -109,9 +115,20 @@ def freeze(optimizer: Any, mask: Mask) -> Optimizer:
     def others(params: Params) -> Mask:
         return jax.tree.map(lambda frozen: not frozen, mask(params) if callable(mask) else mask)
 
-    init, update, *_ = chain(masked(_STILL, mask), masked(optimizer, others))
-    label = call_repr("freeze", optimizer, mask if callable(mask) else "mask")
-    return Optimizer(init, update, label, *checks.role(optimizer))
+    both = chain(masked(_STILL, mask), masked(optimizer, others))
+    takes, steps = checks.role(optimizer)
+    return Optimizer(
+        init=both.init,
+        update=both.update,
+        label=call_repr("freeze", optimizer, mask if callable(mask) else "mask"),
+        takes=takes,
+        steps=steps,
+    )
 
 
-_STILL = Optimizer(lambda params: (), lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), state), "still")
+_STILL = Optimizer(
+    init=lambda params: (),
+    update=lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), state),
+    label="still",
+)
+"""The optimizer whose updates are 0."""

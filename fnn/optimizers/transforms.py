@@ -1,7 +1,7 @@
-"""Optimizers made of parts: chains, clipping, L2, masks.
+"""Optimizers composed of parts: chains, clipping, L2.
 
-A transform is an `Optimizer` whose updates are gradients still, for the next in a `chain` to take. Any pair in the
-protocol that optax made common can stand in a chain.
+A transform is an `Optimizer` whose updates are still gradients, for the next in a `chain`. Any pair in the protocol
+that optax made common can be part of a chain.
 
 Example:
     >>> from fnn import adam, chain, clip_by_norm, l2, masked, weights_only
@@ -11,7 +11,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
-from fnn.core._numerics import narrow, safe_sqrt, wide
+from fnn.core._numerics import narrow, norm_in_units, wide
 from fnn.core.types import Array, Optimizer, Params
 from fnn.nn import _checks as nn_checks
 from fnn.optimizers import _checks as optimizers_checks
@@ -27,30 +27,30 @@ from fnn.optimizers._arithmetic import each
 
 
 def apply_updates(params: Params, updates: Any) -> Params:
-    """The gradient step's last line, w := w + update, in the params' dtypes.
+    """The updated params, w := w + update, in the params' dtypes.
 
     Args:
         params: a pytree of arrays.
-        updates: the same structure; the minus sign is inside.
+        updates: a pytree of the same structure, with the minus sign included.
 
     Raises:
-        ValueError: another structure or other shapes than the params'.
+        ValueError: updates whose structure or shapes differ from the params'.
     """
     checks.same_structure("apply_updates", "updates", updates, "params", params)
     return jax.tree.map(lambda w, u: w + u.astype(w.dtype), params, updates)
 
 
 def chain(*optimizers: Any) -> Optimizer:
-    """One after another: each takes what the one before it gave. The state is the tuple of theirs.
+    """Optimizers in series: each takes the updates of the previous one. The state is the tuple of their states.
 
     Args:
-        *optimizers: pairs with ``init`` and ``update``, in the order of application; the last is an optimizer proper.
+        *optimizers: pairs with ``init`` and ``update``, in the order of application; the last one makes the steps.
 
     Raises:
-        TypeError: an argument that is no such pair.
-        ValueError: one of fnn's that takes gradients behind one that has made steps of them: the minus sign is inside a
-            step, so that after ``adam(η)`` an ``l2(λ)`` would make the weights grow. Two that are `masked` may be for
-            different leaves and pass; so do pairs that are not fnn's.
+        TypeError: an argument that is not such a pair.
+        ValueError: one of fnn's that takes gradients after one that makes steps: a step includes the minus sign, so an
+            ``l2(λ)`` after ``adam(η)`` would make the weights grow. Two that are `masked` may concern different leaves
+            and are accepted, as are pairs from other libraries.
     """
     for optimizer in optimizers:
         checks.is_optimizer("chain", optimizer)
@@ -67,27 +67,35 @@ def chain(*optimizers: Any) -> Optimizer:
             states.append(part)
         return gradient, tuple(states)
 
-    takes, steps = (_most(leaves) for leaves in zip((None, None), *map(checks.role, optimizers), strict=True))
-    return Optimizer(init, update, call_repr("chain", *optimizers), takes, steps)
+    roles = [checks.role(optimizer) for optimizer in optimizers]
+    return Optimizer(
+        init=init,
+        update=update,
+        label=call_repr("chain", *optimizers),
+        takes=_most(takes for takes, _ in roles),
+        steps=_most(steps for _, steps in roles),
+    )
 
 
-def _most(leaves: tuple[str | None, ...]) -> str | None:
-    """At "all" leaves, if one part is; else at "some", if one is."""
-    return max(leaves, key=(None, "some", "all").index)
+def _most(leaves: Iterable[str | None]) -> str | None:
+    """The string "all" if it is among the leaves, else "some" if that is, else None."""
+    return max(leaves, key=(None, "some", "all").index, default=None)
 
 
 def _stateless(label: str, transform: Callable[[Params, Params], Params]) -> Optimizer:
+    """A transform without state, computed in float32 at least."""
+
     def update(gradient: Params, state: tuple, params: Params = None) -> tuple[Any, tuple]:
         return narrow(transform(wide(gradient), params), gradient), state
 
-    return Optimizer(lambda params: (), update, label, takes="all")
+    return Optimizer(init=lambda params: (), update=update, label=label, takes="all")
 
 
 def clip_by_norm(theta: float) -> Optimizer:
     """Gradient clipping: if ‖g‖ > θ then g := gθ/‖g‖, over the whole vector of parameters (slide "Gradient explosion").
 
-    The norm is found relative to a power of two, so that the squares of an exploding gradient do not overflow before
-    it can be clipped. One NaN makes the norm NaN, and with it all of g: no other leaf moves on unclipped.
+    The norm is computed relative to a power of two, so that the squares of an exploding gradient do not overflow before
+    it can be clipped. One NaN makes the norm NaN, and with it all of g: no other leaf passes unclipped.
 
     Args:
         theta: θ > 0.
@@ -95,7 +103,7 @@ def clip_by_norm(theta: float) -> Optimizer:
     checks.positive("theta", theta)
 
     def clip(g: Params, params: Params) -> Params:
-        unit, norm = _norm_in_units(g)
+        unit, norm = norm_in_units(g)
 
         def clipped(g: Array, theta: Array, unit: Array, norm: Array) -> Array:
             is_long = ~(unit * norm <= theta)
@@ -108,30 +116,18 @@ def clip_by_norm(theta: float) -> Optimizer:
 
 
 def tree_norm(tree: Any) -> Array:
-    """The Euclidean norm ‖g‖ of all leaves together, its squares safe from overflow, a scalar in float32 at least.
+    """The Euclidean norm ‖g‖ of all leaves together, a scalar in float32 at least, without overflow of the squares.
 
     Its slope at g = 0 is 0.
     """
-    unit, norm = _norm_in_units(tree)
+    unit, norm = norm_in_units(tree)
     return unit * norm
 
 
-def _norm_in_units(tree: Any) -> tuple[Array, Array]:
-    """A power of two near the largest entry, and the norm of the leaves divided by it."""
-    leaves = jax.tree.leaves(wide(tree))
-    if not leaves:
-        return jnp.ones(()), jnp.zeros(())
-    dtype = max((leaf.dtype for leaf in leaves), key=lambda d: jnp.finfo(d).bits)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves]))
-    bound = 3 * jnp.finfo(dtype).maxexp // 4  # 1/unit must not be denormal: those are flushed to 0
-    unit = jnp.ldexp(jnp.ones((), dtype), jnp.clip(jnp.frexp(largest)[1], -bound, bound))
-    return unit, safe_sqrt(sum(jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves))
-
-
 def l2(strength: float) -> Optimizer:
-    """L2 regularisation, g := g + λw: the gradient of L + λ/2‖w‖² (slide "Inverted Dropout and L2").
+    """L2 regularisation, g := g + λw, the gradient of L + λ/2‖w‖² (slide "Inverted Dropout and L2").
 
-    Before `sgd` it makes the slide's step w := w(1 − ηλ) − ηg. To spare the biases, write
+    Before `sgd` it gives the slide's step w := w(1 − ηλ) − ηg. To exclude the biases, write
     ``masked(l2(λ), weights_only)``.
 
     Args:
@@ -147,15 +143,16 @@ def l2(strength: float) -> Optimizer:
 
 
 def _takes_gradients_first(where: str, optimizers: Sequence[Any]) -> None:
-    """None that takes gradients stands behind one that has made steps of them, at any leaf for certain."""
+    """Raise ValueError if an optimizer that takes gradients certainly follows one that makes steps at the same leaf."""
     made: dict[str | None, Any] = {}
     for optimizer in optimizers:
         takes, steps = checks.role(optimizer)
         earlier = made.get("all", made.get("some") if takes == "all" else None)
         if takes and earlier is not None:
+            hint = "Leave out one of the two." if steps else f"Put {optimizer} before {earlier}."
             raise ValueError(
-                f"{where} expects gradients to reach {optimizer}, got the steps of {earlier}, whose minus sign is "
-                f"inside; {'leave out one of the two' if steps else f'put {optimizer} before {earlier}'}"
+                f"{where}: expected gradients to reach {optimizer}, got the steps of {earlier}, which include the "
+                f"minus sign. {hint}"
             )
         if steps:
             made.setdefault(steps, optimizer)

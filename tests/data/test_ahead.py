@@ -302,7 +302,7 @@ def test_batches_that_are_no_pairs_are_told_apart() -> None:
     x, y = batch(0)
     bad: list[tuple[type[Exception], str, Any]] = [
         (TypeError, "batch 1 of the stream: expected a pair", [(x, y), x, x]),
-        (TypeError, "y of batch 1 of the stream expects an array, got list", [(x, y), (x, [1.0])]),
+        (TypeError, "y of batch 1 of the stream: expected an array, got list", [(x, y), (x, [1.0])]),
         (ValueError, "as many examples as targets", [(x, y), (x, y[:3])]),
     ]
     for error, message, batches in bad:

@@ -133,7 +133,7 @@ def test_bad_streams_are_told_apart() -> None:
         (TypeError, r"got function\. Call it", stream),
         (TypeError, r"got int\. Write a generator", 3),
         (TypeError, "batch 0 of the stream: expected a pair", [x]),
-        (TypeError, "y of batch 0 of the stream expects an array, got list", [(x, [1.0])]),
+        (TypeError, "y of batch 0 of the stream: expected an array, got list", [(x, [1.0])]),
         (ValueError, "as many examples as targets", [(x, y[:3])]),
         (ValueError, "got an empty stream. Make a new generator", iter(())),
         (ValueError, r"batch 1 of the stream: expected x of float64 \[n, 3\] as in batch 0, got float64 \[n, 2\]",
@@ -334,7 +334,7 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     for message, arguments, options in bad:
         with pytest.raises(ValueError, match=message):
             minibatches(*arguments, key=key, **options)
-    with pytest.raises(TypeError, match="minibatches: x expects an array, got list"):
+    with pytest.raises(TypeError, match="minibatches: x: expected an array, got list"):
         minibatches([1.0], y, 2, key)
     np.save(tmp_path / "columns.npy", np.asfortranarray(np.ones((10, 3))))
     with pytest.raises(ValueError, match="in Fortran order"):

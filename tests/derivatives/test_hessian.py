@@ -332,5 +332,5 @@ def test_a_curvature_of_another_shape_is_refused() -> None:
     y, _, tape = layer.forward(params, state, x, key)
     assert layer.curve is not None
     for c in (jnp.ones((5, 2)), jnp.ones((5, 3, 2)), jnp.ones(3)):
-        with pytest.raises(ValueError, match=r"dense\(3, tanh\).curve expects.*\(5, 3\).*\(5, 3, 3\)"):
+        with pytest.raises(ValueError, match=r"dense\(3, tanh\).curve: expected.*\(5, 3\).*\(5, 3, 3\)"):
             layer.curve(params, tape, y, c, gradient)

@@ -105,7 +105,7 @@ def test_a_vector_of_another_dtype_is_refused(product: Any) -> None:
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), GIVEN[0])
     for made in (product, getattr(automatic, product.__name__)):
         with pytest.raises(
-            TypeError, match=r"v\[0\]\['b'\] is bfloat16, the params there float64; convert by v.astype"
+            TypeError, match=r"v\[0\]\['b'\] in the params' dtype float64, got bfloat16. Convert by v.astype"
         ):
             made(NET.net, NET.loss)(*GIVEN, narrow)
     v = normal(GIVEN[0], seed=3)
@@ -269,7 +269,7 @@ def test_probes_at_units_need_a_bias() -> None:
         backward=backward,
     )
     given = posed(Problem(bare, squared, 4, 2), 3)
-    with pytest.raises(ValueError, match=r"params\['w'\] has none; take units=False"):
+    with pytest.raises(ValueError, match=r"params\['w'\] has none. Use units=False"):
         hutchinson(bare, squared)(*given)
     hutchinson(bare, squared, units=False)(*given)
 
@@ -372,7 +372,7 @@ def test_the_noise_scale_is_that_of_a_made_population() -> None:
 
 
 def test_noise_takes_two_examples_of_their_own() -> None:
-    with pytest.raises(ValueError, match="takes two or more, got a batch of 1"):
+    with pytest.raises(ValueError, match="at least two examples to compare, got a batch of 1"):
         gradient_noise(NET.net, NET.loss)(*posed(NET, 1))
     problem = NETWORKS["batch norm"]
     with pytest.raises(ValueError, match="couples the examples"):

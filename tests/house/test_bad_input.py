@@ -38,12 +38,12 @@ DATA = [
         ["dense(5, tanh)", "[n, features]", "(3,)", "x[None, :]"],
     ),
     Wrong("images not flattened", "apply(x[:, :, None])", ValueError, ["[n, features]", "(4, 3, 1)"]),
-    Wrong("x of another width", "apply(x[:, :2])", ValueError, ["for 3 features", "got 2", "(4, 2)", "initialise"]),
-    Wrong("integer x", "apply(integers)", TypeError, ["expects floats", "int32", "x.astype(jnp.float32)"]),
+    Wrong("x of another width", "apply(x[:, :2])", ValueError, ["for 3 features", "got 2", "(4, 2)", "Initialise"]),
+    Wrong("integer x", "apply(integers)", TypeError, ["expected floats", "int32", "x.astype(jnp.float32)"]),
     Wrong(
         "x of another precision", "apply(half)", TypeError, ["float32 parameters", "bfloat16", "x.astype(jnp.float32)"]
     ),
-    Wrong("integer x to init", "net.init(key, integers)", TypeError, ["expects floats", "int32", "astype"]),
+    Wrong("integer x to init", "net.init(key, integers)", TypeError, ["expected floats", "int32", "astype"]),
     Wrong(
         "shape for x to init",
         "net.init(key, jax.ShapeDtypeStruct((3,), x.dtype))",
@@ -116,8 +116,8 @@ LOSSES = [
         TypeError,
         ["fnn Loss", "softmax_cross_entropy", "Loss(label,"],
     ),
-    Wrong("loss and net swapped", "backprop(squared, net)", TypeError, ["backprop takes layers", "got squared"]),
-    Wrong("loss as a layer", "serial(squared)", TypeError, ["serial takes layers", "got squared", "objective"]),
+    Wrong("loss and net swapped", "backprop(squared, net)", TypeError, ["backprop: expected layers", "got squared"]),
+    Wrong("loss as a layer", "serial(squared)", TypeError, ["serial: expected layers", "got squared", "objective"]),
 ]
 
 # Layers and combinators
@@ -141,7 +141,7 @@ LAYERS = [
         "initializer not called",
         "linear(3, w=glorot_uniform).init(key, x)",
         TypeError,
-        ["glorot_uniform", "initializer", "call"],
+        ["glorot_uniform", "initializer", "Call"],
     ),
     Wrong(
         "matrix initializer for biases",
@@ -161,13 +161,13 @@ LAYERS = [
         "b without a bias",
         "dense(3, tanh, b=constant(0.1), bias=False)",
         ValueError,
-        ["dense(3, tanh, b=constant(0.1), bias=False)", "no bias", "leave out"],
+        ["dense(3, tanh, b=constant(0.1), bias=False)", "no bias", "Leave out"],
     ),
     Wrong(
         "params with a bias for a layer without",
         "linear(2, bias=False).apply({'w': jnp.ones((3, 2)), 'b': jnp.ones(2)}, (), x)",
         ValueError,
-        ["linear(2, bias=False) takes params {'w'}", "its own init"],
+        ["linear(2, bias=False): expected params {'w'}", "its own init"],
     ),
     Wrong("gain 0", "glorot_uniform(0)", ValueError, ["gain", "> 0", "got 0"]),
     Wrong("infinite constant", "constant(float('inf'))", ValueError, ["value", "finite", "got inf"]),
@@ -176,11 +176,13 @@ LAYERS = [
         "factory not called",
         "serial(dense, tanh)",
         TypeError,
-        ["serial takes layers", "call the factory", "dense(10, tanh)"],
+        ["serial: expected layers", "Call the factory", "dense(10, tanh)"],
     ),
-    Wrong("activation as layer", "serial(linear(3), tanh)", TypeError, ["takes layers", "got tanh", "activate(tanh)"]),
-    Wrong("function as layer", "serial(linear(3), jnp.sin)", TypeError, ["takes layers", "from_function"]),
-    Wrong("list of layers", "serial([linear(3), linear(2)])", TypeError, ["takes layers", "linear(3)", "serial(*"]),
+    Wrong(
+        "activation as layer", "serial(linear(3), tanh)", TypeError, ["expected layers", "got tanh", "activate(tanh)"]
+    ),
+    Wrong("function as layer", "serial(linear(3), jnp.sin)", TypeError, ["expected layers", "from_function"]),
+    Wrong("list of layers", "serial([linear(3), linear(2)])", TypeError, ["expected layers", "linear(3)", "serial(*"]),
     Wrong(
         "params of a shorter net", "net.apply(params[:1], state, x)", ValueError, ["2 parts", "got 1", "its own init"]
     ),
@@ -229,7 +231,7 @@ LAYERS = [
     Wrong(
         "columns without widths", "columns(linear(2))", TypeError, ["pairs (number of features, layer)", "linear(2)"]
     ),
-    Wrong("columns of activations", "columns((3, tanh))", TypeError, ["columns takes layers", "activate(tanh)"]),
+    Wrong("columns of activations", "columns((3, tanh))", TypeError, ["columns: expected layers", "activate(tanh)"]),
     Wrong("columns of nothing", "columns()", ValueError, ["at least one pair", "none"]),
     Wrong(
         "residual changes the width",
@@ -245,8 +247,8 @@ LAYERS = [
     ),
     Wrong("repeat 0", "repeat(linear(3), 0)", ValueError, ["depth", ">= 1", "got 0"]),
     Wrong("repeat 2.0", "repeat(linear(3), 2.0)", TypeError, ["depth", "whole number", "2.0"]),
-    Wrong("remat of a factory", "remat(dense)", TypeError, ["remat takes layers", "call the factory"]),
-    Wrong("watch of an activation", "watch(tanh)", TypeError, ["watch takes layers", "activate(tanh)"]),
+    Wrong("remat of a factory", "remat(dense)", TypeError, ["remat: expected layers", "Call the factory"]),
+    Wrong("watch of an activation", "watch(tanh)", TypeError, ["watch: expected layers", "activate(tanh)"]),
     Wrong("function of nothing", "from_function(3, jnp.sin)", TypeError, ["init", "function", "got 3"]),
 ]
 
@@ -430,9 +432,14 @@ TRAINING = [
     Wrong("precision of whole numbers", "mixed_precision(net, jnp.int8)", TypeError, ["dtype of floats", "bfloat16"]),
     Wrong("precision of nothing known", "mixed_precision(net, 'narrow')", TypeError, ["dtype of floats", "'narrow'"]),
     Wrong(
-        "no precision", "mixed_precision(net, None)", TypeError, ["mixed_precision needs a dtype of floats", "got None"]
+        "no precision",
+        "mixed_precision(net, None)",
+        TypeError,
+        ["mixed_precision: expected a dtype of floats", "got None"],
     ),
-    Wrong("precision of no layer", "mixed_precision(squared, jnp.float32)", TypeError, ["takes layers", "got squared"]),
+    Wrong(
+        "precision of no layer", "mixed_precision(squared, jnp.float32)", TypeError, ["expected layers", "got squared"]
+    ),
     Wrong("words to sweep", "sweep(experiment, keys, name=['adam'])", TypeError, ["name", "numbers"]),
     Wrong(
         "comparison with another net's params",

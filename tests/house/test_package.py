@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -179,19 +180,33 @@ def test_a_file_is_read_in_one_sitting(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
+KEYWORD_LINE = re.compile(r"\s*\w+=.*,|\s*|\s*[])}]+")
+"""A line of its own for a keyword argument of a call, an empty line, and the bracket that closes such a call."""
+
+
 def lengths(path: Path) -> dict[str, int]:
-    """Lines of every function without its docstring; those of inner functions count in the outer one too."""
+    """The lines of every function, inner ones included, without its docstring and without keyword lines."""
+    text = path.read_text(encoding="utf-8")
+    counts = [not KEYWORD_LINE.fullmatch(line) for line in text.splitlines()]
     found = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[0]
             is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            docstring = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
-            found[node.name] = (node.end_lineno or 0) - node.lineno + 1 - docstring
+            docstring = sum(counts[first.lineno - 1 : first.end_lineno]) if is_docstring else 0
+            found[node.name] = sum(counts[node.lineno - 1 : node.end_lineno]) - docstring
     return found
+
+
+def test_keyword_lines_and_empty_lines_do_not_count(tmp_path):
+    path = tmp_path / "long.py"
+    path.write_text(
+        'def f(x):\n    """One.\n\n    Two.\n    """\n    y = x == 1,\n\n    return g(\n        x=x,\n    )\n'
+    )
+    assert lengths(path) == {"f": 3}
 
 
 @every_file
 def test_a_function_is_seen_at_once(path):
     long = {name: length for name, length in lengths(path).items() if length > 45}
-    assert not long, f"over 45 lines without the docstring: {long}"
+    assert not long, f"over 45 lines without docstring, keyword lines and empty lines: {long}"

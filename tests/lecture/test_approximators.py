@@ -406,7 +406,7 @@ WRONG = {
     "an error without a layer": (
         lambda: untyped.sup_error(total, total, (), (), X),
         TypeError,
-        "sup_error takes layers",
+        "sup_error: expected layers",
     ),
     "a fit of a column": (
         lambda: fit_approximator(KEY, of_column, cybenko(2), X, steps=1),

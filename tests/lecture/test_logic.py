@@ -298,7 +298,7 @@ def test_a_traced_function_that_is_not_separable_has_weights_of_nan():
 untyped: Any = logic
 ONE = jnp.asarray([0, 1, 1, 0])
 WRONG = {
-    "a list": (lambda: untyped.boolean_network([0, 1]), TypeError, "boolean_network expects an array, got list"),
+    "a list": (lambda: untyped.boolean_network([0, 1]), TypeError, "boolean_network: expected an array, got list"),
     "three rows": (lambda: boolean_network(ONE[:3]), ValueError, r"2\^d.*\(3,\).*binary_inputs"),
     "one row": (lambda: boolean_network(ONE[:1]), ValueError, r"d >= 1.*\(1,\)"),
     "a number": (lambda: is_linearly_separable(jnp.asarray(1)), ValueError, r"got shape \(\)"),

@@ -312,7 +312,11 @@ WRONG = {
     "w without inputs": (lambda: to_lecture({"w": B, "b": B}), ValueError, r"w \[i, o\]"),
     "w and b of two dtypes": (lambda: to_lecture({"w": W, "b": B.astype("float32")}), TypeError, "one dtype"),
     "matrices to matrices": (lambda: to_lecture((W,)), ValueError, r"\(3, 2\) without a name.*from_lecture"),
-    "params from params": (lambda: from_lecture(({"w": W, "b": B},)), ValueError, "Leave params as they are.*to_lecture"),
+    "params from params": (
+        lambda: from_lecture(({"w": W, "b": B},)),
+        ValueError,
+        "Leave params as they are.*to_lecture",
+    ),
     "a vector from the lecture": (lambda: from_lecture((B,)), ValueError, r"row of w_0 first.*\(2,\)"),
     "thresholds alone": (lambda: from_lecture((W[:1],)), ValueError, r"\(1, 2\)"),
     "lists from the lecture": (lambda: from_lecture(([[1.0]],)), TypeError, "array, got float"),

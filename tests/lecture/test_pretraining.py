@@ -382,24 +382,26 @@ def given(net: Any = LINEAR, data: Any = DATA, loss: Any = squared, **options: A
 
 
 def test_what_cannot_be_pretrained_says_why():
-    with pytest.raises(TypeError, match=r"pretrain takes layers.*call the factory"):
+    with pytest.raises(TypeError, match=r"pretrain: expected layers.*Call the factory"):
         given(net=linear)
     with pytest.raises(TypeError, match="loss must be an fnn Loss"):
         given(loss=jnp.square)
-    with pytest.raises(TypeError, match="pretrain takes optimizers"):
+    with pytest.raises(TypeError, match="pretrain: expected optimizers"):
         given(optimizer=sgd)
     with pytest.raises(ValueError, match=r"expected layers with params .*dense, linear.*without one"):
         given(net=serial(residual(dense(4, tanh)), dropout(0.5)), data=(DATA[0], DATA[0]))
-    with pytest.raises(ValueError, match="squared expects y of shape"):
+    with pytest.raises(ValueError, match="squared: expected y of shape"):
         given(data=(DATA[0], DATA[0]))
-    with pytest.raises(ValueError, match=r"pretrain expects a batch \[n, features\]"):
+    with pytest.raises(ValueError, match=r"pretrain: expected a batch \[n, features\]"):
         given(data=(DATA[1], DATA[1]))
     with pytest.raises(ValueError, match="labels 0 and 1"):
         given(loss=binary_cross_entropy)
     coupled = Loss("coupled", squared.value, squared.slope, squared.curvature, lambda a, y: a[:, :, None])
     with pytest.raises(ValueError, match="got coupled, which couples the outputs"):
         given(loss=coupled)
-    with pytest.raises(ValueError, match=r"at most the 20 of 40 examples .*got batch_size 32\. Choose batch_size <= 20"):
+    with pytest.raises(
+        ValueError, match=r"at most the 20 of 40 examples .*got batch_size 32\. Choose batch_size <= 20"
+    ):
         given(subsample=0.5)
     with pytest.raises(TypeError, match="inputs: expected a Python number, which determines shapes, got a tracer"):
         jax.jit(lambda share: given(inputs=share))(0.5)
@@ -425,5 +427,5 @@ def test_diversity_needs_something_to_compare():
     with pytest.raises(TypeError, match="diversity: expected floats"):
         diversity(jnp.ones((5, 2), int))
     a_list: Any = [[1.0, 2.0]]
-    with pytest.raises(TypeError, match="diversity expects an array"):
+    with pytest.raises(TypeError, match="diversity: expected an array"):
         diversity(a_list)

@@ -211,7 +211,7 @@ WRONG = {
     "one row": (lambda: convex_polyhedron(NORMALS[0], OFFSETS), ValueError, r"\[m, d\].*\(2,\).*one row"),
     "offsets of another number": (lambda: convex_polyhedron(NORMALS, OFFSETS[:1]), ValueError, r"\(1,\)"),
     "no half-space": (lambda: convex_polyhedron(NORMALS[:0], OFFSETS[:0]), ValueError, "at least one"),
-    "lists": (lambda: untyped.convex_polyhedron([[1.0]], [0.0]), TypeError, r"normals expects an array, got list"),
+    "lists": (lambda: untyped.convex_polyhedron([[1.0]], [0.0]), TypeError, r"normals: expected an array, got list"),
     "integers": (lambda: convex_polyhedron(NORMALS.astype(int), OFFSETS), TypeError, "int64.*Convert by astype"),
     "two dtypes": (lambda: convex_polyhedron(NORMALS, OFFSETS.astype("float32")), TypeError, "float64 and float32"),
     "NaN": (lambda: convex_polyhedron(NORMALS, OFFSETS * jnp.nan), ValueError, "finite offsets"),

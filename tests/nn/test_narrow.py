@@ -330,11 +330,11 @@ def test_whole_numbers_among_trained_params_are_named():
 @pytest.mark.parametrize(
     ("y", "says", "says_not"),
     [
-        (np.eye(3)[[0, 2]], "argmax", "Loss of your own"),
-        (np.eye(3, dtype=int)[[0, 2]], "argmax", "Loss of your own"),
-        (np.full((2, 3), 1 / 3), "Loss of your own", "turn one-hot"),
-        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "Loss of your own", "turn one-hot"),
-        (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "turn one-hot"),
+        (np.eye(3)[[0, 2]], "argmax", "your own Loss"),
+        (np.eye(3, dtype=int)[[0, 2]], "argmax", "your own Loss"),
+        (np.full((2, 3), 1 / 3), "your own Loss", "Convert one-hot"),
+        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "your own Loss", "Convert one-hot"),
+        (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "Convert one-hot"),
         (np.array([0.0, 2.0]), "astype(int)", "argmax"),
         (np.array([[0], [2]]), "y[:, 0]", "argmax"),
     ],
@@ -347,7 +347,7 @@ def test_argmax_is_advised_for_one_hot_rows_only(y, says, says_not):
 
 
 def test_traced_rows_are_told_what_argmax_would_lose():
-    with pytest.raises(TypeError, match=r"one-hot rows.*argmax.*lose"):
+    with pytest.raises(TypeError, match=r"one-hot rows.*argmax.*discard"):
         jax.jit(fnn.softmax_cross_entropy.value)(jnp.zeros((2, 3)), jnp.full((2, 3), 1 / 3))
 
 

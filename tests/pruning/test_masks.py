@@ -351,7 +351,11 @@ def _pruner(**changed: Any) -> Any:
         (lambda: _pruner(evaluate=3.0), TypeError, "evaluate must be a function"),
         (lambda: schedule(1.0, 3), ValueError, r"final must be in \[0, 1\)"),
         (lambda: remove_least({"w": 1.0}, {"b": True}, 1), ValueError, "saliency and links differ in structure"),
-        (lambda: remove_least({"b": jnp.ones(2)}, {"b": jnp.ones(2, bool)}, 1), ValueError, "got one that chooses none"),
+        (
+            lambda: remove_least({"b": jnp.ones(2)}, {"b": jnp.ones(2, bool)}, 1),
+            ValueError,
+            "got one that chooses none",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: Any, error: type[Exception], message: str) -> None:

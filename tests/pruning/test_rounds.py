@@ -83,7 +83,9 @@ def test_after_links_are_gone_none_is_counted_twice(values: list[float]) -> None
 
 def test_nan_that_can_be_seen_is_refused() -> None:
     saliency = {"w": jnp.asarray([[1.0, jnp.nan]]), "b": jnp.asarray([jnp.nan])}
-    with pytest.raises(ValueError, match=r"remove_least: expected saliencies .* got 1 NaN of 2 at saliency\['w'\]\. Look"):
+    with pytest.raises(
+        ValueError, match=r"remove_least: expected saliencies .* got 1 NaN of 2 at saliency\['w'\]\. Look"
+    ):
         remove_least(saliency, all_links(saliency), 1)
     gone = {"w": jnp.asarray([[True, False]]), "b": jnp.asarray([True])}
     assert not remove_least(saliency, gone, 1)["w"].any(), "links that are gone do not count, nor do biases"
@@ -393,8 +395,16 @@ def _rounds(**changed: Any) -> Any:
         (lambda: _rounds(evaluate=(evaluate, 3.0)), TypeError, "evaluate must be a function"),
         (lambda: _rounds(evaluate=()), TypeError, "evaluate must be a function"),
         (lambda: _rounds(retrain=2.5), TypeError, "retrain must be a whole number"),
-        (lambda: feature_pruner(learner(), magnitude(), evaluate, amount=1.5, retrain=0), ValueError, "amount: expected"),
-        (lambda: remove_features(jnp.ones(3), {"w": jnp.ones((2, 2), bool)}, 1), ValueError, r"each feature, \[2\].*\(3,\)"),
+        (
+            lambda: feature_pruner(learner(), magnitude(), evaluate, amount=1.5, retrain=0),
+            ValueError,
+            "amount: expected",
+        ),
+        (
+            lambda: remove_features(jnp.ones(3), {"w": jnp.ones((2, 2), bool)}, 1),
+            ValueError,
+            r"each feature, \[2\].*\(3,\)",
+        ),
         (lambda: features_left({"w": jnp.ones(2, bool)}), ValueError, r"rows of weight matrices.*\(2,\)"),
         (lambda: features_left({"b": jnp.ones((2, 2), bool)}), ValueError, "got one that chooses none"),
     ],

@@ -520,13 +520,13 @@ def test_trees_of_different_shapes_are_told_in_words() -> None:
         right = backprop(net, loss)
         return lambda *given: (right(*given)[0], (right(*given)[1][0], {"b": jnp.ones(2), "w": jnp.ones((5, 3))}))
 
-    with pytest.raises(ValueError, match=r"manual\[1\]\['b'\] has shape \(2,\), and automatic has \(3,\) there"):
+    with pytest.raises(ValueError, match=r"manual\[1\]\['b'\] has shape \(2,\), but automatic has \(3,\) there"):
         compared(serial(dense(5, tanh), linear(3)), manual=short)
     narrow = faulty(dense(5, tanh), lambda error, readings: (error[:, :1], readings))
-    with pytest.raises(ValueError, match=r"manual at x has shape \(6, 1\), and automatic has \(6, 4\) there"):
+    with pytest.raises(ValueError, match=r"manual at x has shape \(6, 1\), but automatic has \(6, 4\) there"):
         compared(serial(narrow, linear(3)))
     other = lambda net, loss: lambda *given: (backprop(net, loss)(*given)[0], 1.0)  # noqa: E731
-    with pytest.raises(ValueError, match=r"(?s)manual and automatic differ in structure.*give manual the structure of"):
+    with pytest.raises(ValueError, match=r"(?s)manual and automatic differ in structure.*Give manual the structure of"):
         compared(serial(dense(5, tanh), linear(3)), manual=other)
 
 

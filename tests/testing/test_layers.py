@@ -239,7 +239,7 @@ def test_numbers_outside_the_range_of_a_dtype_judge_nothing():
 
 def test_params_of_integers_are_said_once():
     assert broken(check_layer(fixed_mask(), X)) == {"init gives arrays"}
-    with pytest.raises(TypeError, match=r"check_layer expects params of floats, got int32 at params\['b'\]"):
+    with pytest.raises(TypeError, match=r"check_layer: expected params of floats, got int32 at params\['b'\]"):
         check_layer(linear(2), X, params={"w": np.ones((2, 2)), "b": np.ones(2, np.int32)})
 
 
@@ -293,7 +293,7 @@ def test_the_params_that_are_given_are_those_that_are_looked_at():
         ((dense, X), TypeError, "call the factory"),
         ((linear(2), X[:1]), ValueError, "at least 2 examples"),
         ((linear(2), X[0]), ValueError, "batch axis"),
-        ((linear(2), X.astype(int)), TypeError, "expects floats"),
+        ((linear(2), X.astype(int)), TypeError, "expected floats"),
         ((linear(2), X * np.nan), ValueError, "finite x"),
     ],
 )

@@ -454,7 +454,7 @@ def test_what_cannot_be_saved_says_why(tmp_path, monkeypatch):
         load(tmp_path / "w")
     with pytest.raises(FileNotFoundError, match=r"save: expected an existing folder, got .*\. Make it by"):
         save(tmp_path / "nowhere" / "w.npz", {"w": np.ones(1)})
-    with pytest.raises(TypeError, match=r"the leaf '0.w' expects an array, got float; convert by jnp.asarray"):
+    with pytest.raises(TypeError, match=r"the leaf '0.w': expected an array, got float. Convert by jnp.asarray"):
         save(tmp_path / "w.npz", ({"w": 1.0},))
     with pytest.raises(TypeError, match=r"got a traced leaf 'w'\. Save outside of jit"):
         jax.jit(lambda w: save(tmp_path / "w.npz", {"w": w}))(jnp.ones(1))
@@ -462,7 +462,7 @@ def test_what_cannot_be_saved_says_why(tmp_path, monkeypatch):
         with pytest.raises(TypeError, match=r"expected numbers in the machine's byte order"):
             save(tmp_path / "w.npz", {"w": strange})
     save(tmp_path / "w.npz", {"w": np.ones(1)})
-    with pytest.raises(TypeError, match=r"the leaf 'w' expects an array, got float"):
+    with pytest.raises(TypeError, match=r"the leaf 'w': expected an array, got float"):
         load(tmp_path / "w.npz", like={"w": 1.0})
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
@@ -606,11 +606,11 @@ def test_training_does_not_move_what_was_transplanted():
 
 def test_what_cannot_freeze_says_why():
     params = widths(3, 4, 2)
-    with pytest.raises(TypeError, match=r"freeze takes optimizers.*call the factory first"):
+    with pytest.raises(TypeError, match=r"freeze: expected optimizers.*Call the factory first"):
         freeze(adam, mask_of_parts(params, [0]))
-    with pytest.raises(ValueError, match="takes a mask in the structure of the params"):
+    with pytest.raises(ValueError, match="expected a mask in the structure of the params"):
         freeze(adam(0.1), (True, False)).init(params)
-    with pytest.raises(TypeError, match="takes a mask of bools"):
+    with pytest.raises(TypeError, match="expected a mask of bools"):
         freeze(adam(0.1), jax.tree.map(lambda w: 1.0, params))
     assert repr(freeze(adam(0.1), mask_of_parts(params, [0]))) == "freeze(adam(0.1), mask)"
 

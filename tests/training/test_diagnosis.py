@@ -230,7 +230,7 @@ def test_bad_metrics_are_told_apart() -> None:
     with pytest.raises(ValueError, match=r"got gradient_norm with a gradient.*Choose gradient=backprop"):
         made(gradient_norm, gradient=fnn.autodiff)
     made(update_norm, gradient=fnn.autodiff)
-    with pytest.raises(TypeError, match="expects the metric 'count' of floats, got int32"):
+    with pytest.raises(TypeError, match="expected the metric 'count' of floats, got int32"):
         jax.eval_shape(trainer(NET, squared, sgd(0.1), metrics=[integers]).update, START, DATA)
     with pytest.raises(ValueError, match="below must be a finite number > 0"):
         saturated(0.0)
@@ -258,7 +258,7 @@ def test_the_gap_is_measured_after_every_block_in_the_inference_mode() -> None:
     chex.assert_trees_all_equal(end, state)
     with pytest.raises(ValueError, match="got NaN or infinity in x"):
         overfitting_gap(net, squared, seen, (unseen[0] * jnp.nan, unseen[1]))
-    with pytest.raises(TypeError, match="a batch is a pair"):
+    with pytest.raises(TypeError, match="batch: expected a pair"):
         overfitting_gap(net, squared, seen, x)  # type: ignore[arg-type]
 
 
@@ -344,7 +344,7 @@ def test_the_report_prints_as_a_table_with_a_row_for_each_copy() -> None:
 def test_bad_questions_are_told_apart() -> None:
     x, y = DATA
     key = jax.random.key(0)
-    with pytest.raises(TypeError, match="propagation_report takes layers"):
+    with pytest.raises(TypeError, match="propagation_report: expected layers"):
         propagation_report(tanh, squared, x, y, key)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="loss must be an fnn Loss"):
         propagation_report(NET, jnp.square, x, y, key)  # type: ignore[arg-type]

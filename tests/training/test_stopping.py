@@ -277,7 +277,10 @@ def test_q_and_or_w(options: dict[str, Any], at: int) -> None:
         ({}, "expected a stopping criterion, got none"),
         ({"running_loss_tolerance": -1.0}, ">= 0"),
         ({"weights_tolerance": 0.1, "either": True}, r"got one of them\. Pass both"),
-        ({"weights_tolerance": 0.1, "running_loss_floor": 0.1}, "expected running_loss_tolerance with running_loss_floor"),
+        (
+            {"weights_tolerance": 0.1, "running_loss_floor": 0.1},
+            "expected running_loss_tolerance with running_loss_floor",
+        ),
     ],
 )
 def test_rules_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:

@@ -701,7 +701,9 @@ def test_fit_within_a_trace_is_told_what_to_take() -> None:
         learn = trainer(NET, squared, sgd(eta), batch_size=8)
         return fit(learn, learn.init(jax.random.key(0), data), data, 10).history["loss"]
 
-    with pytest.raises(TypeError, match=r"outside of jit, vmap and grad, got one inside\. Use train or train_with_early_stopping"):
+    with pytest.raises(
+        TypeError, match=r"outside of jit, vmap and grad, got one inside\. Use train or train_with_early_stopping"
+    ):
         jax.vmap(final)(jnp.array([0.1, 0.2]))
 
 
