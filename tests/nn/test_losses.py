@@ -15,11 +15,19 @@ from fnn import Loss
 from tests import oracles
 
 MARGIN = [fnn.logistic_margin, fnn.hinge_margin, fnn.exponential_margin, fnn.sigmoid_margin]
+
+
 ALL = [fnn.squared, *MARGIN, fnn.binary_cross_entropy, fnn.softmax_cross_entropy]
+
+
 LABELLED = [*MARGIN, fnn.binary_cross_entropy, fnn.softmax_cross_entropy]
 
+
 every_loss = pytest.mark.parametrize("loss", ALL, ids=str)
+
+
 every_margin_loss = pytest.mark.parametrize("loss", MARGIN, ids=str)
+
 
 EXACT_64: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-14}
 """Values of order one in float64, with a few digits of room for a log of a sum of exponents."""
@@ -216,3 +224,30 @@ def test_two_classes_are_one_logit():
     of_two = jax.jit(fnn.softmax_cross_entropy.value)(jnp.concatenate([jnp.zeros_like(a), a], axis=1), y[:, 0])
     np.testing.assert_allclose(jax.jit(fnn.binary_cross_entropy.value)(a, y), of_two, rtol=1e-12)
     np.testing.assert_allclose(jax.jit(fnn.logistic_margin.value)(a, 2 * y - 1), of_two, rtol=1e-12)
+
+
+# Messages that name what to do
+
+
+@pytest.mark.parametrize(
+    ("y", "says", "says_not"),
+    [
+        (np.eye(3)[[0, 2]], "argmax", "Loss of your own"),
+        (np.eye(3, dtype=int)[[0, 2]], "argmax", "Loss of your own"),
+        (np.full((2, 3), 1 / 3), "Loss of your own", "turn one-hot"),
+        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "Loss of your own", "turn one-hot"),
+        (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "turn one-hot"),
+        (np.array([0.0, 2.0]), "astype(int)", "argmax"),
+        (np.array([[0], [2]]), "y[:, 0]", "argmax"),
+    ],
+)
+def test_argmax_is_advised_for_one_hot_rows_only(y, says, says_not):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        fnn.softmax_cross_entropy.value(jnp.zeros((2, 3)), y)
+    assert says in str(raised.value)
+    assert says_not not in str(raised.value)
+
+
+def test_traced_rows_are_told_what_argmax_would_lose():
+    with pytest.raises(TypeError, match=r"one-hot rows.*argmax.*lose"):
+        jax.jit(fnn.softmax_cross_entropy.value)(jnp.zeros((2, 3)), jnp.full((2, 3), 1 / 3))

@@ -18,8 +18,14 @@ from fnn import dense, inverted_dropout, linear, serial, squared, sweep, tanh, t
 from fnn.training.sweeps import _carried, _fits_caches
 
 X = jax.random.normal(jax.random.key(1), (30, 3))
+
+
 DATA = (X, jnp.sin(X))
+
+
 KEYS = jax.random.split(jax.random.key(0), 4)
+
+
 ETAS, PS = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
 
 
@@ -130,21 +136,6 @@ def test_chunks_keep_what_rows_carry_in_the_caches() -> None:
     large = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x + 1, x))(jnp.zeros(10**6))
     assert _carried(large.jaxpr) >= 8e6
     assert _fits_caches(large.jaxpr) == 1
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-
-
-def test_cores_become_devices_only_before_jax_starts() -> None:
-    done = python("import fnn, jax; print(fnn.use_cores(5), len(jax.devices()), fnn.use_cores(5)); fnn.use_cores(2)")
-    assert done.stdout.split() == ["5", "5", "5"]
-    assert "RuntimeError: use_cores(2) comes too late: JAX has started with 5 CPU device(s)" in done.stderr
-
-
-def test_by_default_every_core_becomes_a_device() -> None:
-    done = python("import fnn, jax, os; print(fnn.use_cores() == len(jax.devices()) == len(os.sched_getaffinity(0)))")
-    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_bases_of_every_row_on_every_device_are_had_without_waiting_for_ever() -> None:
