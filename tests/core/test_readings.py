@@ -12,7 +12,6 @@ import pytest
 import fnn
 from fnn import (
     Reading,
-    activate,
     backprop,
     dense,
     gradient,
@@ -22,21 +21,18 @@ from fnn import (
     per_example,
     prelu,
     repeat,
-    residual,
     second_moment,
     serial,
     signal_to_noise,
     softmax_cross_entropy,
-    softplus,
     squared,
     squared_norm,
     tanh,
     variance,
-    watch,
 )
 from fnn.core import contributions
-from fnn.nn import LayerRecord
-from tests.checkers import READINGS, check_close, check_readings
+from tests.checkers import check_close
+from tests.nn.laws import READINGS, check_laws, readings_by_hand_and_by_jax
 from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, every_dtype, float64, given, posed
 
 COUPLED = {name: case for name, case in EVERY_LAYER.items() if couples(case.layer)}
@@ -45,34 +41,11 @@ COUPLED = {name: case for name, case in EVERY_LAYER.items() if couples(case.laye
 OF_SINGLE_EXAMPLES = [read for read in READINGS if not read.linear]
 
 
-APART = [
-    "linear",
-    "linear, one input",
-    "dense relu",
-    "prelu",
-    "from_function",
-    "serial",
-    "columns, nested",
-    "residual",
-    "repeat of repeat",
-    "repeat of dropout",
-    "repeat of columns",
-    "repeat of from_function",
-    "remat",
-    "remat of repeat",
-    "watch",
-    "watch within",
-]
-
-
-@pytest.mark.parametrize("name", APART)
-def test_readings_are_of_the_examples_own_gradients(name: str) -> None:
-    check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=7))
-
-
+@pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize("name", ["dense relu", "from_function", "columns, nested", "repeat of repeat"])
-def test_readings_of_a_batch_of_one(name: str) -> None:
-    check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=1))
+def test_readings_are_of_the_examples_own_gradients(name: str, n: int) -> None:
+    """Of a batch of one too; tests/nn asks the law of every layer."""
+    check_laws(EVERY_LAYER[name], n, readings_by_hand_and_by_jax)
 
 
 MEANS = {
@@ -138,57 +111,6 @@ def test_squared_norm_forms_no_gradient_of_an_example() -> None:
 
 def test_readings_print_their_names() -> None:
     assert list(map(str, READINGS)) == ["gradient", "per_example", "squared_norm", "second_moment"]
-
-
-# watch
-
-
-def is_pass(node) -> bool:
-    return isinstance(node, LayerRecord)
-
-
-@pytest.mark.parametrize("read", READINGS, ids=str)
-def test_watch_shows_the_readings_in_the_place_of_each_layer(read: Reading) -> None:
-    net = serial(dense(3, tanh), repeat(residual(serial(linear(2), linear(3))), 2), prelu())
-    both = jax.jit(lambda *arguments: [backprop(f, squared, read)(*arguments)[1] for f in (net, watch(net))])
-    drop_records, watched = both(*posed(Problem(net, squared, 4, 3)))
-    check_close(jax.tree.map(lambda p: p.readings, watched, is_leaf=is_pass), drop_records)
-    first, (second, third), last = watched
-    assert first.error.shape == (5, 3)
-    assert (second.x.shape, second.y.shape, third.error.shape) == ((2, 5, 3), (2, 5, 2), (2, 5, 3))
-    assert last.y.shape == last.error.shape == (5, 3)
-
-
-def test_watch_shows_the_error_and_slope_that_a_nudge_of_each_output_has() -> None:
-    net = serial(dense(5, tanh), dense(4, softplus), linear(2))
-    params, state, (x, y), key = posed(Problem(net, squared, 3, 2))
-    _, passes = backprop(watch(net), squared)(params, state, (x, y), key)
-
-    def computed(nudges):
-        """The same network written out, with something added to the output of each layer."""
-        (p, q, r), (d_1, d_2, d_3) = params, nudges
-        S_1 = x @ p["w"] + p["b"][None]
-        x_1 = jnp.tanh(S_1) + d_1
-        S_2 = x_1 @ q["w"] + q["b"][None]
-        x_2 = jnp.logaddexp(S_2, jnp.zeros_like(S_2)) + d_2
-        a = x_2 @ r["w"] + r["b"][None] + d_3
-        return 0.5 * jnp.sum((a - y) ** 2) / x.shape[0], (S_1, S_2, [x, x_1, x_2], [x_1, x_2, a])
-
-    nothing = [jnp.zeros((5, width)) for width in (5, 4, 2)]
-    errors, (S_1, S_2, xs, ys) = jax.grad(computed, has_aux=True)(nothing)
-    check_close([p.error for p in passes], errors)
-    check_close([p.x for p in passes], xs)
-    check_close([p.y for p in passes], ys)
-    check_close(passes[0].tape.z, 1 - jnp.tanh(S_1) ** 2)
-    check_close(passes[1].tape.z, 1 / (1 + jnp.exp(-S_2)))
-
-
-def test_watch_sees_the_errors_of_the_reading() -> None:
-    # A reading of single examples takes each example's own loss, which is n times its share of the mean.
-    net = serial(linear(3), activate(tanh))
-    arguments = posed(Problem(net, squared, 4, 3))
-    errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_example)]
-    check_close(5 * errors[0], errors[1])
 
 
 # The variance and the signal to noise

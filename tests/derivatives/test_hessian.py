@@ -44,9 +44,9 @@ from fnn.derivatives import (
     unit_gate_curvature,
 )
 from fnn.derivatives.hessian import loss_hessian
-from tests.checkers import TOLERANCE, check_close, check_curve, relative_errors
+from tests.checkers import TOLERANCE, check_close, relative_errors
+from tests.nn.laws import check_laws, curve_by_hand_and_by_jax
 from tests.problems import (
-    EVERY_LAYER,
     LAYERS,
     LOSSES,
     NETWORKS,
@@ -83,12 +83,6 @@ def automatic(net: Layer, loss: Loss, params: Any, state: Any, batch: Any, key: 
 
 
 # Every layer
-
-
-@pytest.mark.parametrize("case", EVERY_LAYER.values(), ids=EVERY_LAYER.keys())
-def test_curve_is_the_hessian_of_forward(case: Case) -> None:
-    layer = decoupled(case.layer)
-    check_curve(layer, *given(layer, case.inputs))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -325,9 +319,8 @@ FAULTS: dict[str, tuple[Layer, int]] = {
 
 @pytest.mark.parametrize(("layer", "inputs"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_wrong_curve_is_found_out(layer: Layer, inputs: int) -> None:
-    arguments = given(layer, inputs)
-    with pytest.raises(AssertionError, match="relative errors"):
-        check_curve(layer, *arguments)
+    with pytest.raises(AssertionError, match=r"breaks the law .curve.*relative errors"):
+        check_laws(Case(layer, inputs), laws=curve_by_hand_and_by_jax)
 
 
 # Refusals

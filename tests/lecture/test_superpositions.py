@@ -8,21 +8,20 @@ import pytest
 from fnn import (
     compare_gradients,
     dense,
-    gradient,
     linear,
     serial,
     sigmoid,
     squared,
     tanh,
 )
-from fnn.core._checks import curve_of
 from fnn.lecture import (
     fit_approximator,
     kolmogorov,
     unit_grid,
 )
-from tests.checkers import TOLERANCE, check_backward, check_close, check_readings
-from tests.problems import given
+from tests.checkers import TOLERANCE
+from tests.nn.laws import check_laws
+from tests.problems import Case, given
 
 SMALL = serial(dense(3, tanh), linear(1))
 
@@ -46,12 +45,9 @@ def test_kolmogorov_is_the_superposition():
     np.testing.assert_allclose(SUPERPOSITION.forward(params, state, x, key)[0][:, 0], a, rtol=1e-12)
 
 
-def test_kolmogorov_backward_is_the_vjp_of_forward():
-    check_backward(SUPERPOSITION, *given(SUPERPOSITION, 2))
-
-
-def test_kolmogorov_can_be_read():
-    check_readings(SUPERPOSITION, *given(SUPERPOSITION, 2))
+def test_kolmogorov_keeps_the_laws_of_layers():
+    """Its backward pass, readings and second derivatives are those of JAX."""
+    check_laws(Case(SUPERPOSITION, 2))
 
 
 def test_kolmogorov_has_the_gradient_of_its_differences():
@@ -61,21 +57,6 @@ def test_kolmogorov_has_the_gradient_of_its_differences():
     report = compare_gradients(SUPERPOSITION, squared, params, state, batch, key, **options)
     assert report.worst < TOLERANCE["same gradient"]
     assert report.worst_of("manual–differences") < 1e-6
-
-
-def test_kolmogorov_has_second_derivatives():
-    net = kolmogorov(2, inner=dense(1, tanh), outer=dense(1, sigmoid))
-    params, state, x, key = given(net, 2, n=2)
-
-    @jax.jit
-    def both(params, x):
-        y, _, tape = net.forward(params, state, x, key)
-        _, below, _ = curve_of(net)(params, tape, y, jnp.ones((2, 1, 1)), gradient)
-        loss = lambda x: 0.5 * jnp.square(net.apply(params, state, x[None])[0, 0])  # noqa: E731
-        return below, jax.vmap(jax.hessian(loss))(x)
-
-    got, want = both(params, x)
-    check_close(got, want, TOLERANCE["second derivative"])
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])

@@ -29,7 +29,14 @@ from fnn import (
 )
 from fnn.nn import glorot_uniform
 from tests.checkers import TOLERANCE, check_backward, check_close
-from tests.problems import Problem, given, posed
+from tests.nn.laws import check_laws, each_case_of
+from tests.problems import Case, Problem, given, posed
+
+
+@each_case_of("functions")
+def test_layers_of_functions_keep_their_laws(case: Case) -> None:
+    check_laws(case)
+
 
 # Params of whole numbers
 
