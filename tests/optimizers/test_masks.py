@@ -9,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnn
 from fnn import (
     adam,
     apply_updates,
     chain,
     clip_by_norm,
     l2,
+    masked,
     momentum,
+    weights_only,
 )
 from fnn.optimizers import MomentumState, freeze, mask_of_parts
+from tests.optimizers.cases import start
 
 
 def widths(*sizes: int) -> tuple:
@@ -72,3 +76,40 @@ def test_what_cannot_freeze_says_why():
     with pytest.raises(TypeError, match="takes a mask of bools"):
         freeze(adam(0.1), jax.tree.map(lambda w: 1.0, params))
     assert repr(freeze(adam(0.1), mask_of_parts(params, [0]))) == "freeze(adam(0.1), mask)"
+
+
+# Masks
+
+
+def test_masked_l2_spares_the_biases():
+    params, g = start(), jax.tree.map(jnp.ones_like, start())
+    optimizer = masked(l2(0.5), weights_only)
+    updates, _ = optimizer.update(g, optimizer.init(params), params)
+    np.testing.assert_allclose(updates[0]["w"], 1 + 0.5 * params[0]["w"], rtol=1e-15)
+    for new, old in zip(
+        jax.tree.leaves((updates[0]["b"], updates[1:])), jax.tree.leaves((g[0]["b"], g[1:])), strict=True
+    ):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [weights_only, ({"w": True, "b": False}, (), {"scale": False}, (False,))],
+    ids=["function", "tree"],
+)
+def test_masked_keeps_state_for_the_chosen_leaves_only(mask):
+    params, g = start(), start()
+    optimizer = masked(fnn.adam(0.1), mask)
+    state = optimizer.init(params)
+    assert [leaf.shape for leaf in jax.tree.leaves((state.v, state.G))] == [(3, 2), (3, 2)]
+    updates, after = optimizer.update(g, state, params)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    alone = fnn.adam(0.1)
+    expected = alone.update(g[0]["w"], alone.init(params[0]["w"]), params[0]["w"])[0]
+    np.testing.assert_array_equal(updates[0]["w"], expected)
+    np.testing.assert_array_equal(updates[0]["b"], g[0]["b"])
+
+
+def test_weights_only_chooses_the_leaves_named_w():
+    assert weights_only(start()) == ({"w": True, "b": False}, (), {"scale": False}, (False,))
+    assert weights_only(jnp.ones(3)) is False
