@@ -76,6 +76,47 @@ def test_a_buffer_is_shuffled_whole() -> None:
     assert np.sum((np.bincount(places, minlength=16) - 50) ** 2 / 50) < 40
 
 
+class Counted:
+    """A sample that counts the examples read of it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        found = self.array[part]
+        self.read += len(found)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("contiguous", "buffer", "first"),
+    [(1, 10, 10), (3, 10, 9), (3, 3, 3), (4, 1000, 60), (7, 30, 28), (7, 60, {53, 56})],
+)
+def test_a_buffer_holds_as_many_runs_as_fit_into_it(contiguous: int, buffer: int, first: Any) -> None:
+    x = Counted(np.arange(60))
+    batches = minibatches(x, x, 3, jax.random.key(5), epochs=1, contiguous=contiguous, buffer=buffer)
+    next(batches)
+    assert x.read / 2 in (first if isinstance(first, set) else {first})
+    assert len(list(batches)) == 19
+    assert x.read == 2 * 60
+
+
+@pytest.mark.parametrize(
+    ("width", "contiguous", "first"), [(1, 1, 25), (4, 1, 10), (24, 1, 2), (99, 1, 2), (24, 5, 5), (4, 3, 9)]
+)
+def test_a_buffer_nobody_asked_for_holds_so_many_bytes(
+    monkeypatch: pytest.MonkeyPatch, width: int, contiguous: int, first: int
+) -> None:
+    """Of 4·width + 4 bytes an example as many as fit into 200 bytes, but a batch and a run of neighbours at least."""
+    monkeypatch.setattr("fnn.data.streams._BUFFER_BYTES", 200)
+    x, y = Counted(np.zeros((60, width), np.float32)), np.zeros(60, np.int32)
+    next(minibatches(x, y, 2, jax.random.key(5), contiguous=contiguous))
+    assert x.read == first
+
+
 def test_an_endless_stream_of_any_sliceable_sample() -> None:
     class Dataset:
         """As an HDF5 data set: shape, dtype, length and slices, and nothing else."""

@@ -118,6 +118,21 @@ def test_importing_touches_no_backend():
     assert run.returncode == 0, run.stderr
 
 
+# Tests
+
+
+TESTED = [path for path in FILES if not path.name.startswith("_") and path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("path", TESTED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_has_a_test_file_in_the_same_place(path):
+    """fnn/<package>/<module>.py is tested in tests/<package>/test_<module>.py."""
+    expected = ROOT / "tests" / path.relative_to(PACKAGE).with_name(f"test_{path.name}")
+    assert expected.exists(), f"expected {expected.relative_to(ROOT)}"
+    tree = ast.parse(expected.read_text(encoding="utf-8"))
+    assert any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in tree.body)
+
+
 # Names
 
 

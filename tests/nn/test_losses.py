@@ -101,6 +101,31 @@ def test_curvature_is_the_diagonal_of_the_hessian(loss):
     check_curvature(loss, str(loss))
 
 
+@every_loss
+def test_hessian_is_that_of_jax_and_the_root_is_one_of_it(loss):
+    """Without a Hessian of its own the diagonal is all of it, and so is the square of the root's diagonal."""
+    a, y = outputs(7, 3), targets(str(loss), 7, 3)
+
+    def of_example(a_n: jax.Array, y_n: jax.Array) -> jax.Array:
+        return jax.hessian(lambda a_n: loss.value(a_n[None], y_n[None])[0])(a_n)
+
+    def full(part: Any) -> Any:
+        return part if part.ndim == 3 else jax.vmap(jnp.diag)(part)
+
+    @jax.jit
+    def both(a: jax.Array, y: jax.Array) -> Any:
+        R = None if loss.root is None else full(loss.root(a, y))
+        by_hand = full(loss.curvature(a, y) if loss.hessian is None else loss.hessian(a, y))
+        squared = by_hand if R is None else jnp.einsum("nmc,nkc->nmk", R, R)
+        return by_hand, squared, jax.vmap(of_example)(a, y)
+
+    by_hand, squared, automatic = both(a, y)
+    np.testing.assert_allclose(by_hand, automatic, **EXACT_64)
+    np.testing.assert_allclose(squared, automatic, **EXACT_64)
+    assert (loss.hessian is None) == (loss is not fnn.softmax_cross_entropy)
+    assert (loss.root is None) == (loss is fnn.sigmoid_margin)
+
+
 @every_margin_loss
 def test_margin_loss_falls_with_the_margin(loss):
     check_falls_with_margin(loss)
