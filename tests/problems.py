@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from fnn import (
@@ -52,6 +53,9 @@ from fnn import (
 from fnn.testing._trees import normal
 
 EXAMPLES = 5
+
+DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: jnp.dtype(dtype).name)
 
 
 class Case(NamedTuple):
@@ -186,6 +190,11 @@ NETWORKS: dict[str, Problem] = {
     "from_function": Problem(serial(linear(3), scaled_sine(), dense(2, identity)), squared, 4, 2),
     "everything": Problem(COMBINATORS["everything"].layer, softmax_cross_entropy, 4, 3),
 }
+
+
+def float64(tree: Any) -> Any:
+    """A tree of NumPy arrays in float64."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
 def couples(layer: Layer) -> bool:

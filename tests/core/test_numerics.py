@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn.core._numerics import mean, no_sum, plus, safe_sqrt
+from fnn.core._numerics import lengths, mean, no_sum, plus, ratio, safe_sqrt
 
 X = [0.0, 1e-30, 0.25, 1.0, 9.0, 1e30]
+
 
 DERIVATIVES = {
     "jacfwd": jax.jacfwd(safe_sqrt),
@@ -98,3 +99,18 @@ def test_sums_go_through_vmap_and_grad_and_hold_trees():
     np.testing.assert_allclose(jax.grad(lambda t: mean(summed(t, jnp.float64), 2))(terms[0]), [0.5, 0.5])
     tree = {"a": jnp.ones(2, jnp.bfloat16), "b": (jnp.zeros((), int), {})}
     assert mean(plus(plus(no_sum(tree), tree), tree), 2)["a"].tolist() == [1.0, 1.0]
+
+
+# Lengths and quotients
+
+
+def test_ratio_of_nothing_to_nothing_is_0():
+    assert np.array_equal(ratio(jnp.array([0.0, 0.0, 1.0, 3.0]), jnp.array([0.0, 2.0, 0.0, 2.0])), [0, 0, np.inf, 1.5])
+    assert np.array_equal(jax.grad(lambda part: ratio(part, jnp.array([0.0, 2.0])).sum())(jnp.zeros(2)), [1, 0.5])
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30])
+def test_lengths_at_every_scale(size):
+    rows = jnp.asarray([[3.0, 4.0], [0.0, 0.0]], jnp.float32) * jnp.asarray(size, jnp.float32)
+    np.testing.assert_allclose(lengths(rows), [5 * size, 0], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda rows: lengths(rows).sum())(rows)).all()

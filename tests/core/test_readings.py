@@ -1,63 +1,51 @@
 """One backward pass, many readings: each against the automatic gradients of single examples."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import fnn
 from fnn import (
     Reading,
-    activate,
     backprop,
     dense,
     gradient,
+    gram,
     linear,
     objective,
     per_example,
     prelu,
     repeat,
-    residual,
     second_moment,
     serial,
-    softplus,
+    signal_to_noise,
+    softmax_cross_entropy,
     squared,
     squared_norm,
     tanh,
-    watch,
+    variance,
 )
-from fnn.nn import LayerRecord
-from tests.checkers import READINGS, check_close, check_readings
-from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, given, posed
+from fnn.core import contributions
+from tests.checkers import check_close
+from tests.nn.laws import READINGS, check_laws, readings_by_hand_and_by_jax
+from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, every_dtype, float64, given, posed
 
 COUPLED = {name: case for name, case in EVERY_LAYER.items() if couples(case.layer)}
+
+
 OF_SINGLE_EXAMPLES = [read for read in READINGS if not read.linear]
-APART = [
-    "linear",
-    "linear, one input",
-    "dense relu",
-    "prelu",
-    "from_function",
-    "serial",
-    "columns, nested",
-    "residual",
-    "repeat of repeat",
-    "repeat of dropout",
-    "repeat of columns",
-    "repeat of from_function",
-    "remat",
-    "remat of repeat",
-    "watch",
-    "watch within",
-]
 
 
-@pytest.mark.parametrize("name", APART)
-def test_readings_are_of_the_examples_own_gradients(name: str) -> None:
-    check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=7))
-
-
+@pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize("name", ["dense relu", "from_function", "columns, nested", "repeat of repeat"])
-def test_readings_of_a_batch_of_one(name: str) -> None:
-    check_readings(EVERY_LAYER[name].layer, *given(*EVERY_LAYER[name], n=1))
+def test_readings_are_of_the_examples_own_gradients(name: str, n: int) -> None:
+    """Of a batch of one too; tests/nn asks the law of every layer."""
+    check_laws(EVERY_LAYER[name], n, readings_by_hand_and_by_jax)
 
 
 MEANS = {
@@ -125,52 +113,105 @@ def test_readings_print_their_names() -> None:
     assert list(map(str, READINGS)) == ["gradient", "per_example", "squared_norm", "second_moment"]
 
 
-# watch
+# The variance and the signal to noise
 
 
-def is_pass(node) -> bool:
-    return isinstance(node, LayerRecord)
+SMALL = Problem(serial(dense(3, tanh), linear(2)), softmax_cross_entropy, 4, 2)
 
 
-@pytest.mark.parametrize("read", READINGS, ids=str)
-def test_watch_shows_the_readings_in_the_place_of_each_layer(read: Reading) -> None:
-    net = serial(dense(3, tanh), repeat(residual(serial(linear(2), linear(3))), 2), prelu())
-    both = jax.jit(lambda *arguments: [backprop(f, squared, read)(*arguments)[1] for f in (net, watch(net))])
-    drop_records, watched = both(*posed(Problem(net, squared, 4, 3)))
-    check_close(jax.tree.map(lambda p: p.readings, watched, is_leaf=is_pass), drop_records)
-    first, (second, third), last = watched
-    assert first.error.shape == (5, 3)
-    assert (second.x.shape, second.y.shape, third.error.shape) == ((2, 5, 3), (2, 5, 2), (2, 5, 3))
-    assert last.y.shape == last.error.shape == (5, 3)
+SPREADS = variance, signal_to_noise
 
 
-def test_watch_shows_the_error_and_slope_that_a_nudge_of_each_output_has() -> None:
-    net = serial(dense(5, tanh), dense(4, softplus), linear(2))
-    params, state, (x, y), key = posed(Problem(net, squared, 3, 2))
-    _, passes = backprop(watch(net), squared)(params, state, (x, y), key)
-
-    def computed(nudges):
-        """The same network written out, with something added to the output of each layer."""
-        (p, q, r), (d_1, d_2, d_3) = params, nudges
-        S_1 = x @ p["w"] + p["b"][None]
-        x_1 = jnp.tanh(S_1) + d_1
-        S_2 = x_1 @ q["w"] + q["b"][None]
-        x_2 = jnp.logaddexp(S_2, jnp.zeros_like(S_2)) + d_2
-        a = x_2 @ r["w"] + r["b"][None] + d_3
-        return 0.5 * jnp.sum((a - y) ** 2) / x.shape[0], (S_1, S_2, [x, x_1, x_2], [x_1, x_2, a])
-
-    nothing = [jnp.zeros((5, width)) for width in (5, 4, 2)]
-    errors, (S_1, S_2, xs, ys) = jax.grad(computed, has_aux=True)(nothing)
-    check_close([p.error for p in passes], errors)
-    check_close([p.x for p in passes], xs)
-    check_close([p.y for p in passes], ys)
-    check_close(passes[0].tape.z, 1 - jnp.tanh(S_1) ** 2)
-    check_close(passes[1].tape.z, 1 / (1 + jnp.exp(-S_2)))
+def widened(tree: Any) -> Any:
+    """A tree in float64."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
 
 
-def test_watch_sees_the_errors_of_the_reading() -> None:
-    # A reading of single examples takes each example's own loss, which is n times its share of the mean.
-    net = serial(linear(3), activate(tanh))
-    arguments = posed(Problem(net, squared, 4, 3))
-    errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_example)]
-    check_close(5 * errors[0], errors[1])
+@pytest.mark.parametrize("n", [7, 128, 20000])
+def test_examples_that_agree_have_no_variance(n: int) -> None:
+    """In float32, where the two moments of n equal numbers differ by rounding that grows with n."""
+    net = serial(dense(5, tanh), linear(3))
+    params, state, (x, y), key = posed(Problem(net, softmax_cross_entropy, 4, 3), 1, dtype=jnp.float32)
+    same = jnp.tile(x, (n, 1)), jnp.tile(y, n)
+    found = jax.jit(lambda: [backprop(net, softmax_cross_entropy, r)(params, state, same, key)[1] for r in SPREADS])
+    spread, ratio = found()
+    assert all(not leaf.any() for leaf in jax.tree.leaves(spread))
+    assert all(np.isinf(leaf).all() for leaf in jax.tree.leaves(ratio))
+
+
+@pytest.mark.parametrize(("apart", "at_weights"), [(1e-4, False), (0.05, True)])
+def test_a_small_variance_is_seen(apart: float, at_weights: bool) -> None:
+    """At a bias even where it is 1e-9 of the moment, at weights from n eps on."""
+    x = jnp.ones((256, 1), jnp.float32)
+    y = jnp.where(jnp.arange(256)[:, None] < 128, 1, 1 + apart).astype(jnp.float32)
+    params = {"w": jnp.zeros((1, 1), jnp.float32), "b": jnp.zeros(1, jnp.float32)}
+    _, spread = backprop(linear(1), squared, variance)(params, (), (x, y), jax.random.key(0))
+    np.testing.assert_allclose(spread["b"], apart**2 / 4, rtol=1e-2)
+    np.testing.assert_allclose(spread["w"][0], spread["b"] if at_weights else 0, rtol=1e-2)
+
+
+def test_variances_of_half_precision_are_found_in_float32() -> None:
+    given = posed(SMALL._replace(loss=squared), 256, dtype=jnp.bfloat16)
+    _, ratio = backprop(SMALL.net, squared, signal_to_noise)(*given)
+    _, each = backprop(SMALL.net, squared, per_example)(*given)
+    want = jax.tree.map(lambda g: jnp.mean(g, axis=0) ** 2 / jnp.var(g, axis=0), widened(each))
+    for got, w in zip(jax.tree.leaves(ratio), jax.tree.leaves(want), strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(got, np.float32), w, rtol=0.05, atol=1e-3)
+
+
+def test_variance_of_nan_is_nan() -> None:
+    params, state, (x, y), key = posed(SMALL, 3)
+    bad = x.at[0].set(jnp.nan), y
+    for read in SPREADS:
+        _, found = backprop(SMALL.net, SMALL.loss, read)(params, state, bad, key)
+        assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_a_batch_of_one_has_no_variance_and_no_noise() -> None:
+    given = posed(SMALL, 1)
+    _, spread = jax.jit(backprop(SMALL.net, SMALL.loss, variance))(*given)
+    _, ratio = jax.jit(backprop(SMALL.net, SMALL.loss, signal_to_noise))(*given)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(spread))
+    assert all(np.isinf(leaf).all() for leaf in jax.tree.leaves(ratio))
+
+
+def test_where_no_example_pulls_there_is_no_signal() -> None:
+    params, state, (x, _), key = posed(SMALL._replace(loss=squared), 3)
+    targets = SMALL.net.apply(params, state, x)
+    _, ratio = backprop(SMALL.net, squared, signal_to_noise)(params, state, (x, targets), key)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(ratio))
+
+
+def test_contributions_keep_the_two_factors_and_the_example_first() -> None:
+    net = serial(repeat(repeat(dense(4, tanh), 2), 3), prelu())
+    _, (copies, slopes) = jax.eval_shape(backprop(net, squared, contributions), *posed(Problem(net, squared, 4, 4), 7))
+    assert (copies["w"].x.shape, copies["w"].error.shape, copies["b"].shape) == ((7, 3, 2, 4),) * 3
+    assert slopes["alpha"].shape == (7, 4)
+
+
+@pytest.mark.parametrize("read", [gram, variance, signal_to_noise, contributions], ids=str)
+def test_batch_norm_refuses_what_is_of_single_examples(read: Reading) -> None:
+    problem = NETWORKS["batch norm"]
+    with pytest.raises(ValueError, match=r"couples the examples.*fnn\.inference_mode"):
+        jax.eval_shape(backprop(problem.net, problem.loss, read), *posed(problem))
+
+
+def test_signal_to_noise_of_no_signal_can_be_differentiated():
+    f = lambda x: fnn.signal_to_noise.rows(x).sum()  # noqa: E731
+    assert float(f(jnp.zeros((3, 2)))) == 0
+    assert np.isfinite(jax.grad(f)(jnp.zeros((3, 2)))).all()
+
+
+# In every dtype
+
+
+@every_dtype
+def test_squares_of_small_errors_are_not_lost(dtype):
+    """x = 200 and ε = 1e-4: in float16 ε² is 0, though x²ε² = 4e-4 is not."""
+    x, error = jnp.full((4, 1), 200, dtype), jnp.full((4, 1), 1e-4, dtype)
+    right = float(np.square(float64(x[0, 0]) * float64(error[0, 0])))
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(float64(fnn.second_moment.outer(x, error)), [[4 * right]], rtol=2 * eps)
+    np.testing.assert_allclose(float64(fnn.squared_norm.outer(x, error)), [right] * 4, rtol=2 * eps)
+    np.testing.assert_allclose(float64(fnn.gram.outer(x, error)), np.full((4, 4), right), rtol=2 * eps)

@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import fnn
 from fnn import (
     Activation,
     Layer,
@@ -20,6 +22,7 @@ from fnn import (
     dense,
     dropout,
     gradient,
+    grouped,
     identity,
     inference_mode,
     linear,
@@ -27,6 +30,7 @@ from fnn import (
     objective,
     per_example,
     prelu,
+    repeat,
     residual,
     second_derivatives,
     serial,
@@ -35,10 +39,27 @@ from fnn import (
     tanh,
     watch,
 )
-from fnn.derivatives import gate_curvature
+from fnn.derivatives import (
+    gate_curvature,
+    unit_gate_curvature,
+)
 from fnn.derivatives.hessian import loss_hessian
-from tests.checkers import TOLERANCE, check_close, check_curve, relative_errors
-from tests.problems import EVERY_LAYER, LAYERS, LOSSES, NETWORKS, Case, Problem, couples, given, normal, posed, targets
+from tests.checkers import TOLERANCE, check_close, relative_errors
+from tests.nn.laws import check_laws, curve_by_hand_and_by_jax
+from tests.problems import (
+    LAYERS,
+    LOSSES,
+    NETWORKS,
+    Case,
+    Problem,
+    couples,
+    every_dtype,
+    float64,
+    given,
+    normal,
+    posed,
+    targets,
+)
 
 EXACT = TOLERANCE["second derivative"]
 
@@ -62,12 +83,6 @@ def automatic(net: Layer, loss: Loss, params: Any, state: Any, batch: Any, key: 
 
 
 # Every layer
-
-
-@pytest.mark.parametrize("case", EVERY_LAYER.values(), ids=EVERY_LAYER.keys())
-def test_curve_is_the_hessian_of_forward(case: Case) -> None:
-    layer = decoupled(case.layer)
-    check_curve(layer, *given(layer, case.inputs))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -304,9 +319,8 @@ FAULTS: dict[str, tuple[Layer, int]] = {
 
 @pytest.mark.parametrize(("layer", "inputs"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_wrong_curve_is_found_out(layer: Layer, inputs: int) -> None:
-    arguments = given(layer, inputs)
-    with pytest.raises(AssertionError, match="relative errors"):
-        check_curve(layer, *arguments)
+    with pytest.raises(AssertionError, match=r"breaks the law .curve.*relative errors"):
+        check_laws(Case(layer, inputs), laws=curve_by_hand_and_by_jax)
 
 
 # Refusals
@@ -334,3 +348,74 @@ def test_a_curvature_of_another_shape_is_refused() -> None:
     for c in (jnp.ones((5, 2)), jnp.ones((5, 3, 2)), jnp.ones(3)):
         with pytest.raises(ValueError, match=r"dense\(3, tanh\).curve: expected.*\(5, 3\).*\(5, 3, 3\)"):
             layer.curve(params, tape, y, c, gradient)
+
+
+# Gates of units
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_gates_of_units_are_second_derivatives_by_gates(exact: bool) -> None:
+    """One hidden layer below a loss of separate outputs, where the one pass is exact too."""
+    net = serial(dense(5, tanh), linear(2))
+    params, state, (x, y), key = posed(Problem(net, squared, 4, 2), 7)
+
+    def gated(gates: Any) -> Any:
+        (p, q), (g, h) = params, gates
+        hidden = jnp.tanh(x @ p["w"] + p["b"][None]) * g[None]
+        return jnp.mean(jnp.sum(0.5 * ((hidden @ q["w"] + q["b"][None]) * h[None] - y) ** 2, axis=1))
+
+    ones = jnp.ones(5), jnp.ones(2)
+    want = [jax.hessian(lambda g, i=i: gated((*ones[:i], g, *ones[i + 1 :])))(ones[i]) for i in range(2)]
+    got = unit_gate_curvature(net, squared, exact=exact)(params, state, (x, y), key)
+    check_close(got, tuple(jnp.diagonal(h) for h in want), rtol=1e-11)
+
+
+def test_gates_within_repeat_have_the_depth_first() -> None:
+    net = serial(repeat(dense(4, tanh), 3), grouped(dense(3, tanh), 2))
+    copies, beside = jax.eval_shape(unit_gate_curvature(net, squared), *posed(Problem(net, squared, 4, 6), 7))
+    assert (copies.shape, beside.shape) == ((3, 4), (2, 3))
+
+
+# Chunks in every dtype
+
+
+@every_dtype
+def test_chunks_in_every_dtype(dtype):
+    """The gradient of 1000 examples in chunks of one is that of all at once to the dtype's digits."""
+    n = 1000
+    x, y = jnp.ones((n, 1), dtype), jnp.full((n, 1), -1e-3, dtype)
+    params = {"w": jnp.zeros((1, 1), dtype), "b": jnp.zeros(1, dtype)}
+    given = params, (), (x, y), jax.random.key(0)
+    for size in (1, 300):
+        (value, _), g = microbatched(backprop(linear(1), squared), size)(*given)
+        assert (value.dtype, g["b"].dtype) == (dtype, dtype)
+        np.testing.assert_allclose(float64(g["b"]), -float64(y[0]), rtol=2 * float(jnp.finfo(dtype).eps))
+    one = jnp.full((n, 1), 1.0, dtype)
+    (value, _), _ = microbatched(backprop(linear(1), squared), 1)(params, (), (x, one), jax.random.key(0))
+    np.testing.assert_allclose(float64(value), 0.5, rtol=2 * float(jnp.finfo(dtype).eps))
+
+
+# Whole numbers into an embedding
+
+
+def test_second_derivatives_behind_an_embedding():
+    """As with the rows that it looks up for inputs, each counted where it was looked up."""
+    table = jax.random.normal(jax.random.key(0), (7, 4))
+    embed = fnn.from_function(lambda key, x: table, lambda table, x: table[x[:, 0]], "embedding")
+    rest = fnn.serial(fnn.dense(4, fnn.tanh), linear(3))
+    x, y = jnp.array([[0], [2], [6], [2]]), jnp.array([0, 1, 2, 2])
+    net, loss = fnn.serial(embed, rest), fnn.softmax_cross_entropy
+    params, state = net.init(jax.random.key(1), x)
+    for exact in (True, False):
+        _, (of_table, of_rest) = second_derivatives(net, loss, exact=exact)(params, state, (x, y), jax.random.key(2))
+        rows = table[x[:, 0]]
+        _, right = second_derivatives(rest, loss, exact=exact)(params[1], state[1], (rows, y), jax.random.key(2))
+        jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-12), of_rest, right)
+        assert of_table.shape == table.shape
+
+    def mean_loss(table):
+        return jnp.mean(loss.value(net.apply((table, params[1]), state, x), y))
+
+    hessian = np.asarray(jax.hessian(mean_loss)(table)).reshape(28, 28)
+    _, (of_table, _) = second_derivatives(net, loss)(params, state, (x, y), jax.random.key(2))
+    np.testing.assert_allclose(np.asarray(of_table).ravel(), np.diag(hessian), atol=1e-12)

@@ -1,4 +1,4 @@
-"""Products with the Hessian, random probes, Lanczos, and the noise of gradients: against whole matrices."""
+"""Products with the Hessian, random probes and Lanczos: against whole matrices, in every dtype and at every scale."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fnn.testing._laws.asking import HASTE
 from jax.flatten_util import ravel_pytree
 
 from fnn import (
     Activation,
     Layer,
-    activate,
-    backprop,
     dense,
     dropout,
     inference_mode,
     linear,
     objective,
-    prelu,
     remat,
     repeat,
-    residual,
     serial,
     sigmoid,
     softmax_cross_entropy,
@@ -33,7 +30,6 @@ from fnn import (
 from fnn.derivatives import (
     ggn_diagonal,
     ggn_vector_product,
-    gradient_noise,
     hessian_vector_product,
     hutchinson,
     kronecker_factors,
@@ -41,16 +37,9 @@ from fnn.derivatives import (
     trace,
 )
 from fnn.derivatives import reference as automatic
-from fnn.derivatives.noise import noise_of
-from fnn.testing._asking import HASTE
 from tests.checkers import check_close
-from tests.problems import NETWORKS, Problem, normal, posed
-
-NET = Problem(
-    serial(dense(3, tanh), repeat(residual(dense(3, sigmoid)), 2), prelu(), linear(2)), softmax_cross_entropy, 4, 2
-)
-GIVEN = posed(NET, 7)
-KEY = jax.random.key(11)
+from tests.derivatives.networks import GIVEN, KEY, NET, standard_errors
+from tests.problems import NETWORKS, Problem, every_dtype, float64, normal, posed
 
 
 @pytest.fixture(scope="module")
@@ -114,19 +103,6 @@ def test_a_vector_of_another_dtype_is_refused(product: Any) -> None:
 
 
 # Probes
-
-
-def standard_errors(samples: Any, want: Any) -> float:
-    """How many standard errors the mean of samples [m, …] is away, the worst entry of all leaves.
-
-    Where there is nothing random about an entry, its error is rounding.
-    """
-
-    def away(s: Any, w: Any) -> float:
-        error = np.std(s, axis=0, ddof=1) / np.sqrt(s.shape[0])
-        return float(np.max(np.abs(np.mean(s, axis=0) - w) / (error + 1e-12 * np.max(np.abs(w))), initial=0))
-
-    return max(map(away, jax.tree.leaves(samples), jax.tree.leaves(want)))
 
 
 SEVERAL = [
@@ -202,15 +178,6 @@ def test_many_probes_are_the_mean_of_single_ones(probed: Any) -> None:
         sum(float(jnp.sum(jnp.var(leaf, axis=0))) for leaf in jax.tree.leaves(s)) for s in (probed[True], samples)
     )
     assert 12 < single / mean < 20
-
-
-def test_random_columns_estimate_the_gauss_newton_diagonal() -> None:
-    want = automatic.ggn_diagonal(NET.net, NET.loss)(*GIVEN)[1]
-    for samples in (1, 5):
-        estimate = ggn_diagonal(NET.net, NET.loss, samples=samples)
-        found = jax.jit(jax.vmap(lambda key, f=estimate: f(*GIVEN[:3], key)[1]))(jax.random.split(KEY, 400))
-        assert standard_errors(found, want) < 5
-        assert all(bool((leaf >= 0).all()) for leaf in jax.tree.leaves(found))
 
 
 def test_probes_at_units_refuse_dropout_and_batch_norm_and_take_the_inference_mode() -> None:
@@ -323,68 +290,7 @@ def test_no_more_steps_than_parameters() -> None:
         lanczos(lambda v: v, jnp.ones(3), KEY, steps=4)
 
 
-# Noise
-
-
-@pytest.mark.parametrize("n", [3, 7, 100, 5000])
-def test_examples_that_agree_make_no_noise(n: int) -> None:
-    """In float32, where the trace and the sum of the Gram matrix differ by rounding."""
-    params, state, (x, y), key = posed(NET, 1, dtype=jnp.float32)
-    same = jnp.tile(x, (n, 1)), jnp.tile(y, n)
-    found = jax.jit(gradient_noise(NET.net, NET.loss))(params, state, same, key)
-    assert found.squared_norm > 0
-    assert {name: float(value) for name, value in found._asdict().items() if name != "squared_norm"} == dict.fromkeys(
-        found._fields[1:], 0.0
-    )
-
-
-def test_noise_of_nothing_is_nothing_and_noise_without_a_signal_is_infinite() -> None:
-    assert noise_of(jnp.zeros((3, 3))) == (0,) * 6
-    opposite = noise_of(jnp.array([[1.0, -1.0], [-1.0, 1.0]]))
-    assert opposite == (0, 2, np.inf, np.inf, 0, np.inf)  # ⟨g_n, g⟩ = 0 for both
-    assert all(np.isnan(value) for value in noise_of(jnp.full((3, 3), jnp.nan)))
-    g = np.random.default_rng(6).standard_normal((64, 3)).astype(np.float32)
-    g -= g.mean(axis=0)  # ‖g‖² is rounding, and may come out below 0
-    found = noise_of(jnp.asarray(g @ g.T))
-    assert all(float(value) >= 0 for value in found)
-
-
-def test_a_network_without_params_makes_no_noise() -> None:
-    net = serial(activate(tanh), activate(tanh))
-    assert gradient_noise(net, squared)(*posed(Problem(net, squared, 4, 4), 3)) == (0,) * 6
-
-
-def test_noise_in_half_precision_is_found_in_float32() -> None:
-    found = gradient_noise(NET.net, NET.loss)(*posed(NET, 256, dtype=jnp.bfloat16))
-    want = gradient_noise(NET.net, NET.loss)(*posed(NET, 256))
-    for got, value in zip(found, want, strict=True):
-        assert got.dtype == jnp.float32
-        np.testing.assert_allclose(got, value, rtol=0.1)
-
-
-def test_the_noise_scale_is_that_of_a_made_population() -> None:
-    """Gradients m + u with |m|² = 4 and tr Σ = 30: the noise scale is 7.5 on average over many batches."""
-    u = np.random.default_rng(5).standard_normal((400, 64, 30))
-    g = u + np.full(30, np.sqrt(4 / 30))
-    found = jax.vmap(lambda g: noise_of(g @ g.T))(jnp.asarray(g))
-    assert abs(float(found.variance.mean()) - 30) < 0.2
-    assert abs(float(found.variance.mean() / (found.squared_norm - found.variance / 64).mean()) - 7.5) < 0.2
-
-
-def test_noise_takes_two_examples_of_their_own() -> None:
-    with pytest.raises(ValueError, match="at least two examples to compare, got a batch of 1"):
-        gradient_noise(NET.net, NET.loss)(*posed(NET, 1))
-    problem = NETWORKS["batch norm"]
-    with pytest.raises(ValueError, match="couples the examples"):
-        gradient_noise(problem.net, problem.loss)(*posed(problem))
-
-
-def test_estimates_come_in_the_signature_of_backprop() -> None:
-    for make in (hutchinson, ggn_diagonal):
-        (value, state), found = make(NET.net, NET.loss)(*GIVEN)
-        (want, same), g = backprop(NET.net, NET.loss)(*GIVEN)
-        check_close((value, state), (want, same))
-        assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, g)
+# Saturated neurons
 
 
 @pytest.mark.parametrize(("sigma", "S"), [(tanh, 9.5), (tanh, -17.0), (sigmoid, 17.0), (sigmoid, -17.0)])
@@ -403,3 +309,61 @@ def test_products_keep_the_digits_of_saturated_neurons(sigma: Activation, S: flo
     value = np.tanh(S) if sigma is tanh else 1 / (1 + np.exp(-S))
     np.testing.assert_allclose(G, (v * slope) ** 2, rtol=1e-5)
     np.testing.assert_allclose(H, np.full((2, 1, 1), 2 * v * value * slope), rtol=1e-5)
+
+
+# In every dtype
+
+
+@every_dtype
+def test_hutchinson_in_every_dtype(dtype):
+    """d²Q/db² = 1 whatever the probe: a sum of 3000 thirds of a thousandth would stick in bfloat16."""
+    x, y = jnp.zeros((4, 1), dtype), jnp.zeros((4, 1), dtype)
+    params = {"w": jnp.ones((1, 1), dtype), "b": jnp.zeros(1, dtype)}
+    for units in (True, False):
+        _, h = hutchinson(linear(1), squared, probes=3000, units=units)(params, (), (x, y), jax.random.key(1))
+        assert h["b"].dtype == dtype
+        np.testing.assert_allclose(float64(h["b"]), [1], rtol=1e-6)
+
+
+@every_dtype
+def test_trace_in_every_dtype(dtype):
+    """Σ 1/k for k = 1…400, of which the plain sum of bfloat16 numbers keeps two digits."""
+    diagonal = jnp.asarray(1 / np.arange(1, 401)).astype(dtype)
+    found = trace(lambda v: diagonal * v, jnp.zeros(400, dtype), jax.random.key(0), probes=50)
+    np.testing.assert_allclose(float64(found.mean), np.asarray(diagonal, np.float64).sum(), rtol=1e-6)
+
+
+# Lanczos at every scale
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e-20, 1e-15, 1.0, 1e18, 1e20, 1e30])
+def test_eigenvalues_at_every_scale_in_float32(scale):
+    M = jnp.arange(1, 6).astype(jnp.float32)
+    found = lanczos(
+        lambda v: jnp.asarray(scale, jnp.float32) * (M * v), jnp.zeros(5, jnp.float32), jax.random.key(0), steps=5
+    )
+    true = np.arange(5, 0, -1.0)
+    np.testing.assert_allclose(float64(found.values) / scale, true, rtol=2e-6)
+    assert (np.abs(float64(found.values) / scale - true) <= float64(found.errors) / scale).all()
+    assert (float64(found.errors) / scale < 1e-5).all()
+    np.testing.assert_allclose(np.abs(float64(found.vectors)), np.eye(5)[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_errors_of_few_steps_at_every_scale(scale):
+    """Every value said is as near to an eigenvalue as said, and some error is told."""
+    M = np.linspace(-1, 1, 60)
+    product = lambda v: jnp.asarray(scale, jnp.float32) * (jnp.asarray(M, jnp.float32) * v)  # noqa: E731
+    found = lanczos(product, jnp.zeros(60, jnp.float32), jax.random.key(1), steps=6)
+    nearest = np.abs(float64(found.values)[:, None] / scale - M[None]).min(axis=1)
+    assert (nearest <= float64(found.errors) / scale).all()
+    assert (float64(found.errors) / scale > 1e-4).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+def test_eigenvalues_of_narrow_params_are_found_in_float32(dtype):
+    M = jnp.arange(1, 6).astype(dtype)
+    found = lanczos(lambda v: M * v, jnp.zeros(5, dtype), jax.random.key(0), steps=5)
+    assert (found.values.dtype, found.vectors.dtype) == (jnp.float32, dtype)
+    assert (np.abs(float64(found.values) - [5, 4, 3, 2, 1]) <= float64(found.errors)).all()
+    assert float(found.errors.max()) < 0.2

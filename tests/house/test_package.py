@@ -44,7 +44,7 @@ def imports(path: Path) -> list[tuple[str, ast.stmt]]:
     """The modules a file imports, with the statements; `from fnn import checks` imports fnn.checks."""
     found = []
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found += [(alias.name, node) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -117,6 +117,21 @@ def test_importing_touches_no_backend():
         [sys.executable, "-c", "import fnn"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+
+
+# Tests
+
+
+TESTED = [path for path in FILES if not path.name.startswith("_") and path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("path", TESTED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_has_a_test_file_in_the_same_place(path):
+    """fnn/<package>/<module>.py is tested in tests/<package>/test_<module>.py."""
+    expected = ROOT / "tests" / path.relative_to(PACKAGE).with_name(f"test_{path.name}")
+    assert expected.exists(), f"expected {expected.relative_to(ROOT)}"
+    tree = ast.parse(expected.read_text(encoding="utf-8"))
+    assert any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in tree.body)
 
 
 # Names

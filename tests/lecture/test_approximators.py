@@ -11,10 +11,8 @@ import pytest
 from fnn import (
     Activation,
     adam,
-    compare_gradients,
     dense,
     gaussian,
-    gradient,
     heaviside,
     identity,
     linear,
@@ -24,10 +22,8 @@ from fnn import (
     sgd,
     sigmoid,
     softplus,
-    squared,
     tanh,
 )
-from fnn.core._checks import curve_of
 from fnn.lecture import (
     approximators,
     cybenko,
@@ -38,7 +34,7 @@ from fnn.lecture import (
     sup_error,
     unit_grid,
 )
-from tests.checkers import TOLERANCE, check_backward, check_close, check_readings
+from tests.checkers import check_backward, check_close, check_readings
 from tests.problems import given
 
 STATE = ((), ())
@@ -81,18 +77,24 @@ def test_labels():
 
 # Steps in one dimension
 
+
 FUNCTIONS = {
     "Lipschitz": (lambda x: jnp.sin(6 * x[:, 0]), lambda r: 6 * r),
     "Hölder": (lambda x: 2 + jnp.sqrt(jnp.abs(x[:, 0] - 0.3)), np.sqrt),
     "decreasing": (lambda x: -3 * x[:, 0], lambda r: 3 * r),
 }
 """Functions with (an upper bound of) their modulus of continuity ω(r)."""
+
+
 KNOTS = {
     "even": np.linspace(0, 1, 33),
     "uneven": np.linspace(0, 1, 33) ** 2,
 }
 
+
 each_function = pytest.mark.parametrize(("f", "modulus"), FUNCTIONS.values(), ids=FUNCTIONS.keys())
+
+
 each_knots = pytest.mark.parametrize("knots", KNOTS.values(), ids=KNOTS.keys())
 
 
@@ -135,6 +137,7 @@ def test_smooth_steps_come_as_close_as_one_likes():
 
 
 # Any one nonlinearity
+
 
 TWO_VARIABLES = lambda x: jnp.sin(3 * x[:, 0]) * x[:, 1]  # noqa: E731
 
@@ -252,104 +255,22 @@ def test_a_fit_is_the_trainers_run(key):
 
 # Kolmogorov's superposition
 
+
 SMALL = serial(dense(3, tanh), linear(1))
+
+
 SUPERPOSITION = kolmogorov(2, inner=SMALL, outer=serial(dense(2, sigmoid), linear(1)))
-
-
-def small_net(params, at, activation, x):
-    hidden, outer = ({name: np.asarray(leaf)[at] for name, leaf in layer.items()} for layer in params)
-    return (activation(np.outer(x, hidden["w"][0]) + hidden["b"]) @ outer["w"] + outer["b"])[:, 0]
-
-
-def test_kolmogorov_is_the_superposition():
-    params, state, x, key = given(SUPERPOSITION, 2)
-    f, _, sigma = params[1]
-    a = 0
-    for i in range(5):
-        u = sum(small_net(f, (i, j), np.tanh, np.asarray(x)[:, j]) for j in range(2))
-        a += small_net(sigma, (i,), lambda S: 1 / (1 + np.exp(-S)), u)
-    np.testing.assert_allclose(SUPERPOSITION.apply(params, state, x)[:, 0], a, rtol=1e-12)
-    np.testing.assert_allclose(SUPERPOSITION.forward(params, state, x, key)[0][:, 0], a, rtol=1e-12)
-
-
-def test_kolmogorov_backward_is_the_vjp_of_forward():
-    check_backward(SUPERPOSITION, *given(SUPERPOSITION, 2))
-
-
-def test_kolmogorov_can_be_read():
-    check_readings(SUPERPOSITION, *given(SUPERPOSITION, 2))
-
-
-def test_kolmogorov_has_the_gradient_of_its_differences():
-    params, state, x, key = given(SUPERPOSITION, 2)
-    batch = x, jnp.sum(x, axis=1)
-    options = {"examples": False, "dtypes": ()}
-    report = compare_gradients(SUPERPOSITION, squared, params, state, batch, key, **options)
-    assert report.worst < TOLERANCE["same gradient"]
-    assert report.worst_of("manual–differences") < 1e-6
-
-
-def test_kolmogorov_has_second_derivatives():
-    net = kolmogorov(2, inner=dense(1, tanh), outer=dense(1, sigmoid))
-    params, state, x, key = given(net, 2, n=2)
-
-    @jax.jit
-    def both(params, x):
-        y, _, tape = net.forward(params, state, x, key)
-        _, below, _ = curve_of(net)(params, tape, y, jnp.ones((2, 1, 1)), gradient)
-        loss = lambda x: 0.5 * jnp.square(net.apply(params, state, x[None])[0, 0])  # noqa: E731
-        return below, jax.vmap(jax.hessian(loss))(x)
-
-    got, want = both(params, x)
-    check_close(got, want, TOLERANCE["second derivative"])
-
-
-@pytest.mark.parametrize("d", [1, 2, 5])
-def test_kolmogorov_has_a_network_for_every_function(d, key):
-    net = kolmogorov(d, inner=SMALL, outer=serial(dense(4, tanh), linear(1)))
-    params, _ = jax.eval_shape(net.init, key, jnp.zeros((1, d)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == (2 * d + 1) * (d * (3 + 3 + 3 + 1) + (4 + 4 + 4 + 1))
-
-
-def test_no_two_functions_of_kolmogorov_start_alike(key):
-    params, _ = jax.jit(kolmogorov(2, inner=linear(1), outer=linear(1)).init)(key, jnp.zeros((1, 2)))
-    for part in (params[1][0], params[1][2]):
-        starts = np.asarray(part["w"])
-        assert len(np.unique(starts)) == starts.size
-
-
-def test_the_program_of_kolmogorov_does_not_grow(key):
-    def operations(d: int) -> str:
-        net, x = kolmogorov(d, inner=SMALL, outer=SMALL), jnp.zeros((4, d))
-        params, state = jax.eval_shape(net.init, key, x)
-        jaxpr = jax.make_jaxpr(lambda p, x: net.forward(p, state, x, key)[0])(params, x)
-        return str([equation.primitive for equation in jaxpr.eqns])
-
-    assert operations(2) == operations(7)
-
-
-def test_kolmogorov_learns_a_product(key):
-    """Nearer than any sum of functions of one variable, which leaves (x¹ − ½)(x² − ½): the σ_i are put to use."""
-    points = unit_grid(2, 9)
-    product = lambda x: x[:, 0] * x[:, 1]  # noqa: E731
-    net = kolmogorov(2, inner=SMALL, outer=SMALL)
-
-    @jax.jit
-    def errors(key):
-        start, state = net.init(jax.random.split(key)[0], points)
-        end, _ = fit_approximator(key, product, net, points, steps=600)
-        return [jnp.mean(jnp.square(net.apply(p, state, points)[:, 0] - product(points))) for p in (start, end)]
-
-    before, after = errors(key)
-    best_sum = np.mean(np.prod(np.asarray(points) - 0.5, axis=1) ** 2)
-    assert before > best_sum
-    assert after < best_sum / 2
 
 
 # Bad input
 
+
 untyped: Any = approximators
+
+
 X, KNOTS_OK, KEY = unit_grid(2, 3), jnp.linspace(0, 1, 3), jax.random.key(0)
+
+
 PARAMS = cybenko_params(jnp.ones(2), jnp.ones((2, 2)), jnp.ones(2))
 
 

@@ -15,11 +15,19 @@ from fnn import Loss
 from tests import oracles
 
 MARGIN = [fnn.logistic_margin, fnn.hinge_margin, fnn.exponential_margin, fnn.sigmoid_margin]
+
+
 ALL = [fnn.squared, *MARGIN, fnn.binary_cross_entropy, fnn.softmax_cross_entropy]
+
+
 LABELLED = [*MARGIN, fnn.binary_cross_entropy, fnn.softmax_cross_entropy]
 
+
 every_loss = pytest.mark.parametrize("loss", ALL, ids=str)
+
+
 every_margin_loss = pytest.mark.parametrize("loss", MARGIN, ids=str)
+
 
 EXACT_64: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-14}
 """Values of order one in float64, with a few digits of room for a log of a sum of exponents."""
@@ -91,6 +99,31 @@ def test_slope_is_the_derivative_of_value(loss):
 @every_loss
 def test_curvature_is_the_diagonal_of_the_hessian(loss):
     check_curvature(loss, str(loss))
+
+
+@every_loss
+def test_hessian_is_that_of_jax_and_the_root_is_one_of_it(loss):
+    """Without a Hessian of its own the diagonal is all of it, and so is the square of the root's diagonal."""
+    a, y = outputs(7, 3), targets(str(loss), 7, 3)
+
+    def of_example(a_n: jax.Array, y_n: jax.Array) -> jax.Array:
+        return jax.hessian(lambda a_n: loss.value(a_n[None], y_n[None])[0])(a_n)
+
+    def full(part: Any) -> Any:
+        return part if part.ndim == 3 else jax.vmap(jnp.diag)(part)
+
+    @jax.jit
+    def both(a: jax.Array, y: jax.Array) -> Any:
+        R = None if loss.root is None else full(loss.root(a, y))
+        by_hand = full(loss.curvature(a, y) if loss.hessian is None else loss.hessian(a, y))
+        squared = by_hand if R is None else jnp.einsum("nmc,nkc->nmk", R, R)
+        return by_hand, squared, jax.vmap(of_example)(a, y)
+
+    by_hand, squared, automatic = both(a, y)
+    np.testing.assert_allclose(by_hand, automatic, **EXACT_64)
+    np.testing.assert_allclose(squared, automatic, **EXACT_64)
+    assert (loss.hessian is None) == (loss is not fnn.softmax_cross_entropy)
+    assert (loss.root is None) == (loss is fnn.sigmoid_margin)
 
 
 @every_margin_loss
@@ -216,3 +249,30 @@ def test_two_classes_are_one_logit():
     of_two = jax.jit(fnn.softmax_cross_entropy.value)(jnp.concatenate([jnp.zeros_like(a), a], axis=1), y[:, 0])
     np.testing.assert_allclose(jax.jit(fnn.binary_cross_entropy.value)(a, y), of_two, rtol=1e-12)
     np.testing.assert_allclose(jax.jit(fnn.logistic_margin.value)(a, 2 * y - 1), of_two, rtol=1e-12)
+
+
+# Messages that name what to do
+
+
+@pytest.mark.parametrize(
+    ("y", "says", "says_not"),
+    [
+        (np.eye(3)[[0, 2]], "argmax", "your own Loss"),
+        (np.eye(3, dtype=int)[[0, 2]], "argmax", "your own Loss"),
+        (np.full((2, 3), 1 / 3), "your own Loss", "Convert one-hot"),
+        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "your own Loss", "Convert one-hot"),
+        (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "Convert one-hot"),
+        (np.array([0.0, 2.0]), "astype(int)", "argmax"),
+        (np.array([[0], [2]]), "y[:, 0]", "argmax"),
+    ],
+)
+def test_argmax_is_advised_for_one_hot_rows_only(y, says, says_not):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        fnn.softmax_cross_entropy.value(jnp.zeros((2, 3)), y)
+    assert says in str(raised.value)
+    assert says_not not in str(raised.value)
+
+
+def test_traced_rows_are_told_what_argmax_would_lose():
+    with pytest.raises(TypeError, match=r"one-hot rows.*argmax.*discard"):
+        jax.jit(fnn.softmax_cross_entropy.value)(jnp.zeros((2, 3)), jnp.full((2, 3), 1 / 3))

@@ -14,8 +14,8 @@ from fnn.nn import drop_records
 from tests.checkers import check_close, random_cotangent
 from tests.problems import ACTIVATIONS, LOSSES, Problem, draw_network, posed
 
-SEEDS, EXAMPLES = range(2), 100
-"""200 networks in two tests, which may run side by side."""
+SEEDS, EXAMPLES = range(2), 50
+"""100 networks in two tests, which may run side by side."""
 
 NAMES = {
     *("linear", "dense", "activate", "prelu", "dropout", "inverted_dropout", "batch_norm", "scaled_sine"),

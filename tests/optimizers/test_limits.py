@@ -1,10 +1,9 @@
-"""Optimizers where numbers end: decays next to 1, gradients of 0, ε next to 0, counters at 2³¹; chains out of order.
+"""Optimizers where numbers end: decays next to 1, gradients of 0, ε next to 0, counters at 2³¹.
 
 Right values are float64 loops in NumPy, difference quotients of them, and closed forms.
 """
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,13 +12,13 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import Optimizer, apply_updates, chain, clip_by_norm, l2, masked, sgd, tree_norm, weights_only
-from fnn.optimizers import freeze
+from fnn import Optimizer, apply_updates, chain, clip_by_norm, sgd
 from fnn.optimizers._arithmetic import next_step
-from fnn.pruning import sparse
 from tests import oracles
 
 EPS = float(jnp.finfo(jnp.float32).eps)
+
+
 TOP = 2**31 - 1
 
 
@@ -37,6 +36,7 @@ LOOPS: dict[str, tuple[Callable[..., Optimizer], Callable[..., np.ndarray], tupl
     "nadam": (fnn.nadam, oracles.nadam, ("gamma", "alpha")),
 }
 """An optimizer with averages, the slide's loop, and its decays."""
+
 
 CASES = [pytest.param(name, decay, id=f"{name} {decay}") for name, of in LOOPS.items() for decay in of[2]]
 
@@ -164,38 +164,6 @@ def test_a_constant_feature_leaves_the_derivative_through_a_run_right(make):
         np.testing.assert_allclose(jax.vmap(derivative)(jnp.asarray([0.05]))[0], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev], ids=["forward", "reverse"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=lambda d: d.__name__)
-def test_clipping_has_the_slopes_of_its_equation(derivative, dtype):
-    """The identity where ‖g‖ ≤ θ, at 0 too, and (θ/‖g‖)(I − ggᵀ/‖g‖²) above."""
-    of = lambda theta: derivative(lambda g: clip_by_norm(theta).update(g, (), None)[0])  # noqa: E731
-    for theta in (1.0, jnp.asarray(jnp.inf, dtype)):
-        slope = of(theta) if theta == 1.0 else jax.jit(lambda g, t: of(t)(g))
-        for g in ([0.0, 0.0], [0.3, -0.4]):
-            given = (jnp.asarray(g, dtype),) if theta == 1.0 else (jnp.asarray(g, dtype), theta)
-            np.testing.assert_array_equal(slope(*given), np.eye(2))
-    g = np.array([3.0, 4.0])
-    right = (np.eye(2) - np.outer(g, g) / 25) / 5
-    np.testing.assert_allclose(of(1.0)(jnp.asarray(g, dtype)), right, atol=2 * float(jnp.finfo(dtype).eps))
-    norm = derivative(tree_norm)
-    np.testing.assert_array_equal(norm(jnp.zeros(2, dtype)), np.zeros(2))
-    np.testing.assert_allclose(norm(jnp.asarray(g, dtype)), g / 5, rtol=4 * float(jnp.finfo(dtype).eps))
-
-
-def test_clipping_nothing_raises_no_false_alarm():
-    with jax.debug_nans(True):
-        for g in (jnp.zeros(3), (jnp.zeros(2), jnp.zeros(()))):
-            clip_by_norm(1.0).update(g, (), None)
-
-
-def test_a_nan_anywhere_makes_all_of_a_clipped_gradient_nan():
-    """The norm is NaN, so that no θ/‖g‖ is known: the other leaves do not pass as long as they came."""
-    bad = {"a": jnp.asarray([jnp.nan, 1.0]), "b": jnp.asarray([1e3])}
-    for mode in (lambda f: f, jax.jit):
-        updates = mode(lambda g: clip_by_norm(1.0).update(g, (), None)[0])(bad)
-        assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(updates))
-
-
 ROOTS = ("rmsprop", "adadelta", "adam", "nadam")
 
 
@@ -268,60 +236,3 @@ def test_the_next_step_saturates_in_every_dtype(dtype):
     for k in (0, 1, top - 2, top - 1, top):
         after = next_step(jnp.asarray(k, dtype))
         assert (int(after), after.dtype) == (min(k + 1, top), dtype)
-
-
-# Chains out of order
-
-ADAM = fnn.adam(0.01)
-WRONG = {
-    "a decay after a step": lambda: chain(ADAM, l2(0.1)),
-    "clipping after a step": lambda: chain(ADAM, clip_by_norm(1.0)),
-    "not next to it": lambda: chain(clip_by_norm(1.0), fnn.nag(0.1), chain(), l2(0.1)),
-    "a masked decay": lambda: chain(ADAM, masked(l2(0.1), weights_only)),
-    "in a chain of transforms": lambda: chain(ADAM, chain(clip_by_norm(1.0), l2(0.1))),
-    "after a chain that ends in a step": lambda: chain(chain(l2(0.1), sgd(0.1)), clip_by_norm(1.0)),
-    "after a step at some leaves": lambda: chain(masked(ADAM, weights_only), l2(0.1)),
-    "after a masked chain": lambda: chain(masked(chain(clip_by_norm(1.0), ADAM), weights_only), clip_by_norm(1.0)),
-    "after a frozen one": lambda: chain(freeze(ADAM, weights_only), masked(l2(0.1), weights_only)),
-    "after a sparse one": lambda: chain(sparse(chain(l2(0.1), ADAM)), l2(0.1)),
-    "a frozen transform": lambda: chain(ADAM, freeze(l2(0.1), weights_only)),
-    "two steps": lambda: chain(ADAM, sgd(1.0)),
-}
-
-
-@pytest.mark.parametrize("make", WRONG.values(), ids=WRONG.keys())
-def test_what_takes_gradients_is_refused_behind_a_step(make):
-    with pytest.raises(ValueError, match=r"chain: expected gradients to reach .*, got the steps.*\. (Put|Leave out)"):
-        make()
-
-
-def test_a_chain_out_of_order_is_told_how_to_be_in_order():
-    with pytest.raises(ValueError, match=r"Put l2\(0\.1\) before adam\(0\.01\)"):
-        chain(ADAM, l2(0.1))
-
-
-FOREIGN = SimpleNamespace(init=lambda params: (), update=lambda g, state, params=None: (g, state))
-RIGHT = {
-    "transforms first": lambda: chain(clip_by_norm(1.0), chain(masked(l2(0.1), weights_only)), ADAM),
-    "optimizers for different leaves": lambda: chain(
-        masked(ADAM, weights_only), masked(l2(0.1), lambda p: False), masked(sgd(0.1), lambda p: False)
-    ),
-    "frozen": lambda: chain(l2(0.1), freeze(chain(l2(0.1), ADAM), weights_only)),
-    "all frozen at last": lambda: chain(ADAM, freeze(chain(), weights_only)),
-    "sparse": lambda: chain(clip_by_norm(1.0), sparse(chain(l2(0.1), ADAM))),
-    "a foreign pair after a step": lambda: chain(ADAM, FOREIGN),
-    "a pair of a user's after a step": lambda: chain(ADAM, Optimizer(*vars(FOREIGN).values())),
-    "after a foreign pair": lambda: chain(FOREIGN, l2(0.1), ADAM),
-    "nothing after a step": lambda: chain(ADAM, chain()),
-}
-
-
-@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT.keys())
-def test_chains_in_order_pass(make):
-    make()
-
-
-def test_decay_in_a_chain_in_order_shrinks_the_weights():
-    w = jnp.ones(1)
-    optimizer = chain(l2(0.1), ADAM)
-    assert float(optimizer.update(jnp.zeros(1), optimizer.init(w), w)[0][0]) < 0

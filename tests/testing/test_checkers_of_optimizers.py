@@ -13,7 +13,7 @@ from fnn import Loss, Optimizer, tree_norm
 from fnn.optimizers import nag_weights
 from tests import oracles
 from tests.nn.test_losses import check_curvature, check_falls_with_margin, check_slope, check_value
-from tests.optimizers.test_optimizers import (
+from tests.optimizers.cases import (
     CASES,
     HYPER,
     as_held,

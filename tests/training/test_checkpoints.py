@@ -24,15 +24,10 @@ import pytest
 
 from fnn import (
     adam,
-    apply_updates,
     batch_norm,
-    chain,
-    clip_by_norm,
     dense,
     dropout,
-    l2,
     linear,
-    momentum,
     serial,
     squared,
     tanh,
@@ -44,6 +39,8 @@ from fnn.training import all_but_head, first_parts, load, save, transplant
 from fnn.training import checkpoints as module
 
 with_safetensors = pytest.mark.skipif(find_spec("safetensors") is None, reason="safetensors is not installed")
+
+
 every_format = pytest.mark.parametrize("suffix", [".npz", pytest.param(".safetensors", marks=with_safetensors)])
 
 
@@ -239,6 +236,8 @@ def metadata(content: Any) -> bytes:
 
 
 ONE = npy("(3,)", content=np.arange(3.0).tobytes())
+
+
 NPZ: dict[str, Any] = {
     "empty": b"",
     "one byte": b"x",
@@ -264,7 +263,11 @@ NPZ: dict[str, Any] = {
     "a generator unknown": {"w.npy": ONE, "__metadata__.npy": metadata({"generators": {"w": "dice"}})},
     "a generator of floats": {"w.npy": ONE, "__metadata__.npy": metadata({"generators": {"w": "rbg"}})},
 }
+
+
 W = {"dtype": "F64", "shape": [3], "data_offsets": [0, 24]}
+
+
 TENSORS = {
     "empty": b"",
     "one byte": b"x",
@@ -289,7 +292,11 @@ TENSORS = {
     "a generator of nothing": tensors({"w": W, "__metadata__": {"generators": '{"zz": "rbg"}'}}, bytes(24)),
     "a generator no JSON": tensors({"w": W, "__metadata__": {"generators": "{"}}, bytes(24)),
 }
+
+
 DAMAGED = [(".npz", name, content) for name, content in NPZ.items()]
+
+
 DAMAGED += [(".safetensors", name, content) for name, content in TENSORS.items()]
 
 
@@ -557,41 +564,6 @@ def test_every_part_that_does_not_fit_is_named():
 # Freezing
 
 
-def test_a_mask_is_true_in_the_parts_named():
-    params = widths(5, 4, 4, 3)
-    mask = mask_of_parts(params, [0, (-1, "b")])
-    assert mask == ({"w": True, "b": True}, {"w": False, "b": False}, {"w": False, "b": True})
-    assert mask_of_parts(params, {1: 0}) == mask_of_parts(params, [1])
-    assert mask_of_parts(Pair(1.0, (2.0,)), ["v"]) == Pair(False, (True,))
-    eleven = tuple(float(i) for i in range(11))
-    assert mask_of_parts(eleven, [1]) == (False, True, *[False] * 9)
-
-
-def random_like(params: Any, seed: int) -> Any:
-    noise = np.random.default_rng(seed)
-    return jax.tree.map(lambda w: jnp.asarray(noise.standard_normal(w.shape)), params)
-
-
-@pytest.mark.parametrize("as_function", [False, True])
-def test_frozen_parts_stay_and_the_others_move_as_if_alone(as_function):
-    params = start = random_like(widths(3, 4, 4, 2), 7)
-    optimizer = chain(clip_by_norm(1.0), l2(0.1), momentum(0.1))
-    mask = mask_of_parts(params, [0, 1])
-    frozen = freeze(optimizer, (lambda params: mask) if as_function else mask)
-    step, step_alone = jax.jit(frozen.update), jax.jit(optimizer.update)
-    state, alone, state_alone = frozen.init(params), params[2], optimizer.init(params[2])
-    for seed in range(5):
-        g = random_like(params, seed)
-        updates, state = step(g, state, params)
-        params = apply_updates(params, updates)
-        updates, state_alone = step_alone(g[2], state_alone, alone)
-        alone = apply_updates(alone, updates)
-    assert_same_bits(params[:2], start[:2])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), params[2], alone)
-    assert not np.array_equal(params[2]["w"], start[2]["w"])
-    assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(state_alone))
-
-
 def test_training_does_not_move_what_was_transplanted():
     x = jax.random.normal(jax.random.key(0), (16, 3))
     net = serial(dense(4, tanh), dense(4, tanh), linear(1))
@@ -602,17 +574,6 @@ def test_training_does_not_move_what_was_transplanted():
     state, _ = train(learn, state, (x, x[:, :1]), 3)
     assert_same_bits(state.params[:2], source[:2])
     assert not np.array_equal(state.params[2]["w"], start.params[2]["w"])
-
-
-def test_what_cannot_freeze_says_why():
-    params = widths(3, 4, 2)
-    with pytest.raises(TypeError, match=r"freeze: expected optimizers.*Call the factory first"):
-        freeze(adam, mask_of_parts(params, [0]))
-    with pytest.raises(ValueError, match="expected a mask in the structure of the params"):
-        freeze(adam(0.1), (True, False)).init(params)
-    with pytest.raises(TypeError, match="expected a mask of bools"):
-        freeze(adam(0.1), jax.tree.map(lambda w: 1.0, params))
-    assert repr(freeze(adam(0.1), mask_of_parts(params, [0]))) == "freeze(adam(0.1), mask)"
 
 
 def test_a_flipped_byte_is_found_in_both_formats(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fnn import (
     train_with_early_stopping,
     trainer,
 )
-from tests.training.test_trainers import LEARN, NET, problem
+from tests.training.learners import LEARN, NET, problem
 
 
 def test_linear_regression_stabilises_at_the_least_squares_solution() -> None:

@@ -12,14 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import fnn
 from fnn import dense, inverted_dropout, linear, serial, squared, sweep, tanh, train, train_until_stable, trainer
-from fnn.training.sweeps import _carried, _fits_caches
+from fnn.training.sweeps import _carried, _compiled, _fits_caches
 
 X = jax.random.normal(jax.random.key(1), (30, 3))
+
+
 DATA = (X, jnp.sin(X))
+
+
 KEYS = jax.random.split(jax.random.key(0), 4)
+
+
 ETAS, PS = jnp.array([1e-3, 1e-2, 1e-1]), jnp.array([0.0, 0.5])
 
 
@@ -48,6 +55,22 @@ def test_the_rows_do_not_depend_on_devices_and_chunks(devices: int, at_once: int
     expected = sweep(experiment, KEYS, eta=ETAS[:1], p=PS)
     results = sweep(experiment, KEYS, devices=jax.devices()[:devices], at_once=at_once, eta=ETAS[:1], p=PS)
     chex.assert_trees_all_close(results, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "calls", "loops"),
+    [(None, 7, True), (1, 7, True), (3, 3, True), (4, 2, True), (6, 2, True), (7, 1, False), (100, 1, False)],
+)
+def test_so_many_rows_are_computed_together_in_chunks_of_one_size(at_once: int | None, calls: int, loops: bool) -> None:
+    """Seven rows of a program; a single chunk needs no loop over chunks."""
+    row = jax.make_jaxpr(lambda u: 2 * u)(jnp.ones(3))
+    sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("rows",)), PartitionSpec("rows"))
+    kind = ((3,), jnp.dtype(float))
+    program = _compiled(row, jax.tree.structure(0), (kind,), 7, sharding, at_once)
+    assert program.rows == calls * -(-7 // calls)
+    x = jnp.arange(3.0 * program.rows).reshape(-1, 3)
+    np.testing.assert_array_equal(program.call((x,)), 2 * x)
+    assert ("while" in program.call.as_text()) == loops
 
 
 def test_fewer_rows_than_devices() -> None:
@@ -130,21 +153,6 @@ def test_chunks_keep_what_rows_carry_in_the_caches() -> None:
     large = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x + 1, x))(jnp.zeros(10**6))
     assert _carried(large.jaxpr) >= 8e6
     assert _fits_caches(large.jaxpr) == 1
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-
-
-def test_cores_become_devices_only_before_jax_starts() -> None:
-    done = python("import fnn, jax; print(fnn.use_cores(5), len(jax.devices()), fnn.use_cores(5)); fnn.use_cores(2)")
-    assert done.stdout.split() == ["5", "5", "5"]
-    assert "RuntimeError: use_cores(2) comes too late: JAX has started with 5 CPU device(s)" in done.stderr
-
-
-def test_by_default_every_core_becomes_a_device() -> None:
-    done = python("import fnn, jax, os; print(fnn.use_cores() == len(jax.devices()) == len(os.sched_getaffinity(0)))")
-    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_bases_of_every_row_on_every_device_are_had_without_waiting_for_ever() -> None:

@@ -1,0 +1,78 @@
+"""Batch normalisation: the batch's statistics in training, exponential means of them in inference."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fnn import (
+    batch_norm,
+    gradient,
+)
+from tests.checkers import TOLERANCE
+from tests.nn.laws import check_laws, each_case_of
+from tests.problems import Case, given, normal
+
+
+@each_case_of("normalization")
+def test_normalizations_keep_their_laws(case: Case) -> None:
+    check_laws(case)
+
+
+# Batch normalisation
+
+
+def batches(count: int) -> list[jax.Array]:
+    return [2 + 3 * normal(jnp.ones((6, 4)), seed) for seed in range(count)]
+
+
+def test_batch_norm_normalises_then_scales_and_shifts(key: jax.Array) -> None:
+    params, state, _, _ = given(batch_norm(), 4)
+    (x,) = batches(1)
+    y, _, _ = batch_norm().forward(params, state, x, key)
+    x_hat = (y - params["beta"][None]) / params["gamma"][None]
+    variance = np.var(x, axis=0)
+    np.testing.assert_allclose(np.mean(x_hat, axis=0), 0, atol=TOLERANCE["same gradient"])
+    np.testing.assert_allclose(np.var(x_hat, axis=0), variance / (variance + 1e-5), rtol=TOLERANCE["same gradient"])
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_batch_norm_applies_exponential_means_calibrated_from_the_first_batch_on(count, rate, key) -> None:
+    layer = batch_norm(rate=rate)
+    params, state, _, _ = given(layer, 4)
+    for x in batches(count):
+        _, state, _ = layer.forward(params, state, x, key)
+    weights = np.array([(1 - rate) ** (count - 1 - j) for j in range(count)])
+    weights = weights / weights.sum()
+    mean = sum(w * np.mean(x, axis=0) for w, x in zip(weights, batches(count), strict=True))
+    variance = sum(w * np.var(x, axis=0, ddof=1) for w, x in zip(weights, batches(count), strict=True))
+    x = normal(jnp.ones((3, 4)), 99)
+    gamma, beta = np.asarray(params["gamma"]), np.asarray(params["beta"])
+    want = gamma * (np.asarray(x) - np.asarray(mean)) / np.sqrt(np.asarray(variance) + 1e-5) + beta
+    np.testing.assert_allclose(layer.apply(params, state, x), want, rtol=TOLERANCE["same gradient"])
+
+
+def test_batch_norm_applies_mean_0_and_variance_1_before_any_training() -> None:
+    params, state, x, _ = given(batch_norm(), 4)
+    want = params["gamma"][None] * x / math.sqrt(1 + 1e-5) + params["beta"][None]
+    np.testing.assert_allclose(batch_norm().apply(params, state, x), want, rtol=TOLERANCE["same gradient"])
+
+
+def test_batch_norm_applied_treats_each_example_by_itself(key: jax.Array) -> None:
+    params, state, x, _ = given(batch_norm(), 4)
+    _, state, _ = batch_norm().forward(params, state, x, key)
+    together, alone = batch_norm().apply(params, state, x), batch_norm().apply(params, state, x[:1])
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-15)  # compiled apart: one rounding may differ
+
+
+def test_batch_norm_passes_no_error_along_the_mean_and_the_scale_of_a_batch(key: jax.Array) -> None:
+    # What moves all examples alike, or stretches them all, is undone by the normalisation; ε leaves ε/σ² of the latter.
+    layer = batch_norm(epsilon=1e-14)
+    params, state, x, _ = given(layer, 4)
+    y, _, tape = layer.forward(params, state, x, key)
+    for error in (jnp.ones_like(y), tape.x_hat):
+        through, _ = layer.backward(params, tape, error, gradient)
+        np.testing.assert_allclose(through, 0, atol=TOLERANCE["same gradient"])
