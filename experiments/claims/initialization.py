@@ -55,8 +55,9 @@ LEAD = (
     f"all but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the "
     f"latter {{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the "
     "variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until "
-    f"the mean loss of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one layer of 16 neurons trained "
-    "on breast cancer, all for the same answer: 1 − the mean |correlation| of the outputs of two neurons."
+    f"the mean loss of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one "
+    "layer of 16 neurons trained on breast cancer, all for the same answer: 1 − the mean |correlation| of the outputs "
+    "of two neurons."
 )
 OUTPUTS = r.Claim(
     "Weights drawn uniformly on ±1/√H even out the variances of the outputs: the last hidden layer's is between half "

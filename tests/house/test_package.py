@@ -44,7 +44,7 @@ def imports(path: Path) -> list[tuple[str, ast.stmt]]:
     """The modules a file imports, with the statements; `from fnn import checks` imports fnn.checks."""
     found = []
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, node) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
