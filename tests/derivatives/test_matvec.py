@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fnn.testing._laws.asking import HASTE
 from jax.flatten_util import ravel_pytree
 
 from fnn import (
@@ -37,6 +36,7 @@ from fnn.derivatives import (
     trace,
 )
 from fnn.derivatives import reference as automatic
+from fnn.testing._asking import HASTE
 from tests.checkers import check_close
 from tests.derivatives.networks import GIVEN, KEY, NET, standard_errors
 from tests.problems import NETWORKS, Problem, every_dtype, float64, normal, posed

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from fnn.testing._laws.asking import HASTE
 
 from fnn import (
     backprop,
@@ -41,6 +40,7 @@ from fnn.derivatives import (
     unit_gate_curvature,
 )
 from fnn.derivatives import reference as automatic
+from fnn.testing._asking import HASTE
 from tests.checkers import check_close
 from tests.problems import LAYERS, LOSSES, NETWORKS, Problem, couples, normal, posed
 

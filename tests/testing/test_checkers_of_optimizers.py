@@ -246,7 +246,8 @@ def test_a_wrong_l2_is_found(factor):
 def printed_sigmoid() -> Loss:
     """The slide's sigmoid loss as printed, 1/(1 + e^−M), with its right derivatives."""
     right = fnn.sigmoid_margin
-    return Loss("printed", *((lambda a, y, part=part: part(a, -y)) for part in right[1:4]))
+    value, slope, curvature = ((lambda a, y, part=part: part(a, -y)) for part in right[1:4])
+    return Loss("printed", value=value, slope=slope, curvature=curvature)
 
 
 def scaled_by(factor: float, f: Callable) -> Callable:
