@@ -24,7 +24,7 @@ Measured = dict[str, Any]
 Judge = Callable[[Measured, float], tuple[Outcome, str]]
 """From the numbers and a tolerance to an outcome and a finding."""
 
-HASTE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_HASTE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 """Compiler options that make programs of many small operations compile several times faster, and run slower."""
 
 
@@ -143,15 +143,15 @@ def _answered(
                 found[question.name] = answer
         return found
 
-    found = jax.device_get(_compiled(program, arguments)(*arguments) if compiled else program(*arguments))
+    found = jax.device_get(compiled_in_haste(program, *arguments)(*arguments) if compiled else program(*arguments))
     return [decided.get(q.name) or _judged(q, found[q.name], tolerance) for q in questions]
 
 
-def _compiled(program: Callable[..., Any], arguments: Any) -> Callable[..., Any]:
+def compiled_in_haste(program: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """The program, compiled in haste: it runs once, on a few numbers."""
     lowered = jax.jit(program).lower(*arguments)
     try:
-        return lowered.compile(compiler_options=HASTE)
+        return lowered.compile(compiler_options=_HASTE)
     except Exception:  # a compiler that does not know the options
         return lowered.compile()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state, take_current_trace
 
 from fnn.core import _checks as checks
 from fnn.core.types import Trainer
@@ -88,10 +89,20 @@ def some_devices(devices: Any) -> tuple[Any, ...]:
 
 def inside_a_trace() -> bool:
     """Whether JAX is tracing here, for `jit`, `vmap` or `grad`: even concrete values may then depend on tracers."""
-    here = get_opaque_trace_state("fnn")
-    with take_current_trace():
-        outside = get_opaque_trace_state("fnn")
-    return here != outside
+    return _trace_state() != _top_level()
+
+
+def _trace_state() -> Any:
+    from jax.extend.core import get_opaque_trace_state  # here, for it costs as much as a package of fnn to import
+
+    return get_opaque_trace_state("fnn")
+
+
+@cache
+def _top_level() -> Any:
+    """The trace state outside of every trace, which is that of a new thread."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(_trace_state).result()
 
 
 def outside_a_trace(where: str, instead: str) -> None:

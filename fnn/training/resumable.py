@@ -14,12 +14,11 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 from jax.tree_util import keystr
 
 from fnn.core import _checks as checks
@@ -31,6 +30,9 @@ from fnn.training._progress import progress_bar
 from fnn.training.checkpoints import load, save
 from fnn.training.devices import Device
 from fnn.training.sweeps import Grid, run_rows
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
 
 
 def resumable_sweep(

@@ -8,16 +8,15 @@ by `jax.vmap` within a chunk. On a CPU every core is a device after `fnn.use_cor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fnn.core import _checks as checks
@@ -25,6 +24,9 @@ from fnn.core._trees import is_key
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training.devices import Device
+
+if TYPE_CHECKING:  # where they are used, for jax.extend costs as much as a package of fnn to import
+    from jax.extend.core import ClosedJaxpr, Jaxpr
 
 _CACHE = 2**21  # bytes that the rows of a chunk may carry on a CPU; beyond it, steps are bound by memory
 
@@ -210,6 +212,8 @@ def _compiled(
 
     With None it runs them one by one, without `jax.vmap`.
     """
+    from jax.extend.core import jaxpr_as_fun
+
     chunks = -(-share // (at_once or 1))
     size = -(-share // chunks)
     of_row = jaxpr_as_fun(row)
@@ -245,7 +249,7 @@ def _needs_single_rows(program: Jaxpr) -> bool:
     variables: list[Any] = [*program.invars, *program.constvars, *(v for eqn in program.eqns for v in eqn.outvars)]
     dtypes = {v.aval.dtype for v in variables if hasattr(v.aval, "dtype")} - {threefry}
     is_another = any(jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
-    return is_another or any(map(_needs_single_rows, subjaxprs(program)))
+    return is_another or any(map(_needs_single_rows, _inner(program)))
 
 
 def _fits_caches(row: Jaxpr) -> int:
@@ -258,7 +262,14 @@ def _carried(program: Jaxpr) -> int:
     loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("scan", "while")]
     carries: list[list[Any]] = [[v.aval for v in eqn.outvars[: eqn.params.get("num_carry")]] for eqn in loops]
     here = [sum(aval.size * aval.dtype.itemsize for aval in carry) for carry in carries]
-    return max([0, *here, *map(_carried, subjaxprs(program))])
+    return max([0, *here, *map(_carried, _inner(program))])
+
+
+def _inner(program: Jaxpr) -> Iterable[Jaxpr]:
+    """The programs inside a program: the bodies of its loops, branches and calls."""
+    from jax.extend.core import subjaxprs
+
+    return subjaxprs(program)
 
 
 def _room(device: Device, devices: int) -> float:

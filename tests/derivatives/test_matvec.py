@@ -36,7 +36,7 @@ from fnn.derivatives import (
     trace,
 )
 from fnn.derivatives import reference as automatic
-from fnn.testing._asking import HASTE
+from fnn.testing._asking import compiled_in_haste
 from tests.checkers import check_close
 from tests.derivatives.networks import GIVEN, KEY, NET, standard_errors
 from tests.problems import NETWORKS, Problem, every_dtype, float64, normal, posed
@@ -138,7 +138,7 @@ def test_what_is_random_is_within_five_standard_errors_of_its_twin(name: str, n:
         return samples, twins, H, trace(product, given[0], KEY, 400), lanczos(product, given[0], KEY, H.shape[0])
 
     arguments = posed(problem, n), jax.random.split(KEY, 400)
-    program = jax.jit(found).lower(*arguments).compile(compiler_options=HASTE)
+    program = compiled_in_haste(found, *arguments)
     samples, twins, H, traced, spectrum = program(*arguments)
     away = {what: standard_errors(samples[what], twins[what]) for what in samples}
     assert max(away.values()) < 5, away

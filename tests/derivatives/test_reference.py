@@ -40,7 +40,7 @@ from fnn.derivatives import (
     unit_gate_curvature,
 )
 from fnn.derivatives import reference as automatic
-from fnn.testing._asking import HASTE
+from fnn.testing._asking import compiled_in_haste
 from tests.checkers import check_close
 from tests.problems import LAYERS, LOSSES, NETWORKS, Problem, couples, normal, posed
 
@@ -143,7 +143,7 @@ def test_everything_equals_its_automatic_twin(name: str, n: int) -> None:
         return quantities | curvatures_and_twins(problem, given, v)
 
     arguments = given, normal(given[0], seed=21)
-    pairs = jax.jit(both).lower(*arguments).compile(compiler_options=HASTE)(*arguments)
+    pairs = compiled_in_haste(both, *arguments)(*arguments)
     assert len(pairs) == 25 + 3 * (name in CONVEX) + 6 * (n > 1)
     wrong = {}
     for what, (got, want) in pairs.items():
