@@ -907,7 +907,7 @@ def test_the_report_prints_and_raises_and_becomes_plain_data():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ((dense, X), TypeError, "call the factory"),
+        ((dense, X), TypeError, "Call the factory"),
         ((linear(2), X[:1]), ValueError, "at least 2 examples"),
         ((linear(2), X[0]), ValueError, "batch axis"),
         ((linear(2), X.astype(int)), TypeError, "expected floats"),
@@ -929,7 +929,7 @@ def test_a_state_without_params():
 @pytest.mark.parametrize(
     ("given", "options", "error", "message"),
     [
-        ((adam, PARAMS), {}, TypeError, "call the factory"),
+        ((adam, PARAMS), {}, TypeError, "Call the factory"),
         ((sgd(0.1), {"w": np.arange(3)}), {}, TypeError, "params of floats"),
         ((sgd(0.1), ()), {}, ValueError, "at least one array"),
         ((sgd(0.1), PARAMS), {"steps": 1}, ValueError, "steps must be a whole number >= 2"),
