@@ -198,5 +198,6 @@ def same_structure(where: str, name: str, value: Any, like_name: str, like: Any)
     for (path, v), k in zip(jax.tree.leaves_with_path(value), jax.tree.leaves(like), strict=True):
         if jnp.shape(v) != jnp.shape(k):
             at = jax.tree_util.keystr(path)
-            place = f"{name}{at}" if at[:1] in ("", "[", ".") else f"{name} at {at}"
+            is_path = not at or at.startswith(("[", "."))
+            place = f"{name}{at}" if is_path else f"{name} at {at}"
             raise ValueError(f"{where}: {place} has shape {jnp.shape(v)}, but {like_name} has {jnp.shape(k)} there")

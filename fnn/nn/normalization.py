@@ -67,8 +67,9 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
-        zero, one = jnp.zeros(x.shape[1], x.dtype), jnp.ones(x.shape[1], x.dtype)
-        return {"gamma": one, "beta": zero}, wide(BatchNormState(zero, zero, jnp.zeros((), x.dtype)))
+        zeros = jnp.zeros(x.shape[1], x.dtype)
+        state = BatchNormState(mean=zeros, variance=zeros, weight=jnp.zeros((), x.dtype))
+        return {"gamma": jnp.ones_like(zeros), "beta": zeros}, wide(state)
 
     def forward(
         params: Params, state: BatchNormState, x: Array, key: Array

@@ -290,7 +290,7 @@ WRONG = {
     "cybenko with a bias": (
         lambda: cybenko(2).apply((PARAMS[0], {**PARAMS[1], "b": jnp.ones(1)}), STATE, X),
         ValueError,
-        r"linear\(1, bias=False\) takes params",
+        r"linear\(1, bias=False\): expected params",
     ),
     "w turned": (lambda: cybenko_params(jnp.ones(2), jnp.ones((2, 3)), jnp.ones(2)), ValueError, r"w \[d, H\].*2, 3"),
     "one w_0 for all": (lambda: untyped.cybenko_params(jnp.ones(2), jnp.ones((2, 2)), 0.5), ValueError, r"w_0 \[H\]"),
@@ -322,7 +322,7 @@ WRONG = {
     "a fit with two outputs": (
         lambda: fit_approximator(KEY, total, linear(2), X, steps=1),
         ValueError,
-        "make the last layer as wide as there are targets",
+        "make the last layer as wide as y",
     ),
     "an error without a layer": (
         lambda: untyped.sup_error(total, total, (), (), X),
@@ -344,7 +344,7 @@ WRONG = {
     "x of another width": (
         lambda: jax.eval_shape(SUPERPOSITION.init, KEY, unit_grid(3, 2)),
         ValueError,
-        r"2 features.*got 3",
+        r"expected 2 features.*got 3",
     ),
 }
 

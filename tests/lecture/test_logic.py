@@ -192,7 +192,7 @@ WRONG = {
     "xor of three features": (
         lambda: xor_by_product().net.init(jax.random.key(0), jnp.ones((1, 3))),
         ValueError,
-        "2 features",
+        "with_product: expected 2 features",
     ),
     "7 variables": (lambda: is_linearly_separable(jnp.zeros(128)), ValueError, "1 to 6 variables, got 7.*linear"),
     "a count of 7": (lambda: count_threshold_functions(7), ValueError, "1 to 6 variables, got 7"),

@@ -307,7 +307,7 @@ WRONG = {
         ValueError,
         r"one output \[n, 1\], got \(1, 2\)",
     ),
-    "classes by no layer": (lambda: untyped.classify(linear, {}, (), W), TypeError, "call the factory"),
+    "classes by no layer": (lambda: untyped.classify(linear, {}, (), W), TypeError, "Call the factory"),
     "b of another length": (lambda: to_lecture(({"w": W, "b": B[:1]},)), ValueError, r"\(3, 2\) and \(1,\)"),
     "w without inputs": (lambda: to_lecture({"w": B, "b": B}), ValueError, r"w \[i, o\]"),
     "w and b of two dtypes": (lambda: to_lecture({"w": W, "b": B.astype("float32")}), TypeError, "one dtype"),

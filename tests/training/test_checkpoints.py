@@ -557,7 +557,7 @@ def test_every_part_that_does_not_fit_is_named():
         first_parts(0)
     with pytest.raises(ValueError, match="expected weights before the head"):
         all_but_head(widths(5, 4))
-    with pytest.raises(TypeError, match="takes its params as a tuple"):
+    with pytest.raises(TypeError, match="expected its params as a tuple"):
         all_but_head({"w": 1, "b": 2})
 
 
