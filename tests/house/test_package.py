@@ -181,7 +181,7 @@ def with_examples(name: str) -> bool:
     return ">>>" in Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", filter(with_examples, all_modules()))
+@pytest.mark.parametrize("name", [*filter(with_examples, all_modules())])
 def test_examples_print_what_they_say(name):
     """As a user has it: float32, and JAX's own promotion."""
     module = importlib.import_module(name)
