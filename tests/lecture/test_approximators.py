@@ -34,8 +34,9 @@ from fnn.lecture import (
     sup_error,
     unit_grid,
 )
-from tests.checkers import check_backward, check_close, check_readings
-from tests.problems import given
+from tests.checkers import check_close
+from tests.nn.laws import check_laws
+from tests.problems import Case
 
 STATE = ((), ())
 
@@ -56,8 +57,7 @@ def test_cybenko_is_the_sum(key):
 
 def test_cybenko_learns_by_backprop():
     net = cybenko(4, tanh)
-    check_backward(net, *given(net, 3))
-    check_readings(net, *given(net, 3))
+    check_laws(Case(net, 3))
 
 
 def test_every_neuron_starts_with_its_rise_within_the_cube(key):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fnn import (
+    Layer,
     batch_norm,
     dense,
     dropout,
@@ -25,21 +26,30 @@ from fnn import (
     tanh,
 )
 from fnn.nn import monte_carlo, thinned_average
-from tests.checkers import check_backward, check_close
-from tests.problems import EVERY_LAYER, given
+from tests.checkers import check_close
+from tests.nn.laws import Pairs, backward_by_hand_and_by_jax, check_laws
+from tests.problems import EVERY_LAYER, Given, given
 
-STAGED = [name for name, case in EVERY_LAYER.items() if str(inference_mode(case.layer)) != str(case.layer)]
+TWO_MODES = [name for name, case in EVERY_LAYER.items() if str(inference_mode(case.layer)) != str(case.layer)]
 
 
-@pytest.mark.parametrize("name", STAGED)
-def test_the_training_stage_of_the_applied_network_is_the_inference_mode(name: str) -> None:
-    layer, inputs = EVERY_LAYER[name]
-    params, state, x, key = given(layer, inputs)
-    state = jax.tree.map(lambda s: s + 0.5, state)  # running estimates that are not those of no batch
-    y, after, _ = inference_mode(layer).forward(params, state, x, key)
-    check_close(y, layer.apply(params, state, x))
-    check_close(after, state)
-    check_backward(inference_mode(layer), params, state, x, key)
+def laws_of_inference(layer: Layer, at: Given) -> Pairs:
+    """Trained in inference mode, a layer computes what it applies, remembers nothing, and has the vjp of that."""
+    at = at._replace(state=jax.tree.map(lambda s: s + 0.5, at.state))  # estimates that are not those of no batch
+    y, after, _ = inference_mode(layer).forward(*at)
+    pairs = {"applied": (y, layer.apply(at.params, at.state, at.x)), "state": (after, at.state)}
+    return pairs | backward_by_hand_and_by_jax(inference_mode(layer), at)
+
+
+@pytest.mark.parametrize("name", TWO_MODES)
+def test_a_network_in_inference_mode_trains_as_it_is_applied(name: str) -> None:
+    check_laws(EVERY_LAYER[name], laws=laws_of_inference)
+
+
+def test_what_drops_or_normalises_has_two_modes() -> None:
+    words = ("dropout", "batch_norm")
+    of_words = [name for name, case in EVERY_LAYER.items() if any(word in str(case.layer) for word in words)]
+    assert TWO_MODES == of_words != []
 
 
 def test_what_has_one_stage_is_left_as_it_is() -> None:
