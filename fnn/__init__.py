@@ -1,82 +1,89 @@
 """Neural networks as pure functions on JAX, with hand-written BackProp and automatic gradients to compare it with.
 
-The shapes are in `fnn.core`; the equations of a layer are in its docstring. Importing this package uses no device.
+The shapes are in `fnn.core`; the equations of a layer are in its docstring. Importing this package uses no device;
+each of its packages is loaded with its first use.
 """
 
-from fnn import core, nn, derivatives, optimizers, data, training, pruning, testing, lecture  # isort: skip
-from fnn.core import (
-    Activation,
-    Layer,
-    Loss,
-    Optimizer,
-    Reading,
-    Trainer,
-    TrainState,
-    gradient,
-    gram,
-    per_example,
-    second_moment,
-    signal_to_noise,
-    squared_norm,
-    variance,
-)
-from fnn.data import permuted, shuffled, with_replacement
-from fnn.derivatives import autodiff, backprop, microbatched, objective, second_derivatives
-from fnn.nn import (
-    activate,
-    as_function,
-    batch_norm,
-    binary_cross_entropy,
-    columns,
-    dense,
-    dropout,
-    exponential_margin,
-    from_function,
-    gaussian,
-    grouped,
-    heaviside,
-    hinge_margin,
-    identity,
-    inference_mode,
-    inverted_dropout,
-    leaky_relu,
-    linear,
-    logarithmic,
-    logistic_margin,
-    map_layers,
-    mixed_precision,
-    prelu,
-    relu,
-    remat,
-    repeat,
-    residual,
-    serial,
-    sigmoid,
-    sigmoid_margin,
-    softmax_cross_entropy,
-    softplus,
-    squared,
-    tanh,
-    watch,
-)
-from fnn.optimizers import (
-    adadelta,
-    adam,
-    apply_updates,
-    chain,
-    clip_by_norm,
-    l2,
-    masked,
-    momentum,
-    nadam,
-    nag,
-    rmsprop,
-    sgd,
-    tree_norm,
-    weights_only,
-)
-from fnn.testing import check_layer, check_optimizer, compare_gradients
-from fnn.training import fit, sweep, train, train_until_stable, train_with_early_stopping, trainer, use_cores
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fnn import core, nn, derivatives, optimizers, data, training, pruning, testing, lecture  # isort: skip
+    from fnn.core import (
+        Activation,
+        Layer,
+        Loss,
+        Optimizer,
+        Reading,
+        Trainer,
+        TrainState,
+        gradient,
+        gram,
+        per_example,
+        second_moment,
+        signal_to_noise,
+        squared_norm,
+        variance,
+    )
+    from fnn.data import permuted, shuffled, with_replacement
+    from fnn.derivatives import autodiff, backprop, microbatched, objective, second_derivatives
+    from fnn.nn import (
+        activate,
+        as_function,
+        batch_norm,
+        binary_cross_entropy,
+        columns,
+        dense,
+        dropout,
+        exponential_margin,
+        from_function,
+        gaussian,
+        grouped,
+        heaviside,
+        hinge_margin,
+        identity,
+        inference_mode,
+        inverted_dropout,
+        leaky_relu,
+        linear,
+        logarithmic,
+        logistic_margin,
+        map_layers,
+        mixed_precision,
+        prelu,
+        relu,
+        remat,
+        repeat,
+        residual,
+        serial,
+        sigmoid,
+        sigmoid_margin,
+        softmax_cross_entropy,
+        softplus,
+        squared,
+        tanh,
+        watch,
+    )
+    from fnn.optimizers import (
+        adadelta,
+        adam,
+        apply_updates,
+        chain,
+        clip_by_norm,
+        l2,
+        masked,
+        momentum,
+        nadam,
+        nag,
+        rmsprop,
+        sgd,
+        tree_norm,
+        weights_only,
+    )
+    from fnn.testing import check_layer, check_optimizer, compare_gradients
+    from fnn.training import fit, sweep, train, train_until_stable, train_with_early_stopping, trainer, use_cores
 
 __version__ = "0.1.0"
 
@@ -172,3 +179,22 @@ __all__ = [
     "weights_only",
     "with_replacement",
 ]
+
+_PACKAGES = ("core", "nn", "derivatives", "optimizers", "data", "training", "pruning", "testing", "lecture")
+"""each imports from itself and from those before it"""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a package, or the first package that has a name."""
+    if name in _PACKAGES:
+        return import_module(f"fnn.{name}")
+    if name in __all__:
+        for package in map(import_module, (f"fnn.{package}" for package in _PACKAGES)):
+            if name in package.__all__:
+                globals()[name] = getattr(package, name)
+                return globals()[name]
+    raise AttributeError(f"module 'fnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

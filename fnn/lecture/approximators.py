@@ -8,7 +8,7 @@ Three theorems on continuous functions on the unit cube [0, 1]^d, as trainable a
 - Gorban 1998: linear operations and **any single** continuous nonlinear σ are arbitrarily accurate: a `serial` of
   enough ``dense(…, σ)`` and `linear` layers. So σ need be neither monotone nor a sigmoid.
 
-The number of layers that Gorban's theorem needs depends on σ. Two suffice if and only if σ is not a polynomial (Leshno,
+The number of layers that Gorban's theorem needs depends on σ. Two suffice if and only if σ is no polynomial (Leshno,
 Lin, Pinkus and Schocken 1993): `cybenko` with `gaussian`, `logarithmic`, `relu`, …. With a polynomial σ of degree k,
 two layers yield polynomials of degree k only, three of degree k², and so on: with σ(S) = S², no two layers approximate
 x³ on [0, 1] better than 1/32, while three represent it exactly. The slide's conclusion, that two layers suffice, is

@@ -74,7 +74,7 @@ def test_importing_the_experiments_computes_nothing() -> None:
         "from jax._src import xla_bridge\n"
         "assert available() and not xla_bridge._backends\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 # Words

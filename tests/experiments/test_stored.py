@@ -338,10 +338,11 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_what_is_finishe
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(record, "ROOT", tmp_path / "root")
     monkeypatch.setattr(record, "RESULTS", tmp_path / "root" / "results")
+    monkeypatch.setattr(record, "CLAIMS", tmp_path / "root" / "CLAIMS.md")
     monkeypatch.setattr(record, "PICTURES", ("one.1.svg", "one.m1.gif"))
     (tmp_path / "root" / "results").mkdir(parents=True)
     (tmp_path / "root" / "results" / "gone.csv").write_text("old", encoding="utf-8")
-    (tmp_path / "root" / "README.md").write_text("«\n<!-- claims -->\nold<!-- /claims -->\n»", encoding="utf-8")
+    (tmp_path / "root" / "README.md").write_text(f"«\n{record.BEGIN}old{record.END}\n»", encoding="utf-8")
     return tmp_path / "root"
 
 
@@ -356,8 +357,8 @@ def test_a_full_run_is_recorded(run: Run, kept: Path) -> None:
     assert (kept / "results" / "claims.csv").read_bytes() == (run.folder / "out" / "claims.csv").read_bytes()
     assert (kept / "results" / "one.m1.gif").read_bytes() == GIF
     readme = (kept / "README.md").read_text(encoding="utf-8")
-    assert readme.startswith("«\n<!-- claims -->\nOf 6 claims 2 hold,")
-    assert readme.endswith("<!-- /claims -->\n»")
+    assert readme.startswith(f"«\n{record.BEGIN}6 claims: 2 hold,")
+    assert readme.endswith(f"{record.END}\n»")
 
 
 def test_a_damaged_run_or_half_of_one_is_not_recorded(run: Run, kept: Path) -> None:
@@ -379,10 +380,10 @@ TWO = """
 import sys
 from pathlib import Path
 from rich.console import Console
-import experiments
+import experiments.claims
 from experiments.__main__ import Options, main
 
-experiments.__path__ = [str(Path(__file__).parent / "own")]
+experiments.claims.__path__ = [str(Path(__file__).parent / "own")]
 if __name__ == "__main__":
     options = Options(("left", "right"), jobs=2, quick=True, out=Path(__file__).parent / "out")
     sys.exit(main(options, Console(width=150)))

@@ -107,7 +107,7 @@ def test_a_users_network_is_compared(my_module, network: str, verdict: str, plac
         ({"network": "my_module:strange"}, "given 32 examples of 8 features, raises TypeError: dot_general requires"),
         (
             {"network": "my_module:normed", "examples": 1},
-            "in training with --loss squared raises ValueError: batch_norm()",
+            "in training with --loss squared raises NeedsMoreExamples: batch_norm()",
         ),
         ({"network": "my_module:single", "names": ("gradients",)}, "single does not follow the dtype of x"),
     ],

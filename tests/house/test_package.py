@@ -25,7 +25,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
-LINE = ("core", "nn", "derivatives", "optimizers", "data", "training", "pruning", "testing", "lecture")
+LINE = fnn._PACKAGES
 """The packages of fnn: each imports from itself and from those before it."""
 
 OPTIONAL = {"rich", "safetensors", "sympy"}
@@ -221,7 +221,8 @@ def lengths(path: Path) -> dict[str, int]:
 def test_keyword_lines_and_empty_lines_do_not_count(tmp_path):
     path = tmp_path / "long.py"
     path.write_text(
-        'def f(x):\n    """One.\n\n    Two.\n    """\n    y = x == 1,\n\n    return g(\n        x=x,\n    )\n'
+        'def f(x):\n    """One.\n\n    Two.\n    """\n    y = x == 1,\n\n    return g(\n        x=x,\n    )\n',
+        encoding="utf-8",
     )
     assert lengths(path) == {"f": 3}
 

@@ -53,7 +53,7 @@ def test_kolmogorov_keeps_the_laws_of_layers():
 def test_kolmogorov_has_the_gradient_of_its_differences():
     params, state, x, key = given(SUPERPOSITION, 2)
     batch = x, jnp.sum(x, axis=1)
-    options = {"examples": False, "dtypes": (), "rounds": 0}
+    options = {"examples": False, "dtypes": ()}
     report = compare_gradients(SUPERPOSITION, squared, params, state, batch, key, **options)
     assert report.worst < TOLERANCE["same gradient"]
     assert report.worst_of("manual–differences") < 1e-6

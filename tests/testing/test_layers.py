@@ -290,7 +290,7 @@ def test_the_params_that_are_given_are_those_that_are_looked_at():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ((dense, X), TypeError, "call the factory"),
+        ((dense, X), TypeError, "Call the factory"),
         ((linear(2), X[:1]), ValueError, "at least 2 examples"),
         ((linear(2), X[0]), ValueError, "batch axis"),
         ((linear(2), X.astype(int)), TypeError, "expected floats"),

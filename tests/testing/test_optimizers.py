@@ -172,7 +172,7 @@ def test_the_reference_names_the_first_step_and_leaf_that_are_off():
 @pytest.mark.parametrize(
     ("given", "options", "error", "message"),
     [
-        ((adam, PARAMS), {}, TypeError, "call the factory"),
+        ((adam, PARAMS), {}, TypeError, "Call the factory"),
         ((sgd(0.1), {"w": np.arange(3)}), {}, TypeError, "params of floats"),
         ((sgd(0.1), ()), {}, ValueError, "at least one array"),
         ((sgd(0.1), PARAMS), {"steps": 1}, ValueError, "steps must be a whole number >= 2"),
