@@ -583,7 +583,7 @@ def table() -> str:
 def explained(row: Wrong, caught: pytest.ExceptionInfo[Exception]) -> None:
     message = str(caught.value)
     missing = [fragment for fragment in row.fragments if fragment not in message]
-    assert caught.type is row.error, f"{caught.type.__name__} instead of {row.error.__name__}: {message}"
+    assert issubclass(caught.type, row.error), f"{caught.type.__name__} instead of {row.error.__name__}: {message}"
     assert not missing, f"the message does not say {missing}: {message}"
 
 
