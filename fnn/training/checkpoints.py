@@ -209,7 +209,7 @@ def all_but_head(params: Params) -> dict[int, int]:
         TypeError: params that are not those of a composite, a tuple with one entry per part.
         ValueError: a network without weights before its head.
     """
-    nn_checks.parts("all_but_head: a serial", len(params), params=params)
+    nn_checks.parts("all_but_head", len(params), params=params)
     with_weights = [i for i, part in enumerate(params) if jax.tree.leaves(part)]
     if len(with_weights) < 2:
         raise ValueError(

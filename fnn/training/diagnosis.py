@@ -106,15 +106,24 @@ def _gradient_ratio(params: Params, seen: LayerRecord) -> Array | None:
     return ratio(_norm(seen.readings), _norm(params))
 
 
-gradient_norm = Metric("gradient_norm", of_layer=_gradient_norm)
-"""‖∂Q/∂W^l‖ for each layer l with parameters, Q the batch's mean loss: exploding or vanishing gradients, before the
-optimizer clips them. In single precision a norm beyond 10^±19 shows as infinite or 0."""
+gradient_norm = Metric(
+    "gradient_norm",
+    of_layer=_gradient_norm,
+    doc="‖∂Q/∂W^l‖ for each layer l with parameters, Q the batch's mean loss: exploding or vanishing gradients, before "
+    "the optimizer clips them. In single precision a norm beyond 10^±19 appears as infinite or 0.",
+)
 
-gradient_ratio = Metric("gradient_ratio", of_layer=_gradient_ratio)
-"""‖∂Q/∂W^l‖/‖W^l‖ makes layers of different sizes comparable; 0 where the gradient is 0."""
+gradient_ratio = Metric(
+    "gradient_ratio",
+    of_layer=_gradient_ratio,
+    doc="‖∂Q/∂W^l‖/‖W^l‖, which makes layers of different sizes comparable; 0 if the gradient is 0.",
+)
 
-update_norm = Metric("update_norm", of_step=lambda step: _norm(step.updates))
-"""‖ΔW‖ of the whole parameter vector, the length of the step, for any optimizer."""
+update_norm = Metric(
+    "update_norm",
+    of_step=lambda step: _norm(step.updates),
+    doc="‖ΔW‖ of the whole parameter vector, the length of the step, for any optimizer.",
+)
 
 
 def diagnostics(below: float = 0.01) -> tuple[Metric, ...]:

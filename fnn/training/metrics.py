@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fnn.core import _checks as checks
+from fnn.core._labels import OwnHelp
 from fnn.core.types import Array, Batch, Layer, Params, Reading, TrainState
 from fnn.nn.surgery import LayerRecord, intercept, map_layers, watch
 
@@ -46,12 +47,14 @@ class Metric(NamedTuple):
     - ``of_step(step) -> value``: from a `GradientStep`.
 
     Exactly one of the two is given. Values are pytrees of floats, since `train` averages them. Ready-made metrics are
-    in `fnn.training`.
+    in `fnn.training`. ``doc`` is the help of this one metric.
     """
 
+    __doc__ = OwnHelp(__doc__)  # pyright: ignore[reportAssignmentType]
     name: str
     of_layer: Callable[[Params, LayerRecord], Any] | None = None
     of_step: Callable[[GradientStep], Any] | None = None
+    doc: str = ""
 
     def __repr__(self) -> str:
         return self.name

@@ -14,19 +14,19 @@ import fnn
 untyped: Any = pydoc
 untyped_activation: Any = fnn.Activation
 
-SHAPES = fnn.Activation | fnn.Loss | fnn.Reading
+SHAPES = fnn.Activation | fnn.Loss | fnn.Reading | fnn.training.Metric
 CONSTANTS = {
     name: getattr(package, name)
-    for package in (fnn.core, fnn.nn)
+    for package in (fnn.core, fnn.nn, fnn.training)
     for name in package.__all__
     if isinstance(getattr(package, name), SHAPES)
 }
 every_constant = pytest.mark.parametrize("name", CONSTANTS)
 
 
-def test_the_constants_are_activations_losses_and_readings():
-    assert {"squared", "gram", "tanh"} <= set(CONSTANTS)
-    assert len(CONSTANTS) == 23
+def test_the_constants_are_activations_losses_readings_and_metrics():
+    assert {"squared", "gram", "tanh", "gradient_norm"} <= set(CONSTANTS)
+    assert len(CONSTANTS) == 26
 
 
 @every_constant
@@ -40,7 +40,7 @@ def test_the_help_of_a_constant_is_its_own(name):
     assert len({other.doc for other in CONSTANTS.values()}) == len(CONSTANTS)
 
 
-@pytest.mark.parametrize("shape", [fnn.Activation, fnn.Loss, fnn.Reading])
+@pytest.mark.parametrize("shape", [fnn.Activation, fnn.Loss, fnn.Reading, fnn.training.Metric])
 def test_the_help_of_a_class_is_still_the_class_docstring(shape):
     assert "class " + shape.__name__ in pydoc.render_doc(shape, renderer=untyped.plaintext)
     assert pydoc.getdoc(shape)
@@ -50,7 +50,8 @@ def test_the_help_of_a_class_is_still_the_class_docstring(shape):
 @every_constant
 def test_the_help_survives_replace_and_copies(name):
     constant = CONSTANTS[name]
-    assert constant._replace(label="mine").__doc__ == constant.doc
+    first = constant._fields[0]
+    assert constant._replace(**{first: "mine"}).__doc__ == constant.doc
     assert copy.copy(constant).__doc__ == constant.doc
     assert copy.deepcopy(constant).__doc__ == constant.doc
 

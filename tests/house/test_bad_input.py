@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import pytest
 
 import fnn
+from fnn.core import NeedsMoreExamples, Unsupported
 
 
 class Wrong(NamedTuple):
@@ -55,7 +56,9 @@ DATA = [
     Wrong("batch of three", "gradients((x, y, y))", TypeError, ["pair (x, y)", "tuple"]),
     Wrong("batch is empty", "gradients((x[:0], y[:0]))", ValueError, ["at least one", "(0, 3)", "(0, 2)"]),
     Wrong("batch does not pair", "gradients((x, y[:3]))", ValueError, ["as many", "(4, 3)", "(3, 2)"]),
-    Wrong("batch norm of one example", "forward(normed, x[:1])", ValueError, ["at least 2", "got 1", "net.apply"]),
+    Wrong(
+        "batch norm of one example", "forward(normed, x[:1])", NeedsMoreExamples, ["at least 2", "got 1", "net.apply"]
+    ),
     Wrong("x as lists", "apply([[1.0, 2.0, 3.0]])", TypeError, ["dense(5, tanh)", "array", "list"]),
     Wrong("batch of lists", "gradients(([[1.0, 2.0, 3.0]], [[1.0, 2.0]]))", TypeError, ["(x, y)", "array", "list"]),
 ]
@@ -213,7 +216,7 @@ LAYERS = [
     Wrong(
         "examples apart through batch norm",
         "backprop(serial(net, batch_norm()), squared, per_example)(*normed, (x, y), key)",
-        ValueError,
+        Unsupported,
         ["batch_norm()", "per_example", "no meaning", "gradient"],
     ),
     Wrong("dropout 1", "dropout(1)", ValueError, ["probability of dropping", "[0, 1)", "got 1"]),

@@ -15,6 +15,7 @@ from fnn import (
     gaussian,
     heaviside,
     identity,
+    lecture,
     linear,
     logarithmic,
     relu,
@@ -25,7 +26,6 @@ from fnn import (
     tanh,
 )
 from fnn.lecture import (
-    approximators,
     cybenko,
     cybenko_params,
     fit_approximator,
@@ -265,7 +265,7 @@ SUPERPOSITION = kolmogorov(2, inner=SMALL, outer=serial(dense(2, sigmoid), linea
 # Bad input
 
 
-untyped: Any = approximators
+untyped: Any = lecture
 
 
 X, KNOTS_OK, KEY = unit_grid(2, 3), jnp.linspace(0, 1, 3), jax.random.key(0)
@@ -294,8 +294,8 @@ WRONG = {
     ),
     "w turned": (lambda: cybenko_params(jnp.ones(2), jnp.ones((2, 3)), jnp.ones(2)), ValueError, r"w \[d, H\].*2, 3"),
     "one w_0 for all": (lambda: untyped.cybenko_params(jnp.ones(2), jnp.ones((2, 2)), 0.5), ValueError, r"w_0 \[H\]"),
-    "knots turned": (lambda: steps_at(total, KNOTS_OK[::-1]), ValueError, "increase strictly.*jnp.unique"),
-    "knots twice": (lambda: steps_at(total, jnp.asarray([0.0, 0.0, 1.0])), ValueError, "increase strictly"),
+    "knots turned": (lambda: steps_at(total, KNOTS_OK[::-1]), ValueError, "strictly increasing knots.*jnp.unique"),
+    "knots twice": (lambda: steps_at(total, jnp.asarray([0.0, 0.0, 1.0])), ValueError, "strictly increasing knots"),
     "one knot": (lambda: steps_at(total, KNOTS_OK[:1]), ValueError, r"two or more knots.*\(1,\).*linspace"),
     "knots as a column": (lambda: steps_at(total, KNOTS_OK[:, None]), ValueError, r"\(3, 1\)"),
     "integer knots": (lambda: steps_at(total, jnp.arange(3)), ValueError, "floats.*int64"),
