@@ -19,7 +19,7 @@ A new experiment is a new file here with a function ``run(settings, log) -> Outc
         net = fnn.serial(fnn.dense(16, fnn.tanh), fnn.linear(1))
         learn = fnn.trainer(net, fnn.squared, fnn.adam(eta), batch_size=16)
         state = learn.init(key, (x, jnp.sin(x)))
-        return fnn.run(learn, state, (x, jnp.sin(x)), steps=1000, every=250)[1]["loss"]
+        return fnn.train(learn, state, (x, jnp.sin(x)), steps=1000, every=250)[1]["loss"]
 
 
     def run(settings, log):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.testing._trees import is_float, struct
+from fnn.training.sweeps import carries
 
 CHANGE = 2.0**-20
 """By so much numbers are changed, relatively, to see how far rounding goes."""
@@ -97,15 +98,16 @@ def _computed(eqn: Any, given: list[Any], rng: np.random.Generator) -> list[Any]
         inner = params.get("jaxpr", params.get("call_jaxpr"))
         return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given, rng)
     if name == "scan":
-        return _scanned(params, given, rng)
+        return _scanned(eqn, given, rng)
     found = eqn.primitive.bind(*given, **params)
     found = list(found) if eqn.primitive.multiple_results else [found]
     return found if name in EXACT else [_with_noise(leaf, rng) for leaf in found]
 
 
-def _scanned(params: Any, given: list[Any], rng: np.random.Generator) -> list[Any]:
+def _scanned(eqn: Any, given: list[Any], rng: np.random.Generator) -> list[Any]:
     """A scan, with noise in every step."""
-    body, fixed, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+    params, body, carried = eqn.params, eqn.params["jaxpr"], len(carries(eqn))
+    fixed = sum(v.aval.shape == inner.shape for v, inner in zip(eqn.invars, body.in_avals, strict=True)) - carried
 
     def step(carry: Any, xs: Any) -> Any:
         found = _run(body.jaxpr, body.consts, (*given[:fixed], *carry, *xs), rng)

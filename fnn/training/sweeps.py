@@ -260,9 +260,23 @@ def _fits_caches(row: Jaxpr) -> int:
 def _carried(program: Jaxpr) -> int:
     """Bytes of the largest loop carry of a program."""
     loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("scan", "while")]
-    carries: list[list[Any]] = [[v.aval for v in eqn.outvars[: eqn.params.get("num_carry")]] for eqn in loops]
-    here = [sum(aval.size * aval.dtype.itemsize for aval in carry) for carry in carries]
+    here = [sum(aval.size * aval.dtype.itemsize for aval in carries(eqn)) for eqn in loops]
     return max([0, *here, *map(_carried, _inner(program))])
+
+
+def carries(loop: Any) -> list[Any]:
+    """The shapes and dtypes that a `scan` or a `while` carries from step to step, and gives back at its end.
+
+    The other results of a scan are rows of what its body gives, so that they have an axis more.
+    """
+    results = [v.aval for v in loop.outvars]
+    if loop.primitive.name == "while":
+        return results
+    return [
+        aval
+        for aval, of_body in zip(results, loop.params["jaxpr"].out_avals, strict=True)
+        if aval.shape == of_body.shape
+    ]
 
 
 def _inner(program: Jaxpr) -> Iterable[Jaxpr]:

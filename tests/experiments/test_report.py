@@ -695,7 +695,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
         data.load(tmp_path / "words.npz")
     np.savez(tmp_path / "examples.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
-    with pytest.raises(data.Unreadable, match="Example arrays cannot be loaded"):
+    with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
         data.load(tmp_path / "examples.npz")
     (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
     with pytest.raises(data.Unreadable, match=r"cannot be read as \.csv.*utf-8"):

@@ -195,7 +195,7 @@ ERRATA = {
     "neuron": ["One-layer net"],
     "to_lecture": ["H_0 = n", "m = 0", "start at 1"],
     "dense": ["needs Wᵀ", "H_0 = n", "m = 0"],
-    "cybenko": ["w_0 for all neurons", "no polynomial"],
+    "cybenko": ["w_0 for all neurons", "not a polynomial"],
     "uniform_fan_in": ["false as printed", "a third", "writes H_l"],
     "uniform_fan_out": ["to the letter"],
     "glorot_uniform": ["prints 6/√(…)"],

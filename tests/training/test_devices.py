@@ -11,7 +11,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_cores_become_devices_only_before_jax_starts() -> None:
     done = python("import fnn, jax; print(fnn.use_cores(5), len(jax.devices()), fnn.use_cores(5)); fnn.use_cores(2)")
     assert done.stdout.split() == ["5", "5", "5"]
-    assert "RuntimeError: use_cores(2) comes too late: JAX has started with 5 CPU device(s)" in done.stderr
+    assert "RuntimeError: use_cores" in done.stderr
+    assert "5 CPU device(s)" in done.stderr
 
 
 def test_by_default_every_core_becomes_a_device() -> None:
