@@ -3,14 +3,6 @@
 The hand-written gradient is plain JAX, so its tangent is the Hessian-vector product H v = ∂g/∂w · v (B. Pearlmutter,
 *Fast exact multiplication by the Hessian*, 1994). Everything else here needs only products v ↦ M v:
 
-function                 what                                           cost
-======================== ============================================== ===================
-`hessian_vector_product` H v                                            about 2 gradients
-`hutchinson`             diag H = E v∘Hv, v = ±1 at weights or at units one product a probe
-`trace`                  tr M = E vᵀMv                                  one product a probe
-`lanczos`                eigenvalues of M from its ends inwards         one product a step
-======================== ============================================== ===================
-=======
 ========================= ================================================== ====================================
 function                  value                                              cost
 ========================= ================================================== ====================================

@@ -188,8 +188,8 @@ class GradientNoise(NamedTuple):
     variance: Array
     """tr Σ = (1/(n−1)) Σ_n ‖g_n − g‖², of a single example's gradient"""
     noise_scale: Array
-    """tr Σ/|G|² with the unbiased |G|² = ‖g‖² − tr Σ/n, or 0 if negative: the batch size at which noise and signal are
-    equal, the inverse of one example's signal-to-noise ratio"""
+    """``tr Σ/|G|²`` with the unbiased ``|G|²`` = ‖g‖² − tr Σ/n, or 0 if negative: the batch size at which noise and
+    signal are equal, the inverse of one example's signal-to-noise ratio"""
     norm_test: Array
     """√(tr Σ/(n‖g‖²)), the relative error of g; an adaptive batch grows while this exceeds a θ < 1"""
     inner_product_test: Array

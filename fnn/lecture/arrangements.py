@@ -2,18 +2,12 @@
 
 Both are the same problem: find weights u with ⟨u, a_r⟩ > 0 for all rows a_r of a matrix A.
 
-question          rows                                     u
-================= ======================================== ========================================
-is a cell there?  ±(normal_k, −offset_k) for all k; (0, 1) (x, t): the point x/t is inside the cell
-does a neuron do? ±(cell_r, −1) for all cells r            (v, v_0): [⟨v, cell⟩ − v_0 > 0]
-================= ======================================== ========================================
-=======
-======================= ======================================= ====================================================
-question                rows                                    u
-======================= ======================================= ====================================================
-does a cell exist?      ±(normal_k, −offset_k) for all k; (0, 1) (x, t): the point x/t is inside the cell
-is one neuron enough?   ±(cell_r, −1) for all cells r           (v, v_0): [⟨v, cell⟩ − v_0 > 0]
-======================= ======================================= ====================================================
+===================== ======================================== ========================================
+question              rows                                     u
+===================== ======================================== ========================================
+does a cell exist?    ±(normal_k, −offset_k) for all k; (0, 1) (x, t): the point x/t is inside the cell
+is one neuron enough? ±(cell_r, −1) for all cells r            (v, v_0): [⟨v, cell⟩ − v_0 > 0]
+===================== ======================================== ========================================
 
 **Gordan's alternative** (1873): either such a u exists, or there are λ ≥ 0, Σ λ_r = 1, with Σ_r λ_r a_r = 0; never
 both, as then 0 = ⟨u, Σ λ_r a_r⟩ > 0. For cells, such a λ means that an average of cells inside equals an average of
@@ -97,8 +91,8 @@ def separating_neuron(
 
     Returns:
         Whole weights v [m] and a threshold v_0, whole or half, with ⟨v, cell⟩ − v_0 ≥ ½ within and ≤ −½ elsewhere, and
-        None. Or None and weights λ [cells], Σ λ = 1, by which the cells within and the others have the same mean: each
-        group has total weight ½, and Σ λ cell over the one = Σ λ cell over the other.
+        None. Or None and weights λ [cells], Σ λ = 1, by which the cells within and the others have the same mean, where
+        each group has total weight ½ and Σ λ cell over the one = Σ λ cell over the other.
 
     Example: AND has one, XOR has none.
         >>> corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) == 1

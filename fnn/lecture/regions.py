@@ -24,7 +24,7 @@ open one.
 
 Rounding. Sums of 0 and 1 are exact, so the networks compute exactly the region of their first layer's inequalities with
 the rounded ⟨x, normal⟩. These can differ from the inequalities of real numbers only for x within rounding of a face,
-|⟨x, normal⟩ − offset| ≤ d·eps·Σ|x_j normal_j|; if all products and sums are exact, as for small whole numbers or
+``|⟨x, normal⟩ − offset| ≤ d·eps·Σ|x_j normal_j|``; if all products and sums are exact, as for small whole numbers or
 halves, they never do. Hardware that multiplies float32 matrices with lower precision needs
 ``jax.default_matmul_precision("highest")`` for this.
 

@@ -7,21 +7,21 @@ Letters: inputs x_j = ±1 for j = 1 … d, the constant x_0 = −1, values f(x) 
 threshold function has weights with f(x) = sign S(x), S(x) ≠ 0, for all x.
 
 **Small whole weights suffice** (Muroga, Toda and Takasu 1961, *Theory of majority decision elements*): every threshold
-function has whole weights with |w_j| ≤ 2^−d (d + 1)^((d+1)/2), including the threshold w_0. Proof. The weights with
+function has whole weights with ``|w_j|`` ≤ 2^−d (d + 1)^((d+1)/2), including the threshold w_0. Proof. The weights with
 f(x)·S(x) ≥ 1 for all x form a polyhedron; it contains no line, as the x span ℝ^{d+1}, so it has a vertex, where d + 1
 independent inequalities are equalities: A w = 1, with entries ±1 in A. By Cramer's rule w_j = det A_j / det A, and the
 entries of A_j are ±1 too. A determinant of ±1 of order d + 1 is a multiple of 2^d (add the first row to the others) and
-at most (d + 1)^((d+1)/2) (Hadamard's inequality). So w·|det A|/2^d is whole and within the bound, and still satisfies
-f(x)·S(x) ≥ 1.
+at most (d + 1)^((d+1)/2) (Hadamard's inequality). So ``w·|det A|/2^d`` is whole and within the bound, and still
+satisfies f(x)·S(x) ≥ 1.
 
 **Symmetry.** Permuting x_0 … x_d and changing signs of some of them maps threshold functions to threshold functions, if
 f is extended to x_0 = +1 by f(−x) = −f(x), like sign S. Every orbit contains weights w with w_(0) ≥ … ≥ w_(d) ≥ 0, and
 there are few orbits: 1, 2, 3, 7, 21, 135 for d = 1 … 6.
 
-**Chow's theorem** (1961, *On the characterization of threshold functions*): a function g that has the same sums
-a_j = Σ_x f(x) x_j as a threshold function f equals f. Proof. Σ_x (f(x) − g(x)) S(x) = Σ_j w_j·0 = 0, but each summand
-is |f(x) − g(x)|·|S(x)| ≥ 0, and S(x) ≠ 0. So f and its *Chow parameters* a [d + 1] transform by the same symmetries,
-and w_i ≥ w_j ≥ 0 implies a_i ≥ a_j ≥ 0: f is a threshold function if and only if its sorted |a_j| are in the list.
+**Chow's theorem** (1961, *On the characterization of threshold functions*): a function g that has the same sums a_j =
+Σ_x f(x) x_j as a threshold function f equals f. Proof. Σ_x (f(x) − g(x)) S(x) = Σ_j w_j·0 = 0, but each summand is
+``|f(x) − g(x)|·|S(x)|`` ≥ 0, and S(x) ≠ 0. So f and its *Chow parameters* a [d + 1] transform by the same symmetries,
+and w_i ≥ w_j ≥ 0 implies a_i ≥ a_j ≥ 0: f is a threshold function if and only if its sorted ``|a_j|`` are in the list.
 
 Example:
     >>> import jax.numpy as jnp
@@ -83,8 +83,8 @@ def is_linearly_separable(truth_tables: Array | np.ndarray) -> Array:
 def threshold_weights(truth_tables: Array | np.ndarray, dtype: Any = float) -> tuple[Array, Array]:
     """Weights of a threshold neuron, f(x) = [⟨w, x⟩ − w_0 > 0] for x in {0, 1}^d, for linearly separable functions.
 
-    The w_j are whole, w_0 is whole or half, and |⟨w, x⟩ − w_0| ≥ ½. As weights for inputs ±1 they have the smallest
-    Σ_{j=0}^d |w_j| within the bound. A variable without effect has weight 0.
+    The w_j are whole, w_0 is whole or half, and ``|⟨w, x⟩ − w_0|`` ≥ ½. As weights for inputs ±1 they have the smallest
+    ``Σ_{j=0}^d |w_j|`` within the bound. A variable without effect has weight 0.
 
     Args:
         truth_tables: values 0 and 1, [..., 2^d], d ≤ 6, in the order of `binary_inputs`.

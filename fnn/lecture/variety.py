@@ -12,10 +12,10 @@ from fnn.core.types import Array
 
 
 def diversity(outputs: Array) -> Array:
-    """The diversity of a layer's outputs, 1 − mean_{h<k} |corr(x_h, x_k)| over examples.
+    """The diversity of a layer's outputs, ``1 − mean_{h<k} |corr(x_h, x_k)|`` over examples.
 
-    |corr| = 1 means that one neuron is an affine function of the other, which the next layer could compute from it. So
-    a diversity of 0 means that all neurons are equal up to scale and shift, 1 that they are uncorrelated. A constant
+    ``|corr| = 1`` means that one neuron is an affine function of the other, which the next layer could compute from it.
+    So a diversity of 0 means that all neurons are equal up to scale and shift, 1 that they are uncorrelated. A constant
     neuron contributes nothing and counts as fully correlated with every other.
 
     Args:
@@ -40,7 +40,7 @@ def diversity(outputs: Array) -> Array:
 
 
 def weight_diversity(w: Array) -> Array:
-    """The diversity of the directions of a layer's weights, 1 − mean_{h<k} |cos(w_h, w_k)|.
+    """The diversity of the directions of a layer's weights, ``1 − mean_{h<k} |cos(w_h, w_k)|``.
 
     Args:
         w: weights of a layer [i, h], with at least two neurons. A neuron whose weights are all 0 counts as parallel to

@@ -62,7 +62,7 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
 
 
 def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
-    """Saliency |w ∂Q/∂w|: the first-order term, which Optimal Brain Damage assumes to be 0.
+    """Saliency ``|w ∂Q/∂w|``: the first-order term, which Optimal Brain Damage assumes to be 0.
 
     Args:
         net: a layer.
@@ -79,7 +79,7 @@ def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:
 
 
 def magnitude() -> Score:
-    """Saliency |w|, the usual baseline; it needs no data."""
+    """Saliency ``|w|``, the usual baseline; it needs no data."""
     return Score("magnitude()", lambda params, state, batch, key: jax.tree.map(jnp.abs, params))
 
 

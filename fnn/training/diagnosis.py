@@ -51,7 +51,7 @@ from fnn.training.metrics import Metric, measured, parted
 
 
 def saturated(below: float = 0.01) -> Metric:
-    """Paralysis: the fraction of |z_no| < below over examples n and neurons o of a layer, z = σ'(S).
+    """Paralysis: the fraction of ``|z_no|`` < below over examples n and neurons o of a layer, z = σ'(S).
 
     If z ≈ 0, the neuron is on a horizontal asymptote of σ and no error passes through. ReLU has z = 0 for S ≤ 0, so a
     healthy ReLU layer is about half saturated: use `dead` there.
@@ -66,7 +66,7 @@ def saturated(below: float = 0.01) -> Metric:
 
 
 def dead(below: float = 0.01) -> Metric:
-    """The fraction of a layer's neurons with |z_no| < below for *all* examples n of the batch.
+    """The fraction of a layer's neurons with ``|z_no|`` < below for *all* examples n of the batch.
 
     Such a neuron learns nothing from this batch; one that is dead in every batch will never learn again.
 

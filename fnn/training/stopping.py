@@ -29,7 +29,7 @@ class Stability(NamedTuple):
     stable: Array
     """whether the stopping criterion was met within max_steps"""
     running_loss_change: Array
-    """|Q − Q'|/|Q'| over the last `every` steps; 0 if Q = Q' = 0, infinite if there was no Q' yet"""
+    """``|Q − Q'|/|Q'|`` over the last `every` steps; 0 if Q = Q' = 0, infinite if there was no Q' yet"""
     weights_change: Array
     """‖W − W'‖/‖W'‖ over the last `every` steps; 0 if W = W' = 0"""
 

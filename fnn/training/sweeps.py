@@ -62,7 +62,7 @@ def sweep(
     Returns:
         The experiment's results with leading axes [keys, values of the first hyper-parameter, …of the second, …], on
         the first device. A row equals the experiment run with its key and values only, up to the rounding of batched
-        products: the compiler may sum in another order.
+        products, as the compiler may sum in another order.
 
     Raises:
         TypeError: keys or values that are not arrays.

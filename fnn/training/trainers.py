@@ -77,7 +77,7 @@ def trainer(
 
     Returns:
         A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, and for each of `metrics` its name with the
-        value, or with a dict from layers ("0 dense(64, tanh)": the path of its params and its label) to values. Its
+        value, or with a dict from layers ("0 dense(64, tanh)", the path of its params and its label) to values. Its
         init takes the data, or the first batch of a stream; memory-mapped data are not searched for NaN.
 
     Raises:
