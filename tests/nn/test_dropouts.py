@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnn
 from fnn import (
     dropout,
     gradient,
@@ -85,3 +86,9 @@ def test_p_may_be_traced(factory, key: jax.Array) -> None:
     x = jnp.ones((3, 4))
     traced = jax.jit(lambda p: (factory(p).forward((), (), x, key)[0], factory(p).apply((), (), x)))(0.3)
     check_close(traced, (factory(0.3).forward((), (), x, key)[0], factory(0.3).apply((), (), x)))
+
+
+def test_modes_tell_the_probability_of_staying() -> None:
+    for layer in (fnn.dropout(0.3), fnn.inverted_dropout(0.3)):
+        assert layer.modes is not None
+        assert layer.modes.keep == pytest.approx(0.7)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import fnn
 from fnn import (
     Reading,
     activate,
@@ -107,3 +108,9 @@ def test_watch_sees_the_errors_of_the_reading() -> None:
     arguments = posed(Problem(net, squared, 4, 3))
     errors = [backprop(watch(net), squared, read)(*arguments)[1][0].error for read in (gradient, per_example)]
     check_close(5 * errors[0], errors[1])
+
+
+def test_layers_are_iterated_in_the_order_of_composition() -> None:
+    net = fnn.serial(fnn.dense(4, fnn.tanh), fnn.residual(fnn.serial(fnn.prelu(), fnn.linear(4))), fnn.linear(1))
+    assert [str(layer) for layer in fnn.nn.iter_layers(net)] == ["dense(4, tanh)", "prelu()", "linear(4)", "linear(1)"]
+    assert [str(layer) for layer in fnn.nn.iter_layers(fnn.linear(1))] == ["linear(1)"]

@@ -15,3 +15,7 @@ def test_fifty_random_gradients_follow_the_slide(case, kind):
 
 def test_adadelta_needs_no_rate():
     check_optimizer(fnn.adadelta, oracles.adadelta, {})
+
+
+def test_a_label_leaves_the_defaults_out() -> None:
+    assert (str(fnn.rmsprop(0.01)), str(fnn.adadelta())) == ("rmsprop(0.01)", "adadelta()")

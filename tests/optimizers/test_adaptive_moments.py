@@ -25,3 +25,7 @@ def test_second_moment_forgets_in_bfloat16(make):
     state = jax.lax.fori_loop(0, steps, lambda _, state: optimizer.update(none, state, one)[1], state)
     # each float32 step rounds by half an ulp, 6e-8, and 0.999 itself is off by as much: 2000 · 1.2e-7
     np.testing.assert_allclose(state.G, (1 - 0.999) * 0.999**steps, rtol=2.5e-4)
+
+
+def test_a_label_leaves_the_defaults_out() -> None:
+    assert (str(fnn.adam(0.01)), str(fnn.nadam(0.01))) == ("adam(0.01)", "nadam(0.01)")

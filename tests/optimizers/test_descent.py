@@ -22,3 +22,7 @@ def test_nag_holds_the_look_ahead_and_gives_back_w(kind):
 def test_nag_starts_at_w():
     params = start()
     chex.assert_trees_all_equal(nag_weights(params, fnn.nag(0.1).init(params)), params)
+
+
+def test_a_label_leaves_the_defaults_out() -> None:
+    assert (str(fnn.momentum(0.1)), str(fnn.nag(0.1))) == ("momentum(0.1)", "nag(0.1)")
