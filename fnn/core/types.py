@@ -87,7 +87,7 @@ class Reading(NamedTuple):
     - ``scale(n)`` is the factor on each example's error that makes the reading of a whole batch the
       reading of the *mean* loss: 1/n for a sum of ε, 1/√n for a sum of ε², 1 for a per-example reading;
     - ``linear`` is True if the reading depends on the sum of the contributions only. It is then also
-      right in a layer that couples the examples of a batch; other readings raise ValueError there;
+      right in a layer that couples the examples of a batch; other readings raise Unsupported there;
     - ``doc`` is the help of this one reading.
     """
 

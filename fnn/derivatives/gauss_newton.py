@@ -54,7 +54,7 @@ def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradi
         A function ``(params, state, (x, y), key) -> ((value, state), diagonal)``, in the signature of `backprop`.
 
     Raises:
-        ValueError: a loss without a root; when called, for a network with batch norm in training mode.
+        Unsupported: a loss without a root; when called, for a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -86,7 +86,7 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> 
         place of other parameters. In `repeat` the depth is the first axis.
 
     Raises:
-        ValueError: as in `ggn_diagonal`.
+        Unsupported: as in `ggn_diagonal`.
 
     Example:
         >>> import jax, jax.numpy as jnp

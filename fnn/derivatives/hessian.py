@@ -25,7 +25,7 @@ one pass    its diagonal            0.2 to 0.5 gradients                 Levenbe
 The costs are for 784-128-64-10 and 64-64-64-10 with 128 examples on two CPU cores; the exact one grows with the width
 d.
 
-Batch norm couples the examples of a batch in training and raises ValueError; use `inference_mode(net)`.
+Batch norm couples the examples of a batch in training and raises `fnn.core.Unsupported`; use `inference_mode(net)`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def second_derivatives(
         `backprop`, in the shapes of the params.
 
     Raises:
-        ValueError: when called, for a network with a layer that has no per-example second derivatives (batch norm in
+        Unsupported: when called, for a network with a layer that has no per-example second derivatives (batch norm in
             training) or no `curve`.
 
     Example:

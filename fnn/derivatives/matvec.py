@@ -102,7 +102,7 @@ def hutchinson(net: Layer, loss: Loss, *, probes: int = 1, units: bool = True) -
         A function ``(params, state, (x, y), key) -> ((value, state), estimate)``, with the signature of `backprop`.
 
     Raises:
-        ValueError: with probes at units, for a network with dropout; when called, also for other networks that draw
+        Unsupported: with probes at units, for a network with dropout; when called, also for other networks that draw
             with the key, for weights without a bias, and for batch norm in training mode.
 
     Source: M. Hutchinson, 1990, for the trace; C. Bekas, E. Kokiopoulou, Y. Saad, *An estimator for the diagonal of a
@@ -285,14 +285,14 @@ def lanczos(product: Product, like: Params, key: Array, steps: int = 32) -> Spec
 
 
 def _draws_nothing(where: str, parts: Iterable[Layer]) -> None:
-    """Raise ValueError if a layer drops neurons at random, according to its modes."""
+    """Raise Unsupported if a layer drops neurons at random, according to its modes."""
     for part in parts:
         if part.modes is not None and part.modes.keep is not None:
             raise _draws(where, part)
 
 
 def _needs_no_key(where: str, net: Layer, *given: Any) -> None:
-    """Raise ValueError if the forward pass at these params, state, x and key depends on the key."""
+    """Raise Unsupported if the forward pass at these params, state, x and key depends on the key."""
     if derivatives_checks.uses_key(net, *given):
         raise _draws(where, net)
 

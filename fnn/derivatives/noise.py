@@ -34,7 +34,8 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         A function ``(params, state, (x, y), key) -> GradientNoise``.
 
     Raises:
-        ValueError: when called, for a batch of one, and for a network with batch norm in training mode.
+        NeedsMoreExamples: when called, for a batch of one.
+        Unsupported: when called, for a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -109,7 +110,8 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
         A function ``(net, loss) -> gradient`` like `backprop`: ``trainer(…, gradient=clip_per_example(1.0))``.
 
     Raises:
-        ValueError: θ ≤ 0; when called, for a network with batch norm in training mode.
+        ValueError: θ ≤ 0.
+        Unsupported: when called, for a network with batch norm in training mode.
 
     Example:
         >>> import jax, jax.numpy as jnp

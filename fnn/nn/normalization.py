@@ -58,8 +58,9 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         A layer with params ``{"gamma": [o], "beta": [o]}`` and a `BatchNormState`.
 
     Raises:
-        ValueError: a batch of one example, which has no variance; in training, a per-example reading or second
-            derivatives, because the examples of a batch are coupled (see `inference_mode`).
+        NeedsMoreExamples: a batch of one example, which has no variance.
+        Unsupported: in training, a per-example reading or second derivatives, because the examples of a batch are
+            coupled (see `inference_mode`).
     """
     checks.positive("epsilon", epsilon)
     checks.number("rate", rate, lambda r: 0 < r <= 1, "in (0, 1]")

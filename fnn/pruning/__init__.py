@@ -17,7 +17,7 @@ Example:
     ...     return jnp.mean(squared.value(net.apply(params, state, x), data[1]))
     >>> rounds = pruner(learn, obd(net, squared), evaluate, amount=0.2, retrain=200, tolerance=1e-3)
     >>> pruning, report = prune(rounds, state, data, 8)
-    >>> bool(report["left"][-1] < 0.6), bool(pruning.quality < 2e-3), int(pruning.round) >= 3
+    >>> bool(report["left"][-1] < 0.6), bool(pruning.loss < 2e-3), int(pruning.round) >= 3
     (True, True, True)
 """
 

@@ -14,7 +14,7 @@ from fnn.core.types import Array, Params, Trainer
 from fnn.optimizers.masks import Mask, weights_only
 from fnn.pruning import _checks as pruning_checks
 from fnn.pruning.masks import Links, chosen_leaves, flags_of, without_least
-from fnn.pruning.rounds import Pruner, Quality, Retraining, in_rounds
+from fnn.pruning.rounds import Evaluation, Pruner, Retraining, in_rounds
 from fnn.pruning.scores import Score, feature_saliency
 
 
@@ -88,7 +88,7 @@ def remove_features(saliency: Any, links: Links, amount: Any, *, of: Mask = firs
 def feature_pruner(
     trainer: Trainer,
     score: Score,
-    evaluate: Quality | Sequence[Quality],
+    evaluate: Evaluation | Sequence[Evaluation],
     *,
     amount: Any,
     retrain: int | Retraining,
@@ -129,8 +129,8 @@ def feature_pruner(
         >>> data, net = (x, x[:, 1:2] - 2 * x[:, 3:]), linear(1)  # features 1 and 3 matter
         >>> learn = trainer(net, squared, sparse(adam(0.05)), batch_size=16)
         >>> state, _ = train(learn, learn.init(jax.random.key(1), data), data, 400)
-        >>> quality = lambda params, state: jnp.mean(squared.value(net.apply(params, state, x), data[1]))
-        >>> rounds = feature_pruner(learn, obd(net, squared), quality, amount=1, retrain=50, tolerance=0.01)
+        >>> loss = lambda params, state: jnp.mean(squared.value(net.apply(params, state, x), data[1]))
+        >>> rounds = feature_pruner(learn, obd(net, squared), loss, amount=1, retrain=50, tolerance=0.01)
         >>> pruning, report = prune(rounds, state, data, 4)
         >>> print(report["kept"], features_left(pruning.links))
         [ True  True False False] [False  True False  True]

@@ -25,7 +25,7 @@ class Pruning(NamedTuple):
     """of the last network that was kept"""
     links: Links
     """its remaining links"""
-    quality: Array
+    loss: Array
     """its Q; [m] if m are evaluated"""
     allowed: Array
     """the Q above which a round is rolled back: that of the whole network, plus the tolerance; [m] likewise"""
@@ -50,7 +50,7 @@ class Pruner(NamedTuple):
         return self.label
 
 
-Quality = Callable[[Params, State], Array]
+Evaluation = Callable[[Params, State], Array]
 """(params, state) -> Q as one number, lower is better"""
 
 Retraining = Callable[[TrainState, Batch], TrainState]
@@ -60,7 +60,7 @@ Retraining = Callable[[TrainState, Batch], TrainState]
 def pruner(
     trainer: Trainer,
     score: Score,
-    evaluate: Quality | Sequence[Quality],
+    evaluate: Evaluation | Sequence[Evaluation],
     *,
     amount: Any,
     retrain: int | Retraining,
@@ -82,7 +82,7 @@ def pruner(
 
     Interpretation. "If the minimisation of Q has come to a minimum" is a stopping rule, so `retrain` may be one; a
     fixed number of steps is the common substitute. "If Q(W, X^ℓ) or Q(W, X^k) has worsened notably" names two
-    qualities, of the training sample and of a held-out one: `evaluate` may be both, each with its tolerance, and either
+    losses, of the training sample and of a held-out one: `evaluate` may be both, each with its tolerance, and either
     rolls back.
 
     Args:
@@ -99,7 +99,7 @@ def pruner(
         prunable: the leaves that may be pruned; weights but not biases by default; `weights_and_biases` ranks w_0 too.
 
     Returns:
-        A `Pruner`. Its report contains ``"quality"``, the Q of the network tried; ``"at_once"``, its Q before
+        A `Pruner`. Its report contains ``"loss"``, the Q of the network tried; ``"at_once"``, its Q before
         retraining, both [m] for a sequence of m; ``"left"``, the fraction of its links left; ``"kept"``, whether it was
         kept.
     """
@@ -118,7 +118,7 @@ def in_rounds(
     label: str,
     trainer: Trainer,
     score: Score,
-    evaluate: Quality | Sequence[Quality],
+    evaluate: Evaluation | Sequence[Evaluation],
     fewer: Callable[[Any, Links, Any], Links],
     share: Callable[[Links], Array],
     amount: Any,
@@ -127,16 +127,16 @@ def in_rounds(
 ) -> Pruner:
     """A pruner that removes links by ``fewer(saliency, links, amount)``, with ``share(links)`` of them left."""
     _is_score(score)
-    quality, above = _qualities(evaluate, tolerance)
+    loss, above = _losses(evaluate, tolerance)
     again = _retraining(trainer, retrain)
 
     def init(state: TrainState) -> Pruning:
         links = all_links(state.params)
-        Q = quality(state)
+        Q = loss(state)
         return Pruning(
             state=remove_links(state, links),
             links=links,
-            quality=Q,
+            loss=Q,
             allowed=above(Q),
             round=jnp.zeros((), int),
             stopped=jnp.zeros((), bool),
@@ -148,36 +148,36 @@ def in_rounds(
         links = fewer(saliency, now.links, amount(now.round) if callable(amount) else amount)
         removed = remove_links(now.state, links)
         state = again(removed, data)
-        Q = quality(state)
+        Q = loss(state)
         kept = jnp.all(now.allowed >= Q)
         back = now._replace(round=now.round + 1, stopped=~kept)
-        new = back._replace(state=state, links=links, quality=Q)
+        new = back._replace(state=state, links=links, loss=Q)
         after = jax.tree.map(lambda a, b: jax.lax.select(jnp.broadcast_to(kept, jnp.shape(a)), a, b), new, back)
-        return after, _report(Q, quality(removed), share(links), kept)
+        return after, _report(Q, loss(removed), share(links), kept)
 
     def idle(now: Pruning, data: Batch) -> tuple[Pruning, dict[str, Array]]:
-        return now, _report(now.quality, now.quality, share(now.links), jnp.zeros((), bool))
+        return now, _report(now.loss, now.loss, share(now.links), jnp.zeros((), bool))
 
     return Pruner(init=init, round=lambda now, data: jax.lax.cond(now.stopped, idle, tried, now, data), label=label)
 
 
-def _report(quality: Array, at_once: Array, left: Array, kept: Array) -> dict[str, Array]:
-    return {"quality": quality, "at_once": at_once, "left": left, "kept": kept}
+def _report(loss: Array, at_once: Array, left: Array, kept: Array) -> dict[str, Array]:
+    return {"loss": loss, "at_once": at_once, "left": left, "kept": kept}
 
 
-def _qualities(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Array], Callable[[Array], Array]]:
+def _losses(evaluate: Any, tolerance: Any) -> tuple[Callable[[TrainState], Array], Callable[[Array], Array]]:
     """The functions that give Q of a state, one number or [m], and the Q still allowed, the tolerance above it."""
-    functions, tolerances = _checked_qualities(evaluate, tolerance)
+    functions, tolerances = _checked_losses(evaluate, tolerance)
 
     def joined(values: list[Any]) -> Array:
         return values[0] if callable(evaluate) else jnp.stack(values)
 
-    def quality(state: TrainState) -> Array:
-        found = [_quality(f(state.params, state.layer_state)) for f in functions]
+    def loss(state: TrainState) -> Array:
+        found = [_checked_loss(f(state.params, state.layer_state)) for f in functions]
         dtype = jnp.result_type(*found) if len(found) > 1 else jnp.asarray(found[0]).dtype
         return joined([jnp.asarray(Q, dtype) for Q in found])
 
-    return quality, lambda Q: Q + joined([jnp.asarray(t, Q.dtype) for t in tolerances])
+    return loss, lambda Q: Q + joined([jnp.asarray(t, Q.dtype) for t in tolerances])
 
 
 def _retraining(trainer: Trainer, retrain: int | Retraining) -> Retraining:
@@ -205,7 +205,7 @@ def prune(pruner: Pruner, state: TrainState, data: Batch, rounds: int) -> tuple[
     return jax.lax.scan(lambda now, _: pruner.round(now, data), pruner.init(state), length=rounds)
 
 
-def _checked_qualities(evaluate: Any, tolerance: Any) -> tuple[list[Any], list[Any]]:
+def _checked_losses(evaluate: Any, tolerance: Any) -> tuple[list[Any], list[Any]]:
     """The functions that give Q, one or several, and the tolerance of each."""
     functions = list(evaluate) if isinstance(evaluate, list | tuple) and evaluate else [evaluate]
     for function in functions:
@@ -241,7 +241,7 @@ def _is_score(value: Any) -> None:
         )
 
 
-def _quality(value: Any) -> jax.Array:
+def _checked_loss(value: Any) -> jax.Array:
     """The checked Q, a scalar."""
     shape = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf).__name__), value)
     if shape != ():

@@ -355,7 +355,9 @@ TRAINING = [
     Wrong("optimizer factory to trainer", "trainer(net, squared, adam)", TypeError, ["optimizers", "adam(1e-3)"]),
     Wrong("activation for a net", "trainer(tanh, squared, sgd(0.1))", TypeError, ["layers", "activate(tanh)"]),
     Wrong("function for a loss", "trainer(net, jnp.abs, sgd(0.1))", TypeError, ["Loss", "softmax_cross_entropy"]),
-    Wrong("quality rate of zero", "trainer(net, squared, sgd(0.1), running_loss_rate=0)", ValueError, ["(0, 1]", "0"]),
+    Wrong(
+        "running loss rate of zero", "trainer(net, squared, sgd(0.1), running_loss_rate=0)", ValueError, ["(0, 1]", "0"]
+    ),
     Wrong("no steps", "train(learn, learn.init(key, (x, y)), (x, y), 0)", ValueError, ["steps", ">= 1"]),
     Wrong(
         "every that does not divide",

@@ -1,4 +1,4 @@
-"""A network to prune, its examples, its quality and its trainer."""
+"""A network to prune, its examples, its loss and its trainer."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def least_squares_by_numpy(
     x: Any, y: Any, w: Any, b: Any, tolerance: float, rounds: int
 ) -> tuple[Any, Any, list[bool]]:
     """S_j = Σ_h ½ w_jh² (1/n)Σ x_j², two features a round, twenty steps of gradient descent, rolled back at the end."""
-    quality = lambda w, b: 0.5 * np.mean(np.sum((x @ w + b - y) ** 2, axis=1))  # noqa: E731
-    left, allowed, kept = np.ones(len(w), bool), quality(w, b) + tolerance, []
+    loss = lambda w, b: 0.5 * np.mean(np.sum((x @ w + b - y) ** 2, axis=1))  # noqa: E731
+    left, allowed, kept = np.ones(len(w), bool), loss(w, b) + tolerance, []
     for _ in range(rounds):
         worth = 0.5 * np.sum(w**2, axis=1) * np.mean(x**2, axis=0)
         fewer, new_w, new_b = left.copy(), w.copy(), b.copy()
@@ -62,7 +62,7 @@ def least_squares_by_numpy(
         for _ in range(20):
             error = (x @ new_w + new_b - y) / len(x)
             new_w, new_b = new_w - 0.1 * (x.T @ error) * fewer[:, None], new_b - 0.1 * error.sum(0)
-        kept.append(bool(quality(new_w, new_b) <= allowed))
+        kept.append(bool(loss(new_w, new_b) <= allowed))
         if not kept[-1]:
             break
         w, b, left = new_w, new_b, fewer
@@ -78,8 +78,8 @@ def test_features_go_as_a_numpy_loop_has_them_go(steps: int, tolerance: float, n
     learn = trainer(net, squared, sparse(sgd(0.1)), batch_size=50)
     sample = jnp.asarray(x), jnp.asarray(y)
     state, _ = train(learn, learn.init(jax.random.key(0), sample), sample, steps)
-    quality = lambda params, state: jnp.mean(squared.value(net.apply(params, state, sample[0]), sample[1]))  # noqa: E731
-    rounds = feature_pruner(learn, obd(net, squared), quality, amount=2, retrain=20, tolerance=tolerance)
+    loss = lambda params, state: jnp.mean(squared.value(net.apply(params, state, sample[0]), sample[1]))  # noqa: E731
+    rounds = feature_pruner(learn, obd(net, squared), loss, amount=2, retrain=20, tolerance=tolerance)
     pruning, report = prune(rounds, state, sample, 3)
     w, b = (np.asarray(state.params[name]) for name in ("w", "b"))
     left, want, kept = least_squares_by_numpy(x, y, w, b, tolerance, 3)
@@ -93,12 +93,12 @@ def test_features_go_as_a_numpy_loop_has_them_go(steps: int, tolerance: float, n
 def test_features_of_a_deep_net_go_row_by_row_under_vmap_too() -> None:
     net = serial(dense(5, tanh), dense(4, tanh), linear(2))
     learn = trainer(net, squared, sparse(adam(0.02)), batch_size=10)
-    quality = lambda params, state: jnp.mean(squared.value(net.apply(params, state, data()[0]), data()[1]))  # noqa: E731
+    loss = lambda params, state: jnp.mean(squared.value(net.apply(params, state, data()[0]), data()[1]))  # noqa: E731
     gates = Score("gates", gate_saliency(net, squared))
 
     def experiment(key: Any) -> Any:
         state, _ = train(learn, learn.init(key, data()), data(), 100)
-        pruning, report = prune(feature_pruner(learn, gates, quality, amount=1, retrain=10), state, data(), 2)
+        pruning, report = prune(feature_pruner(learn, gates, loss, amount=1, retrain=10), state, data(), 2)
         return state, pruning, report
 
     keys = jax.random.split(jax.random.key(1), 2)

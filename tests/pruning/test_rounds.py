@@ -1,4 +1,4 @@
-"""Rounds of pruning to the letter: what a round does and takes back, a stopping rule, two qualities.
+"""Rounds of pruning to the letter: what a round does and takes back, a stopping rule, two losses.
 
 The right results are loops in Python or NumPy that decide in plain numbers.
 """
@@ -59,7 +59,7 @@ def test_retraining_may_go_on_until_a_minimum(trained: TrainState) -> None:
         before = remove_links(state, links)
         state, end = train_until_stable(learn, before, data(), max_steps=400, every=20, weights_tolerance=0.02)
         steps.append(int(end.steps))
-        check_close(report["quality"][k], evaluate(state.params, state.layer_state))
+        check_close(report["loss"][k], evaluate(state.params, state.layer_state))
     check_close(pruning.state.params, state.params)
     assert max(steps) < 400, "the rule stops it"
     assert int(pruning.state.step - trained.step) == sum(steps)
@@ -71,7 +71,7 @@ def test_many_seeds_stop_each_by_itself() -> None:
 
     def experiment(key: Any) -> Any:
         pruning, report = prune(rounds, learn.init(key, data()), data(), 2)
-        return pruning.state.step, report["quality"]
+        return pruning.state.step, report["loss"]
 
     keys = jax.random.split(jax.random.key(3), 3)
     many = jax.jit(jax.vmap(experiment))(keys)
@@ -80,7 +80,7 @@ def test_many_seeds_stop_each_by_itself() -> None:
         check_close(jax.tree.map(lambda leaf, k=k: leaf[k], many), experiment(keys[k]), 1e-9)
 
 
-# Two qualities
+# Two losses
 
 
 def held_out(params: Any, state: Any) -> Any:
@@ -89,7 +89,7 @@ def held_out(params: Any, state: Any) -> Any:
 
 
 @pytest.mark.parametrize("tolerance", [(0.05, np.inf), (np.inf, 0.08), (0.05, 0.01), 0.1, np.inf], ids=str)
-def test_either_of_two_qualities_rolls_back(trained: TrainState, tolerance: Any) -> None:
+def test_either_of_two_losses_rolls_back(trained: TrainState, tolerance: Any) -> None:
     learn, both = learner(), (evaluate, held_out)
     rounds = pruner(learn, magnitude(), both, amount=0.3, retrain=5, tolerance=tolerance)
     pruning, report = prune(rounds, trained, data(), 6)
@@ -100,7 +100,7 @@ def test_either_of_two_qualities_rolls_back(trained: TrainState, tolerance: Any)
         fewer = remove_least(jax.tree.map(jnp.abs, state.params), links, 0.3)
         new, _ = train(learn, remove_links(state, fewer), data(), 5)
         found = [float(f(new.params, new.layer_state)) for f in both]
-        np.testing.assert_allclose(report["quality"][k], found, rtol=1e-9)
+        np.testing.assert_allclose(report["loss"][k], found, rtol=1e-9)
         kept.append(all(Q0 + t >= Q for Q, Q0, t in zip(found, whole, slack, strict=True)))
         if not kept[-1]:
             break
@@ -108,7 +108,7 @@ def test_either_of_two_qualities_rolls_back(trained: TrainState, tolerance: Any)
     np.testing.assert_array_equal(report["kept"], kept + [False] * (6 - len(kept)))
     check_close(pruning.state.params, state.params)
     np.testing.assert_array_equal(ravel_pytree(pruning.links)[0], ravel_pytree(links)[0])
-    assert pruning.quality.shape == (2,)
+    assert pruning.loss.shape == (2,)
     assert all(kept) == (tolerance == np.inf)
 
 
@@ -184,7 +184,7 @@ def test_a_round_is_what_the_slide_says(trained: TrainState) -> None:
     check_close(pruning.state.params, after.params)
     np.testing.assert_array_equal(ravel_pytree(pruning.links)[0], ravel_pytree(links)[0])
     check_close(report["at_once"][0], evaluate(at_once.params, at_once.layer_state))
-    check_close(report["quality"][0], evaluate(after.params, after.layer_state))
+    check_close(report["loss"][0], evaluate(after.params, after.layer_state))
     assert float(report["left"][0]) == pytest.approx(24 / 30)
 
 
@@ -196,9 +196,9 @@ def test_a_round_that_worsens_q_is_rolled_back_and_the_last(trained: TrainState)
     assert 0 < number < 7
     assert list(kept) == [True] * number + [False] * (8 - number)
     whole = float(evaluate(trained.params, trained.layer_state))
-    assert np.all(np.asarray(report["quality"])[:number] <= whole + 0.05)
-    assert float(report["quality"][number]) > whole + 0.05
-    assert float(pruning.quality) == float(report["quality"][number - 1])
+    assert np.all(np.asarray(report["loss"])[:number] <= whole + 0.05)
+    assert float(report["loss"][number]) > whole + 0.05
+    assert float(pruning.loss) == float(report["loss"][number - 1])
     assert int(pruning.round) == number + 1
     assert bool(pruning.stopped)
     shorter, _ = prune(rounds, trained, data(), number)
@@ -275,7 +275,7 @@ def test_a_run_whose_optimizer_is_not_sparse_is_refused(trained: TrainState) -> 
         remove_links(trained, all_links(trained.params)[0])
 
 
-def test_a_quality_that_is_no_number_is_refused(trained: TrainState) -> None:
+def test_a_loss_that_is_no_number_is_refused(trained: TrainState) -> None:
     with pytest.raises(ValueError, match=r"Q as one number.*\(40,\)"):
         _pruner(evaluate=lambda p, s: squared.value(NET.apply(p, s, data()[0]), data()[1])).init(trained)
 

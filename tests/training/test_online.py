@@ -34,16 +34,16 @@ def start(learn: Any = LEARN) -> Any:
 
 def test_learning_online_is_the_loop_of_updates() -> None:
     done = learn_online(LEARN, start(), stream([4] * 10), every=4)
-    state, losses, qualities, update = start(), [], [], jax.jit(LEARN.update)
+    state, losses, running_losses, update = start(), [], [], jax.jit(LEARN.update)
     for batch in stream([4] * 10):
         state, metrics = update(state, batch)
         losses.append(float(metrics["loss"]))
-        qualities.append(float(metrics["running_loss"]))
+        running_losses.append(float(metrics["running_loss"]))
     assert done.stopped == "end of stream"
     chex.assert_trees_all_close(done.state.params, state.params, rtol=1e-12)
     assert done.history["step"].tolist() == [4, 8, 10]
     assert done.history["examples"].tolist() == [16, 32, 40]
-    for name, values in (("loss", losses), ("running_loss", qualities)):
+    for name, values in (("loss", losses), ("running_loss", running_losses)):
         means = [np.mean(values[:4]), np.mean(values[4:8]), np.mean(values[8:])]
         np.testing.assert_allclose(done.history[name], means, rtol=1e-12)
 
