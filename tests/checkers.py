@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from fnn import Layer, Reading, gradient, per_example, second_moment, squared_norm
+from fnn import Layer, Reading, gradient
 from fnn.nn import drop_records
-from fnn.testing import Laws, Outcome, _judges
-from fnn.testing._asking import Broken, alike, ask
+from fnn.testing import _judges
+from fnn.testing._asking import Broken, alike
 from fnn.testing._subject import Subject
-from fnn.testing._surroundings import curve_at_params, curve_at_x, curve_gives_error
 from fnn.testing._trees import norm_of_all, normal
 
 TOLERANCE = {
@@ -66,48 +62,6 @@ def check_backward(
 
     got, want = both(params, state, x, key)
     check_close(got, want, rtol)
-
-
-def check_curve(
-    layer: Layer, params: Any, state: Any, x: Any, key: Any, rtol: float = TOLERANCE["second derivative"]
-) -> None:
-    """The hand-written second derivatives of every example are those of `jax.hessian` of the plain forward."""
-    laws = [curve_gives_error, curve_at_x, *([curve_at_params] if jax.tree.leaves(params) else [])]
-    found = ask(laws, partial(Subject, layer), params, state, x, key, tolerance=rtol)
-    assert all(law.outcome is Outcome.HOLDS for law in found), f"relative errors above {rtol}: {Laws('', tuple(found))}"
-
-
-READINGS: dict[Reading, Callable[[Any], Any]] = {
-    gradient: lambda g: jnp.sum(g, axis=0),
-    per_example: lambda g: g,
-    squared_norm: lambda g: jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))),
-    second_moment: lambda g: jnp.sum(jnp.square(g), axis=0),
-}
-"""What each reading is of per-example gradients g [n, …]."""
-
-
-def check_readings(
-    layer: Layer,
-    params: Any,
-    state: Any,
-    x: Any,
-    key: Any,
-    readings: dict[Reading, Callable[[Any], Any]] = READINGS,
-) -> None:
-    """Each reading of one backward pass is what its name says of the examples' own automatic gradients."""
-
-    @jax.jit
-    def both(*given: Any) -> tuple[Any, Any]:
-        s = Subject(layer, *given)
-        error = random_cotangent(s.forward[0])
-        alone = jnp.eye(x.shape[0], dtype=error.dtype)[:, :, None] * error[None]
-        each = jax.vmap(lambda error: s.pulled_by_jax(error)[1])(alone)
-        got = {str(read): s.pulled(error, read)[1] for read in readings}
-        return got, {str(read): jax.tree.map(meant, each) for read, meant in readings.items()}
-
-    got, want = both(params, state, x, key)
-    for name, reading in got.items():
-        check_close(reading, want[name])
 
 
 class Everything(NamedTuple):

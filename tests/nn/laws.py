@@ -73,7 +73,7 @@ def backward_by_hand_and_by_jax(layer: Layer, at: Given) -> Pairs:
     return {"vjp": (back(one), pull(one)), "linear in the error": (back(2 * one - other), combined)}
 
 
-def readings_by_hand_and_by_jax(layer: Layer, at: Given) -> Pairs:
+def readings_by_hand_and_by_jax(layer: Layer, at: Given, readings: dict[Reading, Any] = READINGS) -> Pairs:
     """Each reading against the automatic gradients of one example at a time."""
     params, state, x, key = at
     y, pull = jax.vjp(lambda p: layer.forward(p, state, x, key)[0], params)
@@ -85,7 +85,7 @@ def readings_by_hand_and_by_jax(layer: Layer, at: Given) -> Pairs:
     def read(reading: Reading) -> Any:
         return drop_records(layer.backward(params, tape, error, reading)[1])
 
-    return {f"{r}": (read(r), jax.tree.map(meant, each)) for r, meant in READINGS.items()}
+    return {f"{r}": (read(r), jax.tree.map(meant, each)) for r, meant in readings.items()}
 
 
 def curve_by_hand_and_by_jax(layer: Layer, at: Given) -> Pairs:

@@ -1,4 +1,6 @@
-"""The checkers of tests/checkers.py are tested: each fails where it has to."""
+"""The checkers of tests/checkers.py and tests/nn/laws.py are tested: each fails where it has to."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +12,18 @@ from fnn import (
     dense,
     gradient,
     per_example,
-    prelu,
     repeat,
     second_moment,
     serial,
     squared_norm,
     tanh,
 )
-from tests.checkers import READINGS, check_backward, check_curve, check_readings, check_same, everything
-from tests.problems import given
+from tests.checkers import check_backward, check_same, everything
+from tests.nn.laws import READINGS, check_laws, readings_by_hand_and_by_jax
+from tests.problems import Case, given
 from tests.testing.faults import FAULTS
 
-STACKED = repeat(dense(4, tanh), 2)
+STACKED = Case(repeat(dense(4, tanh), 2), 4)
 
 MISREADINGS: dict[str, tuple[Reading, Reading]] = {
     "gradient of the first example": (gradient, gradient._replace(outer=lambda x, e: x[:1].T @ e[:1])),
@@ -38,14 +40,11 @@ MISREADINGS: dict[str, tuple[Reading, Reading]] = {
 }
 
 
-def test_check_readings_passes_on_the_right_ones() -> None:
-    check_readings(STACKED, *given(STACKED, 4, n=3))
-
-
 @pytest.mark.parametrize(("right", "wrong"), MISREADINGS.values(), ids=MISREADINGS.keys())
-def test_check_readings_fails_on_a_wrong_reading(right: Reading, wrong: Reading) -> None:
+def test_the_laws_of_readings_fail_on_a_wrong_reading(right: Reading, wrong: Reading) -> None:
+    check_laws(STACKED, 3, partial(readings_by_hand_and_by_jax, readings={right: READINGS[right]}))
     with pytest.raises(AssertionError):
-        check_readings(STACKED, *given(STACKED, 4, n=3), readings={wrong: READINGS[right]})
+        check_laws(STACKED, 3, partial(readings_by_hand_and_by_jax, readings={wrong: READINGS[right]}))
 
 
 # Laws
@@ -61,15 +60,8 @@ def test_check_same_fails_where_one_part_differs(name: str) -> None:
         check_same(other, one)
 
 
-def test_check_backward_and_check_curve_fail_on_wrong_layers() -> None:
-    x = given(dense(3, tanh), 2).x
-    for name, check, match in (
-        ("sign of the bias", check_backward, "relative errors above"),
-        ("gradient of another shape", check_backward, "float64"),
-        ("curve without σ''", check_curve, "broken"),
-        ("c unsymmetric", check_curve, "broken"),
-    ):
+def test_check_backward_fails_on_wrong_layers() -> None:
+    for name, match in (("sign of the bias", "relative errors above"), ("gradient of another shape", "float64")):
         layer = FAULTS[name].layer
         with pytest.raises(AssertionError, match=match):
-            check(layer, *given(layer, x.shape[1]))
-    check_curve(prelu(), *given(prelu(), 3))
+            check_backward(layer, *given(layer, 2))

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
@@ -92,6 +92,23 @@ def test_ctrl_c_waits_for_the_chunk_under_way(monkeypatch: pytest.MonkeyPatch) -
     chex.assert_trees_all_close(done.state.params, train(LEARN, start, data, 20)[0].params, rtol=1e-12)
 
 
+def validating(at: int, do: Callable[[], None]) -> Callable[[Any, Any], Any]:
+    """A validation by the size of the weights, which does something on the host when it is called for that time."""
+    looks = []
+
+    def look(size: np.ndarray) -> np.ndarray:
+        looks.append(size)
+        if len(looks) == at:
+            do()
+        return np.asarray(size)
+
+    def validate(params: Any, state: Any) -> Any:
+        size = size_of_weights(params, state)
+        return jax.pure_callback(look, jax.ShapeDtypeStruct((), size.dtype), size)
+
+    return validate
+
+
 def nothing_is_lost(done: fitting.Fitted, start: Any, data: Any, step: int) -> None:
     """After Ctrl-C: the state, the history and the best are of the same chunk, and the signal's handler is the old."""
     assert (done.stopped, int(done.state.step)) == ("interrupted", step)
@@ -106,18 +123,7 @@ def nothing_is_lost(done: fitting.Fitted, start: Any, data: Any, step: int) -> N
 def test_ctrl_c_within_validate_keeps_its_chunk() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    looks = []
-
-    def pressed(size: np.ndarray) -> np.ndarray:
-        looks.append(size)
-        if len(looks) == 2:
-            signal.raise_signal(signal.SIGINT)
-        return np.asarray(size)
-
-    def validate(params: Any, state: Any) -> Any:
-        size = size_of_weights(params, state)
-        return jax.pure_callback(pressed, jax.ShapeDtypeStruct((), size.dtype), size)
-
+    validate = validating(at=2, do=lambda: signal.raise_signal(signal.SIGINT))
     done = fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
     nothing_is_lost(done, start, data, 20)
 
@@ -299,18 +305,7 @@ def test_weights_that_the_last_step_made_nan_are_no_success(validate: Any) -> No
 def test_sigterm_takes_effect_after_the_chunk_and_keeps_it() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    looks = []
-
-    def asked_to_end(size: np.ndarray) -> np.ndarray:
-        looks.append(size)
-        if len(looks) == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return np.asarray(size)
-
-    def validate(params: Any, state: Any) -> Any:
-        size = size_of_weights(params, state)
-        return jax.pure_callback(asked_to_end, jax.ShapeDtypeStruct((), size.dtype), size)
-
+    validate = validating(at=2, do=lambda: signal.raise_signal(signal.SIGTERM))
     done = fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
     assert (done.stopped, int(done.state.step), done.history["step"].tolist()) == ("preempted", 20, [10, 20])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -339,18 +334,11 @@ def test_a_handler_of_ones_own_hears_sigterm_between_chunks(monkeypatch: pytest.
 def test_an_error_carries_what_was_done_before_it() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
-    looks = []
 
-    def failing(size: np.ndarray) -> np.ndarray:
-        looks.append(size)
-        if len(looks) == 3:
-            raise OSError("the disk is full")
-        return np.asarray(size)
+    def failing() -> None:
+        raise OSError("the disk is full")
 
-    def validate(params: Any, state: Any) -> Any:
-        size = size_of_weights(params, state)
-        return jax.pure_callback(failing, jax.ShapeDtypeStruct((), size.dtype), size)
-
+    validate = validating(at=3, do=failing)
     with pytest.raises(Exception, match="the disk is full") as caught:
         fit(LEARN, start, data, 100, chunk=10, validate=validate, progress=False)
     done: fitting.Fitted = caught.value.done  # type: ignore[attr-defined]
@@ -392,19 +380,12 @@ def test_fit_within_a_trace_is_told_what_to_take() -> None:
 
 def test_a_signal_that_an_error_overtakes_is_told_with_it() -> None:
     data = problem()
-    looks = []
 
-    def failing(size: np.ndarray) -> np.ndarray:
-        looks.append(size)
-        if len(looks) == 2:
-            signal.raise_signal(signal.SIGTERM)
-            raise OSError("the disk is full")
-        return np.asarray(size)
+    def failing() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise OSError("the disk is full")
 
-    def validate(params: Any, state: Any) -> Any:
-        size = size_of_weights(params, state)
-        return jax.pure_callback(failing, jax.ShapeDtypeStruct((), size.dtype), size)
-
+    validate = validating(at=2, do=failing)
     with pytest.raises(Exception, match="the disk is full") as caught:
         fit(LEARN, LEARN.init(jax.random.key(0), data), data, 100, chunk=10, validate=validate, progress=False)
     assert "SIGTERM arrived meanwhile." in caught.value.__notes__
