@@ -30,7 +30,7 @@ from fnn import (
     tanh,
     variance,
 )
-from fnn.core import contributions
+from fnn.core import contributions, gathered
 from tests.checkers import check_close
 from tests.nn.laws import READINGS, check_laws, readings_by_hand_and_by_jax
 from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, every_dtype, float64, given, posed
@@ -215,3 +215,13 @@ def test_squares_of_small_errors_are_not_lost(dtype):
     np.testing.assert_allclose(float64(fnn.second_moment.outer(x, error)), [[4 * right]], rtol=2 * eps)
     np.testing.assert_allclose(float64(fnn.squared_norm.outer(x, error)), [right] * 4, rtol=2 * eps)
     np.testing.assert_allclose(float64(fnn.gram.outer(x, error)), np.full((4, 4), right), rtol=2 * eps)
+
+
+@pytest.mark.parametrize("read", [*READINGS, fnn.gram, fnn.variance], ids=str)
+def test_readings_gathered_later_are_those_of_the_backward_pass(read: Reading) -> None:
+    net = fnn.serial(fnn.dense(4, fnn.tanh), fnn.repeat(fnn.dense(4, fnn.tanh), 2), fnn.linear(1))
+    at = posed(Problem(net, fnn.squared, 3, 1), 5)
+    _, want = backprop(net, fnn.squared, read)(*at)
+    _, kept = backprop(net, fnn.squared, contributions)(*at)
+    scale = {"gradient": 1 / 5, "second_moment": 1 / 5}.get(str(read), 1)
+    check_close(jax.tree.map(lambda leaf: leaf * scale, gathered(read, kept)), want)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -368,6 +369,17 @@ def test_gates_of_units_are_second_derivatives_by_gates(exact: bool) -> None:
     want = [jax.hessian(lambda g, i=i: gated((*ones[:i], g, *ones[i + 1 :])))(ones[i]) for i in range(2)]
     got = unit_gate_curvature(net, squared, exact=exact)(params, state, (x, y), key)
     check_close(got, tuple(jnp.diagonal(h) for h in want), rtol=1e-11)
+
+
+def test_gates_of_units_keep_the_terms_in_the_second_slope_unless_told() -> None:
+    net = serial(dense(5, tanh), dense(2, tanh))
+    given = posed(Problem(net, squared, 4, 2), 7)
+    (first, _), (whole, _), (without, _) = (
+        unit_gate_curvature(net, squared, **options)(*given)
+        for options in ({}, {"gauss_newton": False}, {"gauss_newton": True})
+    )
+    chex.assert_trees_all_equal(first, whole)
+    assert jnp.max(jnp.abs(whole - without)) > 0.01
 
 
 def test_gates_within_repeat_have_the_depth_first() -> None:

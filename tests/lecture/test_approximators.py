@@ -262,6 +262,12 @@ SMALL = serial(dense(3, tanh), linear(1))
 SUPERPOSITION = kolmogorov(2, inner=SMALL, outer=serial(dense(2, sigmoid), linear(1)))
 
 
+def test_two_knots_make_one_step() -> None:
+    params = steps_at(lambda x: x[:, 0], jnp.array([0.0, 1.0]))
+    net = cybenko(2, heaviside)
+    np.testing.assert_allclose(net.apply(params, STATE, jnp.array([[0.0], [1.0]]))[:, 0], [0.0, 1.0], atol=1e-13)
+
+
 # Bad input
 
 

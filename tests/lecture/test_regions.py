@@ -236,6 +236,16 @@ WRONG = {
         ValueError,
         "polyhedron 1",
     ),
+    "cells as numbers": (
+        lambda: regions.two_layer_region(NORMALS, OFFSETS, lambda cells: cells[:, 0] * 1),
+        ValueError,
+        r"to bools \[cells\], got int\d+ of shape \(4,\)",
+    ),
+    "cells not joined": (
+        lambda: regions.two_layer_region(NORMALS, OFFSETS, lambda cells: cells),
+        ValueError,
+        r"shape \(4, 2\)",
+    ),
     "sharpness 0": (lambda: smooth(half_space(OFFSETS + 1, 0.0), 0.0), ValueError, "sharpness must be.*> 0"),
     "smooth of what has no weights": (
         lambda: smooth(Built(serial(serial(dense(1, tanh))), (({},),), (((),),)), 1.0),

@@ -1,8 +1,11 @@
 """Layers one after another and side by side, each law an equation between layers."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 
 import fnn
 from fnn import (
@@ -116,3 +119,9 @@ def test_columns_are_their_parts_on_slices(key: jax.Array) -> None:
         through_i, readings_i = part.backward(params[i], tape_i, error[:, outs], gradient)
         got = y[:, outs], through[:, ins], readings[i]
         chex.assert_trees_all_equal(got, (y_i, through_i, readings_i))
+
+
+@pytest.mark.parametrize("pair", [[2, linear(1)], linear(2), (2, linear(1), linear(1)), 2], ids=str)
+def test_columns_take_pairs_only(pair: Any) -> None:
+    with pytest.raises(TypeError, match=r"columns: expected pairs \(number of features, layer\), got"):
+        columns((1, linear(1)), pair)

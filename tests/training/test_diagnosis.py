@@ -1,5 +1,6 @@
 """Metrics against NumPy loops, the report of a start against closed forms, and that neither changes the training."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -226,3 +227,13 @@ def test_metrics_of_a_layer_that_stands_still_can_be_differentiated():
     assert float(jax.grad(of)(jnp.zeros(()), jnp.zeros(()))) == 0
     assert float(of(jnp.asarray(3.0), jnp.asarray(-2.0))) == 1.5
     assert float(jax.grad(of)(jnp.asarray(3.0), jnp.asarray(-2.0))) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "share"),
+    [(fnn.training.saturated(0.5), 0.5), (fnn.training.dead(0.25), 0.0), (fnn.training.dead(0.375), 0.5)],
+    ids=["saturated", "at the threshold", "below it"],
+)
+def test_a_slope_of_just_the_threshold_is_not_saturated(metric: Any, share: float) -> None:
+    seen = SimpleNamespace(tape=SimpleNamespace(z=jnp.array([[0.5, 0.25], [0.5, 0.125]])))
+    assert metric.of_layer({}, seen) == share
