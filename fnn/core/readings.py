@@ -13,7 +13,7 @@ reading            value                              leaf's shape  cost in grad
 `second_moment`    (1/n) Σ g_n²                       [i, o]        1.1, the product of squares
 `variance`         (1/n) Σ (g_n − g)²                 [i, o]        1.4, both products
 `signal_to_noise`  g² / variance                      [i, o]        1.5
-`per_example`       g_n                                [n, i, o]     14, all of it writing; n × the memory
+`per_example`      g_n                                [n, i, o]     3 to 14, all of it writing; n × memory
 `contributions`    x_n and ε_n themselves             `Outer`       less than a gradient, as norms
 ================== ================================== ============= =====================================
 

@@ -4,6 +4,7 @@ The README's Python blocks run as they stand, in a fresh process without the tes
 ``import jax`` starts anew; the others continue the blocks before them.
 """
 
+import csv
 import importlib
 import inspect
 import json
@@ -137,6 +138,63 @@ def test_the_names_in_its_text_exist() -> None:
     for names, fields in shapes:
         for shape, field in product(re.findall(r"`(\w+)`", names), re.findall(r"`(\w+)(?:\([^`]*\))?`", fields)):
             assert field in getattr(fnn, shape)._fields, f"{shape} has no {field}"
+
+
+# Its figures, from the last full run
+
+
+def recorded(name: str) -> dict[str, str]:
+    with (ROOT / "experiments" / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return dict(csv.reader(file))
+
+
+COSTS = {
+    "`squared_norm`; `gram`": ("squared norms of examples", "Gram matrix"),
+    "`second_moment`; `variance`; `signal_to_noise`": ("second moment", "variance", "signal to noise"),
+    "`per_example`": ("gradients of examples",),
+    "`gradient_noise`; `clip_per_example`": ("gradient noise", "clipped per example"),
+    "`ggn_diagonal`": ("Gauss–Newton diagonal", "Gauss–Newton diagonal, 1 sample"),
+    "`kronecker_factors`": ("Kronecker factors", "Kronecker factors, 1 sample"),
+    "`second_derivatives`; `hutchinson`": (
+        "Hessian diagonal",
+        "Hessian diagonal, one pass",
+        "Hessian diagonal, 1 probe at units",
+    ),
+    "`hessian_vector_product`; `ggn_vector_product`": ("Hessian · v", "Gauss–Newton · v"),
+}
+
+
+def test_the_costs_in_its_table_are_those_of_the_last_full_run() -> None:
+    times = recorded("quantities")
+    table = README.split("| quantity |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \|$", table, flags=re.MULTILINE)
+    shown = {functions: costs.split("; ") for functions, costs in rows if "---" not in costs}
+    assert shown.keys() == COSTS.keys()
+    for functions, names in COSTS.items():
+        found = [float(times[f"times.{name}"]) for name in names]
+        assert shown[functions] == [f"{cost:.0f}" if cost >= 100 else f"{cost:.2f}" for cost in found]
+
+
+def test_its_ratios_of_speed_are_those_of_the_last_full_run() -> None:
+    seconds = {name.removeprefix("seconds per seed-step."): value for name, value in recorded("bench").items()}
+
+    def ratio(problem: str, one: str, other: str) -> float:
+        return float(seconds[f"{problem}.{one}"]) / float(seconds[f"{problem}.{other}"])
+
+    said = re.search(
+        r"32 seeds of 64-64-64-10 train ([\d.]+) times as fast\s+as in plain JAX and ([\d.]+) times as fast as with "
+        r"flax and optax; 784-1024-1024-10 takes ([\d.]+) times its",
+        README,
+    )
+    assert said
+    small = "64-64-64-10, batch 32, 32 seeds"
+    large = next(name.rpartition(".")[0] for name in seconds if name.startswith("784-1024-1024-10"))
+    found = (
+        ratio(small, "plain JAX", "fnn"),
+        ratio(small, "flax + optax", "fnn"),
+        ratio(large, "fnn", "matrix products only"),
+    )
+    assert said.groups() == (f"{found[0]:.1f}", f"{found[1]:.1f}", f"{found[2]:.2f}")
 
 
 # The slides, in the docstring of fnn.lecture
