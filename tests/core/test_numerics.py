@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn.core._numerics import lengths, mean, no_sum, plus, ratio, safe_sqrt
+from fnn.core._numerics import lengths, logistic_density, mean, no_sum, norm_in_units, plus, ratio, safe_sqrt
 
 X = [0.0, 1e-30, 0.25, 1.0, 9.0, 1e30]
 
@@ -114,3 +114,18 @@ def test_lengths_at_every_scale(size):
     rows = jnp.asarray([[3.0, 4.0], [0.0, 0.0]], jnp.float32) * jnp.asarray(size, jnp.float32)
     np.testing.assert_allclose(lengths(rows), [5 * size, 0], rtol=1e-6)
     assert np.isfinite(jax.grad(lambda rows: lengths(rows).sum())(rows)).all()
+
+
+def test_the_norm_of_a_tree_is_that_of_its_widest_dtype_at_every_scale():
+    for largest in (3e-200, 3.0, 3e200):
+        tree = {"wide": jnp.asarray([largest]), "narrow": jnp.asarray([4.0], jnp.float32)}
+        unit, norm = norm_in_units(tree)
+        assert float(unit) * float(norm) == pytest.approx(math.hypot(largest, 4.0), rel=1e-15)
+    assert [float(part) for part in norm_in_units({})] == [1.0, 0.0]
+
+
+def test_slopes_of_the_logistic_density():
+    """s″ = s(1 − s)(1 − 2s), here from e^u, and odd."""
+    for u in (-3.0, -0.5, 0.0, 0.5, 3.0):
+        s = 1 / (1 + math.exp(-u))
+        assert float(jax.grad(logistic_density)(u)) == pytest.approx(s * (1 - s) * (1 - 2 * s), rel=1e-14, abs=1e-17)

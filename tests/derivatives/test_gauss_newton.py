@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import fnn
 from fnn import (
@@ -22,6 +23,7 @@ from fnn import (
 )
 from fnn.derivatives import (
     ggn_diagonal,
+    ggn_vector_product,
     kronecker_factors,
 )
 from fnn.derivatives import reference as automatic
@@ -44,6 +46,22 @@ def test_random_columns_estimate_the_gauss_newton_diagonal() -> None:
 
 
 SMALL = Problem(serial(dense(3, tanh), linear(2)), softmax_cross_entropy, 4, 2)
+
+
+# Products with a vector
+
+
+def test_the_product_is_that_of_the_matrix() -> None:
+    """G = (1/N) Σ JᵀHJ, by the Jacobian of all outputs in all params."""
+    net, loss, _, _ = SMALL
+    params, state, (x, y), key = given = posed(SMALL, 6)
+    flat, unravel = ravel_pytree(params)
+    J = jax.jacfwd(lambda p: net.forward(unravel(p), state, x, key)[0])(flat)
+    H = loss_hessian(loss, net.forward(params, state, x, key)[0], y)
+    G = np.einsum("nop,noq,nqr->pr", J, H, J) / 6
+    v = normal(params, seed=3)
+    found = ravel_pytree(ggn_vector_product(net, loss)(*given, v))[0]
+    np.testing.assert_allclose(found, G @ ravel_pytree(v)[0], rtol=1e-10)
 
 
 # Kronecker factors

@@ -69,6 +69,13 @@ def test_every_neuron_starts_with_its_rise_within_the_cube(key):
     assert abs(w.std() / 7 - 1) < 0.1
 
 
+def test_the_places_of_the_rises_are_uniform_in_the_cube(key):
+    """Each rises at w·p with a uniform p, so −b regressed on Σ w has the slope E p = 1/2, whatever the inputs."""
+    params, _ = cybenko(4000).init(key, jnp.zeros((1, 3)))
+    w, b = np.asarray(params[0]["w"]).sum(axis=0), np.asarray(params[0]["b"])
+    assert abs(-b @ w / (w @ w) - 0.5) < 0.02
+
+
 def test_labels():
     assert str(cybenko(8)) == "cybenko(8, sigmoid)"
     assert str(cybenko(8, relu, steepness=2.0)) == "cybenko(8, relu, steepness=2.0)"

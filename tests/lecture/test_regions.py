@@ -203,6 +203,13 @@ def test_training_refines_a_perturbed_polyhedron():
     assert wrong[1] < wrong[0] / 4
 
 
+def test_a_dtype_represents_all_halves_of_its_sums_or_is_refused() -> None:
+    """Float32 has whole numbers and their halves below 2^23."""
+    regions._exact_in([2**22, -(2**22) + 1], jnp.float32)
+    with pytest.raises(ValueError, match="got float32 with its 24 bits"):
+        regions._exact_in([2**22, -(2**22)], jnp.float32)
+
+
 # Bad input
 
 NORMALS, OFFSETS = jnp.eye(2), jnp.zeros(2)
@@ -245,6 +252,11 @@ WRONG = {
         lambda: regions.two_layer_region(NORMALS, OFFSETS, lambda cells: cells),
         ValueError,
         r"shape \(4, 2\)",
+    ),
+    "cells that no neuron separates": (
+        lambda: regions.two_layer_region(NORMALS, OFFSETS, lambda cells: cells[:, 0] != cells[:, 1]),
+        ValueError,
+        r"got cells inside, 1/2 of 01 \+ 1/2 of 10, with the same mean as cells outside, 1/2 of 00 \+ 1/2 of 11\. Use three",
     ),
     "sharpness 0": (lambda: smooth(half_space(OFFSETS + 1, 0.0), 0.0), ValueError, "sharpness must be.*> 0"),
     "smooth of what has no weights": (

@@ -18,7 +18,7 @@ from fnn import (
 )
 from tests.checkers import check_same, everything
 from tests.nn.kinds import keeping_width, of_each_kind
-from tests.nn.laws import check_laws, each_case_of
+from tests.nn.laws import check_laws, each_case_of, one_pass_and_exact
 from tests.problems import Case, given, normal
 
 
@@ -28,6 +28,11 @@ def test_wrappers_keep_their_laws(case: Case) -> None:
 
 
 # residual
+
+
+def test_one_pass_through_a_residual_layer_makes_its_own_diagonal() -> None:
+    """The diagonal of (I + J)ᵀ c (I + J), with the crossing term 2 c_i J_ii."""
+    check_laws(Case(residual(dense(4, tanh)), 4), laws=one_pass_and_exact)
 
 
 @keeping_width

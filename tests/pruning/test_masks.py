@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -285,3 +286,23 @@ def test_velocities_under_a_mask_lose_removed_links(optimizer: Any) -> None:
     after, _ = train(learn, pruned, data(), 3)
     for part, left in zip(after.params, links, strict=True):
         assert (np.asarray(part["w"])[~np.asarray(left["w"])] == 0).all()
+
+
+def test_what_is_no_memory_of_links_is_left_alone() -> None:
+    """A number for each leaf, and counts in its shape, stand in the structure of the params and mean something else."""
+    plain = momentum(0.1)
+
+    def init(params: Any) -> Any:
+        rates = jax.tree.map(lambda w: jnp.ones((), w.dtype), params)
+        counts = jax.tree.map(lambda w: jnp.ones(w.shape, jnp.int32), params)
+        return plain.init(params), rates, counts
+
+    def update(g: Any, state: Any, params: Any = None) -> Any:
+        updates, velocity = plain.update(g, state[0], params)
+        return updates, (velocity, *state[1:])
+
+    learn = trainer(NET, squared, sparse(plain._replace(init=init, update=update)), batch_size=10)
+    state = learn.init(jax.random.key(0), data())
+    links = jax.tree.map(jnp.zeros_like, all_links(state.params))
+    pruned = remove_links(state, links)
+    chex.assert_trees_all_equal(pruned.optimizer_state.inner[1:], state.optimizer_state.inner[1:])

@@ -7,6 +7,7 @@ import pytest
 
 from fnn import dense, linear, serial, tanh
 from fnn.testing import Difference, GradientComparison, Kind, LeafComparison, Verdict
+from fnn.testing.comparisons import whole
 from tests.testing.test_gradients import compared, narrowly, trained_in
 
 
@@ -36,6 +37,19 @@ def test_a_leaf_next_to_nothing_is_measured_against_the_whole_gradient() -> None
     leaves = leaf("w", 1e-12, 1.0), leaf("b", 1e-3, 1e-9)
     report = GradientComparison("net", ("manual", "automatic"), Verdict(Kind.AGREE, digits=9), None, leaves, None, ())
     assert report.worst == pytest.approx(1e-9, rel=1e-3)
+
+
+def test_each_leaf_is_small_against_what_is_in_its_units() -> None:
+    """Params against ‖g‖ of them all; the examples, where Σ x ∂Q/∂x = Σ w ∂Q/∂w, against ‖g_w‖ ‖w‖/‖x‖."""
+    found = whole(["w", "b", "x"], [3.0, 4.0, 5.0], [2.0, 0.0, 10.0])
+    assert found == pytest.approx([5.0, 5.0, 0.6])
+
+
+def test_the_report_speaks_of_examples_only_if_they_were_compared() -> None:
+    with_examples, without = str(compared(examples=True)), str(compared(examples=False))
+    assert "example by example: worst is example" in with_examples
+    assert "example" not in without
+    assert "None" not in without
 
 
 def test_verdicts_can_be_copied() -> None:

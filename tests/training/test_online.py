@@ -48,6 +48,10 @@ def test_learning_online_is_the_loop_of_updates() -> None:
         np.testing.assert_allclose(done.history[name], means, rtol=1e-12)
 
 
+def test_a_row_of_the_history_is_a_hundred_steps() -> None:
+    assert learn_online(LEARN, start(), stream([4] * 201)).history["step"].tolist() == [100, 200, 201]
+
+
 def test_it_stops_after_steps_and_takes_no_batch_more() -> None:
     batches = stream([4] * 10)
     done = learn_online(LEARN, start(), batches, steps=7, every=7)
