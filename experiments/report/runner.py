@@ -25,7 +25,11 @@ REFUSED = (user_network.Refused, data.Unreadable)
 """What a user gave cannot be taken: one line says why."""
 
 
-UNOPTIMISED = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+UNOPTIMISED = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 """What keeps XLA from optimising programs for the CPU, which takes most of the time of compiling them."""
 
 

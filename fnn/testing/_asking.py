@@ -24,7 +24,11 @@ Measured = dict[str, Any]
 Judge = Callable[[Measured, float], tuple[Outcome, str]]
 """From the numbers and a tolerance to an outcome and a finding."""
 
-_HASTE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_HASTE = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 """Compiler options that make programs of many small operations compile several times faster, and run slower."""
 
 

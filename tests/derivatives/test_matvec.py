@@ -115,8 +115,7 @@ SEVERAL = [
 ]
 
 
-@pytest.mark.parametrize("n", [1, 7])
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(("name", "n"), [*((name, 7) for name in SEVERAL), (SEVERAL[0], 1), ("deep, little memory", 1)])
 def test_what_is_random_is_within_five_standard_errors_of_its_twin(name: str, n: int) -> None:
     """Probes at units and at weights, random columns, and the trace by its own error; and all eigenvalues."""
     net, loss, _, _ = problem = NETWORKS[name]
