@@ -45,19 +45,46 @@ def features(where: str, x: Any, width: int | None = None) -> None:
         )
 
 
-def batch(pair: Any) -> tuple[Any, Any]:
-    """The x and y of a batch (x, y); raises unless they have equally many examples, at least one."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"batch: expected a pair (x, y), got {type(pair).__name__}. Pass (x, y).")
-    x, y = pair
-    is_array("x of a batch (x, y)", x)
-    is_array("y of a batch (x, y)", y)
-    if jnp.ndim(x) == 0 or jnp.ndim(y) == 0 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
+def examples(where: str, batch: Any) -> int:
+    """The number of examples, the first axis of every leaf of a pytree; raises unless all agree and there is one."""
+    leaves = {leaf_of_batch(path, batch): leaf for path, leaf in jax.tree.leaves_with_path(batch)}
+    if not leaves:
+        raise TypeError(f"{where}: expected a pytree of arrays [n, …], got {shown(batch)}. Pass (x, y).")
+    for name, leaf in leaves.items():
+        is_array(f"{where}: {name}", leaf)
+        if not leaf.shape:
+            raise ValueError(f"{where}: expected examples [n, …] in {name}, got a scalar. Give it an example axis.")
+    sizes = {name: leaf.shape[0] for name, leaf in leaves.items()}
+    size = next(iter(sizes.values()))
+    if set(sizes.values()) != {size} or size == 0:
+        got = ", ".join(f"{n} in {name}" for name, n in sizes.items())
         raise ValueError(
-            f"batch: expected as many examples as targets, at least one, got x of shape {jnp.shape(x)} "
-            f"and y of shape {jnp.shape(y)}. Give every example one target."
+            f"{where}: expected equally many examples in every array, at least one, got {got}. Give every example one "
+            "entry in each."
         )
-    return x, y
+    return size
+
+
+def leaf_of_batch(path: Any, batch: Any) -> str:
+    """The name of a leaf of a batch for messages: x, y['mask'], weight; its path where the batch is no (x, y)."""
+    names = ("x", "y", "weight")
+    is_usual = isinstance(batch, tuple | list) and not hasattr(batch, "_fields") and len(batch) in (2, 3)
+    rest = jax.tree_util.keystr(path[1:] if is_usual else path)
+    return f"{names[path[0].idx]}{rest}" if is_usual else f"batch{rest}"
+
+
+def weights(where: str, weight: Any, size: int) -> None:
+    """Raise unless there are weights [n], floats that are finite and not negative where they are concrete."""
+    if jnp.shape(weight) != (size,):
+        raise ValueError(
+            f"{where}: expected one weight for each of {size} examples, got shape {jnp.shape(weight)}. Reshape it to "
+            f"({size},)."
+        )
+    if not jnp.issubdtype(jnp.result_type(weight), jnp.floating):
+        raise TypeError(f"{where}: expected weights of floats, got {jnp.result_type(weight)}. Convert by astype.")
+    known = concrete(weight)
+    if known is not None and not (np.isfinite(known.astype(np.float64)) & (known >= 0)).all():
+        raise ValueError(f"{where}: expected finite weights >= 0, got others. Clip or drop them.")
 
 
 def concrete(value: Any) -> np.ndarray | None:

@@ -96,23 +96,36 @@ def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
     return jnp.where(difference <= max(8, n) * jnp.finfo(of.dtype).eps * of, 0, difference)
 
 
-def _of_moments(label: str, combine: Any, doc: str) -> Reading:
-    """A reading computed from the mean g and the variance of the examples' gradients, in float32 at least."""
+def _of_moments(label: str, combine: Any, doc: str, share: Array | None = None) -> Reading:
+    """A reading computed from the mean g and the variance of the examples' gradients, in float32 at least.
+
+    The examples count by their shares ω_n; without those, each by 1/n.
+    """
+
+    def summed(u: Array, v: Array) -> Array:
+        """Σ_n ω_n u_n v_nᵀ."""
+        if share is None:
+            return jnp.matmul(u.T, v, precision=FULL) / u.shape[0]
+        return jnp.matmul((u * share.astype(u.dtype)[:, None]).T, v, precision=FULL)
+
+    def averaged(g: Array) -> Array:
+        """Σ_n ω_n g_n."""
+        return jnp.mean(g, axis=0) if share is None else jnp.tensordot(share.astype(g.dtype), g, 1)
 
     def of_outer(x: Array, error: Array) -> Array:
         n = x.shape[0]
         u = wide(x)
         v = wide(error)
-        mean = jnp.matmul(u.T, v, precision=FULL) / n
-        moment = jnp.matmul(jnp.square(u).T, jnp.square(v), precision=FULL) / n
+        mean = summed(u, v)
+        moment = summed(jnp.square(u), jnp.square(v))
         var = beyond_rounding(moment - jnp.square(mean), moment, n)
         return combine(mean, var).astype(error.dtype)
 
     def of_rows(rows: Array) -> Array:
         n = rows.shape[0]
         g = wide(rows)
-        mean = jnp.mean(g, axis=0)
-        var = jnp.mean(jnp.square(g - mean[None]), axis=0)
+        mean = averaged(g)
+        var = averaged(jnp.square(g - mean[None]))
         blur = max(8, n) * jnp.finfo(g.dtype).eps * mean
         return combine(mean, jnp.where(var <= jnp.square(blur), 0, var)).astype(rows.dtype)
 
@@ -124,6 +137,7 @@ def _of_moments(label: str, combine: Any, doc: str) -> Reading:
         scale=lambda n: 1.0,
         linear=False,
         doc=doc,
+        weighted=lambda share: _of_moments(label, combine, doc, share),
     )
 
 
@@ -172,7 +186,7 @@ second_moment = Reading(
     outer=lambda x, error: (jnp.square(wide(x)).T @ jnp.square(wide(error))).astype(error.dtype),
     rows=lambda rows: jnp.sum(jnp.square(wide(rows)), axis=0).astype(rows.dtype),
     stack=_unchanged,
-    scale=lambda n: 1 / math.sqrt(n),
+    scale=lambda n: 1 / (jnp.sqrt(n) if isinstance(n, jax.Array) else math.sqrt(n)),
     linear=False,
     doc="Σ_n x_n² ε_n²ᵀ: the sum of the squared contributions, elementwise.",
 )

@@ -26,8 +26,9 @@ Params = Any
 State = Any
 """A pytree of what a layer remembers between batches, such as running statistics; `()` for most layers."""
 
-Batch = tuple[Array, Array]
-"""(x, y): examples [n, features] and their targets, [n, …]."""
+Batch = Any
+"""A pytree of arrays with the examples as their first axis. The usual one is (x, y): examples [n, features] and their
+targets [n, …]; (x, y, weight) has a weight for each example. See `fnn.core.batches`."""
 
 Rate = float | Array | Callable[[Array], Array]
 """A learning rate: a number, a tracer, or a schedule from the step (0, 1, …) to a rate."""
@@ -59,7 +60,8 @@ class Loss(NamedTuple):
     ``curvature`` is the diagonal ∂²ℒ/∂a_m² [n, M]; ``hessian`` is the whole matrix ∂²ℒ/∂a_m∂a_k [n, M, M], or None
     for a loss that is a sum over outputs, whose Hessian is diagonal. ``root`` is R [n, M, C] with R Rᵀ equal to the
     Hessian, or the root of the diagonal [n, M] if the Hessian is diagonal; None if the loss is not convex or its
-    root is not implemented. Nothing here is divided by n. ``doc`` is the help of this one loss.
+    root is not implemented. Nothing here is divided by n. ``doc`` is the help of this one loss. ``weight`` makes of the
+    targets the weights [n] by which the examples count in means, as for classes of unequal weight; None for 1.
     """
 
     __doc__ = OwnHelp(__doc__)  # pyright: ignore[reportAssignmentType]
@@ -70,6 +72,7 @@ class Loss(NamedTuple):
     hessian: Callable[[Array, Array], Array] | None = None
     root: Callable[[Array, Array], Array] | None = None
     doc: str = ""
+    weight: Callable[[Any], Array] | None = None
 
     def __repr__(self) -> str:
         return self.label
@@ -85,10 +88,13 @@ class Reading(NamedTuple):
     - ``rows(contributions [n, …])`` reads contributions in explicit form, as to a bias;
     - ``stack(readings [depth, …])`` joins the readings of stacked parameters (`repeat`);
     - ``scale(n)`` is the factor on each example's error that makes the reading of a whole batch the
-      reading of the *mean* loss: 1/n for a sum of ε, 1/√n for a sum of ε², 1 for a per-example reading;
+      reading of the *mean* loss: 1/n for a sum of ε, 1/√n for a sum of ε², 1 for a per-example reading. An example of
+      weight w counts as one of n = Σw/w, so that ``scale`` is also given arrays [n];
     - ``linear`` is True if the reading depends on the sum of the contributions only. It is then also
       right in a layer that couples the examples of a batch; other readings raise Unsupported there;
-    - ``doc`` is the help of this one reading.
+    - ``doc`` is the help of this one reading;
+    - ``weighted(share [n])`` is the reading of examples that count by their shares, which add up to 1, for a
+      reading that no factor on the errors makes so, such as a variance. None for the others.
     """
 
     __doc__ = OwnHelp(__doc__)  # pyright: ignore[reportAssignmentType]
@@ -96,9 +102,10 @@ class Reading(NamedTuple):
     outer: Callable[[Array, Array], Any]
     rows: Callable[[Array], Array]
     stack: Callable[[Array], Array]
-    scale: Callable[[int], float]
+    scale: Callable[[Any], Any]
     linear: bool
     doc: str = ""
+    weighted: Callable[[Array], Reading] | None = None
 
     def __repr__(self) -> str:
         return self.label
@@ -191,7 +198,7 @@ class TrainState(NamedTuple):
 class Trainer(NamedTuple):
     """One step of training as pure functions, for `jax.lax.scan` or a loop in Python.
 
-    - ``init(key, data) -> TrainState``; data is (x [ℓ, …], y [ℓ, …]).
+    - ``init(key, data) -> TrainState``; data is a pytree of arrays [ℓ, …], such as (x, y).
     - ``step(state, data) -> (state, metrics)`` draws its own batch from the data.
     - ``update(state, batch) -> (state, metrics)`` takes a given batch.
     """

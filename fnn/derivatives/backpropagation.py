@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core.batches import supervised
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
@@ -59,9 +60,9 @@ def objective(net: Layer, loss: Loss) -> Objective:
     checks.is_loss(loss)
 
     def mean_loss(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, State]:
-        x, y = checks.batch(batch)
-        a, state, _ = net.forward(params, state, x, key)
-        return jnp.mean(loss.value(a, y)), state
+        examples = supervised(batch, loss)
+        a, state, _ = net.forward(params, state, examples.x, key)
+        return examples.mean(loss.value(a, examples.y)), state
 
     return mean_loss
 
@@ -83,11 +84,11 @@ def backprop(net: Layer, loss: Loss, read: Reading = gradient) -> Gradient:
     derivatives_checks.is_reading(read)
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
-        x, y = checks.batch(batch)
-        a, state, tape = net.forward(params, state, x, key)
-        error = loss.slope(a, y) * read.scale(x.shape[0])
-        _, readings = net.backward(params, tape, error, read)
-        return (jnp.mean(loss.value(a, y)), state), readings
+        examples = supervised(batch, loss)
+        a, state, tape = net.forward(params, state, examples.x, key)
+        error = examples.scaled(loss.slope(a, examples.y), read)
+        _, readings = net.backward(params, tape, error, examples.reading(read))
+        return (examples.mean(loss.value(a, examples.y)), state), readings
 
     return value_and_readings
 

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import wide
+from fnn.core.batches import supervised
 from fnn.core.errors import Unsupported
 from fnn.core.readings import Outer, contributions, gathered, gradient, has_weights, is_outer
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
@@ -117,7 +118,7 @@ def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch
     checks.is_loss(loss)
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
-        x, y = checks.batch(batch)
+        x, y, _, _ = examples = supervised(batch, loss)
         v = derivatives_checks.like_params("ggn_vector_product", v, params)
 
         def output(params: Params) -> tuple[Array, Any]:
@@ -126,7 +127,7 @@ def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch
 
         a, Jv, tape = jax.jvp(output, (params,), (v,), has_aux=True)
         bent = jnp.einsum("nmk,nk->nm", loss_hessian(loss, a, y), Jv)
-        return drop_records(net.backward(params, tape, bent / x.shape[0], gradient)[1])
+        return drop_records(net.backward(params, tape, examples.scaled(bent, gradient), gradient)[1])
 
     return product
 
@@ -146,44 +147,48 @@ def _mixtures(loss: Loss, a: Array, y: Array, samples: int, key: Array) -> Array
 
 
 def _read_from_columns(
-    net: Layer, loss: Loss, samples: int | None, where: str, read: Callable[[Any, int], Any]
+    net: Layer, loss: Loss, samples: int | None, where: str, read: Callable[[Any, Array], Any]
 ) -> Gradient:
     checks.is_layer(where, net)
     _has_root(where, loss)
     samples = None if samples is None else checks.count("samples", samples)
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
-        x, y = checks.batch(batch)
+        x, y, _, _ = examples = supervised(batch, loss)
         a, state, tape = net.forward(params, state, x, key)
         errors = root_columns(loss, a, y) if samples is None else _mixtures(loss, a, y, samples, probe_key(key))
+        errors = jax.vmap(examples.present)(errors)
         kept = jax.vmap(lambda error: drop_records(net.backward(params, tape, error, contributions)[1]))(errors)
-        return (jnp.mean(loss.value(a, y)), state), read(kept, x.shape[0])
+        return (examples.mean(loss.value(a, y)), state), read(kept, examples.shares(wide(a).dtype))
 
     return value_and_readings
 
 
-def _diagonal(kept: Any, n: int) -> Params:
-    """(1/n) Σ_n x_n² (Σ_c s_nc²)ᵀ at weights, (1/n) Σ_n Σ_c r_nc² at others, of kept [C, n, …]."""
+def _diagonal(kept: Any, share: Array) -> Params:
+    """Σ_n ω_n x_n² (Σ_c s_nc²)ᵀ at weights, Σ_n ω_n Σ_c r_nc² at others, of kept [C, n, …] and ω = 1/n, or weights."""
+
+    def counted(rows: Array) -> Array:
+        return jnp.einsum("n,n...->n...", share.astype(rows.dtype), rows)
 
     def diagonal(node: Any) -> Array:
         if is_outer(node):
             x, error = wide(node.x[0]), wide(node.error)
-            squares = Outer(jnp.square(x), jnp.sum(jnp.square(error), axis=0))
-            return (gathered(gradient, squares) / n).astype(node.error.dtype)
-        return (gathered(gradient, jnp.sum(jnp.square(wide(node)), axis=0)) / n).astype(node.dtype)
+            squares = Outer(jnp.square(x), counted(jnp.sum(jnp.square(error), axis=0)))
+            return gathered(gradient, squares).astype(node.error.dtype)
+        return gathered(gradient, counted(jnp.sum(jnp.square(wide(node)), axis=0))).astype(node.dtype)
 
     return jax.tree.map(diagonal, kept, is_leaf=is_outer)
 
 
-def _factors(kept: Any, n: int) -> Any:
+def _factors(kept: Any, share: Array) -> Any:
     def of(node: Any) -> Any:
         if not has_weights(node):
-            return _diagonal(node, n)
+            return _diagonal(node, share)
         x, s = wide((node["w"].x[0], node["w"].error))
         if "b" in node:
             x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-        A = jnp.einsum("n...i,n...j->...ij", x, x) / n
-        G = jnp.einsum("cn...o,cn...p->...op", s, s) / n
+        A = jnp.einsum("n,n...i,n...j->...ij", share.astype(x.dtype), x, x)
+        G = jnp.einsum("n,cn...o,cn...p->...op", share.astype(s.dtype), s, s)
         return Kronecker(A.astype(node["w"].x.dtype), G.astype(node["w"].error.dtype))
 
     return jax.tree.map(of, kept, is_leaf=lambda node: has_weights(node) or is_outer(node))

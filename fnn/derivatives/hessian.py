@@ -37,7 +37,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
-from fnn.core._numerics import Sum, mean, narrow, no_sum, plus, wide
+from fnn.core._numerics import Sum, narrow, no_sum, plus, ratio, wide
+from fnn.core.batches import supervised
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
@@ -107,7 +108,7 @@ def gate_curvature(
 
     def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Array:
         _, _, c, _ = walk(params, state, batch, key, gradient)
-        return jnp.sum(jnp.square(batch[0]) * diagonal(c), axis=0)
+        return jnp.sum(jnp.square(supervised(batch, loss).x) * diagonal(c), axis=0)
 
     return at_gates
 
@@ -154,14 +155,13 @@ def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -
     curve = checks.curve_of(net)
 
     def walk(params: Params, state: State, batch: Batch, key: Array, read: Reading) -> tuple:
-        x, y = checks.batch(batch)
+        x, y, _, _ = examples = supervised(batch, loss)
         a, state, tape = net.forward(params, state, x, key)
-        scale = read.scale(x.shape[0])
         # Every term with σ'' is linear in the error: with the error 0 all of them vanish, and Jᵀ c J remains.
-        error = jnp.zeros_like(a) if gauss_newton else loss.slope(a, y) * scale
-        c = loss_hessian(loss, a, y) if exact else loss.curvature(a, y)
-        _, c, readings = curve(params, tape, error, c * scale, read)
-        return jnp.mean(loss.value(a, y)), state, c, readings
+        error = jnp.zeros_like(a) if gauss_newton else examples.scaled(loss.slope(a, y), read)
+        c = examples.scaled(loss_hessian(loss, a, y) if exact else loss.curvature(a, y), read)
+        _, c, readings = curve(params, tape, error, c, examples.reading(read))
+        return examples.mean(loss.value(a, y)), state, c, readings
 
     return walk
 
@@ -181,7 +181,7 @@ def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:
 
     Args:
         value_and_gradient: `backprop(…)`, `second_derivatives(…)` or a similar function that returns means over
-            examples.
+            examples, or means by the weights of a batch (x, y, weight).
         size: number of examples in a chunk; the remainder is one smaller chunk.
 
     Returns:
@@ -202,25 +202,42 @@ def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:
     size = checks.count("size", size)
 
     def chunked(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
-        x, y = checks.batch(batch)
-        n = x.shape[0]
+        n = checks.examples("microbatched", batch)
         whole = n // size
+        batch = jax.tree.map(jnp.asarray, batch)
 
         def add(carry: tuple[State, Sum], part: Any) -> tuple[tuple[State, Sum], None]:
             state, sum = carry
             rows, i = part
-            (value, state), g = value_and_gradient(params, state, rows, jax.random.fold_in(key, i))
-            return (state, plus(sum, jax.tree.map(lambda mean: rows[0].shape[0] * mean, wide((value, g))))), None
+            (value, state, *aux), g = value_and_gradient(params, state, rows, jax.random.fold_in(key, i))
+            return (state, plus(sum, _times(_count(rows), wide((value, aux, g))))), None
 
-        (value, _), g = jax.eval_shape(value_and_gradient, params, state, (x[:size], y[:size]), key)
-        carry = state, no_sum((value, g))
+        first = jax.tree.map(lambda a: a[:size], batch)
+        (value, _, *aux), g = jax.eval_shape(value_and_gradient, params, state, first, key)
+        carry = state, no_sum((value, aux, g))
         if whole:
-            rows = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), (x, y))
+            rows = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), batch)
             carry, _ = jax.lax.scan(add, carry, (rows, jnp.arange(whole)))
         if n % size:
-            carry, _ = add(carry, ((x[whole * size :], y[whole * size :]), jnp.asarray(whole)))
+            carry, _ = add(carry, (jax.tree.map(lambda a: a[whole * size :], batch), jnp.asarray(whole)))
         state, sum = carry
-        value, g = narrow(mean(sum, n), (value, g))
-        return (value, state), g
+        count = _count(batch)
+        total = _times(1 / count if isinstance(count, int) else ratio(count, jnp.square(count)), sum.total)
+        value, aux, g = narrow(total, (value, aux, g))
+        return (value, state, *aux), g
 
     return chunked
+
+
+def _count(batch: Batch) -> int | Array:
+    """n, or Σ w of a batch (x, y, weight)."""
+    n = jax.tree.leaves(batch)[0].shape[0]
+    is_weighted = isinstance(batch, tuple | list) and len(batch) == 3 and jnp.shape(batch[2]) == (n,)
+    if is_weighted and jnp.issubdtype(batch[2].dtype, jnp.floating):
+        return jnp.sum(wide(batch[2]))
+    return n
+
+
+def _times(factor: int | float | Array, tree: Any) -> Any:
+    """The tree with every leaf times the factor, in the leaf's dtype."""
+    return jax.tree.map(lambda leaf: leaf * jnp.asarray(factor, leaf.dtype), tree)

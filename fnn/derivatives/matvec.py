@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fnn.core import _checks as checks
+from fnn.core.batches import supervised
 from fnn.core._numerics import Sum, eigh, mean, narrow, no_sum, plus, units, wide
 from fnn.core.errors import Unsupported
 from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
@@ -147,8 +148,7 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
     read = backprop(net, loss, contributions)
 
     def probe(params: Params, state: State, batch: Batch, key: Array, own_key: Array) -> Params:
-        x, y = checks.batch(batch)
-        n = x.shape[0]
+        x, y, _, n = examples = supervised(batch, loss)
         _needs_no_key("hutchinson", net, params, state, x, key)
         kinds = jax.eval_shape(lambda p: drop_records(read(p, state, (x, y), key)[1]), params)
         is_weight = jax.tree.map(is_outer, kinds, is_leaf=is_outer)
@@ -156,7 +156,8 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
 
         def of_one(own: Any, x: Array, y: Array) -> Any:
             merged = jax.tree.map(lambda w, p, o: p if w else o, is_weight, params, own)
-            return drop_records(read(merged, state, (x[None], y[None]), key)[1])
+            one = jax.tree.map(lambda leaf: leaf[None], (x, y))
+            return drop_records(read(merged, state, one, key)[1])
 
         v = _signs(own_key, own)
         kept, bent = jax.jvp(lambda own: jax.vmap(of_one)(own, x, y), (own,), (v,))
@@ -164,12 +165,11 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
 
         def square(path: Any, node: Any, bent: Any) -> Any:
             if not is_outer(node):
-                return shaken[path] * bent[:, 0]
+                return examples.scaled(shaken[path] * bent[:, 0], gradient)
             sign = shaken[_bias_of(path, shaken)]
-            return Outer(jnp.square(node.x[:, 0]), sign * bent.error[:, 0])
+            return Outer(jnp.square(node.x[:, 0]), examples.scaled(sign * bent.error[:, 0], gradient))
 
-        at_units = jax.tree.map_with_path(square, kept, bent, is_leaf=is_outer)
-        return jax.tree.map(lambda total: total / n, gathered(gradient, at_units))
+        return gathered(gradient, jax.tree.map_with_path(square, kept, bent, is_leaf=is_outer))
 
     return probe
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core.batches import supervised
+from fnn.core.errors import Unsupported
 from fnn.core._numerics import lengths, narrow, ratio, safe_sqrt, units, wide
 from fnn.core.readings import beyond_rounding, gradient, gram
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
@@ -54,7 +56,13 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
     read = backprop(net, loss, gram)
 
     def noise(params: Params, state: State, batch: Batch, key: Array) -> GradientNoise:
-        n = checks.batch(batch)[0].shape[0]
+        examples = supervised(batch, loss)
+        n = examples.size
+        if examples.weight is not None:
+            raise Unsupported(
+                "gradient_noise: expected a batch (x, y), got weights: the estimates are for examples that count alike. "
+                "Draw the examples by their weights instead."
+            )
         derivatives_checks.several_examples("gradient_noise", n)
         (value, _), of_leaves = read(params, state, batch, key)
         return noise_of(sum(jax.tree.leaves(drop_records(of_leaves)), jnp.zeros((n, n), wide(value).dtype)))
@@ -93,6 +101,8 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
     Equation, with θ the threshold::
 
         g = (1/n) Σ_n min(1, θ/‖g_n‖) g_n
+
+    or, for a batch (x, y, weight), the mean by the weights, (1/Σw) Σ_n w_n min(1, θ/‖g_n‖) g_n.
 
     Two backward passes of one tape: the first reads the norms, the second starts from errors ε_n scaled by each
     example's factor, because a backward pass is linear in the error. Replacing one example changes g by at most 2θ/n.
@@ -133,19 +143,20 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
         checks.is_loss(loss)
 
         def clipped(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Params]:
-            x, y = checks.batch(batch)
+            x, y, _, n = examples = supervised(batch, loss)
             a, state, tape = net.forward(params, state, x, key)
-            error = loss.slope(a, y)
+            error = examples.present(loss.slope(a, y))
             unit = units(error)
             at_unit = wide(error) * (1 / unit)[:, None]
             _, of_leaves = net.backward(params, tape, at_unit.astype(error.dtype), _NORM)
             norm = lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(drop_records(of_leaves))], axis=1))
             theta = jnp.asarray(threshold, norm.dtype)
             share = jnp.minimum(unit, theta / jnp.where(norm == 0, theta / unit, norm))
+            share = share if examples.weight is None else share * n * examples.shares(share.dtype)
             at_unit, rest = _at_unit_size(at_unit, share, norm)
             _, g = net.backward(params, tape, at_unit.astype(error.dtype), gradient)
-            shortened = jax.tree.map(lambda total: total * (rest / x.shape[0]).astype(total.dtype), wide(g))
-            return (jnp.mean(loss.value(a, y)), state), narrow(shortened, g)
+            shortened = jax.tree.map(lambda total: total * (rest / n).astype(total.dtype), wide(g))
+            return (examples.mean(loss.value(a, y)), state), narrow(shortened, g)
 
         return clipped
 

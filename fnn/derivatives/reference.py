@@ -46,6 +46,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from fnn.core.batches import supervised
 from fnn.core.readings import contributions, gradient, has_weights, per_example
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
@@ -63,8 +64,9 @@ def _losses(net: Layer, loss: Loss) -> Callable[..., tuple[Array, State]]:
     """A function that returns the losses [n] of the examples and the state."""
 
     def each(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, State]:
-        a, state, _ = net.forward(params, state, batch[0], key)
-        return loss.value(a, batch[1]), state
+        examples = supervised(batch, loss)
+        a, state, _ = net.forward(params, state, examples.x, key)
+        return examples.present(loss.value(a, examples.y)), state
 
     return each
 
@@ -73,10 +75,11 @@ def read(net: Layer, loss: Loss, reading: Reading) -> Gradient:
     """A reading of the examples' gradients g_n, the rows of the Jacobian of the losses."""
 
     def value_and_readings(params: Params, state: State, batch: Batch, key: Array) -> tuple[tuple[Array, State], Any]:
-        n = batch[0].shape[0]
+        examples = supervised(batch, loss)
         each, new_state = _losses(net, loss)(params, state, batch, key)
         g = jax.jacrev(lambda p: _losses(net, loss)(p, state, batch, key)[0])(params)
-        return (jnp.mean(each), new_state), jax.tree.map(lambda leaf: reading.rows(leaf * reading.scale(n)), g)
+        readings = jax.tree.map(lambda leaf: examples.reading(reading).rows(examples.scaled(leaf, reading)), g)
+        return (examples.mean(each), new_state), readings
 
     return value_and_readings
 
@@ -90,8 +93,9 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
             g = jax.jacrev(lambda p: _losses(net, loss)(p, state, batch, key)[0])(params)
             norm = jnp.sqrt(sum(jnp.sum(leaf.reshape(leaf.shape[0], -1) ** 2, axis=1) for leaf in jax.tree.leaves(g)))
             share = jnp.where(norm > threshold, threshold / norm, 1).astype(norm.dtype)
-            mean = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1) / norm.size, g)
-            return (jnp.mean(each), new_state), mean
+            examples = supervised(batch, loss)
+            mean = jax.tree.map(lambda leaf: jnp.tensordot(share * examples.shares(share.dtype), leaf, 1), g)
+            return (examples.mean(each), new_state), mean
 
         return clipped
 
@@ -131,8 +135,9 @@ def hessian_diagonal(net: Layer, loss: Loss, reading: Reading = gradient) -> Gra
         slopes = jax.jacrev(lambda w: _losses(net, loss)(unravel(w), state, batch, key)[0])
         units = jnp.eye(flat.size, dtype=flat.dtype)
         each = jax.lax.map(lambda unit: jax.jvp(slopes, (flat,), (unit,))[1] @ unit, units)
-        scale = reading.scale(batch[0].shape[0])
-        readings = jax.tree.map(reading.rows, jax.vmap(unravel)(each.T * scale))
+        examples = supervised(batch, loss)
+        rows = examples.reading(reading).rows
+        readings = jax.tree.map(rows, jax.vmap(unravel)(examples.scaled(each.T, reading)))
         return objective(net, loss)(params, state, batch, key), readings
 
     return value_and_readings
@@ -155,7 +160,8 @@ def ggn(net: Layer, loss: Loss) -> Matrix:
         flat, unravel = ravel_pytree(params)
         output = lambda w: net.forward(unravel(w), state, batch[0], key)[0]  # noqa: E731
         J = jax.jacrev(output)(flat)
-        return jnp.einsum("nmv,nmk,nkw->vw", J, _loss_hessian(loss, output(flat), batch[1]), J) / J.shape[0]
+        H = _loss_hessian(loss, output(flat), batch[1])
+        return jnp.einsum("n,nmv,nmk,nkw->vw", supervised(batch, loss).shares(J.dtype), J, H, J)
 
     return matrix
 
@@ -181,6 +187,7 @@ def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
         output = lambda p: map_layers(_shifting, net).forward(p, state, batch[0], key)[0]  # noqa: E731
         with_shifts = jax.tree.map(_with_shift, kept, params, is_leaf=has_weights)
         H = _loss_hessian(loss, output(with_shifts), batch[1])
+        share = supervised(batch, loss).shares(H.dtype)
         value_and_state, diagonal = ggn_diagonal(net, loss)(params, state, batch, key)
 
         def of(kept: Any, x: Any, J: Any, diagonal: Any) -> Any:
@@ -192,9 +199,9 @@ def kronecker_factors(net: Layer, loss: Loss) -> Gradient:
                 J = J["b"]
             else:
                 J = J["shift"]
-            A = jnp.einsum("...ni,...nj->...ij", x, x)
-            G = jnp.einsum("nm...o,nmk,nk...p->...op", J, H, J)
-            return Kronecker(A=A / H.shape[0], G=G / H.shape[0])
+            A = jnp.einsum("n,...ni,...nj->...ij", share, x, x)
+            G = jnp.einsum("n,nm...o,nmk,nk...p->...op", share, J, H, J)
+            return Kronecker(A=A, G=G)
 
         given = _given(net, params, state, batch[0], key)
         trees = kept, given, jax.jacrev(output)(with_shifts), diagonal
@@ -242,7 +249,8 @@ def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> An
 
 def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
     """∇²ℒ_n [n, M, M] from the loss's value alone."""
-    return jax.vmap(lambda a, y: jax.hessian(lambda a: loss.value(a[None], y[None])[0])(a))(a, y)
+    one = lambda leaf: leaf[None]  # noqa: E731
+    return jax.vmap(lambda a, y: jax.hessian(lambda a: loss.value(a[None], jax.tree.map(one, y))[0])(a))(a, y)
 
 
 def hessian_vector_product(net: Layer, loss: Loss) -> Product:
@@ -260,10 +268,11 @@ def ggn_vector_product(net: Layer, loss: Loss) -> Product:
     """Jᵀ ∇²ℒ J v/n."""
 
     def product(params: Params, state: State, batch: Batch, key: Array, v: Params) -> Params:
-        x, y = batch
+        examples = supervised(batch, loss)
+        x, y = examples.x, examples.y
         v = derivatives_checks.like_params("ggn_vector_product", v, params)
         a, push = jax.linearize(lambda p: net.forward(p, state, x, key)[0], params)
-        bent = jax.jvp(jax.grad(lambda a: jnp.mean(loss.value(a, y))), (a,), (push(v),))[1]
+        bent = jax.jvp(jax.grad(lambda a: examples.mean(loss.value(a, y))), (a,), (push(v),))[1]
         return jax.linear_transpose(push, params)(bent)[0]
 
     return product
@@ -273,8 +282,8 @@ def gate_curvature(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
     """∂²Q/∂g_i² [i] for gates on the inputs."""
 
     def at_gates(params: Params, state: State, batch: Batch, key: Array) -> Array:
-        x, y = batch
-        gated = lambda g: objective(net, loss)(params, state, (x * g[None, :], y), key)[0]  # noqa: E731
+        x, *others = batch
+        gated = lambda g: objective(net, loss)(params, state, (x * g[None, :], *others), key)[0]  # noqa: E731
         return jnp.diagonal(jax.hessian(gated)(jnp.ones(x.shape[1], x.dtype)))
 
     return at_gates

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fnn.core import _checks as checks
+from fnn.core.batches import supervised
 from fnn.core._numerics import wide_integers
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.data.sampling import permuted, shuffled
@@ -133,8 +134,10 @@ def pretrain(
     checks.is_loss(loss)
     _is_sum_over_outputs(loss, softmax_cross_entropy)
     training_checks.makes_steps("pretrain", optimizer)
-    x, y = checks.batch(data)
-    training_checks.data(x, y)
+    training_checks.data(data)
+    x, y, weight, _ = supervised(data)
+    if weight is not None:
+        raise ValueError("pretrain: expected data (x, y), got weights. Repeat or leave out examples instead.")
     checks.features("pretrain", x)
     plan = _planned(x, steps, batch_size, subsample, inputs, restart)
 

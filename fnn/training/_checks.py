@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,23 +14,14 @@ from fnn.core import _checks as checks
 from fnn.core.types import Trainer
 
 
-def data(x: Any, y: Any) -> int:
-    """The number of examples of a sample (x, y), checked: equally many targets, not empty and, if concrete, no NaN.
+def data(sample: Any) -> int:
+    """The number of examples of a sample, any pytree of arrays [ℓ, …], checked: ℓ ≥ 1 and, if concrete, no NaN.
 
     Memory-mapped arrays are not searched for NaN, which would read the whole file.
     """
-    for name, part in (("x", x), ("y", y)):
-        if not hasattr(part, "shape") or not part.shape:
-            raise TypeError(f"data: expected two arrays (x, y), got {type(part).__name__} for {name}. Pass arrays.")
-    size = x.shape[0]
-    if size == 0:
-        raise ValueError("data: expected at least one example, got 0. Pass a sample that is not empty.")
-    if y.shape[0] != size:
-        raise ValueError(
-            f"data: expected one target for each example, got {size} examples in x and {y.shape[0]} targets in y. Give "
-            "both the same length."
-        )
-    for name, part in (("x", x), ("y", y)):
+    size = checks.examples("data", sample)
+    for path, part in jax.tree.leaves_with_path(sample):
+        name = checks.leaf_of_batch(path, sample)
         known = None if isinstance(part, np.memmap) else checks.concrete(part)
         if known is not None and jnp.issubdtype(known.dtype, jnp.inexact) and not np.isfinite(known).all():
             bad = int((~np.isfinite(known.reshape(size, -1)).all(1)).sum())

@@ -43,6 +43,7 @@ import numpy as np
 from fnn.core import _checks as checks
 from fnn.core._labels import aligned
 from fnn.core._numerics import ratio, safe_sqrt, wide
+from fnn.core.batches import supervised
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives.backpropagation import backprop
 from fnn.nn.surgery import LayerRecord
@@ -96,26 +97,24 @@ def _norm(tree: Any) -> Array:
     return safe_sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(wide(tree))))
 
 
-def _gradient_norm(params: Params, seen: LayerRecord) -> Array | None:
-    return _norm(seen.readings) if jax.tree.leaves(params) else None
+def _gradient_norm(params: Params, g: Params) -> Array | None:
+    return _norm(g) if jax.tree.leaves(params) else None
 
 
-def _gradient_ratio(params: Params, seen: LayerRecord) -> Array | None:
-    if not jax.tree.leaves(params):
-        return None
-    return ratio(_norm(seen.readings), _norm(params))
+def _gradient_ratio(params: Params, g: Params) -> Array | None:
+    return ratio(_norm(g), _norm(params)) if jax.tree.leaves(params) else None
 
 
 gradient_norm = Metric(
     "gradient_norm",
-    of_layer=_gradient_norm,
+    of_gradient=_gradient_norm,
     doc="‖∂Q/∂W^l‖ for each layer l with parameters, Q the batch's mean loss: exploding or vanishing gradients, before "
-    "the optimizer clips them. In single precision a norm beyond 10^±19 appears as infinite or 0.",
+    "the optimizer clips them, whatever function computes it. In single precision a norm beyond 10^±19 appears as infinite or 0.",
 )
 
 gradient_ratio = Metric(
     "gradient_ratio",
-    of_layer=_gradient_ratio,
+    of_gradient=_gradient_ratio,
     doc="‖∂Q/∂W^l‖/‖W^l‖, which makes layers of different sizes comparable; 0 if the gradient is 0.",
 )
 
@@ -173,11 +172,11 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
     checks.is_layer("overfitting_gap", net)
     checks.is_loss(loss)
     for sample in (training, held_out):
-        training_checks.data(*checks.batch(sample))
+        training_checks.data(sample)
 
     def mean_loss(params: Params, state: State, sample: Batch) -> Array:
-        x, y = sample
-        return jnp.mean(wide(loss.value(net.apply(params, state, jnp.asarray(x)), jnp.asarray(y))))
+        examples = supervised(jax.tree.map(jnp.asarray, sample), loss)
+        return examples.mean(wide(loss.value(net.apply(params, state, examples.x), examples.y)))
 
     def gap(params: Params, state: State) -> Gap:
         of_training, of_held_out = (mean_loss(params, state, sample) for sample in (training, held_out))
@@ -275,7 +274,7 @@ def propagation_report(net: Layer, loss: Loss, x: Array, y: Array, key: Array, *
     """
     checks.is_layer("propagation_report", net)
     checks.is_loss(loss)
-    n = training_checks.data(*checks.batch((x, y)))
+    n = training_checks.data((x, y))
     x, y = jnp.asarray(x), jnp.asarray(y)
     moments = (
         Metric("output", of_layer=lambda params, seen: _moments(seen.y)),

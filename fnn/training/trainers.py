@@ -26,12 +26,13 @@ import numpy as np
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import Sum, mean, no_sum, plus, wide
+from fnn.core.batches import supervised
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState
 from fnn.data.sampling import Draw, shuffled, with_replacement
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.optimizers.transforms import apply_updates
 from fnn.training import _checks as training_checks
-from fnn.training.metrics import GradientStep, Metric, measured, parted, values_of_step
+from fnn.training.metrics import GradientStep, Metric, measured, parted, values_of_gradient, values_of_step
 
 _LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
 
@@ -39,10 +40,11 @@ _LAST_STEP = 2**31 - 1
 
 
 def trainer(
-    net: Layer,
-    loss: Loss,
-    optimizer: Any,
+    net: Any,
+    loss: Loss | None = None,
+    optimizer: Any = None,
     *,
+    objective: Callable[..., Any] | None = None,
     batch_size: int = 32,
     gradient: Callable[[Layer, Loss], Gradient] = backprop,
     draw: Draw = shuffled,
@@ -54,7 +56,7 @@ def trainer(
     One step::
 
         batch          := draw(key, t)
-        L, g           := gradient(net, loss) of the batch
+        L, g           := gradient(net, loss) of the batch, or the automatic one of an objective
         W              := W + optimizer's updates for g
         Q              := (1 − λ)Q + λL
 
@@ -63,68 +65,132 @@ def trainer(
     with the same result.
 
     Args:
-        net: a layer.
-        loss: a loss that fits the targets of the data.
+        net: a layer; with an objective also a function ``(key, batch) -> (params, state)`` that makes the first ones.
+        loss: a loss that fits the targets of the data, which are then (x, y) or (x, y, weight); see
+            `fnn.core.batches`.
         optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
+        objective: in place of a loss, any differentiable function ``(params, state, batch, key) -> (value, state)`` or
+            ``(value, state, aux)`` of any batch; `aux` is a dict of floats, which join the metrics.
         batch_size: examples in a batch.
-        gradient: the gradient function: `backprop` by hand, `autodiff` automatically, or another of the same form.
+        gradient: the gradient function of (net, loss): `backprop` by hand, `autodiff` automatically, or another of the
+            same form, whose results may also have an `aux`: ``((value, state, aux), gradient)``.
         draw: the rule that chooses the examples of step t: `shuffled` epochs, `with_replacement` as in the lecture, or
             any function ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. If it
             leaves the sample in a later step, the missing examples are NaN.
         running_loss_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
-        metrics: further values to report of each step; those of layers need ``gradient=backprop``, which exposes the
-            layers.
+        metrics: further values to report of each step; those that look into layers (`of_layer`) need
+            ``gradient=backprop``, which exposes them.
 
     Returns:
-        A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, and for each of `metrics` its name with the
-        value, or with a dict from layers ("0 dense(64, tanh)", the path of its params and its label) to values. Its
-        init takes the data, or the first batch of a stream; memory-mapped data are not searched for NaN.
+        A `Trainer`. Its metrics are ``{"loss": L, "running_loss": Q}``, for each of `metrics` its name with the
+        value, or with a dict from layers ("0 dense(64, tanh)", the path of its params and its label) to values, and
+        what `aux` holds. Its init takes the data, or the first batch of a stream; memory-mapped data are not searched
+        for NaN.
 
     Raises:
-        TypeError: an argument of the wrong kind.
-        ValueError: numbers out of range; in init, data that do not fit the network or the loss; in init and step, data
-            or draws of the wrong length.
+        TypeError: an argument of the wrong kind; an `aux` that is no dict of floats.
+        ValueError: numbers out of range; a loss and an objective, or neither; in init, data that do not fit the network
+            or the loss; in init and step, data or draws of the wrong length.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn import adam, dense, linear, serial, tanh, train, trainer
+        >>> net = serial(dense(16, tanh), linear(1))
+        >>> def residue(params, state, x, key):  # of u'' = −π² sin πx, for a u = x(1 − x) net(x) that is 0 at 0 and 1
+        ...     u = lambda x: x * (1 - x) * net.apply(params, state, x[None, None])[0, 0]
+        ...     bend = jax.vmap(jax.grad(jax.grad(u)))(x[:, 0])
+        ...     return jnp.mean(jnp.square(bend + jnp.pi**2 * jnp.sin(jnp.pi * x[:, 0]))), state
+        >>> learn = trainer(net, optimizer=adam(0.01), objective=residue, batch_size=16)
+        >>> x = jnp.linspace(0, 1, 64)[:, None]
+        >>> state, metrics = train(learn, learn.init(jax.random.key(0), x), x, steps=1000, every=500)
+        >>> bool(metrics["loss"][1] < metrics["loss"][0])
+        True
     """
-    checks.is_layer("trainer", net)
-    checks.is_loss(loss)
+    _of_objective(net, loss, objective, gradient)
     training_checks.makes_steps("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
     checks.number("running_loss_rate", running_loss_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
-    _metrics(metrics, sees_layers=gradient is backprop)
-    value_and_gradient = gradient(measured(net, metrics), loss)
+    _metrics(metrics, sees_layers=objective is None and gradient is backprop)
+    if objective is None:
+        value_and_gradient = gradient(measured(net, metrics), loss)  # pyright: ignore[reportArgumentType]
+    else:
+        value_and_gradient = _automatic(objective)
 
     def init(key: Array, data: Batch) -> TrainState:
-        x, y = checks.batch(data)
-        size = training_checks.data(x, y)
+        size = training_checks.data(data)
         _try_draw(draw, key, size, batch_size)
         key_of_params, key = jax.random.split(key)
-        params, state = net.init(key_of_params, jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)))
-        running_loss = _no_running_loss(loss, jax.eval_shape(net.apply, params, state, x), y)
+        params, state = _first(net, key_of_params, data)
+        if loss is not None:
+            running_loss = _no_running_loss(net, loss, params, state, data)
+        else:
+            batch = jax.tree.map(lambda leaf: _struct(leaf, batch_size), data)
+            running_loss = _infinite(jax.eval_shape(value_and_gradient, params, state, batch, key)[0][0].dtype)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
         return update(state, _drawn(draw, state, data, batch_size))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        batch = checks.batch(batch)
+        checks.examples("batch", batch)
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
-        (value, layer_state), readings = value_and_gradient(state.params, state.layer_state, batch, key)
+        (value, layer_state, *aux), readings = value_and_gradient(state.params, state.layer_state, batch, key)
         g, of_layers = parted(readings)
         updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
         params = apply_updates(state.params, updates)
         L, Q = _losses(state, value, running_loss_rate)
         after = TrainState(params, layer_state, optimizer_state, _next(state.step), Q, state.key)
-        of_steps = values_of_step(metrics, GradientStep(state, after, batch, g, updates))
-        return after, {"loss": L, "running_loss": Q} | of_layers | of_steps
+        found = {"loss": L, "running_loss": Q} | of_layers
+        found |= values_of_gradient(metrics, net, state.params, state.layer_state, batch, g)
+        found |= values_of_step(metrics, GradientStep(state, after, batch, g, updates))
+        return after, found | _of_aux(aux, found)
 
-    differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
-    return Trainer(init=init, step=step, update=update, label=call_repr("trainer", net, loss, optimizer, **differs))
+    differs = {
+        "objective": (objective, None),
+        "batch_size": (batch_size, 0),
+        "gradient": (gradient, backprop),
+        "metrics": (list(metrics), []),
+    }
+    what = (net, optimizer) if loss is None else (net, loss, optimizer)
+    return Trainer(init=init, step=step, update=update, label=call_repr("trainer", *what, **differs))
 
 
-def _no_running_loss(loss: Loss, a: Any, y: Array) -> Array:
-    """Q before the first step, without an estimate: infinite, in the dtype of the losses."""
-    of_targets = jax.eval_shape(lambda a: loss.value(a, y), a)  # y stays concrete, so labels are checked
-    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), of_targets.dtype)).dtype))
+def _automatic(objective: Callable[..., Any]) -> Gradient:
+    """``((value, state, *aux), gradient)`` of an objective, by `jax.value_and_grad`."""
+
+    def valued(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, Any]:
+        value, *others = _is_value(objective(params, state, batch, key))
+        return value, others
+
+    def value_and_gradient(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        (value, others), g = jax.value_and_grad(valued, has_aux=True)(params, state, batch, key)
+        return (value, *others), g
+
+    return value_and_gradient
+
+
+def _first(net: Any, key: Array, data: Batch) -> tuple[Params, State]:
+    """The first params and state: by the net's init, from the shapes of x, or by the user's function of the data."""
+    if not isinstance(net, Layer):
+        return net(key, data)
+    x = data[0] if isinstance(data, tuple | list) else data
+    return net.init(key, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)), x))
+
+
+def _struct(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jnp.result_type(leaf))
+
+
+def _infinite(dtype: Any) -> Array:
+    """Q before the first step, without an estimate, in the dtype of the losses."""
+    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), dtype)).dtype))
+
+
+def _no_running_loss(net: Layer, loss: Loss, params: Params, state: State, data: Batch) -> Array:
+    """Q before the first step, after a check that the targets fit: y stays concrete, so labels are checked."""
+    examples = supervised(data, loss)
+    a = jax.eval_shape(net.apply, params, state, examples.x)
+    return _infinite(jax.eval_shape(lambda a: loss.value(a, examples.y), a).dtype)
 
 
 def _losses(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
@@ -160,13 +226,13 @@ def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
 
 def _drawn(draw: Draw, state: TrainState, data: Batch, batch_size: int) -> Batch:
     """The batch of a step. If a user's rule leaves the sample, the missing examples are NaN and labels invalid."""
-    x, y = checks.batch(data)
-    chosen = draw(state.key, state.step, x.shape[0], batch_size)
-    _checked_drawn(chosen, batch_size, x.shape[0])
+    size = checks.examples("data", data)
+    chosen = draw(state.key, state.step, size, batch_size)
+    _checked_drawn(chosen, batch_size, size)
     options: dict[str, Any] = {"mode": "fill", "wrap_negative_indices": False}
     if draw in _IN_BOUNDS:
         options = {"mode": "promise_in_bounds"}
-    return jnp.asarray(x).at[chosen].get(**options), jnp.asarray(y).at[chosen].get(**options)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[chosen].get(**options), data)
 
 
 def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -204,7 +270,7 @@ def train(
     Args:
         trainer: a `Trainer`.
         state: the state to start from, of ``trainer.init`` or an earlier run.
-        data: (x [ℓ, …], y [ℓ, …]).
+        data: (x [ℓ, …], y [ℓ, …]), or any pytree of arrays [ℓ, …] that the trainer takes.
         steps: gradient steps to take.
         every: steps over which the metrics are averaged, a divisor of `steps`; 1 reports every step.
         validate: ``(params, state) -> pytree``, called after each `every` steps, or at the end without `every`; a new
@@ -268,6 +334,52 @@ def _checked_drawn(chosen: Any, batch_size: int, size: int) -> None:
         raise ValueError(f"{expected}, got indices {known.min()}..{known.max()}. Keep them below `size`.")
 
 
+def _of_objective(net: Any, loss: Any, objective: Any, gradient: Any) -> None:
+    """Raise unless there is a loss or an objective, with what it needs."""
+    if (loss is None) == (objective is None):
+        got = "neither" if loss is None else "both"
+        raise ValueError(f"trainer: expected a loss or an objective, got {got}. Pass trainer(net, loss, optimizer, …).")
+    if objective is None:
+        checks.is_layer("trainer", net)
+        checks.is_loss(loss)
+        return
+    checks.is_function("objective", objective)
+    if not callable(net):
+        checks.is_layer("trainer", net)
+    if gradient is not backprop:
+        raise ValueError(
+            f"trainer: expected no gradient beside an objective, whose gradient is automatic, got {gradient!r}. Pass a "
+            "loss, or a gradient of your own as gradient=lambda net, loss: … with any loss."
+        )
+
+
+def _is_value(found: Any) -> Any:
+    """What an objective returns, checked: (value, state) or (value, state, aux)."""
+    if not isinstance(found, tuple | list) or len(found) not in (2, 3):
+        raise TypeError(
+            f"objective: expected it to return (value, state) or (value, state, aux), got {checks.shown(found)}. Return "
+            "the state that it was given if it has none of its own."
+        )
+    training_checks.scalar("objective", found[0])
+    return found
+
+
+def _of_aux(aux: Sequence[Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The auxiliary values as metrics; raises unless they are a dict of floats with names of their own."""
+    if not aux:
+        return {}
+    (values,) = aux
+    if not isinstance(values, dict):
+        raise TypeError(f"aux: expected a dict of floats, got {checks.shown(values)}. Return {{name: value}}.")
+    if taken := sorted(values.keys() & found.keys()):
+        raise ValueError(f"aux: expected names other than those of the metrics, got {taken}. Rename them.")
+    checks.floats("a trainer", "aux", values)
+    return jax.tree.map(jnp.asarray, values)
+
+
+_KINDS = ("of_layer", "of_step", "of_gradient")
+
+
 def _metrics(given: Any, sees_layers: bool) -> None:
     """Raise an error unless all metrics have distinct names, are of layers or of steps, and fit the gradient."""
     if not isinstance(given, Sequence) or isinstance(given, str) or hasattr(given, "_fields"):
@@ -277,20 +389,20 @@ def _metrics(given: Any, sees_layers: bool) -> None:
         )
     names = ["loss", "running_loss"]
     for metric in given:
-        if not all(hasattr(metric, field) for field in ("name", "of_layer", "of_step")):
+        if not all(hasattr(metric, field) for field in ("name", *_KINDS)):
             hint = "Call the factory: saturated(), not saturated." if callable(metric) else "Make one: Metric(name, …)."
             raise TypeError(f"metrics: expected Metrics such as gradient_norm, got {checks.shown(metric)}. {hint}")
-        if (metric.of_layer is None) == (metric.of_step is None):
-            got = "neither" if metric.of_layer is None else "both"
+        given = [kind for kind in _KINDS if getattr(metric, kind) is not None]
+        if len(given) != 1:
             raise ValueError(
-                f"metrics: expected either of_layer or of_step of the metric {metric!r}, got {got}. Make two metrics "
-                "for both."
+                f"metrics: expected one of {', '.join(_KINDS)} of the metric {metric!r}, got "
+                f"{' and '.join(given) or 'none'}. Make a metric for each."
             )
-        checks.is_function(f"the metric {metric!r}", metric.of_layer or metric.of_step)
+        checks.is_function(f"the metric {metric!r}", getattr(metric, given[0]))
         if metric.of_layer is not None and not sees_layers:
             raise ValueError(
                 f"metrics: expected gradient=backprop for metrics of layers, got {metric!r} with a gradient that does "
-                "not expose the layers. Choose gradient=backprop, or metrics of steps."
+                "not expose the layers. Choose gradient=backprop, or metrics of gradients or steps."
             )
         if metric.name in names:
             raise ValueError(
