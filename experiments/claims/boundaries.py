@@ -78,9 +78,9 @@ def experiment_with(cases: list[tuple[str, int]], steps: int, frames: int) -> Ca
         known, new = (x[:EXAMPLES], y[:EXAMPLES]), (x[EXAMPLES:], y[EXAMPLES:])
 
         def learned(net: fnn.Layer) -> dict[str, jax.Array]:
-            def validate(params: Any, state: Any) -> dict[str, jax.Array]:
-                right = (net.apply(params, state, new[0]) > 0) == (new[1] > 0.5)
-                answers = net.apply(params, state, plane())[:, 0]
+            def validate(state: fnn.TrainState) -> dict[str, jax.Array]:
+                right = (net.apply(state.params, state.layer_state, new[0]) > 0) == (new[1] > 0.5)
+                answers = net.apply(state.params, state.layer_state, plane())[:, 0]
                 return {"accuracy": jnp.mean(right.astype(jnp.float32)), "plane": answers}
 
             learn = fnn.trainer(net, fnn.binary_cross_entropy, fnn.adam(RATE), batch_size=BATCH)

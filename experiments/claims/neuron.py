@@ -8,7 +8,6 @@ rule learns 4, 14, 104 and 1882 functions of one to four variables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,8 +75,9 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., jax.Array]:
         features = jnp.concatenate([x, product * x[:, :1] * x[:, 1:]], axis=1)
         y = 2 * table - 1
 
-        def right(params: Any, state: Any) -> jax.Array:
-            return jnp.sum((jnp.sign(net.apply(params, state, features)[:, 0]).astype(y.dtype) == y).astype(y.dtype))
+        def right(state: fnn.TrainState) -> jax.Array:
+            sides = jnp.sign(net.apply(state.params, state.layer_state, features)[:, 0])
+            return jnp.sum((sides.astype(y.dtype) == y).astype(y.dtype))
 
         def of_start(key: jax.Array) -> jax.Array:
             learn = fnn.trainer(net, fnn.logistic_margin, fnn.adam(0.1), batch_size=4)

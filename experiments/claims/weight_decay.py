@@ -78,8 +78,8 @@ def experiment_with(sample: data.Sample, steps: int) -> Callable[..., Any]:
         loss = fnn.softmax_cross_entropy
         learn, gap = fnn.trainer(net, loss, optimizer, batch_size=BATCH), overfitting_gap(net, loss, learned, held_out)
 
-        def validate(params: Any, state: Any) -> dict[str, Any]:
-            return gap(params, state)._asdict() | {"norm": fnn.tree_norm(weights(params))}
+        def validate(state: fnn.TrainState) -> dict[str, Any]:
+            return gap(state)._asdict() | {"norm": fnn.tree_norm(weights(state.params))}
 
         start = learn.init(key_run, learned)
         end, records = fnn.train(learn, start, learned, steps, every=steps // POINTS, validate=validate)

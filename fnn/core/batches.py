@@ -4,7 +4,7 @@ A function of a network and a loss takes ``(x, y)`` or ``(x, y, weight)``: what 
 given (a pytree, or None), and a weight w_n ≥ 0 for each example. A weight is a **multiplicity**: 2 counts an example
 twice, and 0 leaves it out. With ω_n = w_n/Σ w::
 
-    Q = Σ_n ω_n L_n          g = Σ_n ω_n g_n          second moment = Σ_n ω_n g_n²          variance = Σ_n ω_n (g_n − g)²
+    Q = Σ_n ω_n L_n     g = Σ_n ω_n g_n     second moment = Σ_n ω_n g_n²     variance = Σ_n ω_n (g_n − g)²
 
 and readings with a row for each example (`per_example`, `squared_norm`, `gram`, `contributions`) are of the gradients
 g_n themselves, 0 for an example of weight 0. If all weights are 0, so are Q and its gradients. Without weights

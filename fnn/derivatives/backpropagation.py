@@ -33,7 +33,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core.batches import supervised

@@ -36,8 +36,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fnn.core import _checks as checks
-from fnn.core.batches import supervised
 from fnn.core._numerics import Sum, eigh, mean, narrow, no_sum, plus, units, wide
+from fnn.core.batches import supervised
 from fnn.core.errors import Unsupported
 from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State

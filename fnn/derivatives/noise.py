@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
+from fnn.core._numerics import lengths, narrow, ratio, safe_sqrt, units, wide
 from fnn.core.batches import supervised
 from fnn.core.errors import Unsupported
-from fnn.core._numerics import lengths, narrow, ratio, safe_sqrt, units, wide
 from fnn.core.readings import beyond_rounding, gradient, gram
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks

@@ -31,8 +31,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fnn.core import _checks as checks
-from fnn.core.batches import supervised
 from fnn.core._numerics import wide_integers
+from fnn.core.batches import supervised
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.data.sampling import permuted, shuffled
 from fnn.lecture._neuron_parts import activations, flat, has_neurons, hides_neurons, nested, own_sigma

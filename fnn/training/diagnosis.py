@@ -44,7 +44,7 @@ from fnn.core import _checks as checks
 from fnn.core._labels import aligned
 from fnn.core._numerics import ratio, safe_sqrt, wide
 from fnn.core.batches import supervised
-from fnn.core.types import Array, Batch, Layer, Loss, Params, State
+from fnn.core.types import Array, Batch, Layer, Loss, Params, State, TrainState
 from fnn.derivatives.backpropagation import backprop
 from fnn.nn.surgery import LayerRecord
 from fnn.training import _checks as training_checks
@@ -157,7 +157,7 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
         held_out: (x, y), data that the network is not trained on.
 
     Returns:
-        A function ``(params, state) -> Gap``.
+        A function ``(state: TrainState) -> Gap``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -178,8 +178,10 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
         examples = supervised(jax.tree.map(jnp.asarray, sample), loss)
         return examples.mean(wide(loss.value(net.apply(params, state, examples.x), examples.y)))
 
-    def gap(params: Params, state: State) -> Gap:
-        of_training, of_held_out = (mean_loss(params, state, sample) for sample in (training, held_out))
+    def gap(state: TrainState) -> Gap:
+        of_training, of_held_out = (
+            mean_loss(state.params, state.layer_state, sample) for sample in (training, held_out)
+        )
         return Gap(of_training, of_held_out, of_held_out - of_training)
 
     return gap

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
-from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
+from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
 from fnn.training._progress import progress_bar
 from fnn.training._signals import keeping
@@ -49,7 +49,7 @@ def fit(
     steps: int,
     *,
     chunk: int = 500,
-    validate: Callable[[Params, State], Array] | None = None,
+    validate: Callable[[TrainState], Array] | None = None,
     patience: int | None = None,
     progress: bool | None = None,
 ) -> Fitted:
@@ -63,10 +63,10 @@ def fit(
     Args:
         trainer: a `Trainer`.
         state: the state to start from; training resumes from any state exactly.
-        data: (x [ℓ, …], y [ℓ, …]).
+        data: (x [ℓ, …], y [ℓ, …]), or any pytree of arrays [ℓ, …] that the trainer takes.
         steps: gradient steps to take.
         chunk: steps between two checks of metrics, validation and signals.
-        validate: ``(params, state) -> scalar``, lower is better, called after each chunk: a held-out loss.
+        validate: ``(state: TrainState) -> scalar``, lower is better, called after each chunk: a held-out loss.
         patience: stop after this many chunks without a new lowest validation value.
         progress: whether to show a progress bar, by rich; by default if rich is installed.
 
@@ -110,7 +110,7 @@ def fit(
                 done = min(steps, done + chunk)
                 row = {"step": first + done} | jax.tree.map(np.asarray, metrics)
                 if measure is not None:
-                    row["validation"] = np.asarray(measure(state.params, state.layer_state))
+                    row["validation"] = np.asarray(measure(state))
                 history.append(row)
                 finite = np.isfinite(row["loss"]) and bool(is_finite(state.params))
                 is_better = finite and (measure is None or row["validation"] < best.validation)
@@ -149,11 +149,11 @@ def _measure(validate: Any, patience: Any, state: TrainState) -> Any:
     if patience is not None:
         checks.count("patience", patience)
     if validate is not None:
-        training_checks.scalar("validate", jax.eval_shape(validate, state.params, state.layer_state))
+        training_checks.scalar("validate", jax.eval_shape(validate, state))
         return jax.jit(validate)
     if patience is not None:
         raise ValueError(
             f"fit: expected validate together with patience, got patience={patience!r} without it. Pass validate, a "
-            "function (params, state) -> held-out loss."
+            "function of the TrainState -> held-out loss."
         )
     return None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import wide
-from fnn.core.types import Array, Batch, Params, State, Trainer, TrainState
+from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.nn import _checks as nn_checks
 from fnn.optimizers.transforms import tree_norm
 from fnn.training import _checks as training_checks
@@ -59,7 +59,7 @@ def train_until_stable(
     Args:
         trainer: a `Trainer`; its running_loss_rate should average over about `every` steps.
         state: the state to start from.
-        data: (x [ℓ, …], y [ℓ, …]).
+        data: (x [ℓ, …], y [ℓ, …]), or any pytree of arrays [ℓ, …] that the trainer takes.
         max_steps: the most steps to take, a multiple of `every`.
         every: steps between two comparisons.
         running_loss_tolerance: relative, for Q; a number or tracer.
@@ -163,7 +163,7 @@ def train_with_early_stopping(
     *,
     max_steps: int,
     every: int,
-    validate: Callable[[Params, State], Array],
+    validate: Callable[[TrainState], Array],
     patience: int,
 ) -> tuple[TrainState, EarlyStop]:
     """Train until the validation value has not improved for a while, and return the best state.
@@ -182,7 +182,7 @@ def train_with_early_stopping(
         data: (x [ℓ, …], y [ℓ, …]) to train on.
         max_steps: the most steps to take, a multiple of `every`.
         every: steps between two validations.
-        validate: ``(params, state) -> scalar``, lower is better: a held-out loss. NaN is never the lowest. A new
+        validate: ``(state: TrainState) -> scalar``, lower is better: a held-out loss. NaN is never the lowest. A new
             function object is compiled again.
         patience: validations without a new lowest value after which to stop, at least 1.
 
@@ -198,7 +198,7 @@ def train_with_early_stopping(
         >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
         >>> start = learn.init(jax.random.key(0), data)
-        >>> small = lambda params, state: jnp.abs(params["b"][0])  # grows from 0 with every step
+        >>> small = lambda state: jnp.abs(state.params["b"][0])  # grows from 0 with every step
         >>> options = {"max_steps": 100, "every": 10, "validate": small, "patience": 2}
         >>> best, end = train_with_early_stopping(learn, start, data, **options)
         >>> int(end.steps), int(end.best_step), int(best.step), bool(end.stopped)
@@ -220,7 +220,7 @@ def _early_stopping(
     trainer: Trainer, state: TrainState, data: Batch, max_steps: int, every: int, validate: Any, patience: int
 ) -> tuple[TrainState, EarlyStop]:
     """`train_with_early_stopping` as one program."""
-    kind = jax.eval_shape(validate, state.params, state.layer_state)
+    kind = jax.eval_shape(validate, state)
     training_checks.scalar("validate", kind)
 
     def unfinished(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> Array:
@@ -230,7 +230,7 @@ def _early_stopping(
     def more(carry: tuple[TrainState, TrainState, EarlyStop, Array]) -> tuple[TrainState, TrainState, EarlyStop, Array]:
         now, best, so_far, waited = carry
         now, _ = train(trainer, now, data, every)
-        value = validate(now.params, now.layer_state)
+        value = validate(now)
         steps = so_far.steps + every
         better = value < so_far.validation
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, best)

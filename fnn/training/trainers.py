@@ -260,7 +260,7 @@ def train(
     data: Batch,
     steps: int,
     every: int | None = None,
-    validate: Callable[[Params, State], Any] | None = None,
+    validate: Callable[[TrainState], Any] | None = None,
 ) -> tuple[TrainState, Any]:
     """Many steps as one compiled loop that also averages the metrics.
 
@@ -273,7 +273,7 @@ def train(
         data: (x [ℓ, …], y [ℓ, …]), or any pytree of arrays [ℓ, …] that the trainer takes.
         steps: gradient steps to take.
         every: steps over which the metrics are averaged, a divisor of `steps`; 1 reports every step.
-        validate: ``(params, state) -> pytree``, called after each `every` steps, or at the end without `every`; a new
+        validate: ``(state: TrainState) -> pytree``, called after each `every` steps, or at the end without `every`; a new
             function object is compiled again.
 
     Returns:
@@ -305,7 +305,7 @@ def _run(
     def averaged(state: TrainState, _: Any = None) -> tuple[TrainState, Any]:
         (state, total), _ = jax.lax.scan(summed, (state, no_sum(metrics)), length=block)
         means = mean(total, block)
-        return state, means if validate is None else means | {"validation": validate(state.params, state.layer_state)}
+        return state, means if validate is None else means | {"validation": validate(state)}
 
     return averaged(state) if blocks is None else jax.lax.scan(averaged, state, length=blocks)
 

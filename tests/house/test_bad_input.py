@@ -396,14 +396,14 @@ TRAINING = [
     Wrong(
         "early stopping without patience",
         "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
-        "validate=lambda p, s: jnp.zeros(()), patience=0)",
+        "validate=lambda s: jnp.zeros(()), patience=0)",
         ValueError,
         ["patience", ">= 1"],
     ),
     Wrong(
         "early stopping without a word of patience",
         "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
-        "validate=lambda p, s: jnp.zeros(()), patience=None)",
+        "validate=lambda s: jnp.zeros(()), patience=None)",
         TypeError,
         ["patience", "whole number", "None"],
     ),
@@ -417,21 +417,21 @@ TRAINING = [
     Wrong(
         "early stopping by whole numbers",
         "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=5, "
-        "validate=lambda p, s: jnp.zeros((), int), patience=1)",
+        "validate=lambda s: jnp.zeros((), int), patience=1)",
         ValueError,
         ["validate: expected a function that returns a scalar float", "int"],
     ),
     Wrong(
         "early stopping that looks at odd times",
         "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=10, every=4, "
-        "validate=lambda p, s: jnp.zeros(()), patience=1)",
+        "validate=lambda s: jnp.zeros(()), patience=1)",
         ValueError,
         ["divide", "every=4", "max_steps=10"],
     ),
     Wrong(
         "validation of each example",
         "train_with_early_stopping(learn, learn.init(key, (x, y)), (x, y), max_steps=4, every=4, "
-        "validate=lambda p, s: jnp.zeros(3), patience=1)",
+        "validate=lambda s: jnp.zeros(3), patience=1)",
         ValueError,
         ["validate: expected a function that returns a scalar float", "Return its mean"],
     ),

@@ -21,5 +21,5 @@ NET = serial(dense(5, tanh), linear(2))
 LEARN = trainer(NET, squared, fnn.adam(0.01), batch_size=8, running_loss_rate=0.1)
 
 
-def size_of_weights(params: Any, state: Any) -> jax.Array:
-    return -fnn.tree_norm(params)
+def size_of_weights(state: fnn.TrainState) -> jax.Array:
+    return -fnn.tree_norm(state.params)

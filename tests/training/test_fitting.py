@@ -45,7 +45,7 @@ def test_fit_stops_early_and_keeps_the_best() -> None:
     start = LEARN.init(jax.random.key(0), data)
     values = iter([3.0, 2.0, 2.5, 2.0, 9.0])
 
-    def validate(params: Any, state: Any) -> Any:
+    def validate(state: Any) -> Any:
         return jax.pure_callback(lambda: np.float64(next(values)), jax.ShapeDtypeStruct((), jnp.float64))
 
     done = fit(LEARN, start, data, 1000, chunk=10, validate=validate, patience=2, progress=False)
@@ -92,7 +92,7 @@ def test_ctrl_c_waits_for_the_chunk_under_way(monkeypatch: pytest.MonkeyPatch) -
     chex.assert_trees_all_close(done.state.params, train(LEARN, start, data, 20)[0].params, rtol=1e-12)
 
 
-def validating(at: int, do: Callable[[], None]) -> Callable[[Any, Any], Any]:
+def validating(at: int, do: Callable[[], None]) -> Callable[[Any], Any]:
     """A validation by the size of the weights, which does something on the host when it is called for that time."""
     looks = []
 
@@ -102,8 +102,8 @@ def validating(at: int, do: Callable[[], None]) -> Callable[[Any, Any], Any]:
             do()
         return np.asarray(size)
 
-    def validate(params: Any, state: Any) -> Any:
-        size = size_of_weights(params, state)
+    def validate(state: Any) -> Any:
+        size = size_of_weights(state)
         return jax.pure_callback(look, jax.ShapeDtypeStruct((), size.dtype), size)
 
     return validate
@@ -210,7 +210,7 @@ def test_fit_gives_its_buffers_on_and_keeps_the_callers_and_the_best(monkeypatch
     monkeypatch.setattr(fitting, "_chunk", seen)
     values = iter([3.0, 2.0, 2.5, 2.6])
 
-    def validate(params: Any, state: Any) -> Any:
+    def validate(state: Any) -> Any:
         return jax.pure_callback(lambda: np.float64(next(values)), jax.ShapeDtypeStruct((), jnp.float64))
 
     done = fit(LEARN, start, data, 40, chunk=10, validate=validate, progress=False)
@@ -246,8 +246,8 @@ def test_a_diverged_chunk_is_never_the_best() -> None:
     data = problem()
     learn = LEARN._replace(step=step)
 
-    def validate(params: Any, state: Any) -> Any:
-        return size_of_weights(params, state)
+    def validate(state: Any) -> Any:
+        return size_of_weights(state)
 
     done = fit(learn, LEARN.init(jax.random.key(0), data), data, 100, chunk=10, validate=validate, progress=False)
     assert np.all(np.diff(done.history["validation"]) < 0)
@@ -292,7 +292,7 @@ def test_a_run_that_diverges_keeps_the_last_finite_state() -> None:
     chex.assert_trees_all_equal(done.best, train(explode, start, data, 20)[0])
 
 
-@pytest.mark.parametrize("validate", [None, lambda params, state: jnp.zeros(())])
+@pytest.mark.parametrize("validate", [None, lambda state: jnp.zeros(())])
 def test_weights_that_the_last_step_made_nan_are_no_success(validate: Any) -> None:
     data = problem()
     learn = trainer(linear(2), squared, sgd(lambda k: jnp.where(k == 19, jnp.nan, 0.01)), batch_size=8)
@@ -395,7 +395,7 @@ def test_what_fit_cannot_judge_is_told_before_it_begins() -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
     with pytest.raises(ValueError, match="validate: expected a function that returns a scalar float"):
-        fit(LEARN, start, data, 10, validate=lambda params, state: jnp.zeros(2))
+        fit(LEARN, start, data, 10, validate=lambda state: jnp.zeros(2))
     silent = LEARN._replace(step=lambda state, data: (state, {"error": jnp.zeros(())}))
     with pytest.raises(ValueError, match='metrics are a dict with the "loss" of a step'):
         fit(silent, start, data, 10)

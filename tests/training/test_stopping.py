@@ -86,8 +86,8 @@ COUNT = Trainer(init, step, step, "count")
 EVERY, LOOKS = 5, 9
 
 
-def written(params: Any, script: Any) -> jax.Array:
-    return script[params // EVERY - 1]
+def written(state: TrainState) -> jax.Array:
+    return state.layer_state[state.params // EVERY - 1]
 
 
 NOTHING: Any = ()
@@ -141,8 +141,9 @@ HELD_OUT = X[40:], Y[40:] + 0.5 * jax.random.normal(jax.random.key(5), Y[40:].sh
 DATA = X[:10], Y[:10] + 0.5 * jax.random.normal(jax.random.key(6), Y[:10].shape)
 
 
-def validate(params: Any, state: Any) -> jax.Array:
-    return jnp.mean(squared.value(NET.apply(params, state, HELD_OUT[0]), HELD_OUT[1]))
+def validate(state: TrainState) -> jax.Array:
+    a = NET.apply(state.params, state.layer_state, HELD_OUT[0])
+    return jnp.mean(squared.value(a, HELD_OUT[1]))
 
 
 def stopping(key: jax.Array, eta: Any = 0.03, **options: Any) -> tuple[Any, Any]:
@@ -163,7 +164,7 @@ def test_early_stopping_is_what_fit_does(patience: int) -> None:
     assert int(end.best_step) == int(best.step) == int(done.best.step) < int(end.steps)
     assert float(end.validation) == pytest.approx(done.history["validation"].min(), rel=1e-12)
     chex.assert_trees_all_close(best.params, done.best.params, rtol=1e-12)
-    assert float(validate(best.params, best.layer_state)) == pytest.approx(float(end.validation), rel=1e-12)
+    assert float(validate(best)) == pytest.approx(float(end.validation), rel=1e-12)
 
 
 def test_max_steps_end_it_too() -> None:
@@ -192,7 +193,7 @@ def test_validation_may_look_at_what_is_swept(key_is_swept: bool) -> None:
     fixed = jax.random.key(9)  # then validate alone holds a tracer
 
     def experiment(key: jax.Array, height: jax.Array) -> jax.Array:
-        options = {"max_steps": 40, "validate": lambda params, state: height * validate(params, state)}
+        options = {"max_steps": 40, "validate": lambda state: height * validate(state)}
         return stopping(key if key_is_swept else fixed, **options)[1].validation
 
     found = sweep(experiment, jax.random.split(jax.random.key(3), 2), height=[1.0, 2.0])
@@ -203,9 +204,9 @@ def test_validation_may_look_at_what_is_swept(key_is_swept: bool) -> None:
 def test_a_second_early_stopping_compiles_nothing() -> None:
     traces = []
 
-    def counted(params: Any, state: Any) -> jax.Array:
-        traces.append(params)
-        return validate(params, state)
+    def counted(state: TrainState) -> jax.Array:
+        traces.append(state)
+        return validate(state)
 
     learn = trainer(NET, squared, sgd(0.1), batch_size=5)
     options = {"max_steps": 40, "every": 10, "validate": counted, "patience": 2}

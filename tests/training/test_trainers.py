@@ -352,7 +352,7 @@ def test_an_estimate_of_the_running_loss_is_any_number(given: Any) -> None:
         LEARN, start._replace(running_loss=given), data, running_loss_tolerance=0.0, **options
     )
     chex.assert_trees_all_close(stable.running_loss, after.running_loss, rtol=1e-12)
-    options |= {"validate": lambda params, state: -fnn.tree_norm(params), "patience": 9}
+    options |= {"validate": lambda state: -fnn.tree_norm(state.params), "patience": 9}
     early, end = fnn.train_with_early_stopping(LEARN, start._replace(running_loss=given), data, **options)
     chex.assert_trees_all_equal(early, train(LEARN, start._replace(running_loss=given), data, int(end.best_step))[0])
 
