@@ -48,14 +48,14 @@ def check_layer(
             numbers in place of zeros, which hide faults too. Whole numbers and keys stay as they are.
         key: the key of init and forward; by default `jax.random.key(0)`.
         tolerance: largest relative error, of float64.
-        only: names of the laws to check, such as "gradient equals jax.vjp"; the laws they need are checked too. By default
+        only: names of the laws to check, such as "gradient equals jax.vjp", together with those they need; by default
             all.
 
     Returns:
         `Laws`, which prints as a table; ``check_layer(…).raise_if_failed()`` is a whole test. Everything is computed
         in float64 by compiled programs, then in float32, bfloat16 and float16 and compared with float64. The automatic
-        references are `jax.vjp` and `jax.hessian` of the layer's own forward pass. At a kink of forward, such as that of
-        relu at 0, any slope between those on its two sides is accepted, with a margin of the width of that range.
+        references are `jax.vjp` and `jax.hessian` of the layer's own forward pass. At a kink of forward, as of relu
+        at 0, any slope between those on its two sides is accepted, with a margin of the width of that range.
 
         A layer that rounds to a narrower dtype inside, as `mixed_precision` does, is judged to eight units in the last
         place of that dtype, which the finding of "keeps the dtype" names; check the layer inside it for more digits.
@@ -134,7 +134,7 @@ def _of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> No
         )
     known = checks.concrete(x)
     if known is None:
-        raise TypeError("check_layer: expected a concrete x, got a tracer. Call it outside of jit and vmap.")
+        raise TypeError("check_layer: expected a concrete x, got a tracer. Call it outside jit and vmap.")
     if not np.isfinite(known.astype(np.float64)).all():
         raise ValueError("check_layer: expected a finite x, got NaN or infinity. Replace them.")
     if params is not None:

@@ -37,8 +37,8 @@ def check_optimizer(
         params: a pytree of a few arrays of floats.
         reference: an independent plain loop of the equations, ``(params, [gradient, …]) -> [params, …]`` on NumPy
             arrays, which gives the params after each step.
-        transform: whether the updates are still gradients, for the next link of a `chain`, as those of `clip_by_norm` and
-            `l2` are. Otherwise they contain the minus sign and must decrease a quadratic function.
+        transform: whether the updates are still gradients, for the next link of a `chain`, as those of `clip_by_norm`
+            and `l2` are. Otherwise they contain the minus sign and must decrease a quadratic function.
         steps: number of steps, at least 2; more than an optimizer waits before its first move.
         key: the key of the gradients; by default `jax.random.key(0)`.
         tolerance: largest relative error, of float64.
