@@ -62,8 +62,8 @@ class Options:
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to run. By default the best there is."""
     data: Path | None = None
-    """A table of your own, for `adadelta` and, if its answers are classes, for `depth` and `digits`: .csv whose last
-    column is the answer, or .npz with x [objects, features] and y [objects]. Words, and whole numbers of at most 20
+    """A table of your own, for `adadelta` and, if its targets are classes, for `depth` and `digits`: .csv whose last
+    column is the target, or .npz with x [examples, features] and y [examples]. Words, and whole numbers of at most 20
     values or one for each twenty examples, are classes."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""

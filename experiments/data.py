@@ -19,7 +19,7 @@ from fnn.core._numerics import wide_integers
 SMALLEST = 50
 """examples of a table, of which some are held out"""
 CLASSES = "words, or whole numbers of at most 20 values or one for each twenty examples"
-"""what answers are taken for classes; see `_sample`"""
+"""what targets are taken for classes; see `_sample`"""
 
 
 class Unreadable(Exception):
@@ -27,17 +27,17 @@ class Unreadable(Exception):
 
 
 class Sample(NamedTuple):
-    """Examples and their answers."""
+    """Examples and their targets."""
 
     label: str
     x: jax.Array
-    """[objects, features], float32, each feature with mean 0 and variance 1; of the digits, pixels in [0, 1]"""
+    """[examples, features], float32, each feature with mean 0 and variance 1; of the digits, pixels in [0, 1]"""
     y: jax.Array
-    """classes [objects], int32, or numbers [objects], float32, with mean 0 and variance 1"""
+    """classes [examples], int32, or numbers [examples], float32, with mean 0 and variance 1"""
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 0 where the answers are numbers."""
+        """How many classes there are; 0 where the targets are numbers."""
         return int(self.y.max()) + 1 if jnp.issubdtype(self.y.dtype, jnp.integer) else 0
 
 
@@ -48,7 +48,7 @@ def accuracy(a: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def split(key: jax.Array, data: Any, *sizes: int) -> list[Any]:
-    """Parts of the examples of a tree of arrays [objects, …] at random: parts of these sizes, and the rest."""
+    """Parts of the examples of a tree of arrays [examples, …] at random: parts of these sizes, and the rest."""
     order = jax.random.permutation(key, len(jax.tree.leaves(data)[0]))
     return [jax.tree.map(lambda leaf, part=part: leaf[part], data) for part in jnp.split(order, np.cumsum(sizes))]
 
@@ -61,13 +61,13 @@ def train_validation_test(key: jax.Array, data: Any, held_out: float = 0.15) -> 
 
 
 def truth_tables(variables: int) -> np.ndarray:
-    """All Boolean functions of so many variables, int32 [2^2^d, 2^d]: the answers of function r are the bits of r."""
+    """All Boolean functions of so many variables, int32 [2^2^d, 2^d]: the targets of function r are the bits of r."""
     bits = np.arange(2**variables, dtype=np.int32)[::-1]
     return np.arange(2**2**variables, dtype=np.int32)[:, None] >> bits & 1
 
 
 def spirals(key: jax.Array, examples: int, turns: float, noise: float) -> tuple[jax.Array, jax.Array]:
-    """Points [objects, 2] on two arms, one in the other, out to radius 1; and the arm of each, int32 0 or 1."""
+    """Points [examples, 2] on two arms, one in the other, out to radius 1; and the arm of each, int32 0 or 1."""
     of_radius, of_noise = jax.random.split(key)
     r = jnp.sqrt(jax.random.uniform(of_radius, (examples,), jnp.float32, minval=0.02))
     arm = jnp.arange(examples, dtype=jnp.int32) % 2
@@ -101,13 +101,13 @@ def samples(settings: Settings, *own: Callable[[], Sample], numbers: bool = Fals
     """The user's table alone if there is one, else an experiment's own.
 
     Raises:
-        Unreadable: the table's answers are numbers, which the experiment cannot take without ``numbers``.
+        Unreadable: the table's targets are numbers, which the experiment cannot take without ``numbers``.
     """
     if settings.data is None:
         return [make() for make in own]
     sample = load(Path(settings.data))
     if not (sample.classes or numbers):
-        raise Unreadable(f"{settings.data}: the answers must be classes, {CLASSES}, but are numbers")
+        raise Unreadable(f"{settings.data}: the targets must be classes, {CLASSES}, but are numbers")
     return [sample]
 
 
@@ -115,8 +115,9 @@ def load(path: Path) -> Sample:
     """A user's table.
 
     Args:
-        path: an .npz file with x [objects, features] and y [objects]; or a .csv file, with or without a line of names,
-            a line an example, its answer last. Answers that are words, or whole numbers of few values, are classes.
+        path: an .npz file with x [examples, features] and y [examples]; or a .csv file, with or without a line of
+            names, a line an example, its target last. Targets that are words, or whole numbers of few values, are
+            classes.
 
     Raises:
         Unreadable: no file, one of another kind, or one that holds no such table.
@@ -151,19 +152,19 @@ def _of_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
     strange = [word for row in rows for word in row[:-1] if not _is_number(word)]
     if strange:
         raise Unreadable(f"{path}: every feature must be a number, got {strange[0]!r}; write words as numbers")
-    answers = [row[-1] for row in rows]
-    words = [word for word in answers if not _is_number(word)]
-    if 0 < len(words) < len(answers):
-        raise Unreadable(f"{path}: the answers must be all numbers or all words, got {words[0]!r} among numbers")
-    y = np.array(answers) if words else np.array([float(word) for word in answers])
+    targets = [row[-1] for row in rows]
+    words = [word for word in targets if not _is_number(word)]
+    if 0 < len(words) < len(targets):
+        raise Unreadable(f"{path}: the targets must be all numbers or all words, got {words[0]!r} among numbers")
+    y = np.array(targets) if words else np.array([float(word) for word in targets])
     return np.array([row[:-1] for row in rows], float), y
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first line names the columns: no feature is a number there, or the answer is the only word."""
-    (*features, answer), *others = rows
-    answer_alone = not _is_number(answer) and all(_is_number(row[-1]) for row in others)
-    return answer_alone or (any(features) and not any(map(_is_number, features)))
+    """Whether the first line names the columns: no feature is a number there, or the target is the only word."""
+    (*features, target), *others = rows
+    target_alone = not _is_number(target) and all(_is_number(row[-1]) for row in others)
+    return target_alone or (any(features) and not any(map(_is_number, features)))
 
 
 def _of(load: Callable[..., Any], label: str) -> Sample:
@@ -176,7 +177,7 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
         y = y[:, 0]
     if x.ndim != 2 or not x.shape[1] or y.shape != x.shape[:1] or len(x) < SMALLEST:
         shapes = f"got {x.shape} and {y.shape}"
-        raise Unreadable(f"{path}: x must be [objects, features] and y [objects], of {SMALLEST} or more; {shapes}")
+        raise Unreadable(f"{path}: x must be [examples, features] and y [examples], of {SMALLEST} or more; {shapes}")
     for name, array, kinds in (("x", x, "fiub"), ("y", y, "fiubUS")):
         if array.dtype.kind not in kinds:
             allowed = "numbers" if name == "x" else "numbers or words"
@@ -184,10 +185,10 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
     if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
         raise Unreadable(f"{path}: x and y must be finite, but hold NaN or infinity")
     if len(np.unique(y)) < 2:
-        raise Unreadable(f"{path}: there is nothing to learn, every answer is {y[0]}")
+        raise Unreadable(f"{path}: there is nothing to learn, every target is {y[0]}")
     sample = _sample(path.name, x, y)
     if sample.classes > len(x) // 2:
-        raise Unreadable(f"{path}: {sample.classes} classes are too many for {len(x)} examples; is that the answer?")
+        raise Unreadable(f"{path}: {sample.classes} classes are too many for {len(x)} examples; is that the target?")
     return sample
 
 

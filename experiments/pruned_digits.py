@@ -71,7 +71,7 @@ def trained(key: jax.Array, learn: fnn.Trainer, steps: int) -> Seed:
     return Seed(fnn.train(learn, learn.init(key_run, sample), sample, steps)[0], sample, held_out)
 
 
-def quality(params: Any, state: Any, sample: tuple[jax.Array, jax.Array]) -> jax.Array:
+def mean_loss(params: Any, state: Any, sample: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Q, the mean loss."""
     return jnp.mean(LOSS.value(NET.apply(params, state, sample[0]), sample[1]))
 

@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
 
 def batch(loss: Loss, key: jax.Array, examples: int, features: int, outputs: int) -> tuple[jax.Array, jax.Array]:
-    """Random examples [objects, features] and answers of the kind a loss takes; real ones for a loss of one's own."""
+    """Random examples [examples, features] and targets of the kind a loss takes; real numbers for your own loss."""
     key_x, key_y = jax.random.split(key)
     x = jax.random.normal(key_x, (examples, features), jnp.float32)
     if loss.label == "softmax_cross_entropy":
@@ -52,7 +52,7 @@ def load(network: str, loss: str, features: int, examples: int) -> Problem:
 
     Args:
         network: "module:name" of a layer, or of a function without arguments that makes one.
-        loss: a loss of fnn by name, or "module:name" of one's own.
+        loss: a loss of fnn by name, or "module:name" of your own.
         features: of the examples.
         examples: in the batch.
 

@@ -21,7 +21,7 @@ class Contender(NamedTuple):
     packages: tuple[str, ...] = ()
     """what must be installed, by the names of the distributions"""
     many: bool = True
-    """whether it is meant for many seeds; the others train them one after another, so one tells all"""
+    """whether it is meant for many seeds; the others train them one after another, so one measures all"""
 
 
 FLOOR, FNN, BY_JAX_GRAD, PLAIN = "matrix products only", "fnn", "fnn with jax.grad", "plain JAX"

@@ -15,9 +15,9 @@ class Problem(NamedTuple):
     widths: tuple[int, ...]
     batch: int
     x: np.ndarray
-    """[objects, widths[0]], float32"""
+    """[examples, widths[0]], float32"""
     y: np.ndarray
-    """classes [objects], int32; with a single output, numbers [objects, 1], float32, for the squared loss ½(a − y)²"""
+    """classes [examples], int32; with a single output, numbers [examples, 1], float32, for `squared`, ½(a − y)²"""
 
     def __str__(self) -> str:
         return f"{'-'.join(map(str, self.widths))}, batch {self.batch}"
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
 
 def random_problem(widths: tuple[int, ...], batch: int, examples: int | None = None) -> Problem:
-    """A problem with random examples whose answers depend on them, by default at most 256 batches of them."""
+    """A problem with random examples whose targets depend on them, by default at most 256 batches of them."""
     generator = np.random.default_rng(0)
     size = max(min(1797, 256 * batch) if examples is None else examples, batch)
     x = generator.uniform(size=(size, widths[0])).astype(np.float32)

@@ -37,8 +37,8 @@ LEAD = (
     f"A network of {HIDDEN} hidden ReLU units learns {{data}} by {{steps}} steps with batches of {BATCH}, with "
     "AdaDelta, RMSProp and SG from the same weights and on the same batches, at learning rates from "
     f"{RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the examples are held out, others for each seed. The score is the "
-    "accuracy on them or, where the answers are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a run that diverges, or is "
-    "worse than the mean answer, scores 0. The best η is chosen by the same held-out scores, which favours the tuned "
+    "accuracy on them or, where the targets are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a run that diverges, or is "
+    "worse than the mean target, scores 0. The best η is chosen by the same held-out scores, which favours the tuned "
     "optimizers a little."
 )
 OWN_BEST = r.Claim(f"At η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η.")
@@ -47,7 +47,7 @@ OTHERS_BEST = r.Claim(
 )
 TUNING = r.Claim(
     f"RMSProp and SG need tuning: at η = 1 each scores at least {NEAR} less than at its best η.",
-    why="likely causes where the answers are classes: softmax bounds the error, and the plateau of SG happens to reach "
+    why="likely causes where the targets are classes: softmax bounds the error, and the plateau of SG happens to reach "
     "to η = 1; a step of RMSProp is about η in every weight, whatever the loss, and its weights become huge, which "
     "classes that are easy to separate forgive",
 )
@@ -58,12 +58,12 @@ def experiment_with(sample: data.Sample, steps: int) -> Any:
     classes = sample.classes
     net = fnn.serial(fnn.dense(HIDDEN, fnn.relu, w=fnn.nn.he()), fnn.linear(max(classes, 1)))
     loss = fnn.softmax_cross_entropy if classes else fnn.squared
-    answers = sample.y if classes else sample.y[:, None]
+    targets = sample.y if classes else sample.y[:, None]
     held_out = len(sample.x) * PERCENT // 100
 
     def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:
         key_split, key_run = jax.random.split(key)
-        (x_test, y_test), (x, y) = data.split(key_split, (sample.x, answers), held_out)
+        (x_test, y_test), (x, y) = data.split(key_split, (sample.x, targets), held_out)
 
         def trained(optimizer: fnn.Optimizer) -> dict[str, jax.Array]:
             learn = fnn.trainer(net, loss, optimizer, batch_size=BATCH, draw=fnn.with_replacement)
@@ -127,15 +127,15 @@ def _verdicts(scores: Scores, losses: Scores, best: dict[str, dict[str, int]], c
 
 def _why(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> str:
     """The training losses where AdaDelta at η = 1 is short of its best: whether it learns too little or too much."""
-    told = []
+    texts = []
     for label, of in scores.items():
         i = best[label]["AdaDelta"]
         if (of["AdaDelta"][:, i] - of["AdaDelta"][:, ONE]).mean() > NEAR:
             at_best, at_one = (losses[label]["AdaDelta"][:, k].mean() for k in (i, ONE))
             how = "it has learned the training set better and overfits" if at_one < at_best else "it has learned less"
             losses_there = f"{at_one:.3f} at η = 1 and {at_best:.3f} at η = {RATES[i]:g}"
-            told.append(f"on {label}, AdaDelta's training loss is {losses_there}: {how}")
-    return "; ".join(told)
+            texts.append(f"on {label}, AdaDelta's training loss is {losses_there}: {how}")
+    return "; ".join(texts)
 
 
 def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]], measures: dict[str, str]) -> r.Table:

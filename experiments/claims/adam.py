@@ -96,13 +96,13 @@ def experiment_of_averages(key: jax.Array) -> dict[str, jax.Array]:
         states = {name: state for name, (_, state) in found.items()}
         k, v, G = states["calibrated"]
         k = k.astype(jnp.float32)
-        told = {
+        metrics = {
             "v": jnp.mean(v) / MEAN,
             "v̂": jnp.mean(v / (1 - GAMMA**k)) / MEAN,
             "G": jnp.mean(G) / (MEAN**2 + 1),
             "Ĝ": jnp.mean(G / (1 - ALPHA**k)) / (MEAN**2 + 1),
         }
-        return states, told | {name: jnp.mean(jnp.abs(updates)) for name, (updates, _) in found.items()}
+        return states, metrics | {name: jnp.mean(jnp.abs(updates)) for name, (updates, _) in found.items()}
 
     return jax.lax.scan(
         step, {name: make(eta).init(start) for name, make in BOTH.items()}, jax.random.split(key, STEPS)

@@ -194,11 +194,11 @@ def _table(problem: str, seeds: int, race: Race) -> r.Table:
         name: {"µs per seed-step": spread(seconds * 1e6), "in fnn's time": spread(seconds / race[FNN])}
         for name, seconds in quickest_first
     }
-    caption = f"{problem}, {_told(seeds)}. The ratios of the last column are taken within each turn, so that their "
+    caption = f"{problem}, {_seeds(seeds)}. The ratios of the last column are taken within each turn, so that their "
     return r.table(caption + "median need not be the ratio of the medians", "who", rows)
 
 
-def _told(seeds: int) -> str:
+def _seeds(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
@@ -240,8 +240,8 @@ def _bars(races: dict[tuple[str, int], Race]) -> r.Figure:
             ring = RING if name == FNN else {}
             color = r.COLORS[i % len(r.COLORS)]
             axes.plot(*zip(*points, strict=True), "osD^vP*<>X"[i], color=color, label=name, **ring)
-        told = [f"{problem}\n{_told(seeds)}" for problem, seeds in races]
-        axes.set(xscale="log", xlabel="µs per seed-step", yticks=range(len(races)), yticklabels=told)
+        labels = [f"{problem}\n{_seeds(seeds)}" for problem, seeds in races]
+        axes.set(xscale="log", xlabel="µs per seed-step", yticks=range(len(races)), yticklabels=labels)
         axes.invert_yaxis()
         canvas.legend(ncols=4, fontsize=8, loc="outside upper center")
         return r.finished(

@@ -21,7 +21,7 @@ from fnn.pruning import all_links, remove_links, sparse
 
 D, MOST = 4, 8
 TABLES = truth_tables(D)
-"""the truth tables of all functions [65536, 16]; function r is the number r, its answers are the bits"""
+"""the truth tables of all functions [65536, 16]; function r is the number r, its values are the bits"""
 ROWS = TABLES.sum(axis=1)
 """how many rows of each truth table are 1 [65536]"""
 LITERALS = np.stack(np.meshgrid(*[(0, 1, -1)] * D, indexing="ij"), axis=-1).reshape(-1, D)
@@ -85,19 +85,19 @@ def fewest(given: np.ndarray) -> Unions:
 
 
 def minimal_networks(chosen: np.ndarray) -> jax.Array:
-    """The answers [functions, 16] of the networks whose hidden neurons are these ANDs of literals.
+    """The outputs [functions, 16] of the networks whose hidden neurons are these ANDs of literals.
 
     Equations: y_t = [Σ_j s_tj x^j − (p_t − ½) > 0] with p_t positive literals, a = [Σ_t f_t y_t − ½ > 0].
     """
     net = fnn.serial(fnn.dense(MOST, fnn.heaviside), fnn.dense(1, fnn.heaviside))
 
-    def answers(terms: jax.Array) -> jax.Array:
+    def outputs(terms: jax.Array) -> jax.Array:
         s, f = jnp.asarray(LITERALS, jnp.float32)[terms], (terms >= 0).astype(jnp.float32)
         ands = {"w": s.T, "b": 0.5 - jnp.sum((s > 0).astype(jnp.float32), axis=1)}
         either = {"w": f[:, None], "b": jnp.full(1, -0.5, jnp.float32)}
         return net.apply((ands, either), ((), ()), binary_inputs(D, jnp.float32))[:, 0]
 
-    return jax.jit(jax.vmap(answers))(jnp.asarray(chosen))
+    return jax.jit(jax.vmap(outputs))(jnp.asarray(chosen))
 
 
 def experiment_with(steps: int) -> Callable[..., jax.Array]:
@@ -146,9 +146,9 @@ class Built(NamedTuple):
     """All functions of four variables by networks whose weights are written down."""
 
     perfect: np.ndarray
-    """answers of the networks with an AND for each row that is 1 [65536, 16]"""
+    """outputs of the networks with an AND for each row that is 1 [65536, 16]"""
     minimal: np.ndarray
-    """answers of the networks with as few ANDs as possible [65536, 16]"""
+    """outputs of the networks with as few ANDs as possible [65536, 16]"""
     ands: np.ndarray
     """how few ANDs of literals do [65536]"""
     spaces: np.ndarray
@@ -194,7 +194,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 
 
 def _verdicts(found: Built, learned: np.ndarray) -> list[r.Verdict]:
-    wrong = [int((answers != TABLES).any(axis=1).sum()) for answers in (found.perfect, found.minimal)]
+    wrong = [int((outputs != TABLES).any(axis=1).sum()) for outputs in (found.perfect, found.minimal)]
     ands = found.ands
     means = f"hidden neurons in the mean {ands.mean():.3f}, instead of {ROWS.mean():g} with one for each row that is 1"
     most = f"at most {ands.max()}, which {(ands == MOST).sum()} functions need; the parity needs {ands[PARITY]}"

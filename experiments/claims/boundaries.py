@@ -28,9 +28,9 @@ REQUIRED = 0.95
 CELLS = 31
 """points of the drawn plane a side"""
 LINES = {"tanh": "--", "ReLU": "-"}
-"""how the two are drawn; the colour tells the number of hidden layers"""
+"""how the two are drawn; the colour shows the number of hidden layers"""
 ARMS, SHADES = r.COLORS[:2], ("#b9d3ef", "#e3edf8", "#fbe9d6", "#f4cfa3")
-"""of the points, and of answers from surely the first to surely the second arm"""
+"""of the points, and of outputs from surely the first to surely the second arm"""
 
 
 EQUATION = """x^l = σ(x^{l−1} W^l),   l = 1, …, L − 1
@@ -80,8 +80,8 @@ def experiment_with(cases: list[tuple[str, int]], steps: int, frames: int) -> Ca
         def learned(net: fnn.Layer) -> dict[str, jax.Array]:
             def validate(state: fnn.TrainState) -> dict[str, jax.Array]:
                 right = (net.apply(state.params, state.layer_state, new[0]) > 0) == (new[1] > 0.5)
-                answers = net.apply(state.params, state.layer_state, plane())[:, 0]
-                return {"accuracy": jnp.mean(right.astype(jnp.float32)), "plane": answers}
+                outputs = net.apply(state.params, state.layer_state, plane())[:, 0]
+                return {"accuracy": jnp.mean(right.astype(jnp.float32)), "plane": outputs}
 
             learn = fnn.trainer(net, fnn.binary_cross_entropy, fnn.adam(RATE), batch_size=BATCH)
             _, records = fnn.train(learn, learn.init(of_run, known), known, steps, steps // frames, validate)
@@ -109,7 +109,7 @@ def verdicts(found: Found, steps: int) -> list[r.Verdict]:
     frames = found["tanh", 1]["accuracy"].shape[1]
     late = {layers: found["tanh", layers]["loss"].mean(axis=0) for layers in depths[:-1]}
     falls = (f"{of[2 * frames // 3 - 1]:.2g} to {of[-1]:.2g} with {layers} hidden" for layers, of in late.items())
-    told = {"late": 2 * frames // 3 * (steps // frames), "steps": steps, "falls": " and from ".join(falls)}
+    filled = {"late": 2 * frames // 3 * (steps // frames), "steps": steps, "falls": " and from ".join(falls)}
     errors = {
         f"{activation}, {more} against {fewer} hidden": (1 - last[activation, more], 1 - last[activation, fewer])
         for activation in ACTIVATIONS
@@ -122,7 +122,7 @@ def verdicts(found: Found, steps: int) -> list[r.Verdict]:
     }
     return [
         r.at_least(
-            SUFFICE.filled(**told), REQUIRED, {named(*case): values for case, values in last.items() if case[1] < 3}
+            SUFFICE.filled(**filled), REQUIRED, {named(*case): values for case, values in last.items() if case[1] < 3}
         ),
         r.smaller(DEEPER.filled(undecided="; for ".join(undecided) or "none"), errors),
         r.smaller(SOONER, relu_and_tanh, factor=0.5),
@@ -138,7 +138,7 @@ def _of_sizes() -> r.Verdict:
 
 
 def moving_picture(x: np.ndarray, found: Found, steps: int) -> r.Animation:
-    """The first seed of each network: what it answers on the plane, and the loss."""
+    """The first seed of each network: its outputs on the plane, and the loss."""
     depths = sorted({layers for _, layers in found})
     frames = found["tanh", 1]["loss"].shape[1]
     time = np.arange(1, frames + 1) * (steps // frames)
@@ -151,9 +151,9 @@ def moving_picture(x: np.ndarray, found: Found, steps: int) -> r.Animation:
         for row, activation in enumerate(ACTIVATIONS):
             for column, layers in enumerate(depths):
                 axes = canvas.add_subplot(grid[row, column])
-                answers = found[activation, layers]["plane"][0, k].reshape(CELLS, CELLS)
-                axes.contourf(side, side, answers, (-1e9, -2, 0, 2, 1e9), colors=SHADES)
-                axes.contour(side, side, answers, (0,), colors="black", linewidths=1.2)
+                outputs = found[activation, layers]["plane"][0, k].reshape(CELLS, CELLS)
+                axes.contourf(side, side, outputs, (-1e9, -2, 0, 2, 1e9), colors=SHADES)
+                axes.contour(side, side, outputs, (0,), colors="black", linewidths=1.2)
                 for arm, color in enumerate(ARMS):
                     axes.plot(*x[arm::2].T, "o", color=color, markersize=2.2, markeredgewidth=0)
                 axes.set(xticks=(), yticks=(), aspect="equal")
@@ -173,9 +173,9 @@ def moving_picture(x: np.ndarray, found: Found, steps: int) -> r.Animation:
     return r.animated(
         draw,
         frames,
-        "What networks with about as many weights answer on the plane as they learn two spirals, one seed. The black "
-        "line is the boundary; where the colour is pale, the odds are below e² = 7.4. Below: the loss in the colours "
-        "of the titles, tanh dashed.",
+        "The outputs of networks with about as many weights on the plane as they learn two spirals, one seed. The "
+        "black line is the boundary; where the colour is pale, the odds are below e² = 7.4. Below: the loss in the "
+        "colours of the titles, tanh dashed.",
         "Moving picture of the planes of tanh and ReLU networks. Straight boundaries bend and wind themselves between "
         "the arms of two spirals; networks with more layers and those of ReLU get there first, and the loss below "
         "falls accordingly.",

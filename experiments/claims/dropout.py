@@ -67,15 +67,15 @@ def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
         net = fnn.serial(hidden, fnn.dropout(p), output)
         learn = fnn.trainer(net, LOSS, fnn.adam(RATE), batch_size=BATCH)
         gap = overfitting_gap(net, LOSS, seen, unseen)
-        state, told = fnn.train(learn, learn.init(key_run, seen), seen, steps, every=steps // POINTS, validate=gap)
+        state, metrics = fnn.train(learn, learn.init(key_run, seen), seen, steps, every=steps // POINTS, validate=gap)
         halved = fnn.serial(hidden, fnn.inference_mode(fnn.dropout(p)), fnn.inverted_dropout(0.5), output)
         params = state.params[0], (), (), state.params[2]
         return {
             "training": data.accuracy(net.apply(state.params, state.layer_state, seen[0]), seen[1]),
             "held out": data.accuracy(net.apply(state.params, state.layer_state, unseen[0]), unseen[1]),
             "half lost": data.accuracy(halved.forward(params, ((),) * 4, unseen[0], key_loss)[0], unseen[1]),
-            "training loss": told["validation"].training,
-            "held-out loss": told["validation"].held_out,
+            "training loss": metrics["validation"].training,
+            "held-out loss": metrics["validation"].held_out,
         }
 
     return experiment

@@ -38,7 +38,7 @@ LEAD = (
     f"Networks of 1 to {{deepest}} hidden layers of {WIDTH} tanh neurons, each layer under dropout, learn the three "
     "classes of wine for {steps} steps of Adam on all examples. A network with N dropped neurons is 2^N networks with "
     "common weights. The outputs of every one of them are computed, for each sixth example, and their mean over all "
-    "masks is compared with what the network gives in application, all neurons on, times 1 − p. Differences are "
+    "masks is compared with what the network gives in inference, all neurons on, times 1 − p. Differences are "
     "‖a − b‖/‖b‖ over examples and outputs. Then the mean is estimated from a few random masks. Last, a network of 64 "
     f"hidden neurons is trained by SG with dropout and with inverted dropout on {178 - HELD_OUT} wines, the others "
     "held out."

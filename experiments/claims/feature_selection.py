@@ -18,7 +18,7 @@ from experiments import report as r
 from fnn.pruning import feature_saliency, gate_saliency, magnitude, obd
 
 FEATURES, PLANTED, FEWER = 30, 6, 4
-"""features, those that the answer depends on, and how many are removed in a round"""
+"""features, those that the target depends on, and how many are removed in a round"""
 ROUNDS = (FEATURES - PLANTED) // FEWER
 LEFT = FEATURES - FEWER * np.arange(ROUNDS + 1)
 EXAMPLES, HELD_OUT, BATCH, NOISE = 2000, 500, 50, 0.1
@@ -32,14 +32,14 @@ Found = dict[str, np.ndarray]
 EQUATION = """S_jh = ½ w_jh² ∂²Q/∂w_jh²,   S_j = Σ_h S_jh
 gates: ½ ∂²Q/∂g_j² at g = 1, x_j → g_j x_j"""
 LEAD = (
-    f"The answer depends on {PLANTED} of {FEATURES} normally distributed features, "
+    f"The target depends on {PLANTED} of {FEATURES} normally distributed features, "
     f"y = sin 2a + bc + tanh 2d + e²/2 + f plus noise. {NET} learns it from {EXAMPLES} examples in {{steps}} steps of "
     f"Adam with L2, whose rate falls to 0, so that it ends near a minimum. Then, {ROUNDS} times, the {FEWER} features "
     "that a score ranks last are removed, and the network goes on learning for {retrain} steps likewise, until "
     f"{PLANTED} are left; features removed blindly would leave the planted ones in proportion. For comparison the "
     "network goes through the same rounds with nothing removed, and all features are ranked once at their end. Once "
     "all features have the same scale, and once scales that differ up to tenfold, as those of units do, which weights "
-    "make up for. Quality is R² on held-out examples. Means over seeds."
+    "make up for. R² is that on held-out examples. Means over seeds."
 )
 FINDS = r.Claim(
     f"Optimal Brain Damage finds the features that matter, by S_j = Σ_h S_jh: nine tenths of the {PLANTED} planted "
@@ -60,7 +60,7 @@ GRADUALLY = r.Claim(
 BETTER = r.Claim(
     f"With the {PLANTED} features that S_j leaves, the held-out error 1 − R² is smaller than with all {FEATURES} after "
     "as many steps.",
-    why="a likely cause: where S_j misses planted features, as the tables show, the answer lacks their part",
+    why="a likely cause: where S_j misses planted features, as the tables show, the output lacks their part",
 )
 GATES = r.Claim(
     "The second derivative by a gate on each feature, which includes what its links do together, misses no more of the "
@@ -68,7 +68,7 @@ GATES = r.Claim(
 )
 
 
-def answer(x: jax.Array) -> jax.Array:
+def target(x: jax.Array) -> jax.Array:
     """A function of the first six features: waves, a product, a threshold, a square, a line."""
     a, b, c, d, e, f = x[:, :PLANTED].T
     return jnp.sin(2 * a) + b * c + jnp.tanh(2 * d) + jnp.square(e) / 2 + f
@@ -91,7 +91,7 @@ def experiment_with(steps: int, retrain: int) -> Callable[..., dict[str, jax.Arr
         key_x, key_scale, key_run = jax.random.split(key, 3)
         drawn = jax.random.normal(key_x, ((EXAMPLES + HELD_OUT) * (FEATURES + 1),), jnp.float32)
         drawn = drawn.reshape(EXAMPLES + HELD_OUT, FEATURES + 1)
-        y = answer(drawn) + NOISE * drawn[:, -1]
+        y = target(drawn) + NOISE * drawn[:, -1]
         scale = 10 ** (spread * jax.random.uniform(key_scale, (FEATURES,), jnp.float32, -0.5, 0.5))
         (x, unseen), (y, expected) = (jnp.split(array, [EXAMPLES]) for array in (drawn[:, :-1] * scale[None, :], y))
 
@@ -194,7 +194,7 @@ def _table(scale: str, of: dict[str, Found]) -> r.Table:
         for score, f in of.items()
     }
     return r.table(
-        f"Features of {scale}: share of the planted ones found, and quality, all after as many steps", "score", rows
+        f"Features of {scale}: share of the planted ones found, and R², all after as many steps", "score", rows
     )
 
 
@@ -216,7 +216,7 @@ def _qualities(of: dict[str, Found]) -> r.Figure:
     return r.curves(
         LEFT,
         {score: f["R²"] for score, f in of.items()} | {"nothing removed": of[SCORES[0]]["R², all kept"]},
-        "Held-out quality as features of different scales are removed, and after as many steps with nothing removed.",
+        "Held-out R² as features of different scales are removed, and after as many steps with nothing removed.",
         f"Line plot over the number of features left from {FEATURES} to {PLANTED}: R² on held-out examples for three "
         "scores, and without removal.",
         xlabel="features left",

@@ -92,7 +92,7 @@ def _faults_table(found: dict[str, tuple[GradientComparison, str]]) -> r.Table:
         name: {
             "verdict": str(report.verdict),
             "arises in": str(report.culprit or "–"),
-            "difference": _told(report.worst),
+            "difference": _in_digits(report.worst),
         }
         for name, (report, _) in found.items()
     }
@@ -125,7 +125,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 
 
 def _numbers(report: GradientComparison) -> dict[str, Any]:
-    """The little of a report that tells whether gradients agree; a user's own network gets all of it."""
+    """The part of a report that says whether gradients agree; a user's own network gets all of it."""
     return {key: report.to_dict()[key] for key in ("label", "verdict", "worst", "culprit")}
 
 
@@ -152,7 +152,7 @@ def _of_users(given: Problem, settings: r.Settings, log: r.Log) -> r.Outcome:
 
 def _users_tables(report: GradientComparison, both: Costs, laws: dict[str, Laws]) -> list[r.Table]:
     leaves = [
-        (leaf.path, "×".join(map(str, leaf.shape)), str(leaf.verdict), *(_told(d.relative) for d in _shown(leaf)))
+        (leaf.path, "×".join(map(str, leaf.shape)), str(leaf.verdict), *(_in_digits(d.relative) for d in _shown(leaf)))
         for leaf in report.leaves
     ]
     header = ("parameter", "shape", "verdict", "manual–automatic", "manual–differences", "automatic–differences")
@@ -160,7 +160,7 @@ def _users_tables(report: GradientComparison, both: Costs, laws: dict[str, Laws]
         (name.replace("_", " "), f"{m:.4g}", f"{a:.4g}")
         for name, m, a in zip(both.first._fields, both.first, both.second, strict=True)
     ]
-    precisions = [(p.dtype, _told(p.first), _told(p.second)) for p in report.precisions]
+    precisions = [(p.dtype, _in_digits(p.first), _in_digits(p.second)) for p in report.precisions]
     relative = "Relative differences in float64, over the sampled entries where quotients are meant"
     return [
         r.Table(relative, header, leaves),
@@ -174,8 +174,8 @@ def _of_laws(found: dict[str, Laws]) -> list[tuple[str, ...]]:
     rows = []
     for name, laws in found.items():
         kept = sum(law.outcome is Outcome.HOLDS for law in laws.rows)
-        told = laws.failures if kept else laws.rows
-        rows += [(name, law.name, f"{law.outcome}: {law.finding}") for law in told] or [(name, "all", f"{kept} hold")]
+        shown = laws.failures if kept else laws.rows
+        rows += [(name, law.name, f"{law.outcome}: {law.finding}") for law in shown] or [(name, "all", f"{kept} hold")]
     return rows
 
 
@@ -186,7 +186,7 @@ def _laws_verdict(found: dict[str, Laws]) -> r.Verdict:
     return r.judged(LAWS, not broken, measured)
 
 
-def _told(difference: float) -> str:
+def _in_digits(difference: float) -> str:
     return r.scientific(difference) if difference else "0"
 
 
@@ -212,7 +212,7 @@ def _verdicts(reports: dict[str, GradientComparison], of_all: dict[str, dict[str
         return r.judged(claim, median <= 1.02, f"median ratio {median:.3f}, largest {of_all[most][cost]:.3f}, {most}")
 
     return [
-        r.judged(EQUAL, difference <= 1e-12, f"largest relative difference {_told(difference)}, {worst}"),
+        r.judged(EQUAL, difference <= 1e-12, f"largest relative difference {_in_digits(difference)}, {worst}"),
         r.judged(TIME, time <= 1.05, f"median ratio {time:.3f}"),
         *(of_resource(cost, claim) for cost, claim in RESOURCES.items()),
     ]
@@ -232,7 +232,7 @@ def _table(
 ) -> r.Table:
     rows = []
     for name, report in reports.items():
-        differences = (_told(report.worst_of(pair)) for pair in KINDS)
+        differences = (_in_digits(report.worst_of(pair)) for pair in KINDS)
         costs = (f"{of_all[name][cost]:.3f}" for cost in COSTS)
         rows.append((name, str(networks[name][1]), *differences, *costs))
     medians = (f"{_median(of_all, cost):.3f}" for cost in COSTS)
@@ -242,7 +242,7 @@ def _table(
 
 
 def _differences(reports: dict[str, GradientComparison]) -> r.Figure:
-    told = []
+    texts = []
     with r.figure(5.4, 0.3 * len(reports) + 1.8) as canvas:
         axes = canvas.subplots()
         rows = np.arange(len(reports))[::-1]
@@ -250,14 +250,15 @@ def _differences(reports: dict[str, GradientComparison]) -> r.Figure:
             found = [max(report.worst_of(pair), 1e-18) for report in reports.values()]
             axes.plot(found, rows, "o", color=color, label=label)
             most = list(reports)[int(np.argmax(found))]
-            told.append(f"{label}: {_told(np.median(found))} in the median, at most {_told(max(found))}, {most}")
+            median, largest = _in_digits(np.median(found)), _in_digits(max(found))
+            texts.append(f"{label}: {median} in the median, at most {largest}, {most}")
         axes.set_yticks(rows, list(reports))
         axes.set(xscale="log", xlabel="relative difference; 1e−18 stands for 0")
         canvas.legend(loc="outside upper center", fontsize=9)
         return r.finished(
             canvas,
             "Relative differences of the gradients, the worst parameter of each network",
-            f"Dot plot. {'; '.join(told)}.",
+            f"Dot plot. {'; '.join(texts)}.",
         )
 
 

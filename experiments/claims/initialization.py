@@ -56,7 +56,7 @@ LEAD = (
     f"latter {{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the "
     "variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until "
     f"the mean loss of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one "
-    "layer of 16 neurons trained on breast cancer, all for the same answer: 1 − the mean |correlation| of the outputs "
+    "layer of 16 neurons trained on breast cancer, all for the same target: 1 − the mean |correlation| of the outputs "
     "of two neurons."
 )
 OUTPUTS = r.Claim(
@@ -82,9 +82,9 @@ BEFOREHAND = r.Claim(
 LOWER = r.Claim(
     "After all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have reached a "
     "lower loss than weights drawn uniformly on ±√6/√(H + H′).",
-    why="likely causes: neurons trained layer by layer for the same answers are much alike (see their diversity), so "
+    why="likely causes: neurons trained layer by layer for the same targets are much alike (see their diversity), so "
     "that a layer of them begins well and then has fewer different features to build on; what pre-trained neurons know "
-    "of other digits no longer tells once random ones have been trained as long on these",
+    "of other digits no longer matters once random ones have been trained as long on these",
 )
 DIFFER = r.Claim(
     "Neurons trained as linear models differ if they are given random subsamples, random inputs or random starts; "
@@ -93,7 +93,7 @@ DIFFER = r.Claim(
 NOTABLY = r.Claim(
     "Neurons trained as linear models on random subsamples, on random inputs or from random starts differ notably "
     "(their diversity is 0.1 or more, a mean |correlation| of at most 0.9).",
-    why="a linear model has one best answer, and all neurons of a layer are trained for it, so they all come near it "
+    why="a linear model has one best solution, and all neurons of a layer are trained for it, so they all come near it "
     "whatever they see; the diversity of weights drawn at random and not trained is {untrained}",
 )
 
@@ -118,14 +118,14 @@ def experiment_with(steps: int, earlier: int, layerwise: bool) -> Callable[..., 
         learn = fnn.trainer(net, LOSS, fnn.sgd(RATE), batch_size=BATCH)
         start = learn.init(key, sample)._replace(params=params)
         _, passes = fnn.backprop(fnn.watch(net), LOSS)(params, start.layer_state, sample, key)
-        told = fnn.train(learn, start, sample, steps, every=EVERY)[1]["loss"]
-        reached = told <= REACHED
+        losses = fnn.train(learn, start, sample, steps, every=EVERY)[1]["loss"]
+        reached = losses <= REACHED
         first = EVERY * (1 + jnp.argmax(reached).astype(jnp.float32))
         return {
             "outputs": jnp.stack([jnp.var(seen.y) for seen in passes[:-1]]),
             "gradients": jnp.stack([jnp.var(seen.readings["w"]) for seen in passes[:-1]]),
             "steps": jnp.where(jnp.any(reached), first, jnp.asarray(steps, jnp.float32)),
-            "loss": told,
+            "loss": losses,
         }
 
     def experiment(key: jax.Array) -> dict[str, dict[str, jax.Array]]:

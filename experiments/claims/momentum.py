@@ -19,7 +19,7 @@ GAMMAS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 WEIGHTS, SETTLING, STEPS = 128, 1000, 2000
 """weights w that get gradients of their own; steps until v has forgotten its start, and those measured after them"""
 OLDEST = 1000
-"""ages of gradients that are told apart"""
+"""ages of gradients that are distinguished"""
 DRAWN = (0.8, 0.9, 0.98)
 
 

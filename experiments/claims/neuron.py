@@ -28,7 +28,7 @@ from fnn.lecture import (
 STARTS = 16
 """starts a seed"""
 FUNCTIONS = truth_tables(2)
-"""the truth tables of all functions of two variables [16, 4], answers at the inputs 00, 01, 10, 11"""
+"""the truth tables of all functions of two variables [16, 4], targets at the inputs 00, 01, 10, 11"""
 XOR = 0b0110
 PARITIES = [XOR, 0b1001]
 """XOR and its negation, the two that no line separates"""
@@ -45,7 +45,7 @@ LEAD = (
     "at once."
 )
 NO_XOR = r.Claim(
-    "A single neuron cannot represent XOR or its negation: from no start, and at no time, are all four answers right."
+    "A single neuron cannot represent XOR or its negation: from no start, and at no time, are all four outputs right."
 )
 ALL_OTHERS = r.Claim(
     "A single neuron learns every Boolean function of two variables except XOR and its negation, the only two that no "
@@ -65,7 +65,7 @@ COUNTS = r.Claim("A single threshold neuron realises 4, 14, 104 and 1882 functio
 
 
 def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., jax.Array]:
-    """The pure experiment ``(key, table, product) -> the most right answers of four at any time [starts]``.
+    """The pure experiment ``(key, table, product) -> the most right outputs of four at any time [starts]``.
 
     The features are x¹, x² and product·x¹x²: with product = 0 the third says nothing.
     """
@@ -135,11 +135,11 @@ def _of_functions(learned: dict[str, np.ndarray]) -> r.Figure:
         names = ["".join(map(str, table)) for table in FUNCTIONS]
         axes.set_xticks(range(16), names, rotation=60, fontsize=9)
         axes.set_yticks(range(len(shares)), list(learned), fontsize=9)
-        axes.set_xlabel("answers at the inputs 00, 01, 10, 11; XOR is 0110")
+        axes.set_xlabel("targets at the inputs 00, 01, 10, 11; XOR is 0110")
         axes.grid(False)
         return r.finished(
             canvas,
-            "Percentage of the starts from which a network learns all four answers, for every Boolean function of two "
+            "Percentage of the starts from which a network learns all four outputs, for every Boolean function of two "
             "variables",
             "Table of colours, three networks by sixteen functions. One neuron has 0 percent at 0110 and 1001, XOR and "
             "its negation, alone.",
@@ -220,13 +220,13 @@ def _of_the_slide() -> r.Verdict:
     x = binary_inputs(2, jnp.float32)
     ways = np.stack([np.asarray(apply(net(jnp.float32), x))[:, 0] for net in (xor_by_product, xor_by_layers)])
     right = int((ways == FUNCTIONS[XOR]).sum())
-    return r.exactly(BOTH_WAYS, ways, np.stack([FUNCTIONS[XOR]] * 2), f"{right} of 8 answers right")
+    return r.exactly(BOTH_WAYS, ways, np.stack([FUNCTIONS[XOR]] * 2), f"{right} of 8 outputs right")
 
 
 def _of_counts(found: dict[int, int], counts: dict[int, int]) -> r.Verdict:
     by_rule, by_symmetry = list(found.values()), [counts[d] for d in KNOWN]
-    told = (", ".join(map(str, numbers)) for numbers in (by_rule, by_symmetry))
-    measured = "learned by the perceptron's rule: {}; counted by their symmetries: {}".format(*told)
+    texts = (", ".join(map(str, numbers)) for numbers in (by_rule, by_symmetry))
+    measured = "learned by the perceptron's rule: {}; counted by their symmetries: {}".format(*texts)
     return r.exactly(COUNTS, by_rule + by_symmetry, [*KNOWN.values()] * 2, measured)
 
 

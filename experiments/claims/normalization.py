@@ -74,8 +74,8 @@ def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., dict[str, jax.A
 
         learn = fnn.trainer(net, LOSS, fnn.sgd(eta), batch_size=BATCH, draw=draw)
         start = learn.init(key, sample)
-        end, told = fnn.train(learn, start, sample, steps, every=EVERY)
-        reached = told["loss"] <= REACHED
+        end, metrics = fnn.train(learn, start, sample, steps, every=EVERY)
+        reached = metrics["loss"] <= REACHED
         first = EVERY * (1 + jnp.argmax(reached).astype(jnp.float32))
         return {
             "steps": jnp.where(jnp.any(reached), first, jnp.inf),

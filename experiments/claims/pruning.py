@@ -73,7 +73,7 @@ def experiment_with(steps: int, rounds: int, scope: str) -> Callable[[jax.Array,
         one_round = pruner(
             learn,
             score,
-            lambda params, state: pruned_digits.quality(params, state, seed.sample),
+            lambda params, state: pruned_digits.mean_loss(params, state, seed.sample),
             amount=1 - (1 - FINAL) ** (1 / rounds),
             retrain=RETRAIN,
             scope=scope,
@@ -94,7 +94,7 @@ def experiment_with(steps: int, rounds: int, scope: str) -> Callable[[jax.Array,
             "left": report["left"],
             "accuracy": report["accuracy"],
             "whole": pruned_digits.right(seed.state, seed.held_out),
-            "one shot": pruned_digits.quality(less, seed.state.layer_state, seed.sample),
+            "one shot": pruned_digits.mean_loss(less, seed.state.layer_state, seed.sample),
             "from the start": pruned_digits.right(fresh, seed.held_out),
         }
 

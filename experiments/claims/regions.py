@@ -47,7 +47,7 @@ INDICATORS = (
 ANY_REGION = r.Claim(
     "Two layers of threshold neurons represent any polygonal region, not necessarily convex or connected.",
     why="some such regions they reach, others not: across a line the second layer's sum changes by the same amount "
-    "everywhere, but for two opposite quadrants the answer would have to rise at one end of the line and fall at the "
+    "everywhere, but for two opposite quadrants the output would have to rise at one end of the line and fall at the "
     "other; two squares on a diagonal are XOR of their columns and rows; three layers reach them all; none of this "
     "binds tanh neurons, whose steps are wide",
 )
@@ -120,7 +120,7 @@ def built(polygons: jax.Array) -> tuple[jax.Array, ...]:
     """What the networks of one, two and three layers say of the grid, for the edges [regions, polygons, edges, 3]."""
     x = jnp.asarray(GRID, jnp.float32)
 
-    def answers(region: jax.Array) -> tuple[jax.Array, ...]:
+    def outputs(region: jax.Array) -> tuple[jax.Array, ...]:
         normals, offsets = region[..., :2], region[..., 2]
         of_layers = (
             half_space(normals[0, 0], offsets[0, 0]),
@@ -129,13 +129,13 @@ def built(polygons: jax.Array) -> tuple[jax.Array, ...]:
         )
         return tuple(apply(network, x)[:, 0] for network in of_layers)
 
-    return jax.vmap(answers)(polygons)
+    return jax.vmap(outputs)(polygons)
 
 
 def two_layers_reach(region: list[Polygon], more: np.ndarray) -> bool:
     """Whether some threshold neuron, given the half-spaces of all edges and some more lines, is 1 in the region alone.
 
-    A linear program: weights v and v_0 with ±(⟨v, x⟩ − v_0) ≥ 1 for the first layer's answers x in every cell of the
+    A linear program: weights v and v_0 with ±(⟨v, x⟩ − v_0) ≥ 1 for the first layer's outputs x in every cell of the
     plane. A cell has a corner, where two lines meet, or it meets the grid.
     """
     lines = np.concatenate([*region, more])
@@ -206,7 +206,7 @@ def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> r.Figure:
             canvas,
             f"What trained networks of one, two and three layers ({WIDTH} tanh neurons in a hidden layer) take for the "
             "region, shaded, one seed; the true border is the line",
-            "Three rows of seven maps. One layer matches the half plane, gives one answer for the whole square for "
+            "Three rows of seven maps. One layer matches the half plane, gives one output for the whole square for "
             f"{', '.join(same) or 'none of them'}, and a half plane elsewhere. Two and three layers find the shapes, "
             f"with round corners; in this seed {' and '.join(worst)}.",
             narrowest=760,
@@ -217,7 +217,7 @@ class Exact(NamedTuple):
     """Regions by networks of threshold neurons whose weights are written down or solved for."""
 
     wrong: list[int]
-    """wrong answers of networks of one, two and three layers for random regions"""
+    """wrong outputs of networks of one, two and three layers for random regions"""
     reached: dict[str, bool]
     """whether two layers are 1 in a region alone, given the lines of its edges"""
     helped: dict[str, bool]
@@ -282,7 +282,7 @@ def _of_exact(solved: Exact, count: int) -> list[r.Verdict]:
     measured = f"with the lines of the edges: {named(reached)}; with more lines also: {named(only_helped)}"
     return [
         *(
-            r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID)} answers are wrong")
+            r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID)} outputs are wrong")
             for claim, errors in zip(INDICATORS, solved.wrong, strict=True)
         ),
         r.exactly(ANY_REGION, list(helped.values()), True, f"{measured}; not: {named(never)}"),
@@ -291,7 +291,7 @@ def _of_exact(solved: Exact, count: int) -> list[r.Verdict]:
 
 def _of_quadrants(target: np.ndarray) -> r.Verdict:
     wrong = int((smooth_quadrants() != target).sum())
-    return r.exactly(QUADRANTS, wrong, 0, f"{wrong} of {len(GRID)} answers are wrong")
+    return r.exactly(QUADRANTS, wrong, 0, f"{wrong} of {len(GRID)} outputs are wrong")
 
 
 def _of_one_layer(wrong: dict[str, np.ndarray], outside: np.ndarray) -> list[r.Verdict]:

@@ -22,7 +22,7 @@ EQUATION = """C_S = diag(z) C diag(z) + diag(σ''(S) ∘ ε),   C_x = W C_S Wᵀ
 saliency = ½ w² ∂²Q/∂w²"""
 LEAD = (
     "{net}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. Every weight is deleted by "
-    "itself, and the rise of Q is compared with what the saliency ½ w² ∂²Q/∂w² of Optimal Brain Damage, OBD, foretold. "
+    "itself, and the rise of Q is compared with what the saliency ½ w² ∂²Q/∂w² of Optimal Brain Damage, OBD, predicts. "
     "C holds the second derivatives of an example's loss by the outputs of a layer, C_S those by its sums S before σ: "
     "exact OBD takes whole matrices C through the backward pass, one pass only their diagonals, as the paper of 1989 "
     "does, and Gauss–Newton leaves out the term with σ''. Means with 95 % intervals over seeds."
@@ -38,13 +38,13 @@ def experiment_with(steps: int, every: int) -> Callable[[jax.Array], dict[str, j
 
     def rises(seed: pruned_digits.Seed) -> jax.Array:
         params, state = seed.state.params, seed.state.layer_state
-        before = pruned_digits.quality(params, state, seed.sample)
+        before = pruned_digits.mean_loss(params, state, seed.sample)
 
         def of_layer(number: int, w: jax.Array) -> jax.Array:
             def rise(link: jax.Array) -> jax.Array:
                 layer = params[number] | {"w": w.ravel().at[link].set(0.0).reshape(w.shape)}
                 less = (*params[:number], layer, *params[number + 1 :])
-                return pruned_digits.quality(less, state, seed.sample) - before
+                return pruned_digits.mean_loss(less, state, seed.sample) - before
 
             return jax.lax.map(rise, jnp.arange(0, w.size, every), batch_size=8)
 
@@ -62,7 +62,7 @@ def experiment_with(steps: int, every: int) -> Callable[[jax.Array], dict[str, j
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
-    """Delete single weights, and compare what that costs with what was foretold."""
+    """Delete single weights, and compare what that costs with the prediction."""
     steps, every = settings.pick(quick=(500, 20), full=(3000, 1))
     log(f"deleting single weights of {settings.seeds} trained networks")
     found = r.sweep_seeds(experiment_with(steps, every), settings, first=pruned_digits.FIRST)

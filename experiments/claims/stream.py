@@ -1,7 +1,7 @@
 """How small a part of a huge sample is enough to learn from.
 
 Command: ``python -m experiments stream``; 14 seconds on two CPU cores. Expect half of the examples, seen
-twice, to be as good as all of them, and a tenth, seen ten times, to cost 0.013 of accuracy, with noisy answers 0.026.
+twice, to be as good as all of them, and a tenth, seen ten times, to cost 0.013 of accuracy, with noisy targets 0.026.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PARTS = {
     TENTH: r.Claim(
         "A tenth of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
         f"over and over, the error comes to at most {NEAR} above that from all.",
-        why="the same examples again teach less than new ones, the more so with noisy answers",
+        why="the same examples again teach less than new ones, the more so with noisy targets",
     ),
     HALF: r.Claim(
         "Half of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
@@ -109,8 +109,8 @@ def experiment_with(steps: int) -> Any:
     return experiment
 
 
-def _by_noise(values: np.ndarray, told: str = "") -> dict[str, np.ndarray]:
-    return r.by_case(values, NOISE, "noise {:g}" + (f", {told}" if told else ""))
+def _by_noise(values: np.ndarray, note: str = "") -> dict[str, np.ndarray]:
+    return r.by_case(values, NOISE, "noise {:g}" + (f", {note}" if note else ""))
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:

@@ -53,8 +53,8 @@ LOSS = r.Claim(
 )
 ACCURACY = r.Claim(
     "L2 with λ = 0.01 raises the held-out accuracy (by 0.001 or more against λ = 0).",
-    why="a likely cause: L2 makes answers less sure, which lowers the loss where they are wrong; which class is the "
-    "largest hardly changes",
+    why="a likely cause: L2 makes predictions less sure, which lowers the loss where they are wrong; which class is "
+    "the largest hardly changes",
 )
 HARM = r.Claim(
     "Too much L2 does harm: with λ = 0.1 the held-out loss is higher than with λ = 0.01 (by 1 % or more).",

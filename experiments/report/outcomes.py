@@ -141,7 +141,7 @@ class Animation(NamedTuple):
 class Outcome:
     """What an experiment found, ready to be printed, stored and put on a page.
 
-    The last five are filled in by who runs the experiment; a title of one's own stays.
+    The runner fills in the last five; a title that an experiment sets stays.
     """
 
     lead: str

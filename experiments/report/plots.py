@@ -24,7 +24,7 @@ from experiments.report.statistics import interval
 _INK = "#010203"  # stands for the ink of the page, light or dark, and becomes `currentColor`
 _THEMES = "<style>svg{color:#1c1f24}@media(prefers-color-scheme:dark){svg{color:#e6e7ea}}</style>"
 COLORS = ("#4c8dd6", "#e08a2c", "#3fa66b", "#d9534f", "#9a6fd0", "#b08968", "#2ba8b8", "#8a8f98")
-"""Eight colours that can be told apart on white and on black."""
+"""Eight colours that are distinct on white and on black."""
 _NEGATIVE, _POSITIVE = COLORS[:2]
 DIVERGING = LinearSegmentedColormap.from_list(
     "diverging", [(0, _NEGATIVE), (0.5, _NEGATIVE + "00"), (0.5, _POSITIVE + "00"), (1, _POSITIVE)], 65

@@ -35,8 +35,8 @@ def counts(claims: Claims) -> str:
     """The README's line: how many claims there are, and how many of them hold."""
     found = Counter(claim["verdict"] for claim in claims)
     numbers = (len(claims), *(found[word] for word in ("holds", "holds partly", "does not hold")))
-    told = "{} claims: {} hold, {} hold partly, {} do not hold".format(*numbers)
-    return f"{told}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
+    text = "{} claims: {} hold, {} hold partly, {} do not hold".format(*numbers)
+    return f"{text}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
 
 
 def page(claims: Claims) -> str:

@@ -142,7 +142,7 @@ def _prepare_process() -> None:
 
 
 def _end_with(process: Any) -> None:
-    """End this process when that one has ended, killed even, which can tell nobody."""
+    """End this process when that one has ended, even if it was killed and could not say so."""
     process.join()
     os._exit(1)
 

@@ -26,8 +26,8 @@ def _cell(value: Any) -> str:
 
 def spoken(cases: Mapping[str, Iterable[Any]], digits: int = 2) -> str:
     """Numbers of several cases in words, for those who do not see a picture: "Adam: 0.25, 0.50; SGD: 0.75, 1.00"."""
-    told = (f"{name}: {', '.join(f'{value:.{digits}f}' for value in values)}" for name, values in cases.items())
-    return "; ".join(told)
+    parts = (f"{name}: {', '.join(f'{value:.{digits}f}' for value in values)}" for name, values in cases.items())
+    return "; ".join(parts)
 
 
 def percent(share: float, digits: int = 0) -> str:

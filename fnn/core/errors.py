@@ -7,7 +7,7 @@ class Unsupported(ValueError):
     """The quantity does not exist here, and the code that raises it knows so.
 
     Raised for a reading of single examples through `batch_norm` in training, second derivatives of a layer without
-    `curve`, a root of a loss's Hessian that is not convex, … A layer or an optimizer of one's own raises it, or a
+    `curve`, a root of a loss's Hessian that is not convex, … Your own layer or optimizer raises it, or a
     subclass, to refuse a request on purpose: `fnn.testing` then skips the law that asked. Any other exception, a
     plain ValueError too, is a fault to it.
 

@@ -17,7 +17,7 @@ from fnn.testing._subject import Start, Subject, of_pass
 from fnn.testing._trees import array_type, is_float, named, size, struct
 from fnn.testing.reports import Outcome
 
-_IMPURE = "the same arguments gave another result: look for a counter, a random draw without the key, a changed global"
+_IMPURE = "the same arguments gave another result: look for a counter, a draw without the key, or a changed global"
 
 _NAN = "entries are NaN or infinite for a finite x: look for 0/0, log 0, and overflow of exp"
 
@@ -25,12 +25,12 @@ _APPLY = "a layer of one mode applies what it trains: apply must be forward's y;
 
 
 def _of_modes(found: Measured, tolerance: float) -> tuple[Outcome, str]:
-    """Training and inference of a layer that draws or remembers may differ, which is no more than information."""
+    """Training and inference may differ in a layer that draws or remembers; the finding then says by how much."""
     may_differ = found.pop("may differ")
     outcome, finding = close(_APPLY)(found, tolerance)
     if outcome is Outcome.BROKEN and may_differ:
         off = finding.partition(":")[0]
-        return Outcome.HOLDS, f"{off}: two modes, for the layer draws from the key or has a state"
+        return Outcome.HOLDS, f"{off}: the layer has two modes, as it draws from the key or has a state"
     return outcome, finding
 
 
@@ -51,7 +51,7 @@ def init_gives_arrays(start: Start) -> str:
     needs=init_gives_arrays,
 )
 def init_is_pure(start: Start) -> Measured:
-    """The same from the same key, and from the shape of x alone."""
+    """The same params and state from the same key, and from the shape of x alone."""
     init, of_shape = start.layer.init, struct(start.x)
     again = paired(init(start.key, start.x), start.made, "made again: ")
     return again | paired(init(start.key, of_shape), start.made, "made of the shape of x alone: ")
@@ -59,7 +59,7 @@ def init_is_pure(start: Start) -> Measured:
 
 @law("forward runs under jit", needs=init_gives_arrays)
 def forward_runs(s: Subject) -> str:
-    """A row of y for each example."""
+    """y has a row for each example."""
     y, _, _ = s.forward
     if y.ndim != 2 or y.shape[0] != s.x.shape[0]:
         raise Broken(f"y is {array_type(y)} for x {array_type(s.x)}, expected a row an example, [{s.x.shape[0]}, o]")
@@ -106,7 +106,7 @@ def apply_is_finite(s: Subject) -> Measured:
 
 @law("apply is forward", _of_modes, needs=forward_runs)
 def apply_is_forward(s: Subject) -> Measured:
-    """Inference is forward's y, or that of what the layer's `modes` name; but for a draw or a memory."""
+    """apply gives forward's y, or that of the layer's inference mode, except for a layer that draws or remembers."""
     net = inference_mode(s.layer)
     is_told = all(part.modes is not None for part in iter_layers(s.layer))
     may_differ = uses_key(net, *s.given) or (bool(jax.tree.leaves(s.state)) and not is_told)
@@ -115,9 +115,9 @@ def apply_is_forward(s: Subject) -> Measured:
 
 
 def _learns(found: Measured, tolerance: float) -> tuple[Outcome, str]:
-    """What apply reads and training mode does not must be taken from the batches, or it never gets a value.
+    """A leaf of the state that only apply reads must be learned from the batches, or it never gets a value.
 
-    A leaf that both modes read may stay as it is: it is a constant, such as a frozen or pretrained one.
+    A leaf that both modes read may be constant, such as a frozen or pretrained one.
     """
     differs = lambda tree, row: not np.array_equal(tree[row], tree[0], equal_nan=True)  # noqa: E731
     frozen, learned = [], 0
@@ -129,7 +129,7 @@ def _learns(found: Measured, tolerance: float) -> tuple[Outcome, str]:
     if frozen:
         return Outcome.BROKEN, (
             f"{', '.join(frozen)} stays as it is: apply reads it and training mode does not, so forward must give "
-            "it back learned from the batch, as running estimates are; a constant belongs into the layer itself"
+            "it back learned from the batch, as running estimates are; a constant belongs in the layer itself"
         )
     return Outcome.HOLDS, f"{learned} leaves are read by apply alone, and learned by forward"
 
@@ -146,9 +146,9 @@ def _drawn(state: Any, again: Any) -> Any:
 
 @law("the state is learned", _learns, needs=forward_runs)
 def state_learns(s: Subject) -> Measured | str:
-    """From small positive numbers in the place of the state: which of its leaves apply and forward read, and change.
+    """Which leaves of a state of small positive numbers apply and forward read, and which forward changes.
 
-    One at a time, each leaf is drawn again, and the rest stays: what y follows, it reads.
+    Each leaf in turn is drawn again while the others stay: if y changes, the leaf is read.
     """
     paths = [keys for keys, leaf in jax.tree.leaves_with_path(s.state) if is_float(leaf)]
     if not paths:
@@ -172,7 +172,7 @@ def state_learns(s: Subject) -> Measured | str:
 
 @law("draws in training only", needs=forward_runs)
 def draws_in_training_only(s: Subject) -> str:
-    """A layer that draws from the key has another mode to be applied by, in which it does not."""
+    """A layer that draws from the key in training draws nothing in inference mode."""
     if not s.draws:
         return "draws nothing from the key"
     if uses_key(inference_mode(s.layer), *s.given):
@@ -180,25 +180,25 @@ def draws_in_training_only(s: Subject) -> str:
             "forward draws from the key, and inference_mode(layer) does so too; name the layer's inference by "
             "modes=Modes(inference=…), or leave the parts of a composite open by `children` and `with_children`"
         )
-    return "draws in training, and not in application"
+    return "draws in training, not in inference"
 
 
 @law("backward runs under jit", needs=forward_runs)
 def backward_runs(s: Subject) -> str:
-    """From an error at y to one at x."""
+    """backward maps an error at y to one at x."""
     return f"{array_type(s.error)} to {array_type(s.by_hand[0])}"
 
 
 @law("error has the shape of x", needs=backward_runs)
 def error_has_shape(s: Subject) -> str:
-    """The shape and dtype of x."""
+    """The error at x has the shape and dtype of x."""
     alike(s.by_hand[0], s.x, "error at x", "as x")
     return array_type(s.by_hand[0])
 
 
 @law("gradient has the shapes of the params", needs=backward_runs)
 def gradient_has_shapes(s: Subject) -> str:
-    """The structure, shapes and dtypes of the params."""
+    """The gradient has the structure, shapes and dtypes of the params."""
     alike(s.by_hand[1], s.params, "gradient", "as the params")
     return f"{size(s.params)} numbers"
 
@@ -234,7 +234,7 @@ def gradient_is_automatic(s: Subject) -> Measured:
 def inference_is_automatic(s: Subject) -> Measured | str:
     """The backward pass of inference mode, where that is a mode of its own, against `jax.vjp`."""
     if all(part.modes is None for part in iter_layers(s.layer)):
-        return "trains as it is applied"
+        return "one mode for training and inference"
     return s.at(layer=inference_mode(s.layer)).both
 
 
@@ -244,7 +244,7 @@ def inference_is_automatic(s: Subject) -> Measured | str:
     needs=backward_runs,
 )
 def backward_is_linear(s: Subject) -> Measured:
-    """Of aε₁ + bε₂ it gives a times that of ε₁ and b times that of ε₂."""
+    """The result for aε₁ + bε₂ is a times that for ε₁ plus b times that for ε₂."""
     other = s.random_error(3)
     total = jax.tree.map(lambda u, v: 0.7 * u - 1.3 * v, s.by_hand, s.pulled(other))
     return of_pass(s.pulled(0.7 * s.error - 1.3 * other), total)
@@ -256,7 +256,7 @@ def backward_is_linear(s: Subject) -> Measured:
     needs=backward_runs,
 )
 def zero_gives_zeros(s: Subject) -> Measured:
-    """No error, no gradient."""
+    """An error of zeros gives zeros."""
     found = s.pulled(jnp.zeros_like(s.error))
     return of_pass(found, jax.tree.map(jnp.zeros_like, found))
 

@@ -94,15 +94,15 @@ def close_to_float64(dtype: str, least: float = LEAST) -> Judge:
         worst, where = 0.0, "all"
         for name in names:
             anew = bool(found["drawn anew"][name])
-            for at, u, leaf, twin, whole in _rows(found, name):
+            for at, u, leaf, reference, whole in _rows(found, name):
                 if not np.isfinite(leaf).all() or np.max(np.abs(leaf), initial=0) > most / 2:
                     continue
                 if strange := int(np.sum(~np.isfinite(u))):
                     return Outcome.BROKEN, f"{strange} of {u.size} numbers are NaN or infinite at {at}: {_OVERFLOW}"
-                if anew and (twin is None or not np.isfinite(twin).all()):
+                if anew and (reference is None or not np.isfinite(reference).all()):
                     continue
-                scale = max(norm(twin if anew else leaf[0]), (max(least, 16 * eps) if least else 0) * whole) or 1.0
-                off, loses = _off(u, leaf, twin, found["changes"], eps, anew)
+                scale = max(norm(reference if anew else leaf[0]), (max(least, 16 * eps) if least else 0) * whole) or 1.0
+                off, loses = _off(u, leaf, reference, found["changes"], eps, anew)
                 bound = SLACK * (UNITS * eps * scale + tiny * np.sqrt(u.size)) + loses
                 if not off <= bound:
                     return Outcome.BROKEN, f"off by {off / scale:.1e} at {at}: {_LOST}"
@@ -122,17 +122,17 @@ def _rows(found: Measured, name: str) -> list[tuple[str, np.ndarray, np.ndarray,
 
 
 def _off(
-    u: np.ndarray, leaf: np.ndarray, twin: np.ndarray | None, changes: np.ndarray, eps: float, anew: bool
+    u: np.ndarray, leaf: np.ndarray, reference: np.ndarray | None, changes: np.ndarray, eps: float, anew: bool
 ) -> tuple[float, float]:
-    """How far u is off leaf[0], or its twin, and how far it may be by what changes in the rest of leaf."""
+    """How far u is off leaf[0], or its reference, and how far it may be by what changes in the rest of leaf."""
     v = leaf[0]
     costs = (distance(each, v) * eps / change for each, change in zip(leaf[1:], changes, strict=False))
     loses = SLACK * max(costs, default=0.0)
-    if twin is None or not np.isfinite(twin).all():
+    if reference is None or not np.isfinite(reference).all():
         return distance(u, v), loses
     if anew:
-        return distance(u, twin), loses
-    return min(distance(u, v), distance(u, twin)), loses + 3 * distance(twin, v)
+        return distance(u, reference), loses
+    return min(distance(u, v), distance(u, reference)), loses + 3 * distance(reference, v)
 
 
 def _floats(tree: Any) -> list[tuple[Any, np.ndarray]]:

@@ -97,8 +97,8 @@ class Subject:
         return serial(self.layer, linear(2))
 
     @cached_property
-    def posed(self) -> tuple[Params, State, Batch, Array]:
-        """The arguments of that network's gradient, with random neurons and targets."""
+    def arguments(self) -> tuple[Params, State, Batch, Array]:
+        """The arguments of the gradient of `net`, with random params and targets."""
         neurons = {"w": jnp.zeros((self.forward[0].shape[1], 2), self.x.dtype), "b": jnp.zeros(2, self.x.dtype)}
         y = normal(jax.ShapeDtypeStruct((self.x.shape[0], 2), self.x.dtype), 5)
         params, state = (self.params, normal(neurons, 6)), (self.state, ())
@@ -107,12 +107,12 @@ class Subject:
     @cached_property
     def gradients(self) -> Params:
         """The automatic gradients of all examples in that network, with the example as the first axis."""
-        return read(self.net, squared, per_example)(*self.posed)[1]
+        return read(self.net, squared, per_example)(*self.arguments)[1]
 
     @cached_property
     def second_derivatives(self) -> Params:
         """The automatic ∂²L_n/∂w² of all examples in that network, with the example as the first axis."""
-        return hessian_diagonal(self.net, squared, per_example)(*self.posed)[1]
+        return hessian_diagonal(self.net, squared, per_example)(*self.arguments)[1]
 
     @cached_property
     def coarse(self) -> Subject:

@@ -123,7 +123,7 @@ def in_serial(s: Subject) -> Measured:
     """With neurons after it and a loss, the mean of the automatic gradients of all examples."""
     jax.eval_shape(s.net.init, s.key, struct(s.x))
     mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), s.gradients)
-    return paired(drop_records(backprop(s.net, squared)(*s.posed)[1]), mean, "gradient")
+    return paired(drop_records(backprop(s.net, squared)(*s.arguments)[1]), mean, "gradient")
 
 
 @law("runs inside repeat", close(_INSIDE), needs=backward_runs, by_jax=True)
@@ -148,7 +148,7 @@ def _reading(s: Subject, read: Reading) -> Measured:
     """A reading in serial(layer, linear(2)), of the automatic gradients of all examples."""
     if not jax.tree.leaves(s.params):
         raise Skipped("the layer has no params")
-    got, _ = supported(lambda: drop_records(backprop(s.net, squared, read)(*s.posed)[1]))
+    got, _ = supported(lambda: drop_records(backprop(s.net, squared, read)(*s.arguments)[1]))
     if read is contributions:
         return paired(gathered(per_example, got), s.gradients[0], str(read))
     scale = read.scale(s.x.shape[0])
@@ -198,7 +198,7 @@ def curve_at_params(s: Subject) -> Measured:
         raise Skipped(f"the Hessian of {size(s.params)} parameters is too large; check a narrower layer of the kind")
     found, n = {}, s.x.shape[0]
     for read in (gradient, per_example, squared_norm, gram, second_moment):
-        got = supported(lambda read=read: drop_records(second_derivatives(s.net, squared, read)(*s.posed)[1]))
+        got = supported(lambda read=read: drop_records(second_derivatives(s.net, squared, read)(*s.arguments)[1]))
         wanted = jax.tree.map(lambda h, read=read: read.rows(h * read.scale(n)), s.second_derivatives)
         found |= paired(got, wanted, "∂²Q/∂w²" if read is gradient else f"∂²L/∂w², reading {read}")
     return found

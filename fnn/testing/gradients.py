@@ -53,28 +53,28 @@ def compare_gradients(
 
     ================================ ====================================================================
     "agree to k digits"              the two are within the tolerance of each other
-    "manual wrong"                   they are not, and the quotients are with the automatic one
-    "automatic wrong"                the other way round
-    "both wrong"                     the quotients are with neither
-    "differ at a kink"               they do, but only where the slope of Q jumps, and each lies between the slopes
+    "manual wrong"                   they are not, and the quotients agree with the automatic one
+    "automatic wrong"                the same with the two exchanged
+    "both wrong"                     the quotients agree with neither
+    "differ at a kink"               they differ only where the slope of Q jumps; each lies between the two slopes
     "difference quotient unreliable" they differ by less than the quotients' own error
-    … "but not with the quotients"   the two agree, and at entries without a kink the quotients do not
-    … "wrong in float32"             right in float64, and in the params' own dtype off by more than rounding is
-    "values differ", "states differ" the gradients may agree, and what is returned beside them does not
-    "agree to the rounding of …"     the forward pass itself rounds to bfloat16, say, and they are as close as that
-    "differ by more than the …"      it does, and they are not
+    … "but not with the quotients"   the two agree, but the quotients do not, at entries without a kink
+    … "wrong in float32"             right in float64, but off by more than rounding in the params' own dtype
+    "values differ", "states differ" the returned losses or states differ; the gradients may agree
+    "agree to the rounding of …"     the forward pass itself rounds, to bfloat16 for example; they agree to that
+    "differ by more than the …"      the forward pass rounds, and they differ by more than that
     ================================ ====================================================================
 
-    A network that computes in a lower precision on purpose, as with `mixed_precision`, can be judged to that precision
-    only: its Q is a staircase, so that quotients are left out, and neither is blamed. The effect of rounding
-    is found by rounding all that is given anew; of errors much less than a tenth nothing is seen in bfloat16.
-    To judge such a network's equations compare the layers within, without `mixed_precision`.
+    A network that computes in a lower precision on purpose, as with `mixed_precision`, is judged to that precision
+    only: its Q is a staircase, so there are no quotients and no blame. The effect of rounding is estimated by rounding
+    all arguments anew; in bfloat16 errors well below a tenth stay invisible. To judge the equations of such a network,
+    compare it without `mixed_precision`.
 
     The printed table has a row for each leaf: largest difference, relative norm, cosine and units in the last place of
     manual against automatic in float64; then relative norms only: the same in the parameters' own dtype, and each
-    against quotients; then the quotients' step and their own estimate of their error. The last row, x, is ∂Q/∂x, what
-    BackProp sends on to whatever stands below; it is there for BackProp against `autodiff`. If the two differ or are
-    not finite, the report names the layer where that arises. Layers that draw get the same key throughout.
+    against quotients; then the quotients' step and their own estimate of their error. The last row, x, is ∂Q/∂x, the
+    error that BackProp passes below the network; only a comparison of `backprop` with `autodiff` has it. If the two
+    differ or are not finite, the report names the layer where that arises. Layers that draw always get the same key.
 
     Args:
         net: a layer.
@@ -83,25 +83,25 @@ def compare_gradients(
         state: its state.
         batch: (x [n, …], y [n, …]).
         key: a key for layers that draw, and for the choice of entries.
-        manual: what makes the first gradient; `backprop`, or one of your own to be judged.
-        automatic: what makes the second.
-        names: what to call the two in the report.
+        manual: the function of (net, loss) that gives the first gradient function: `backprop`, or your own.
+        automatic: the same for the second.
+        names: the names of the two in the report.
         entries: quotients are taken at this many entries of each leaf, or at all of a smaller one: those where the two
             differ most, and others at random.
-        steps: a step for the quotients, or steps by path such as {"[0]['w']": 1e-3}; each entry's own best otherwise.
+        steps: a step for the quotients, or steps by path such as {"[0]['w']": 1e-3}; by default each entry's best.
         tolerance: relative difference up to which two gradients agree.
-        examples: compare the gradients of each example alone too.
-        dtypes: lower precisions to try, and to point to beside the verdict where one of the two loses ten times what
-            the other does; NaN in the report for a network that does not run in one.
+        examples: whether to compare the gradients of single examples too.
+        dtypes: lower precisions to try. The report points out those in which one of the two loses ten times as much as
+            the other; it has NaN for a dtype in which the network does not run.
 
     Returns:
         A `GradientComparison`.
 
     Raises:
-        TypeError: what is no layer or no loss; a layer that does not follow the dtype of x, for the judging is done in
-            float64; a call within `jax.jit`, for the report is in words.
-        ValueError: params that are not this network's, or a step for a path that is not there. With ``examples``, also
-            what a function raises for a batch of one, unless that is `fnn.core.NeedsMoreExamples`.
+        TypeError: arguments that are not a layer and a loss; a layer that does not compute in the dtype of x, as
+            the comparison runs in float64; a call within `jax.jit`.
+        ValueError: params of another network, or a step for an unknown path. With ``examples``, also what a function
+            raises for a batch of one, except `fnn.core.NeedsMoreExamples`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -184,21 +184,21 @@ def compare(
     examples: bool = True,
     dtypes: Sequence[str] = (),
 ) -> GradientComparison:
-    """Compare any two functions in the signature of a gradient, or of what is read from one.
+    """Compare any two functions with the signature of `backprop`, or that return a tree alone.
 
-    That signature is ``(params, state, (x, y), key) -> ((value, state), tree)``, as that of `backprop`. Functions that
-    return the tree alone are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`,
-    `gate_curvature`, `gradient_noise`. What else a function takes, such as the v of a product, stands behind the key in
-    ``given``: a v that it brings along would not become float64 with the rest.
+    That signature is ``(params, state, (x, y), key) -> ((value, state), tree)``. Functions that return the tree alone
+    are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`, `gate_curvature`, `gradient_noise`.
+    Further arguments, such as the v of a product, follow the key in ``given``; a v that a function closes over would
+    not be converted to float64 with the others.
 
     Args:
-        first: one of them.
-        second: the other; trees of the same structure.
-        given: what both are called with.
-        mean_loss: ``(params, state, (x, y), key) -> (Q, state)``, to judge the two by difference quotients; None where
-            they are no gradients, such as second moments, so that nothing judges.
-        bare: the functions return a tree alone, and not ((value, state), tree).
-        names: what to call the two.
+        first: a function.
+        second: another, whose trees have the same structure.
+        given: the arguments of both.
+        mean_loss: ``(params, state, (x, y), key) -> (Q, state)``, whose difference quotients judge the two; None for
+            trees that are not gradients of Q, such as second moments.
+        bare: whether the functions return a tree alone, not ((value, state), tree).
+        names: the names of the two.
         label: the first line of the report.
         entries: as in `compare_gradients`.
         steps: as in `compare_gradients`.
@@ -210,7 +210,7 @@ def compare(
         A `GradientComparison`, without a culprit.
 
     Raises:
-        TypeError: a function that returns something else, or that does not take the same in float64.
+        TypeError: a function that returns something else, or does not accept the arguments in float64.
         ValueError: two trees of different structures.
 
     Example:
@@ -221,11 +221,11 @@ def compare(
         >>> from fnn.derivatives import hessian_vector_product
         >>> net, batch = linear(1), (jnp.arange(6.0).reshape(3, 2), jnp.ones((3, 1)))
         >>> given = *net.init(jax.random.key(0), batch[0]), batch, jax.random.key(1)
-        >>> by_hand, twin = backprop(net, squared, second_moment), automatic.read(net, squared, second_moment)
-        >>> compare(by_hand, twin, given, names=("by hand", "twin")).worst < 1e-12
+        >>> by_hand, by_jax = backprop(net, squared, second_moment), automatic.read(net, squared, second_moment)
+        >>> compare(by_hand, by_jax, given, names=("by hand", "by JAX")).worst < 1e-12
         True
-        >>> by_hand, twin = hessian_vector_product(net, squared), automatic.hessian_vector_product(net, squared)
-        >>> compare(by_hand, twin, (*given, given[0]), bare=True).worst < 1e-12  # H v for v = the params
+        >>> by_hand, by_jax = hessian_vector_product(net, squared), automatic.hessian_vector_product(net, squared)
+        >>> compare(by_hand, by_jax, (*given, given[0]), bare=True).worst < 1e-12  # H v for v = the params
         True
     """
     _options(names, tolerance, dtypes)

@@ -23,7 +23,7 @@ from fnn.testing._trees import cast, shaken, shaken_state
 from fnn.testing.reports import Laws
 
 NARROW = 8
-"""Units in the last place of a dtype to which a layer rounds on its way, that it may be off by."""
+"""Error allowed to a layer that rounds to a narrower dtype inside, in units in the last place of that dtype."""
 
 LAWS = (*OF_INIT, *OF_FORWARD, *OF_BACKWARD, keeps_dtypes, *IN_LOW_PRECISION, *AMONG_OTHERS)
 
@@ -38,35 +38,35 @@ def check_layer(
     tolerance: float = 1e-9,
     only: Iterable[str] | None = None,
 ) -> Laws:
-    """Whether a layer keeps all the laws that the rest of fnn relies on, for layers of one's own.
+    """Check a layer, usually your own, against all the laws that the rest of fnn relies on.
 
     Args:
         layer: any layer, with or without a `curve`.
         x: a few examples [n, i] of floats, at least two.
-        params: where to look; by default what init makes, plus noise of 0.1, for zeros hide faults.
-        state: where to look; by default what init makes, with its floats up to a tenth larger, and small positive
-            numbers in the place of zeros, which hide faults too. Whole numbers and keys stay as they are.
-        key: for init and forward; `jax.random.key(0)` if not given.
+        params: the params to check at; by default those of init plus noise of 0.1, since zeros hide faults.
+        state: the state to check at; by default that of init, with its floats up to a tenth larger and small positive
+            numbers in place of zeros, which hide faults too. Whole numbers and keys stay as they are.
+        key: the key of init and forward; by default `jax.random.key(0)`.
         tolerance: largest relative error, of float64.
-        only: names of the laws to ask, such as "gradient equals jax.vjp", besides those that they need; all if not
-            given.
+        only: names of the laws to check, such as "gradient equals jax.vjp", together with those they need; by default
+            all.
 
     Returns:
         `Laws`, which prints as a table; ``check_layer(…).raise_if_failed()`` is a whole test. Everything is computed
-        in float64 on compiled programs, and again in float32, bfloat16 and float16, beside float64. The automatic
-        judges are `jax.vjp` and `jax.hessian` of the layer's own forward pass. On a kink of forward, as of relu at 0,
-        any slope is accepted that lies between those beside it, or for once the width of that range off it.
+        in float64 by compiled programs, then in float32, bfloat16 and float16 and compared with float64. The automatic
+        references are `jax.vjp` and `jax.hessian` of the layer's own forward pass. At a kink of forward, as of relu
+        at 0, any slope between those on its two sides is accepted, with a margin of the width of that range.
 
-        A layer that rounds to a narrower dtype on its way, as `mixed_precision` does, is judged to eight units in the
-        last place of that dtype, which the finding of "keeps the dtype" names; check the layer inside it for more.
-        Where rounding has taken all digits from JAX's own gradient, as where tanh is 1, or a number lies outside the
-        range of a dtype, either side of it, nothing is judged by it. Of a layer that draws other random numbers in
-        another dtype only the backward pass and apply are judged there by their numbers. A request that the layer
-        refuses by `fnn.core.Unsupported` is skipped; any other exception breaks the law.
+        A layer that rounds to a narrower dtype inside, as `mixed_precision` does, is judged to eight units in the last
+        place of that dtype, which the finding of "keeps the dtype" names; check the layer inside it for more digits.
+        Numbers are not compared where rounding leaves JAX's own gradient no correct digit, as where tanh is 1, or where
+        they overflow or underflow a dtype. If a layer draws other random numbers in another dtype, only the numbers of
+        its backward pass and of apply are compared there. A law for which the layer raises `fnn.core.Unsupported` is
+        skipped; any other exception breaks the law.
 
     Raises:
-        TypeError: no layer, or an x that is not floats.
-        ValueError: an x of one example or with NaN; a state without params; a name of no law.
+        TypeError: something other than a layer, or an x that is not floats.
+        ValueError: an x of one example or with NaN; a state without params; an unknown name of a law.
 
     Example:
         >>> import jax.numpy as jnp
@@ -106,7 +106,7 @@ def check_layer(
 
 
 def _within(layer: Layer, given: tuple[Any, ...]) -> Any:
-    """The dtype below float64 to which forward rounds on its way; None too where it does not run."""
+    """The dtype below float64 to which forward rounds inside; None without one, and if forward fails."""
     try:
         return narrowest(layer.forward, *given)
     except Exception:
@@ -114,7 +114,7 @@ def _within(layer: Layer, given: tuple[Any, ...]) -> Any:
 
 
 def _made(start: Start) -> tuple[Params, State] | None:
-    """The params and state of init; None where it fails or makes params that are no floats, which breaks a law."""
+    """The params and state of init; None if init fails or makes params that are not floats, which breaks a law."""
     try:
         are_floats(start.made[0], "params")
         return cast(start.made, jnp.float64)
@@ -123,20 +123,23 @@ def _made(start: Start) -> tuple[Params, State] | None:
 
 
 def _of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> None:
-    """A layer, two finite examples or more, params of floats, and those wherever there is a state."""
+    """Raise unless there are a layer, two or more finite examples, and params of floats, at least with a state."""
     checks.is_layer("check_layer", layer)
     checks.features("check_layer", x)
     checks.not_negative("tolerance", tolerance)
     if x.shape[0] < 2:
         raise ValueError(
-            f"check_layer needs at least 2 examples, to see whether the layer couples them, got x of shape {x.shape}"
+            f"check_layer: expected at least 2 examples, to see whether the layer couples them, got x of shape "
+            f"{x.shape}. Pass more."
         )
     known = checks.concrete(x)
     if known is None:
-        raise TypeError("check_layer compiles its own programs and reports in words: call it outside jit and vmap")
+        raise TypeError("check_layer: expected a concrete x, got a tracer. Call it outside jit and vmap.")
     if not np.isfinite(known.astype(np.float64)).all():
-        raise ValueError("check_layer needs a finite x, got NaN or infinity; what the layer makes of it is its own")
+        raise ValueError("check_layer: expected a finite x, got NaN or infinity. Replace them.")
     if params is not None:
         checks.floats("check_layer", "params", params)
     if params is None and state is not None:
-        raise ValueError("check_layer got a state without params; give both, or params alone, or neither")
+        raise ValueError(
+            "check_layer: expected params together with a state, got none. Pass both, or params alone, or neither."
+        )

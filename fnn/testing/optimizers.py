@@ -30,28 +30,28 @@ def check_optimizer(
     tolerance: float = 1e-9,
     only: Iterable[str] | None = None,
 ) -> Laws:
-    """Whether an optimizer keeps all the laws that training relies on, and takes the steps of its equations.
+    """Check an optimizer against the laws that training relies on, and its steps against those of its equations.
 
     Args:
-        optimizer: a pair with ``init`` and ``update``, of fnn's or of anyone's.
-        params: a pytree of a few arrays of floats, as the optimizer is to have.
-        reference: the equations once more, as a plain loop ``(params, [gradient, …]) -> [params, …]`` on NumPy arrays,
-            which gives the params after each step.
-        transform: whether the updates are gradients still, for the next in a `chain` to take, as those of
-            `clip_by_norm` and `l2` are; else they have the minus sign inside and must lead down a paraboloid.
-        steps: how many, at least 2; enough for an optimizer that waits, to move at all.
-        key: for the gradients; `jax.random.key(0)` if not given.
+        optimizer: a pair with ``init`` and ``update``, from fnn or another library.
+        params: a pytree of a few arrays of floats.
+        reference: an independent plain loop of the equations, ``(params, [gradient, …]) -> [params, …]`` on NumPy
+            arrays, which gives the params after each step.
+        transform: whether the updates are still gradients, for the next link of a `chain`, as those of `clip_by_norm`
+            and `l2` are. Otherwise they contain the minus sign and must decrease a quadratic function.
+        steps: number of steps, at least 2; more than an optimizer waits before its first move.
+        key: the key of the gradients; by default `jax.random.key(0)`.
         tolerance: largest relative error, of float64.
-        only: names of the laws to ask, such as "runs under vmap", besides those that they need; all if not given.
+        only: names of the laws to check, such as "runs under vmap"; the laws they need are checked too. By default all.
 
     Returns:
         `Laws`, which prints as a table; ``check_optimizer(…).raise_if_failed()`` is a whole test. The gradients are
         random, of sizes from 1e-2 to 10, and do not depend on the params: a path to a minimum hides a wrong factor.
-        In float32, bfloat16 and float16 each step is set beside the same one in float64, at gradients from 1/4 to 4.
+        In float32, bfloat16 and float16 each step is compared with the same step in float64, at gradients of 1/4 to 4.
 
     Raises:
-        TypeError: no optimizer, or params that are not floats.
-        ValueError: params without arrays, fewer than 2 steps, or a name of no law.
+        TypeError: something other than an optimizer, or params that are not floats.
+        ValueError: params without arrays, fewer than 2 steps, or an unknown name of a law.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,11 +89,11 @@ def _gradients(params: Params, steps: int, key: Any) -> Params:
 
 
 def _of_optimizer(optimizer: Any, params: Any, reference: Any, tolerance: Any) -> None:
-    """An optimizer, params of floats, and a reference that can be called."""
+    """Raise unless there are an optimizer, params of floats, and a reference that can be called, if any."""
     checks.is_optimizer("check_optimizer", optimizer)
     checks.floats("check_optimizer", "params", params)
     checks.not_negative("tolerance", tolerance)
     if not jax.tree.leaves(params):
-        raise ValueError("check_optimizer needs params with at least one array, got none")
+        raise ValueError("check_optimizer: expected params with at least one array, got none. Pass some.")
     if reference is not None:
         checks.is_function("reference", reference)

