@@ -1,5 +1,6 @@
 """The shapes that everything is made of, and the readings of a backward pass."""
 
+from fnn.core.batches import Supervised, supervised
 from fnn.core.errors import NeedsMoreExamples, Unsupported
 from fnn.core.readings import (
     Outer,
@@ -43,6 +44,7 @@ __all__ = [
     "Rate",
     "Reading",
     "State",
+    "Supervised",
     "TrainState",
     "Trainer",
     "Unsupported",
@@ -54,5 +56,6 @@ __all__ = [
     "second_moment",
     "signal_to_noise",
     "squared_norm",
+    "supervised",
     "variance",
 ]

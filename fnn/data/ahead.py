@@ -31,19 +31,19 @@ def read_ahead(batches: Iterable[Any], *, ahead: int = 2, device: Any = None) ->
     To continue later, keep the returned iterator. The stream must be able to run in another thread.
 
     Args:
-        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or of anything `numpy.asarray`
-            accepts: `minibatches`, a data loader, a generator.
+        batches: an iterable of batches, (x [n, …], y [n, …]) or other pytrees of NumPy or JAX arrays, or of anything
+            `numpy.asarray` accepts: `minibatches`, a data loader, a generator.
         ahead: the most batches read but not yet consumed, at least 1. Two hide a read that is always shorter than a
             step. `minibatches` reads a whole buffer at a time; to hide that, `ahead` must cover as many batches as can
             be trained on meanwhile.
         device: a device, or a sharding by which JAX splits each batch; by default where JAX puts new arrays.
 
     Returns:
-        An iterator of (x, y), JAX arrays.
+        An iterator of the same batches as JAX arrays.
 
     Raises:
-        TypeError: `batches` is not iterable; in its place, a batch that is not a pair of arrays.
-        ValueError: `ahead` is below 1; a pair with different numbers of examples.
+        TypeError: `batches` is not iterable; in its place, a batch that is not a pytree of arrays.
+        ValueError: `ahead` is below 1; a batch whose arrays have different numbers of examples.
 
     Example:
         >>> import numpy as np
@@ -130,7 +130,8 @@ def _read(
                 source.close()
 
 
-def _on_device(number: int, pair: Any, device: Any) -> tuple[Array, Array]:
+def _on_device(number: int, batch: Any, device: Any) -> Any:
     """A copy of a batch on the device: on a CPU, JAX would otherwise share memory that the stream may overwrite."""
-    parts = (part if isinstance(part, jax.Array) else np.array(part) for part in data_checks.arrays(number, pair))
-    return jax.block_until_ready(jax.device_put(tuple(parts), device))
+    batch, _ = data_checks.arrays(number, batch)
+    batch = jax.tree.map(lambda part: part if isinstance(part, jax.Array) else np.array(part), batch)
+    return jax.block_until_ready(jax.device_put(batch, device))

@@ -60,7 +60,7 @@ def gradient_noise(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Ar
         n = examples.size
         if examples.weight is not None:
             raise Unsupported(
-                "gradient_noise: expected a batch (x, y), got weights: the estimates are for examples that count alike. "
+                "gradient_noise: expected a batch (x, y), got weights, but its estimates count all examples alike. "
                 "Draw the examples by their weights instead."
             )
         derivatives_checks.several_examples("gradient_noise", n)

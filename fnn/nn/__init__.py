@@ -26,7 +26,18 @@ Example:
     (dense(2, tanh), (3, 4), {'w': (4, 2), 'b': (2,)})
 """
 
-from fnn.nn.activations import gaussian, heaviside, identity, leaky_relu, logarithmic, relu, sigmoid, softplus, tanh
+from fnn.nn.activations import (
+    activation_from,
+    gaussian,
+    heaviside,
+    identity,
+    leaky_relu,
+    logarithmic,
+    relu,
+    sigmoid,
+    softplus,
+    tanh,
+)
 from fnn.nn.compositions import ColumnsTape, columns, serial
 from fnn.nn.copies import grouped, repeat
 from fnn.nn.dropouts import DropoutTape, dropout, inverted_dropout
@@ -44,6 +55,7 @@ from fnn.nn.initializers import (
     uniform_fan_out,
     zeros,
 )
+from fnn.nn.loss_variants import class_weighted, ignoring, loss_from, observed, smoothed
 from fnn.nn.losses import (
     binary_cross_entropy,
     exponential_margin,
@@ -73,9 +85,11 @@ __all__ = [
     "PReLUTape",
     "RematTape",
     "activate",
+    "activation_from",
     "as_function",
     "batch_norm",
     "binary_cross_entropy",
+    "class_weighted",
     "columns",
     "constant",
     "dense",
@@ -90,6 +104,7 @@ __all__ = [
     "heaviside",
     "hinge_margin",
     "identity",
+    "ignoring",
     "inference_mode",
     "intercept",
     "inverted_dropout",
@@ -98,9 +113,11 @@ __all__ = [
     "linear",
     "logarithmic",
     "logistic_margin",
+    "loss_from",
     "map_layers",
     "mixed_precision",
     "monte_carlo",
+    "observed",
     "orthogonal",
     "prelu",
     "relu",
@@ -110,6 +127,7 @@ __all__ = [
     "serial",
     "sigmoid",
     "sigmoid_margin",
+    "smoothed",
     "softmax_cross_entropy",
     "softplus",
     "squared",

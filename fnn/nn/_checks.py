@@ -93,3 +93,12 @@ def keeps_shape(where: str, x: Any, y: Any) -> None:
             f"{where}: expected a layer that keeps the shape, got {x.shape} {x.dtype} in and {y.shape} {y.dtype} out. "
             f"Make its last layer {x.shape[-1]} wide."
         )
+
+
+def scores(where: str, a: Any) -> None:
+    """Raise ValueError unless a is a network's output [n, M] of floats."""
+    if jnp.ndim(a) != 2 or not jnp.issubdtype(jnp.result_type(a), jnp.floating):
+        raise ValueError(
+            f"{where}: expected the network's output a as floats [n, M], got {jnp.result_type(a)} of shape "
+            f"{jnp.shape(a)}. Pass a batch of outputs."
+        )

@@ -29,6 +29,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -191,3 +193,39 @@ def leaky_relu(alpha: float = 0.01) -> Activation:
         curvature=jnp.zeros_like,
         doc="max(0, S) + α·min(0, S) with a fixed α;  slope 1 for S ≥ 0 and α below;  curvature 0.",
     )
+
+
+def activation_from(f: Callable[[Array], Array]) -> Activation:
+    """An activation of one function of one number, with automatic derivatives.
+
+    Args:
+        f: ``S -> σ(S)``, from a scalar to a scalar, differentiable twice by JAX.
+
+    Returns:
+        An `Activation` whose label is the function's name.
+
+    Raises:
+        TypeError: f is not a function.
+        ValueError: when called, for an f that changes the shape or dtype of a scalar.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from fnn.nn import activation_from
+        >>> swish = activation_from(jax.nn.swish)
+        >>> print(swish.value(jnp.zeros(2)), swish.slope(jnp.zeros(2)), swish.curvature(jnp.zeros(2)))
+        [0. 0.] [0.5 0.5] [0.5 0.5]
+    """
+    checks.is_function("activation_from", f)
+    label = call_repr("activation_from", f)
+
+    def each(of: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        def of_array(S: Array) -> Array:
+            one = jax.ShapeDtypeStruct((), S.dtype)
+            found = jax.eval_shape(f, one)
+            if (getattr(found, "shape", None), getattr(found, "dtype", None)) != ((), S.dtype):
+                raise ValueError(f"{label}: expected f to map a {S.dtype} scalar to one, got {found}.")
+            return jax.vmap(of)(S.reshape(-1)).reshape(S.shape)
+
+        return of_array
+
+    return Activation(label, each(f), each(jax.grad(f)), each(jax.grad(jax.grad(f))), f.__doc__ or "")

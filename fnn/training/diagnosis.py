@@ -109,7 +109,8 @@ gradient_norm = Metric(
     "gradient_norm",
     of_gradient=_gradient_norm,
     doc="‖∂Q/∂W^l‖ for each layer l with parameters, Q the batch's mean loss: exploding or vanishing gradients, before "
-    "the optimizer clips them, whatever function computes it. In single precision a norm beyond 10^±19 appears as infinite or 0.",
+    "the optimizer clips them, whatever function computes it. In single precision a norm beyond 10^±19 appears as "
+    "infinite or 0.",
 )
 
 gradient_ratio = Metric(
@@ -143,7 +144,7 @@ class Gap(NamedTuple):
     """held_out − training"""
 
 
-def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) -> Callable[[Params, State], Gap]:
+def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) -> Callable[[TrainState], Gap]:
     """Overfitting: the loss on held-out data minus that on training data.
 
     ``train(…, every=k, validate=overfitting_gap(…))`` measures it inside the compiled loop, every k steps. The training
@@ -172,6 +173,7 @@ def overfitting_gap(net: Layer, loss: Loss, training: Batch, held_out: Batch) ->
     checks.is_layer("overfitting_gap", net)
     checks.is_loss(loss)
     for sample in (training, held_out):
+        supervised(sample, loss)
         training_checks.data(sample)
 
     def mean_loss(params: Params, state: State, sample: Batch) -> Array:

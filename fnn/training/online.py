@@ -49,8 +49,8 @@ def learn_online(
         trainer: a `Trainer`; its ``update`` is used.
         state: the state to start from: ``trainer.init(key, first_batch)``, with the trainer's batch_size no larger than
             that batch; or the state of an earlier call.
-        batches: an iterable of pairs (x [n, …], y [n, …]) of NumPy or JAX arrays, or of anything `numpy.asarray`
-            accepts.
+        batches: an iterable of batches, (x [n, …], y [n, …]) or other pytrees of NumPy or JAX arrays, or of anything
+            `numpy.asarray` accepts.
         steps: stop after this many batches; by default at the end of the stream.
         every: batches per row of the history.
 
@@ -89,16 +89,16 @@ def learn_online(
         return Learned(state, history, stopped, state) if went_well else Learned(state, history, "diverged", best)
 
     with keeping(learned) as ending:
-        for x, y in _checked(islice(batches, steps)):
+        for batch, size in _checked(islice(batches, steps)):
             if not finished(_IN_FLIGHT - 1):
                 break
             with ending.held():
-                after, metrics = _updated(trainer, state, (x, y))
+                after, metrics = _updated(trainer, state, batch)
                 training_checks.reports_loss("learn_online", metrics)
                 in_flight.append((state, metrics["loss"]))
                 state = after
                 number += 1
-                examples += len(x)
+                examples += size
                 recent.append(metrics)
                 if len(recent) == every:
                     rows.append(_row(first + number, examples, recent))
@@ -107,7 +107,7 @@ def learn_online(
 
 
 @compiled("trainer")
-def _updated(trainer: Trainer, state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, Any]:
+def _updated(trainer: Trainer, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
     return trainer.update(state, batch)
 
 
@@ -122,15 +122,15 @@ def _mean(*values: np.ndarray) -> np.ndarray:
     return np.mean(stacked.astype(np.float64), axis=0).astype(np.promote_types(stacked.dtype, np.float32))
 
 
-def _checked(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """The batches, at least one, as pairs of arrays whose examples have the shapes and dtypes of the first."""
+def _checked(batches: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    """The batches, at least one, as arrays with the shapes and dtypes of the first; and their numbers of examples."""
     kind = None
     sizes: set[int] = set()
-    for number, pair in enumerate(batches):
-        x, y = data_checks.arrays(number, pair)
-        kind = _kind(number, x, y, kind)
-        sizes = _sizes(sizes, len(x))
-        yield x, y
+    for number, batch in enumerate(batches):
+        batch, size = data_checks.arrays(number, batch)
+        kind = _kind(number, batch, kind)
+        sizes = _sizes(sizes, size)
+        yield batch, size
     if kind is None:
         raise ValueError(
             "learn_online: expected at least one batch, got an empty stream. Make a new generator for every call: it "
@@ -138,10 +138,16 @@ def _checked(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         )
 
 
-def _kind(number: int, x: Any, y: Any, first: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Dtype and shape of the examples and targets of a batch, checked against those of the first batch."""
-    found = tuple((str(part.dtype), part.shape[1:]) for part in (x, y))
-    for name, got, expected in zip("xy", found, first or found, strict=True):
+def _kind(number: int, batch: Any, first: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of the examples in each array of a batch, checked against those of the first batch."""
+    leaves = jax.tree.leaves_with_path(batch)
+    found = {checks.leaf_of_batch(path, batch): (str(part.dtype), part.shape[1:]) for path, part in leaves}
+    if first is not None and found.keys() != first.keys():
+        raise ValueError(
+            f"batch {number} of the stream: expected the arrays {', '.join(first)} of batch 0, got {', '.join(found)}. "
+            "Yield batches of one structure."
+        )
+    for (name, got), expected in zip(found.items(), (first or found).values(), strict=True):
         if got != expected:
             raise ValueError(
                 f"batch {number} of the stream: expected {name} of {_described(*expected)} as in batch 0, got "

@@ -273,8 +273,8 @@ def train(
         data: (x [ℓ, …], y [ℓ, …]), or any pytree of arrays [ℓ, …] that the trainer takes.
         steps: gradient steps to take.
         every: steps over which the metrics are averaged, a divisor of `steps`; 1 reports every step.
-        validate: ``(state: TrainState) -> pytree``, called after each `every` steps, or at the end without `every`; a new
-            function object is compiled again.
+        validate: ``(state: TrainState) -> pytree``, called after each `every` steps, or at the end without `every`; a
+            new function object is compiled again.
 
     Returns:
         The state after the last step, and the metrics: leaves [steps/every, …], or without `every` their means over the
@@ -357,8 +357,8 @@ def _is_value(found: Any) -> Any:
     """What an objective returns, checked: (value, state) or (value, state, aux)."""
     if not isinstance(found, tuple | list) or len(found) not in (2, 3):
         raise TypeError(
-            f"objective: expected it to return (value, state) or (value, state, aux), got {checks.shown(found)}. Return "
-            "the state that it was given if it has none of its own."
+            f"objective: expected it to return (value, state) or (value, state, aux), got {checks.shown(found)}. "
+            "Return the state that it was given if it has none of its own."
         )
     training_checks.scalar("objective", found[0])
     return found
