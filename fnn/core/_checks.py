@@ -51,15 +51,19 @@ def examples(where: str, batch: Any) -> int:
     if not leaves:
         raise TypeError(f"{where}: expected a pytree of arrays [n, …], got {shown(batch)}. Pass (x, y).")
     for name, leaf in leaves.items():
-        is_array(f"{where}: {name}", leaf)
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise TypeError(
+                f"{where}: expected arrays, such as (x, y), got {type(leaf).__name__} for {name}. Convert lists by "
+                "jnp.asarray."
+            )
         if not leaf.shape:
             raise ValueError(f"{where}: expected examples [n, …] in {name}, got a scalar. Give it an example axis.")
-    sizes = {name: leaf.shape[0] for name, leaf in leaves.items()}
-    size = next(iter(sizes.values()))
-    if set(sizes.values()) != {size} or size == 0:
-        got = ", ".join(f"{n} in {name}" for name, n in sizes.items())
+    sizes = {leaf.shape[0] for leaf in leaves.values()}
+    size = max(sizes)
+    if len(sizes) > 1 or size == 0:
+        got = " and ".join(f"{name} of shape {leaf.shape}" for name, leaf in leaves.items())
         raise ValueError(
-            f"{where}: expected equally many examples in every array, at least one, got {got}. Give every example one "
+            f"{where}: expected equally many examples in all arrays, at least one, got {got}. Give every example one "
             "entry in each."
         )
     return size

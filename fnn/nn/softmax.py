@@ -181,4 +181,7 @@ def _towards_labels(y: Any, rows: tuple[int, int]) -> str:
     known = checks.concrete(y)
     if known is None or (np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all()):
         return "Convert one-hot rows by y.argmax(1), or to probabilities by y.astype(a.dtype)."
-    return "For yes or no in each class use binary_cross_entropy."
+    return (
+        "These rows are not one-hot, so that y.argmax(1) would discard information; for yes or no in each class use "
+        "binary_cross_entropy."
+    )

@@ -120,10 +120,11 @@ def trainer(
         size = training_checks.data(data)
         _try_draw(draw, key, size, batch_size)
         key_of_params, key = jax.random.split(key)
-        params, state = _first(net, key_of_params, data)
         if loss is not None:
+            params, state = _first(net, key_of_params, supervised(data))
             running_loss = _no_running_loss(net, loss, params, state, data)
         else:
+            params, state = _first(net, key_of_params, data)
             batch = jax.tree.map(lambda leaf: _struct(leaf, batch_size), data)
             running_loss = _infinite(jax.eval_shape(value_and_gradient, params, state, batch, key)[0][0].dtype)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)
@@ -392,13 +393,13 @@ def _metrics(given: Any, sees_layers: bool) -> None:
         if not all(hasattr(metric, field) for field in ("name", *_KINDS)):
             hint = "Call the factory: saturated(), not saturated." if callable(metric) else "Make one: Metric(name, …)."
             raise TypeError(f"metrics: expected Metrics such as gradient_norm, got {checks.shown(metric)}. {hint}")
-        given = [kind for kind in _KINDS if getattr(metric, kind) is not None]
-        if len(given) != 1:
+        kinds = [kind for kind in _KINDS if getattr(metric, kind) is not None]
+        if len(kinds) != 1:
             raise ValueError(
                 f"metrics: expected one of {', '.join(_KINDS)} of the metric {metric!r}, got "
-                f"{' and '.join(given) or 'none'}. Make a metric for each."
+                f"{' and '.join(kinds) or 'none'}. Make a metric for each."
             )
-        checks.is_function(f"the metric {metric!r}", getattr(metric, given[0]))
+        checks.is_function(f"the metric {metric!r}", getattr(metric, kinds[0]))
         if metric.of_layer is not None and not sees_layers:
             raise ValueError(
                 f"metrics: expected gradient=backprop for metrics of layers, got {metric!r} with a gradient that does "

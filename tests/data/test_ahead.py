@@ -298,12 +298,12 @@ def test_an_error_before_the_first_batch_and_ctrl_c_come_too() -> None:
     assert (done.stopped, int(done.state.step)) == ("interrupted", 1)
 
 
-def test_batches_that_are_no_pairs_are_told_apart() -> None:
+def test_what_is_no_batch_is_refused_in_its_place() -> None:
     x, y = batch(0)
     bad: list[tuple[type[Exception], str, Any]] = [
-        (TypeError, "batch 1 of the stream: expected a pair", [(x, y), x, x]),
-        (TypeError, "y of batch 1 of the stream: expected an array, got list", [(x, y), (x, [1.0])]),
-        (ValueError, "as many examples as targets", [(x, y), (x, y[:3])]),
+        (TypeError, "batch 1 of the stream: expected arrays, .* got str for batch", [(x, y), "x", x]),
+        (TypeError, r"batch 1 of the stream: expected arrays, .* got float for y\[0\]", [(x, y), (x, [1.0])]),
+        (ValueError, "batch 1 of the stream: expected equally many examples", [(x, y), (x, y[:3])]),
     ]
     for error, message, batches in bad:
         ahead = read_ahead(batches)

@@ -5,6 +5,7 @@ The `check_…` functions are the laws themselves; `test_tests_optimizers` holds
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -257,10 +258,10 @@ def test_two_classes_are_one_logit():
 @pytest.mark.parametrize(
     ("y", "says", "says_not"),
     [
-        (np.eye(3)[[0, 2]], "argmax", "your own Loss"),
-        (np.eye(3, dtype=int)[[0, 2]], "argmax", "your own Loss"),
-        (np.full((2, 3), 1 / 3), "your own Loss", "Convert one-hot"),
-        (0.9 * np.eye(3)[[0, 2]] + 0.1 / 3, "your own Loss", "Convert one-hot"),
+        (np.eye(3, dtype=int)[[0, 2]], "argmax", "yes or no"),
+        (np.full((2, 3), 0.5), "add up to 1", "argmax"),
+        (np.array([[1.5, -0.5, 0], [0, 0, 1]]), "least entry -0.5", "argmax"),
+        (np.full((2, 3), 1 / 3, np.float32), "probabilities of a's dtype", "argmax"),
         (np.array([[1, 1, 0], [0, 1, 1]]), "binary_cross_entropy", "Convert one-hot"),
         (np.array([0.0, 2.0]), "astype(int)", "argmax"),
         (np.array([[0], [2]]), "y[:, 0]", "argmax"),
@@ -273,6 +274,50 @@ def test_argmax_is_advised_for_one_hot_rows_only(y, says, says_not):
     assert says_not not in str(raised.value)
 
 
-def test_traced_rows_are_told_what_argmax_would_lose():
-    with pytest.raises(TypeError, match=r"one-hot rows.*argmax.*discard"):
-        jax.jit(fnn.softmax_cross_entropy.value)(jnp.zeros((2, 3)), jnp.full((2, 3), 1 / 3))
+# Targets that are probabilities
+
+
+PROBABILITIES = {
+    "softmax_cross_entropy": np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.75, 0.25]]),
+    "binary_cross_entropy": np.array([[0.2, 0.3, 0.9], [1.0, 0.0, 0.5], [0.0, 0.75, 0.25]]),
+}
+
+
+def expected_loss(name: str, a: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The mean of the loss over labels drawn with the probabilities y, by sums over the labels."""
+    if name == "softmax_cross_entropy":
+        return sum(y[:, m] * oracles.losses(name, a, np.full(len(a), m)) for m in range(a.shape[1]))
+    one = lambda a, t: np.logaddexp(0, (1 - 2 * t) * a)  # noqa: E731
+    return np.sum(y * one(a, 1) + (1 - y) * one(a, 0), axis=1)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4], ids=["small", "large"])
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_soft_targets_cost_the_mean_over_labels(name, size):
+    loss, y = getattr(fnn, name), jnp.asarray(PROBABILITIES[name])
+    a = size * outputs(3, 3)
+    np.testing.assert_allclose(loss.value(a, y), expected_loss(name, np.asarray(a), np.asarray(y)), rtol=1e-12)
+    slope, curvature = (
+        jax.grad(lambda a: loss.value(a, y).sum()),
+        jax.hessian(lambda a, y: loss.value(a[None], y[None])[0]),
+    )
+    chex.assert_trees_all_close(loss.slope(a, y), slope(a), rtol=1e-12, atol=1e-14)
+    H = jax.vmap(curvature)(a, y)
+    chex.assert_trees_all_close(loss.curvature(a, y), jnp.diagonal(H, axis1=1, axis2=2), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_one_hot_probabilities_are_labels_to_the_last_digit(name):
+    a = outputs(7, 3)
+    labels = targets(name, 7, 3)
+    soft = jax.nn.one_hot(labels, 3, dtype=a.dtype) if labels.ndim == 1 else labels.astype(a.dtype)
+    loss = getattr(fnn, name)
+    for part in ("value", "slope", "curvature", "root"):
+        hard = getattr(loss, part)(a, labels)
+        np.testing.assert_allclose(getattr(loss, part)(a, soft), hard, rtol=1e-15, atol=0)
+
+
+def test_a_traced_target_that_is_no_probability_is_nan():
+    assert np.isnan(jax.jit(fnn.binary_cross_entropy.value)(jnp.zeros((1, 1)), jnp.full((1, 1), 1.5)))
+    with pytest.raises(ValueError, match=r"between 0 and 1, got -1 to 0\.5.*Convert labels -1, 1"):
+        fnn.binary_cross_entropy.value(jnp.zeros((1, 2)), jnp.asarray([[-1.0, 0.5]]))

@@ -208,7 +208,7 @@ def test_bad_questions_are_told_apart() -> None:
         propagation_report(tanh, squared, x, y, key)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="loss must be an fnn Loss"):
         propagation_report(NET, jnp.square, x, y, key)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="as many examples as targets"):
+    with pytest.raises(ValueError, match="equally many examples"):
         propagation_report(NET, squared, x, y[:3], key)
     with pytest.raises(ValueError, match="seeds must be a whole number >= 1"):
         propagation_report(NET, squared, x, y, key, seeds=0)

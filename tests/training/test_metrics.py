@@ -128,13 +128,13 @@ def test_bad_metrics_are_told_apart() -> None:
     def made(*metrics: Any, **options: Any) -> None:
         trainer(NET, squared, sgd(0.1), metrics=metrics, **options)
 
-    both = Metric("both", of_layer=gradient_norm.of_layer, of_step=update_norm.of_step)
+    both = Metric("both", of_layer=saturated().of_layer, of_step=update_norm.of_step)
     integers = Metric("count", of_step=lambda step: step.after.step)
     for error, message, metrics in (
         (TypeError, r"Call the factory: saturated\(\), not saturated", [saturated]),
         (TypeError, r"got 3\. Make one", [3]),
-        (ValueError, "expected either of_layer or of_step of the metric both, got both", [both]),
-        (ValueError, "of the metric none, got neither", [Metric("none")]),
+        (ValueError, "of the metric both, got of_layer and of_step", [both]),
+        (ValueError, "of the metric none, got none", [Metric("none")]),
         (TypeError, "must be a function", [Metric("three", of_step=3)]),  # type: ignore[arg-type]
         (ValueError, "got two metrics named 'saturated'", [saturated(), saturated(0.1)]),
         (ValueError, "got two metrics named 'loss'", [update_norm._replace(name="loss")]),
@@ -143,9 +143,9 @@ def test_bad_metrics_are_told_apart() -> None:
             made(*metrics)
     with pytest.raises(TypeError, match=r"write metrics=\[gradient_norm\]"):
         trainer(NET, squared, sgd(0.1), metrics=gradient_norm)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"got gradient_norm with a gradient.*Choose gradient=backprop"):
-        made(gradient_norm, gradient=fnn.autodiff)
-    made(update_norm, gradient=fnn.autodiff)
+    with pytest.raises(ValueError, match=r"got saturated with a gradient.*Choose gradient=backprop"):
+        made(saturated(), gradient=fnn.autodiff)
+    made(update_norm, gradient_norm, gradient=fnn.autodiff)
     with pytest.raises(TypeError, match="expected the metric 'count' of floats, got int32"):
         jax.eval_shape(trainer(NET, squared, sgd(0.1), metrics=[integers]).update, START, DATA)
     with pytest.raises(ValueError, match="below must be a finite number > 0"):

@@ -125,9 +125,9 @@ def test_bad_streams_are_told_apart() -> None:
         (TypeError, r"one array\. Cut x and y into batches by minibatches", x),
         (TypeError, r"got function\. Call it", stream),
         (TypeError, r"got int\. Write a generator", 3),
-        (TypeError, "batch 0 of the stream: expected a pair", [x]),
-        (TypeError, "y of batch 0 of the stream: expected an array, got list", [(x, [1.0])]),
-        (ValueError, "as many examples as targets", [(x, y[:3])]),
+        (ValueError, "batch 1 of the stream: expected the arrays x, y of batch 0, got batch", iter([(x, y), x])),
+        (TypeError, r"batch 0 of the stream: expected arrays, such as \(x, y\), got float for y\[0\]", [(x, [1.0])]),
+        (ValueError, "batch 0 of the stream: expected equally many examples", [(x, y[:3])]),
         (ValueError, "got an empty stream. Make a new generator", iter(())),
         (ValueError, r"batch 1 of the stream: expected x of float64 \[n, 3\] as in batch 0, got float64 \[n, 2\]",
          [(x, y), (x[:, :2], y)]),
@@ -146,7 +146,8 @@ def test_bad_streams_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("last", "error"),
     [
-        (lambda: np.zeros((2, 3)), TypeError),
+        (lambda: np.zeros((2, 3)), ValueError),
+        (lambda: (np.zeros((4, 3)), 1.0), TypeError),
         (lambda: (np.zeros((4, 2)), np.zeros((4, 1))), ValueError),
         (lambda: (np.zeros((4, 3)), np.zeros((3, 1))), ValueError),
         (lambda: 1 // 0, ZeroDivisionError),
