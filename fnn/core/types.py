@@ -66,11 +66,11 @@ class Loss(NamedTuple):
 
     __doc__ = OwnHelp(__doc__)  # pyright: ignore[reportAssignmentType]
     label: str
-    value: Callable[[Array, Array], Array]
-    slope: Callable[[Array, Array], Array]
-    curvature: Callable[[Array, Array], Array]
-    hessian: Callable[[Array, Array], Array] | None = None
-    root: Callable[[Array, Array], Array] | None = None
+    value: Callable[[Array, Any], Array]
+    slope: Callable[[Array, Any], Array]
+    curvature: Callable[[Array, Any], Array]
+    hessian: Callable[[Array, Any], Array] | None = None
+    root: Callable[[Array, Any], Array] | None = None
     doc: str = ""
     weight: Callable[[Any], Array] | None = None
 

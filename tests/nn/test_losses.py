@@ -286,7 +286,7 @@ PROBABILITIES = {
 def expected_loss(name: str, a: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The mean of the loss over labels drawn with the probabilities y, by sums over the labels."""
     if name == "softmax_cross_entropy":
-        return sum(y[:, m] * oracles.losses(name, a, np.full(len(a), m)) for m in range(a.shape[1]))
+        return np.sum([y[:, m] * oracles.losses(name, a, np.full(len(a), m)) for m in range(a.shape[1])], axis=0)
     one = lambda a, t: np.logaddexp(0, (1 - 2 * t) * a)  # noqa: E731
     return np.sum(y * one(a, 1) + (1 - y) * one(a, 0), axis=1)
 
