@@ -118,9 +118,9 @@ def test_lengths_at_every_scale(size):
 
 def test_the_norm_of_a_tree_is_that_of_its_widest_dtype_at_every_scale():
     for largest in (3e-200, 3.0, 3e200):
-        tree = {"wide": jnp.asarray([largest]), "narrow": jnp.asarray([4.0], jnp.float32)}
+        tree = {"wide": jnp.asarray([largest, -largest]), "narrow": jnp.asarray([4.0, 3.0], jnp.float32)}
         unit, norm = norm_in_units(tree)
-        assert float(unit) * float(norm) == pytest.approx(math.hypot(largest, 4.0), rel=1e-15)
+        assert float(unit) * float(norm) == pytest.approx(math.hypot(largest, largest, 5.0), rel=1e-15)
     assert [float(part) for part in norm_in_units({})] == [1.0, 0.0]
 
 

@@ -285,3 +285,17 @@ def test_gradient_noise_can_be_differentiated_where_the_examples_agree():
     for t in (1.0, 0.0):
         assert float(jax.grad(norm_test)(t)) == pytest.approx(4 * t)  # of ‖g‖² = 2t² alone
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.jacfwd(noise_of)(jnp.zeros((3, 3)))))
+
+
+def test_the_diagnostics_are_their_definitions() -> None:
+    """From the Gram matrix of three gradients, with the sums of squares along and across the mean over n − 1."""
+    g = np.array([[1.0, 2.0, 0.5], [3.0, -1.0, 1.0], [2.0, 1.0, -2.0]])
+    n, mean = 3, g.mean(axis=0)
+    norm2 = mean @ mean
+    along = g @ mean / norm2
+    across = g - along[:, None] * mean
+    found = noise_of(jnp.asarray(g @ g.T))
+    assert float(found.variance) == pytest.approx(np.sum((g - mean) ** 2) / (n - 1))
+    assert float(found.orthogonality_test) == pytest.approx(np.sqrt(np.sum(across**2) / (n - 1) / (n * norm2)))
+    assert float(found.inner_product_test) == pytest.approx(np.sqrt(np.var(along, ddof=1) / n))
+    assert float(found.norm_test) == pytest.approx(np.sqrt(np.sum((g - mean) ** 2) / (n - 1) / (n * norm2)))

@@ -25,7 +25,7 @@ from fnn import (
 )
 from tests.checkers import check_same, everything
 from tests.nn.kinds import of_each_kind
-from tests.nn.laws import check_laws, each_case_of
+from tests.nn.laws import check_laws, each_case_of, one_pass_and_exact
 from tests.problems import Case, given, normal
 
 
@@ -125,3 +125,7 @@ def test_columns_are_their_parts_on_slices(key: jax.Array) -> None:
 def test_columns_take_pairs_only(pair: Any) -> None:
     with pytest.raises(TypeError, match=r"columns: expected pairs \(number of features, layer\), got"):
         columns((1, linear(1)), pair)
+
+
+def test_one_pass_through_columns_makes_the_diagonal_of_each() -> None:
+    check_laws(Case(columns((2, dense(3, fnn.tanh)), (3, dense(2, fnn.tanh))), 5), laws=one_pass_and_exact)

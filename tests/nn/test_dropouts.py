@@ -75,10 +75,17 @@ def test_mean_of_training_over_masks_is_the_application(factory, p: float, key: 
     assert (jnp.abs(y.mean(0) - factory(p).apply((), (), x)) < DEVIATIONS * standard_error).all()
 
 
-def test_application_stage_of_dropouts(key: jax.Array) -> None:
+def test_inference_of_dropouts(key: jax.Array) -> None:
     x = normal(jnp.ones((3, 4)), 1)
     np.testing.assert_allclose(dropout(0.25).apply((), (), x), 0.75 * x, rtol=TOLERANCE["same program"])
     np.testing.assert_array_equal(inverted_dropout(0.25).apply((), (), x), x)
+    for layer, scale in ((dropout(0.25), 0.75), (inverted_dropout(0.25), 1.0)):
+        y, _, _ = fnn.inference_mode(layer).forward((), (), x, key)
+        np.testing.assert_allclose(y, scale * x, rtol=TOLERANCE["same program"])
+
+
+def test_labels_of_dropouts() -> None:
+    assert [str(dropout(0.25)), str(inverted_dropout(0.5))] == ["dropout(0.25)", "inverted_dropout(0.5)"]
 
 
 @each_dropout

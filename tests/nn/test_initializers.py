@@ -186,3 +186,9 @@ def test_layers_start_as_told_and_by_glorot_otherwise():
 def test_prints_as_written(initializer, written):
     assert initializer.__name__ == written
     assert str(linear(3, w=initializer)) == f"linear(3, w={written})"
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (3, 0), (2, 3, 4)])
+def test_only_matrices_have_inputs_and_outputs(shape):
+    with pytest.raises(ValueError, match="expected a weight matrix of shape"):
+        glorot_uniform()(jax.random.key(0), shape, jnp.float32)

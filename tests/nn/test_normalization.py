@@ -76,3 +76,8 @@ def test_batch_norm_passes_no_error_along_the_mean_and_the_scale_of_a_batch(key:
     for error in (jnp.ones_like(y), tape.x_hat):
         through, _ = layer.backward(params, tape, error, gradient)
         np.testing.assert_allclose(through, 0, atol=TOLERANCE["same gradient"])
+
+
+def test_its_label_has_what_differs_from_the_defaults() -> None:
+    assert str(batch_norm()) == str(batch_norm(epsilon=1e-5, rate=0.1)) == "batch_norm()"
+    assert str(batch_norm(epsilon=2e-5, rate=0.2)) == "batch_norm(epsilon=2e-05, rate=0.2)"

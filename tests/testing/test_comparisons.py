@@ -3,11 +3,12 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 
 from fnn import dense, linear, serial, tanh
 from fnn.testing import Difference, GradientComparison, Kind, LeafComparison, Verdict
-from fnn.testing.comparisons import whole
+from fnn.testing.comparisons import difference, whole
 from tests.testing.test_gradients import compared, narrowly, trained_in
 
 
@@ -47,7 +48,7 @@ def test_each_leaf_is_small_against_what_is_in_its_units() -> None:
 
 def test_the_report_speaks_of_examples_only_if_they_were_compared() -> None:
     with_examples, without = str(compared(examples=True)), str(compared(examples=False))
-    assert "example by example: worst is example" in with_examples
+    assert "\nexample by example: skipped" in with_examples  # for batch norm
     assert "example" not in without
     assert "None" not in without
 
@@ -59,3 +60,9 @@ def test_verdicts_can_be_copied() -> None:
     again = pickle.loads(pickle.dumps(verdict))
     assert (again, str(again)) == (verdict, "manual wrong in float32")
     assert (again.kind, again.whose, again.dtype) == (Kind.WRONG, 0, "float32")
+
+
+def test_the_cosine_of_nothing_and_nothing_is_1_and_of_one_nothing_0() -> None:
+    zero, u, v = np.zeros(2), np.array([3.0, 4.0]), np.array([4.0, 3.0])
+    cosines = [difference(*pair).cosine for pair in ((zero, zero), (zero, u), (u, zero), (u, v), (u, -u))]
+    assert cosines == pytest.approx([1.0, 0.0, 0.0, 24 / 25, -1.0])
