@@ -143,7 +143,9 @@ def _probable(where: str, a: Any, y: Any) -> None:
     known = checks.concrete(y)
     if known is None:
         return
-    total, slack = known.astype(np.float64).sum(axis=1), known.shape[1] * float(jnp.finfo(known.dtype).eps)
+    total = known.astype(np.float64).sum(axis=1)
+    eps = max(float(jnp.finfo(known.dtype).eps), float(jnp.finfo(jnp.float32).eps))
+    slack = known.shape[1] * eps
     if not ((known >= 0).all() and (np.abs(total - 1) <= 4 * slack).all()):
         raise ValueError(
             f"{where}: expected rows of probabilities that add up to 1, got sums from {total.min():.6g} to "

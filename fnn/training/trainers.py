@@ -26,13 +26,13 @@ import numpy as np
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import Sum, mean, no_sum, plus, wide
-from fnn.core.batches import supervised
-from fnn.core.types import Array, Batch, Layer, Loss, Params, State, Trainer, TrainState
+from fnn.core.types import Array, Batch, Layer, Loss, Params, Trainer, TrainState
 from fnn.data.sampling import Draw, shuffled, with_replacement
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.optimizers.transforms import apply_updates
 from fnn.training import _checks as training_checks
-from fnn.training.metrics import GradientStep, Metric, measured, parted, values_of_gradient, values_of_step
+from fnn.training._objectives import first_of, fits_together, value_and_gradient_of, values_of_aux
+from fnn.training.metrics import GradientStep, Metric, parted, values_of_gradient, values_of_step
 
 _LAYER_STREAM = 2**32 - 1  # the layers' keys; a drawing rule folds in steps and epochs, which stay below 2³¹
 
@@ -106,27 +106,18 @@ def trainer(
         >>> bool(metrics["loss"][1] < metrics["loss"][0])
         True
     """
-    _of_objective(net, loss, objective, gradient)
+    fits_together(net, loss, objective, gradient)
     training_checks.makes_steps("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
     checks.number("running_loss_rate", running_loss_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
     _metrics(metrics, sees_layers=objective is None and gradient is backprop)
-    if objective is None:
-        value_and_gradient = gradient(measured(net, metrics), loss)  # pyright: ignore[reportArgumentType]
-    else:
-        value_and_gradient = _automatic(objective)
+    value_and_gradient = value_and_gradient_of(net, loss, objective, gradient, metrics)
 
     def init(key: Array, data: Batch) -> TrainState:
         size = training_checks.data(data)
         _try_draw(draw, key, size, batch_size)
         key_of_params, key = jax.random.split(key)
-        if loss is not None:
-            params, state = _first(net, key_of_params, supervised(data))
-            running_loss = _no_running_loss(net, loss, params, state, data)
-        else:
-            params, state = _first(net, key_of_params, data)
-            batch = jax.tree.map(lambda leaf: _struct(leaf, batch_size), data)
-            running_loss = _infinite(jax.eval_shape(value_and_gradient, params, state, batch, key)[0][0].dtype)
+        params, state, running_loss = first_of(net, loss, value_and_gradient, key_of_params, data, batch_size)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -144,54 +135,12 @@ def trainer(
         found = {"loss": L, "running_loss": Q} | of_layers
         found |= values_of_gradient(metrics, net, state.params, state.layer_state, batch, g)
         found |= values_of_step(metrics, GradientStep(state, after, batch, g, updates))
-        return after, found | _of_aux(aux, found)
+        return after, found | values_of_aux(aux, found)
 
-    differs = {
-        "objective": (objective, None),
-        "batch_size": (batch_size, 0),
-        "gradient": (gradient, backprop),
-        "metrics": (list(metrics), []),
-    }
     what = (net, optimizer) if loss is None else (net, loss, optimizer)
-    return Trainer(init=init, step=step, update=update, label=call_repr("trainer", *what, **differs))
-
-
-def _automatic(objective: Callable[..., Any]) -> Gradient:
-    """``((value, state, *aux), gradient)`` of an objective, by `jax.value_and_grad`."""
-
-    def valued(params: Params, state: State, batch: Batch, key: Array) -> tuple[Array, Any]:
-        value, *others = _is_value(objective(params, state, batch, key))
-        return value, others
-
-    def value_and_gradient(params: Params, state: State, batch: Batch, key: Array) -> Any:
-        (value, others), g = jax.value_and_grad(valued, has_aux=True)(params, state, batch, key)
-        return (value, *others), g
-
-    return value_and_gradient
-
-
-def _first(net: Any, key: Array, data: Batch) -> tuple[Params, State]:
-    """The first params and state: by the net's init, from the shapes of x, or by the user's function of the data."""
-    if not isinstance(net, Layer):
-        return net(key, data)
-    x = data[0] if isinstance(data, tuple | list) else data
-    return net.init(key, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)), x))
-
-
-def _struct(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jnp.result_type(leaf))
-
-
-def _infinite(dtype: Any) -> Array:
-    """Q before the first step, without an estimate, in the dtype of the losses."""
-    return jnp.asarray(np.array(np.inf, wide(jnp.zeros((), dtype)).dtype))
-
-
-def _no_running_loss(net: Layer, loss: Loss, params: Params, state: State, data: Batch) -> Array:
-    """Q before the first step, after a check that the targets fit: y stays concrete, so labels are checked."""
-    examples = supervised(data, loss)
-    a = jax.eval_shape(net.apply, params, state, examples.x)
-    return _infinite(jax.eval_shape(lambda a: loss.value(a, examples.y), a).dtype)
+    differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
+    label = call_repr("trainer", *what, objective=(objective, None), **differs)
+    return Trainer(init=init, step=step, update=update, label=label)
 
 
 def _losses(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
@@ -333,49 +282,6 @@ def _checked_drawn(chosen: Any, batch_size: int, size: int) -> None:
     known = checks.concrete(chosen)
     if known is not None and known.size and not (known.min() >= 0 and known.max() < size):
         raise ValueError(f"{expected}, got indices {known.min()}..{known.max()}. Keep them below `size`.")
-
-
-def _of_objective(net: Any, loss: Any, objective: Any, gradient: Any) -> None:
-    """Raise unless there is a loss or an objective, with what it needs."""
-    if (loss is None) == (objective is None):
-        got = "neither" if loss is None else "both"
-        raise ValueError(f"trainer: expected a loss or an objective, got {got}. Pass trainer(net, loss, optimizer, …).")
-    if objective is None:
-        checks.is_layer("trainer", net)
-        checks.is_loss(loss)
-        return
-    checks.is_function("objective", objective)
-    if not callable(net):
-        checks.is_layer("trainer", net)
-    if gradient is not backprop:
-        raise ValueError(
-            f"trainer: expected no gradient beside an objective, whose gradient is automatic, got {gradient!r}. Pass a "
-            "loss, or a gradient of your own as gradient=lambda net, loss: … with any loss."
-        )
-
-
-def _is_value(found: Any) -> Any:
-    """What an objective returns, checked: (value, state) or (value, state, aux)."""
-    if not isinstance(found, tuple | list) or len(found) not in (2, 3):
-        raise TypeError(
-            f"objective: expected it to return (value, state) or (value, state, aux), got {checks.shown(found)}. "
-            "Return the state that it was given if it has none of its own."
-        )
-    training_checks.scalar("objective", found[0])
-    return found
-
-
-def _of_aux(aux: Sequence[Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The auxiliary values as metrics; raises unless they are a dict of floats with names of their own."""
-    if not aux:
-        return {}
-    (values,) = aux
-    if not isinstance(values, dict):
-        raise TypeError(f"aux: expected a dict of floats, got {checks.shown(values)}. Return {{name: value}}.")
-    if taken := sorted(values.keys() & found.keys()):
-        raise ValueError(f"aux: expected names other than those of the metrics, got {taken}. Rename them.")
-    checks.floats("a trainer", "aux", values)
-    return jax.tree.map(jnp.asarray, values)
 
 
 _KINDS = ("of_layer", "of_step", "of_gradient")

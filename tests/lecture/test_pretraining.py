@@ -372,7 +372,7 @@ def test_what_cannot_be_pretrained_says_why():
         given(data=(DATA[0], DATA[0]))
     with pytest.raises(ValueError, match=r"pretrain: expected a batch \[n, features\]"):
         given(data=(DATA[1], DATA[1]))
-    with pytest.raises(ValueError, match="labels 0 and 1"):
+    with pytest.raises(ValueError, match="expected targets between 0 and 1"):
         given(loss=binary_cross_entropy)
     coupled = Loss("coupled", squared.value, squared.slope, squared.curvature, lambda a, y: a[:, :, None])
     with pytest.raises(ValueError, match="got coupled, which couples the outputs"):
