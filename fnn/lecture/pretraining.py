@@ -47,6 +47,7 @@ from fnn.nn.losses import (
     sigmoid_margin,
     softmax_cross_entropy,
 )
+from fnn.optimizers import _checks as optimizers_checks
 from fnn.training import _checks as training_checks
 from fnn.training.trainers import compiled, train, trainer
 
@@ -133,7 +134,7 @@ def pretrain(
     checks.is_layer("pretrain", net)
     checks.is_loss(loss)
     _is_sum_over_outputs(loss, softmax_cross_entropy)
-    training_checks.makes_steps("pretrain", optimizer)
+    optimizers_checks.makes_steps("pretrain", optimizer)
     training_checks.data(data)
     x, y, weight, _ = supervised(data)
     if weight is not None:

@@ -38,11 +38,12 @@ from fnn.nn.activations import (
     softplus,
     tanh,
 )
-from fnn.nn.compositions import ColumnsTape, columns, serial
+from fnn.nn.compositions import BranchesTape, ColumnsTape, branches, columns, serial
 from fnn.nn.copies import grouped, repeat
 from fnn.nn.dropouts import DropoutTape, dropout, inverted_dropout
 from fnn.nn.elementwise import ActivateTape, PReLUTape, activate, prelu
 from fnn.nn.functions import FunctionTape, as_function, from_function
+from fnn.nn.gates import ProductTape, product
 from fnn.nn.inference import inference_mode, monte_carlo, thinned_average
 from fnn.nn.initializers import (
     Initializer,
@@ -69,12 +70,14 @@ from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
 from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
 from fnn.nn.precision import mixed_precision
 from fnn.nn.surgery import LayerRecord, drop_records, intercept, iter_layers, map_layers, watch
+from fnn.nn.tying import TiedTape, tied
 from fnn.nn.wrappers import RematTape, remat, residual
 
 __all__ = [
     "ActivateTape",
     "BatchNormState",
     "BatchNormTape",
+    "BranchesTape",
     "ColumnsTape",
     "DenseTape",
     "DropoutTape",
@@ -83,12 +86,15 @@ __all__ = [
     "LayerRecord",
     "LinearTape",
     "PReLUTape",
+    "ProductTape",
     "RematTape",
+    "TiedTape",
     "activate",
     "activation_from",
     "as_function",
     "batch_norm",
     "binary_cross_entropy",
+    "branches",
     "class_weighted",
     "columns",
     "constant",
@@ -120,6 +126,7 @@ __all__ = [
     "observed",
     "orthogonal",
     "prelu",
+    "product",
     "relu",
     "remat",
     "repeat",
@@ -133,6 +140,7 @@ __all__ = [
     "squared",
     "tanh",
     "thinned_average",
+    "tied",
     "uniform",
     "uniform_fan_in",
     "uniform_fan_out",

@@ -86,12 +86,29 @@ def parts(where: str, expected: int, **trees: Any) -> None:
             raise ValueError(f"{wanted}, got {len(tree)} entries. Pass the {name} that its own init made.")
 
 
+def some_layers(where: str, values: Sequence[Any]) -> None:
+    """Raise unless there is at least one value and all are layers."""
+    if not values:
+        raise ValueError(f"{where}: expected at least one layer, got none. Pass serial() for the input itself.")
+    for value in values:
+        checks.is_layer(where, value)
+
+
 def keeps_shape(where: str, x: Any, y: Any) -> None:
     """Raise ValueError unless a layer's output y has the shape and dtype of its input x."""
     if x.shape != y.shape or x.dtype != y.dtype:
         raise ValueError(
             f"{where}: expected a layer that keeps the shape, got {x.shape} {x.dtype} in and {y.shape} {y.dtype} out. "
             f"Make its last layer {x.shape[-1]} wide."
+        )
+
+
+def same_outputs(where: str, one: Any, other: Any) -> None:
+    """Raise ValueError unless two layers of one input have outputs of the same shape and dtype."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        raise ValueError(
+            f"{where}: expected two outputs of the same shape, got {one.shape} {one.dtype} and {other.shape} "
+            f"{other.dtype}. Give both layers the same number of neurons."
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from fnn.core import _checks as checks
+from fnn.core.readings import gradient
 from fnn.core.types import Array, Layer, Params, State
 
 
@@ -19,6 +20,11 @@ def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State
         return (), ()
 
     return init
+
+
+def back_to_x(layer: Layer, params: Params, tape: Any, error: Array) -> Array:
+    """The error at a layer's input, without readings."""
+    return layer.backward(params, tape, error, gradient)[0]
 
 
 def output(layer: Layer, params: Params, state: State, x: Any) -> jax.ShapeDtypeStruct:

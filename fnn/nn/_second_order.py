@@ -43,6 +43,11 @@ def scaled(c: Array, z: Array) -> Array:
     return z[:, :, None] * c * z[:, None, :] if is_exact(c) else jnp.square(z) * c
 
 
+def scaled_by_two(c: Array, u: Array, v: Array) -> Array:
+    """diag(u) c diag(v), for two outputs u and v [n, o] that are multiplied elementwise."""
+    return u[:, :, None] * c * v[:, None, :] if is_exact(c) else u * c * v
+
+
 def through_weights(c: Array, w: Array) -> Array:
     """w c wᵀ, for weights w [i, o]; only its diagonal c (w∘w)ᵀ for a diagonal c."""
     return jnp.einsum("io,nop,jp->nij", w, c, w) if is_exact(c) else c @ jnp.square(w).T
@@ -58,8 +63,23 @@ def both_through(backward: Callable[[Array], Array], c: Array) -> Array:
     return half_through(backward, jnp.swapaxes(half_through(backward, c), 1, 2))
 
 
+def crossing(back_f: Callable[[Array], Array], back_g: Callable[[Array], Array], m: Array) -> Array:
+    """J_fᵀ m J_g + J_gᵀ mᵀ J_f [n, i, i], by the backward passes of two layers of one input, for matrices m [n, o, o].
+
+    For a diagonal m [n, o] its diagonal 2 Σ_k m_k J_f,ki J_g,ki [n, i], by o backward passes of each layer.
+    """
+    if is_exact(m):
+        below = half_through(back_g, jnp.swapaxes(half_through(back_f, m), 1, 2))
+        return below + jnp.swapaxes(below, 1, 2)
+    return 2 * jnp.einsum("nk,nik,nik->ni", m, _transposed_jacobian(back_f, m), _transposed_jacobian(back_g, m))
+
+
+def _transposed_jacobian(backward: Callable[[Array], Array], like: Array) -> Array:
+    """Jᵀ [n, i, o], by o backward passes; like is [n, o]."""
+    n, width = like.shape
+    return half_through(backward, jnp.broadcast_to(jnp.eye(width, dtype=like.dtype)[None], (n, width, width)))
+
+
 def own_slopes(backward: Callable[[Array], Array], like: Array) -> Array:
     """The diagonal ∂y_no/∂x_no [n, o] of a Jacobian, by o backward passes; like is [n, o]."""
-    n, width = like.shape
-    eye = jnp.broadcast_to(jnp.eye(width, dtype=like.dtype)[None], (n, width, width))
-    return diagonal(half_through(backward, eye))
+    return diagonal(_transposed_jacobian(backward, like))

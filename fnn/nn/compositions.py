@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fnn.core import _checks as checks
 from fnn.core.readings import gradient
@@ -25,11 +25,19 @@ class ColumnsTape(NamedTuple):
     """empty arrays [0, o] whose shapes hold the widths, because a tape holds arrays only"""
 
 
+class BranchesTape(NamedTuple):
+    """The tape of `branches`, as that of `columns`."""
+
+    tapes: tuple[Any, ...]
+    widths: tuple[Array, ...]
+
+
 def serial(*layers: Layer) -> Layer:
     """Layers in series, y = f_L(… f_2(f_1(x))); the backward pass runs "back to front", in the lecture's words.
 
     Args:
-        *layers: any number of layers; none gives the identity.
+        *layers: any number of layers; none gives the identity. The same layer twice, ``serial(d, d)``, is two layers
+            with weights of their own, as a layer is a description; ``tied(serial(d, d), {1: 0})`` has one set of them.
 
     Returns:
         A layer whose params, state and tape are tuples in the order of composition.
@@ -153,12 +161,12 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         return jnp.concatenate(errors, axis=1), readings
 
     def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        curves = [partial(checks.curve_of(layer), p, t) for layer, p, t in zip(layers, params, tape.tapes, strict=True)]
-        errors, own, readings = _curve_per_slice(curves, tape, error, c, read)
+        errors, own, readings = _curves(layers, params, tape, error, c, read)
+        joined = jnp.concatenate(errors, axis=1)
         if is_exact(c):
             between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
-            return errors, _with_blocks(between, own, [0, *cuts]), readings
-        return errors, jnp.concatenate(own, axis=1), readings
+            return joined, _with_blocks(between, own, [0, *cuts]), readings
+        return joined, jnp.concatenate(own, axis=1), readings
 
     label = f"columns({', '.join(f'({width}, {layer})' for width, layer in slices)})"
     return Layer(
@@ -173,20 +181,92 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
     )
 
 
-def _split(tape: ColumnsTape, error: Array, axis: int = 1) -> list[Array]:
-    """An array at the outputs, split into the slices' own parts."""
+def branches(*layers: Layer) -> Layer:
+    """One input into several layers, with their outputs joined; ``branches(serial(), f)`` is a block of DenseNet.
+
+    Equations, with J_b the Jacobian of f_b and c = ∂²L/∂y²::
+
+        y = [f_1(x) | f_2(x) | …]              ∂L/∂x = Σ_b (the result of f_b's backward for its ε_b)
+        ∂²L/∂x² = Σ_{a≠b} J_aᵀ c_ab J_b + Σ_b (f_b's own, for c_bb);       for a diagonal c the first sum is 0
+
+    Args:
+        *layers: at least one layer.
+
+    Returns:
+        A layer whose params and state are tuples in the order of the layers.
+
+    Raises:
+        TypeError: an argument that is not a layer.
+        ValueError: no layers.
+
+    Example:
+        >>> from fnn import branches, dense, linear, serial, tanh
+        >>> serial(branches(serial(), dense(8, tanh)), linear(1))
+        serial(branches(serial(), dense(8, tanh)), linear(1))
+    """
+    nn_checks.some_layers("branches", layers)
+    label = f"branches({', '.join(map(str, layers))})"
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        parts = [layer.init(jax.random.fold_in(key, b), x) for b, layer in enumerate(layers)]
+        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        nn_checks.parts(label, len(layers), params=params, state=state)
+        return jnp.concatenate([f.apply(p, s, x) for f, p, s in zip(layers, params, state, strict=True)], axis=1)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, BranchesTape]:
+        nn_checks.parts(label, len(layers), params=params, state=state)
+        parts = enumerate(zip(layers, params, state, strict=True))
+        passes = [layer.forward(p, s, x, jax.random.fold_in(key, b)) for b, (layer, p, s) in parts]
+        ys, states, tapes = zip(*passes, strict=True)
+        return jnp.concatenate(ys, axis=1), states, BranchesTape(tapes, tuple(y[:0] for y in ys))
+
+    def backward(params: Params, tape: BranchesTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
+        errors, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
+        return sum(errors[1:], errors[0]), readings
+
+    def curve(params: Params, tape: BranchesTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        errors, own, readings = _curves(layers, params, tape, error, c, read)
+        below = sum(own[1:], own[0])
+        if is_exact(c):
+            between = jnp.where(_within_parts(tape), 0, c)
+            below += both_through(lambda error: backward(params, tape, error, gradient)[0], between)
+        return sum(errors[1:], errors[0]), below, readings
+
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=layers,
+        with_children=branches,
+    )
+
+
+def _within_parts(tape: BranchesTape) -> Array:
+    """Whether two of the joined outputs are of the same part, bools [1, o, o]."""
+    part = np.concatenate([np.full(y.shape[1], b) for b, y in enumerate(tape.widths)])
+    return jnp.asarray(part[None, :, None] == part[None, None, :])
+
+
+def _split(tape: ColumnsTape | BranchesTape, joined: Array, axis: int = 1) -> list[Array]:
+    """An array at the joined outputs, split into those of the parts."""
     ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(tape.widths))]
-    return jnp.split(error, ends, axis=axis)
+    return jnp.split(joined, ends, axis=axis)
 
 
-def _curve_per_slice(
-    curves: Sequence[Callable], tape: ColumnsTape, error: Array, c: Array, read: Reading
-) -> tuple[Array, Sequence[Array], Any]:
-    """The curves of all slices: the errors joined, the slices' own curvatures, the readings."""
-    own = [_split(tape, row, axis=2)[i] if is_exact(c) else row for i, row in enumerate(_split(tape, c))]
-    below = [curve(e, block, read) for curve, e, block in zip(curves, _split(tape, error), own, strict=True)]
-    errors, own, readings = zip(*below, strict=True)
-    return jnp.concatenate(errors, axis=1), own, readings
+def _curves(
+    layers: Sequence[Layer], params: Params, tape: BranchesTape, error: Array, c: Array, read: Reading
+) -> tuple[tuple[Array, ...], tuple[Array, ...], Any]:
+    """The curves of all parts, each for its own outputs: their errors, their curvatures, their readings."""
+    own = [_split(tape, rows, axis=2)[b] if is_exact(c) else rows for b, rows in enumerate(_split(tape, c))]
+    parts = zip(layers, params, tape.tapes, _split(tape, error), own, strict=True)
+    errors, below, readings = zip(*(checks.curve_of(f)(p, t, e, c_b, read) for f, p, t, e, c_b in parts), strict=True)
+    return errors, below, readings
 
 
 def _with_blocks(c: Array, blocks: Sequence[Array], starts: Sequence[int]) -> Array:

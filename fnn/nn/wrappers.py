@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,8 @@ from fnn.core import _checks as checks
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import output
-from fnn.nn._second_order import half_through, is_exact, own_slopes
+from fnn.nn._common import back_to_x, output
+from fnn.nn._second_order import crossing, half_through, is_exact, own_slopes
 
 
 class RematTape(NamedTuple):
@@ -23,25 +24,36 @@ class RematTape(NamedTuple):
     key: Array
 
 
-def residual(layer: Layer) -> Layer:
+def residual(layer: Layer, projection: Layer | None = None) -> Layer:
     """A shortcut around a layer, y = x + f(x); ∂L/∂x = ε + (the result of f's backward for ε).
+
+    With a projection P, for an f that changes the width, it is y = P(x) + f(x), and P's backward for ε replaces ε.
 
     Second derivatives, with c = ∂²L/∂y² and J = ∂f/∂x; the terms with a single J cross from shortcut to layer::
 
         ∂²L/∂x²  = c + Jᵀc + cJ + (f's own)
         in one pass, for a diagonal c:   c + 2 c∘diag J + (f's own), where diag J costs i backward passes of f,
         i the width of x
+        with a projection:   (P's own) + J_Pᵀ c J + Jᵀ c J_P + (f's own)
 
     Args:
         layer: f, whose output has the shape of its input.
+        projection: P, whose output has the shape of f's, such as ``linear(o, bias=False)``; None for the identity.
 
     Returns:
-        A layer with the params, state and tape of f.
+        A layer with the params, state and tape of f; with a projection, with pairs (of f, of P).
 
     Raises:
-        ValueError: an f that changes the width.
+        ValueError: an f that changes the width, or with a projection, outputs of different widths.
+
+    Example:
+        >>> from fnn import dense, linear, relu, residual
+        >>> residual(dense(64, relu), projection=linear(64, bias=False))
+        residual(dense(64, relu), projection=linear(64, bias=False))
     """
     checks.is_layer("residual", layer)
+    if projection is not None:
+        return _projected(layer, projection)
     label = f"residual({layer})"
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
@@ -75,6 +87,52 @@ def residual(layer: Layer) -> Layer:
         backward=backward,
         curve=curve,
         children=(layer,),
+        with_children=residual,
+    )
+
+
+def _projected(layer: Layer, projection: Layer) -> Layer:
+    """`residual` with a projection."""
+    checks.is_layer("residual", projection)
+    label = f"residual({layer}, projection={projection})"
+    both = layer, projection
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        parts = [part.init(jax.random.fold_in(key, i), x) for i, part in enumerate(both)]
+        nn_checks.same_outputs(label, *(output(part, *own, x) for part, own in zip(both, parts, strict=True)))
+        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        nn_checks.parts(label, 2, params=params, state=state)
+        parts = enumerate(zip(both, params, state, strict=True))
+        passes = [part.forward(p, s, x, jax.random.fold_in(key, i)) for i, (part, p, s) in parts]
+        (y, shortcut), states, tapes = zip(*passes, strict=True)
+        return shortcut + y, states, tapes
+
+    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        parts = zip(both, params, tape, strict=True)
+        (through, shortcut), readings = zip(*(f.backward(p, t, error, read) for f, p, t in parts), strict=True)
+        return shortcut + through, readings
+
+    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        parts = list(zip(both, params, tape, strict=True))
+        errors, own, readings = zip(*(checks.curve_of(f)(p, t, error, c, read) for f, p, t in parts), strict=True)
+        between = crossing(*(partial(back_to_x, *part) for part in parts), c)
+        return errors[1] + errors[0], own[1] + between + own[0], readings
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        nn_checks.parts(label, 2, params=params, state=state)
+        y, shortcut = (part.apply(p, s, x) for part, p, s in zip(both, params, state, strict=True))
+        return shortcut + y
+
+    return Layer(
+        label=label,
+        init=init,
+        apply=apply,
+        forward=forward,
+        backward=backward,
+        curve=curve,
+        children=both,
         with_children=residual,
     )
 

@@ -49,3 +49,14 @@ def needs_params(where: str, params: Any) -> None:
     """Raise ValueError if the params are missing in an update that depends on them."""
     if params is None:
         raise ValueError(f"{where}: expected the weights, got None. Call update(gradient, state, params).")
+
+
+def makes_steps(where: str, optimizer: Any) -> None:
+    """Raise ValueError for a transform without an optimizer: its updates are gradients and would increase the loss."""
+    checks.is_optimizer(where, optimizer)
+    takes, steps = checks.role(optimizer)
+    if takes and not steps:
+        raise ValueError(
+            f"{where}: expected an optimizer that makes steps, got {optimizer}, whose updates are still gradients and "
+            f"would increase the loss. Put an optimizer behind it: chain({optimizer}, sgd(0.1))."
+        )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._trees import Part, leaves_by_path, subtree
 from fnn.core.types import Optimizer, Params
 from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers._protocol import updated
 from fnn.optimizers.transforms import chain
 
 Mask = Any
@@ -51,13 +53,14 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
     def init(params: Params) -> Any:
         return optimizer.init(chosen(params, params))
 
-    def update(gradient: Params, state: Any, params: Params = None) -> tuple[Any, Any]:
+    def update(gradient: Params, state: Any, params: Params = None, **extra: Any) -> tuple[Any, Any]:
         shaped = gradient if params is None else params
         some = None if params is None else chosen(params, params)
         gradients = chosen(gradient, shaped)
         if not jax.tree.leaves(gradients):  # params of one array, which None for it would leave out altogether
             return gradient, state
-        updates, state = optimizer.update(gradients, state, some)
+        value = {name: extra[name] for name in ("value",) if name in extra}  # the others are of all params
+        updates, state = updated(optimizer, gradients, state, some, value)
         merged = jax.tree.map(
             lambda new, old: old if new is None else new,
             updates,
@@ -124,6 +127,71 @@ def freeze(optimizer: Any, mask: Mask) -> Optimizer:
         takes=takes,
         steps=steps,
     )
+
+
+def by_part(optimizers: Mapping[Any, Any], otherwise: Any = None) -> Optimizer:
+    """Another optimizer, or another rate, for each part of the network; every weight belongs to exactly one part.
+
+    Args:
+        optimizers: maps parts to optimizers: ``{0: sgd(0.01), (1, "b"): sgd(0.1)}``, with parts as in `mask_of_parts`,
+            or functions from params to a mask: ``{weights_only: adam(0.01)}``.
+        otherwise: the optimizer of the weights in no part. Without it there must be none.
+
+    Raises:
+        ValueError: in init and update, a weight in several parts, or in none without `otherwise`; a part that the
+            params do not have.
+
+    Example:
+        >>> from fnn import adam, sgd, weights_only
+        >>> by_part({0: sgd(0.001)}, otherwise=adam(0.01))
+        by_part({0: sgd(0.001)}, otherwise=adam(0.01))
+    """
+    if not isinstance(optimizers, Mapping):
+        raise TypeError(
+            f"by_part: expected a dict from parts to optimizers, got {checks.shown(optimizers)}. Write "
+            "by_part({0: sgd(0.1)}, otherwise=…)."
+        )
+    for optimizer in (*optimizers.values(), *([] if otherwise is None else [otherwise])):
+        optimizers_checks.makes_steps("by_part", optimizer)
+
+    def mask_of(part: Any, params: Params) -> Mask:
+        return part(params) if callable(part) else mask_of_parts(params, [part])
+
+    def chosen(params: Params) -> list[Mask]:
+        masks = [mask_of(part, params) for part in optimizers]
+        for mask in masks:
+            optimizers_checks.is_mask("by_part", mask, params)
+        count = jax.tree.map(lambda _, *flags: sum(map(bool, flags)), params, *masks)
+        _in_one_part(count, needs_one=otherwise is None)
+        return masks if otherwise is None else [*masks, jax.tree.map(lambda parts: parts == 0, count)]
+
+    def links(params: Params) -> Optimizer:
+        makers = [*optimizers.values(), *([] if otherwise is None else [otherwise])]
+        return chain(*(masked(maker, mask) for maker, mask in zip(makers, chosen(params), strict=True)))
+
+    def update(gradient: Params, state: Any, params: Params = None, **extra: Any) -> tuple[Any, Any]:
+        return links(gradient if params is None else params).update(gradient, state, params, **extra)
+
+    names = {part.__name__ if callable(part) else part: optimizer for part, optimizer in optimizers.items()}
+    return Optimizer(
+        init=lambda params: links(params).init(params),
+        update=update,
+        label=call_repr("by_part", names, otherwise=(otherwise, None)),
+        takes="all",
+        steps="all",
+    )
+
+
+def _in_one_part(count: Any, needs_one: bool) -> None:
+    """Raise ValueError unless every leaf is in one part, or in at most one."""
+    for path, parts in jax.tree.leaves_with_path(count):
+        name = keystr(path, simple=True, separator=".")
+        if parts > 1:
+            raise ValueError(
+                f"by_part: expected each weight in one part, got {name} in {parts}. Remove it from all but one."
+            )
+        if needs_one and parts == 0:
+            raise ValueError(f"by_part: expected each weight in one part, got {name} in none. Pass otherwise=….")
 
 
 _STILL = Optimizer(

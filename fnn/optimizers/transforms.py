@@ -24,6 +24,7 @@ from fnn.core.types import Array, Optimizer, Params
 from fnn.nn import _checks as nn_checks
 from fnn.optimizers import _checks as optimizers_checks
 from fnn.optimizers._arithmetic import each
+from fnn.optimizers._protocol import updated
 
 
 def apply_updates(params: Params, updates: Any) -> Params:
@@ -59,11 +60,11 @@ def chain(*optimizers: Any) -> Optimizer:
     def init(params: Params) -> tuple:
         return tuple(optimizer.init(params) for optimizer in optimizers)
 
-    def update(gradient: Params, state: tuple, params: Params = None) -> tuple[Any, tuple]:
+    def update(gradient: Params, state: tuple, params: Params = None, **extra: Any) -> tuple[Any, tuple]:
         nn_checks.parts("chain", len(optimizers), state=state)
         states = []
         for optimizer, part in zip(optimizers, state, strict=True):
-            gradient, part = optimizer.update(gradient, part, params)
+            gradient, part = updated(optimizer, gradient, part, params, extra)
             states.append(part)
         return gradient, tuple(states)
 

@@ -16,6 +16,7 @@ from fnn.core._labels import call_repr
 from fnn.core._numerics import wide
 from fnn.core.types import Array, Optimizer, Params, TrainState
 from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers._protocol import updated
 from fnn.optimizers.masks import Mask, weights_only
 from fnn.pruning import _checks as pruning_checks
 
@@ -179,10 +180,10 @@ def sparse(optimizer: Any) -> Optimizer:
     def init(params: Params) -> SparseState:
         return SparseState(all_links(params), optimizer.init(params))
 
-    def update(gradient: Params, state: SparseState, params: Params = None) -> tuple[Any, SparseState]:
+    def update(gradient: Params, state: SparseState, params: Params = None, **extra: Any) -> tuple[Any, SparseState]:
         optimizers_checks.is_state("sparse", state, SparseState)
         optimizers_checks.needs_params("sparse", params)
-        updates, inner = optimizer.update(_where(state.links, gradient), state.inner, params)
+        updates, inner = updated(optimizer, _where(state.links, gradient), state.inner, params, extra)
         kept_or_back = lambda left, u, w: jnp.where(left, u, -w.astype(u.dtype))  # noqa: E731
         return jax.tree.map(kept_or_back, state.links, updates, params), SparseState(state.links, inner)
 

@@ -19,9 +19,10 @@ from fnn.training.diagnosis import (
 from fnn.training.fitting import Fitted, fit
 from fnn.training.metrics import GradientStep, Metric
 from fnn.training.online import Learned, learn_online
-from fnn.training.resumable import resumable_sweep
+from fnn.training.resumable import resumable_fit, resumable_sweep
 from fnn.training.stopping import EarlyStop, Stability, train_until_stable, train_with_early_stopping
 from fnn.training.sweeps import sweep
+from fnn.training.tables import tidy
 from fnn.training.trainers import train, trainer
 
 __all__ = [
@@ -46,10 +47,12 @@ __all__ = [
     "load",
     "overfitting_gap",
     "propagation_report",
+    "resumable_fit",
     "resumable_sweep",
     "saturated",
     "save",
     "sweep",
+    "tidy",
     "train",
     "train_until_stable",
     "train_with_early_stopping",

@@ -110,14 +110,3 @@ def is_trainer(where: str, value: Any) -> None:
             f"{where}: expected a Trainer as the first argument, got {type(value).__name__}. Make one by "
             f"trainer(net, loss, optimizer) and call {where}(trainer, state, data, …)."
         )
-
-
-def makes_steps(where: str, optimizer: Any) -> None:
-    """Raise ValueError for a transform without an optimizer: its updates are gradients and would increase the loss."""
-    checks.is_optimizer(where, optimizer)
-    takes, steps = checks.role(optimizer)
-    if takes and not steps:
-        raise ValueError(
-            f"{where}: expected an optimizer that makes steps, got {optimizer}, whose updates are still gradients and "
-            f"would increase the loss. Put an optimizer behind it: chain({optimizer}, sgd(0.1))."
-        )

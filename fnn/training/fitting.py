@@ -27,19 +27,10 @@ class Fitted(NamedTuple):
     """for each chunk: "step" at its end, the means of the metrics, and "validation" if requested"""
     stopped: str
     """"steps", "early stop", "diverged" (a loss or a weight that is not finite), "interrupted" (Ctrl-C) or "preempted"
-    (SIGTERM)"""
+    (SIGTERM), "on_chunk" if that returned True"""
     best: TrainState
     """the state with the lowest validation value, or the initial one if all values were NaN; without validation, the
     last whose loss and weights are finite"""
-
-
-class _Best(NamedTuple):
-    """The best state so far."""
-
-    state: TrainState
-    validation: Any = np.inf
-    waited: int = 0
-    """chunks since then"""
 
 
 def fit(
@@ -51,14 +42,15 @@ def fit(
     chunk: int = 500,
     validate: Callable[[TrainState], Array] | None = None,
     patience: int | None = None,
+    on_chunk: Callable[[TrainState, dict[str, Any]], Any] | None = None,
     progress: bool | None = None,
 ) -> Fitted:
     """Train in compiled chunks with a progress bar and early stopping; an early end loses no finished chunk.
 
     Ctrl-C and SIGTERM, by which schedulers announce the end of a process, take effect after the current chunk; the
-    program then continues after `fit` and can save. An error in a chunk or in `validate` carries the result so far:
-    ``error.done``, a `Fitted`. Each chunk reuses the buffers of the state before it, so params and averages are in
-    memory once, and once more for the best state; the state passed by the caller stays usable.
+    program then continues after `fit` and can save. An error in a chunk, in `validate` or in `on_chunk` carries the
+    result so far: ``error.done``, a `Fitted`. Each chunk reuses the buffers of the state before it, so params and
+    averages are in memory once, and once more for the best state; the state passed by the caller stays usable.
 
     Args:
         trainer: a `Trainer`.
@@ -68,10 +60,13 @@ def fit(
         chunk: steps between two checks of metrics, validation and signals.
         validate: ``(state: TrainState) -> scalar``, lower is better, called after each chunk: a held-out loss.
         patience: stop after this many chunks without a new lowest validation value.
+        on_chunk: ``(state: TrainState, row: dict) -> None``, called on the host after each chunk, with the row of the
+            history that the chunk adds: to log, plot or save. It may end the training by returning True. The next chunk
+            reuses the state's buffers, so copy what you keep: ``jax.device_get(state)``.
         progress: whether to show a progress bar, by rich; by default if rich is installed.
 
     Returns:
-        A `Fitted`, also after Ctrl-C.
+        A `Fitted`, also after Ctrl-C. See `resumable_fit` for a run that survives the end of its process.
 
     Raises:
         TypeError: `trainer` is not a trainer; a call inside `jit`, `vmap` or `grad`.
@@ -83,44 +78,117 @@ def fit(
         >>> from fnn import fit, linear, sgd, squared, trainer
         >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
-        >>> done = fit(learn, learn.init(jax.random.key(0), data), data, 100, chunk=40, progress=False)
+        >>> show = lambda state, row: print(row["step"], row["loss"].round(4))
+        >>> done = fit(learn, learn.init(jax.random.key(0), data), data, 100, chunk=40, on_chunk=show, progress=False)
+        40 0.0191
+        80 0.0
+        100 0.0
         >>> done.stopped, done.history["step"]
         ('steps', array([ 40,  80, 100]))
     """
-    training_checks.is_trainer("fit", trainer)
-    steps = checks.count("steps", steps)
-    chunk = training_checks.steps("chunk", chunk)
-    measure = _measure(validate, patience, state)
-    training_checks.outside_a_trace("fit", "train or train_with_early_stopping")
-    training_checks.reports_loss("fit", jax.eval_shape(trainer.step, state, data)[1])
-    history: list[dict[str, Any]] = []
-    first = int(state.step)
-    done = 0
-    best = _Best(state)
+    plan = Plan.of("fit", trainer, state, data, steps, chunk, validate, patience, on_chunk)
+    return plan.run(Run(state, state), progress)
 
-    def fitted(stopped: str) -> Fitted:
-        columns = jax.tree.map(lambda *rows: np.stack(rows), *history) if history else {}
-        return Fitted(best.state if _is_donated(state) else state, columns, stopped, best.state)
 
-    with keeping(fitted) as ending, progress_bar(steps, progress) as show:
-        state = _copied(state)  # the caller's state is never donated
-        while not ending.stopped and done < steps:
-            with ending.held():
-                state, metrics = _chunk(trainer, state, data, min(chunk, steps - done))
-                done = min(steps, done + chunk)
-                row = {"step": first + done} | jax.tree.map(np.asarray, metrics)
-                if measure is not None:
-                    row["validation"] = np.asarray(measure(state))
-                history.append(row)
-                finite = np.isfinite(row["loss"]) and bool(is_finite(state.params))
-                is_better = finite and (measure is None or row["validation"] < best.validation)
-                best = _Best(_copied(state), row.get("validation")) if is_better else _one_more(best)
-            show(row, done)
-            if not finite:
-                ending.stopped = "diverged"
-            elif patience is not None and best.waited >= patience:
-                ending.stopped = "early stop"
-    return fitted(ending.stopped or "steps")
+class Run(NamedTuple):
+    """A run of `fit` after some chunks."""
+
+    state: TrainState
+    best: TrainState
+    lowest: Any = np.inf
+    """the validation value of the best state"""
+    waited: int = 0
+    """chunks since the best state"""
+    finite: bool = True
+    """whether the last loss and all weights are finite"""
+    done: int = 0
+    """steps"""
+    rows: tuple[dict[str, Any], ...] = ()
+    """the history, one row for each chunk"""
+
+    def columns(self) -> dict[str, Any]:
+        """The history, one array for each metric."""
+        return jax.tree.map(lambda *rows: np.stack(rows), *self.rows) if self.rows else {}
+
+
+class Plan(NamedTuple):
+    """The arguments of `fit`, checked."""
+
+    trainer: Trainer
+    data: Batch
+    steps: int
+    chunk: int
+    measure: Callable[[TrainState], Array] | None
+    """`validate`, compiled"""
+    patience: int | None
+    on_chunk: Callable[[TrainState, dict[str, Any]], Any] | None
+    first: int
+    """the number of the first step"""
+
+    @classmethod
+    def of(
+        cls,
+        where: str,
+        trainer: Trainer,
+        state: TrainState,
+        data: Batch,
+        steps: int,
+        chunk: int,
+        validate: Any,
+        patience: int | None,
+        on_chunk: Any,
+    ) -> Plan:
+        """The plan of a call; raises TypeError or ValueError for arguments that cannot be run."""
+        training_checks.is_trainer(where, trainer)
+        steps = checks.count("steps", steps)
+        chunk = training_checks.steps("chunk", chunk)
+        measure = _measure(where, validate, patience, state)
+        if on_chunk is not None:
+            checks.is_function("on_chunk", on_chunk)
+        training_checks.outside_a_trace(where, "train or train_with_early_stopping")
+        training_checks.reports_loss(where, jax.eval_shape(trainer.step, state, data)[1])
+        return cls(trainer, data, steps, chunk, measure, patience, on_chunk, int(state.step))
+
+    def run(self, run: Run, progress: bool | None, store: Callable[[Run], None] | None = None) -> Fitted:
+        """Continue a run to its end; `store` is called after each chunk, without being interrupted by signals."""
+
+        def fitted(stopped: str) -> Fitted:
+            return Fitted(run.best if _is_donated(run.state) else run.state, run.columns(), stopped, run.best)
+
+        with keeping(fitted) as ending, progress_bar(self.steps, progress) as show:
+            run = run._replace(state=_copied(run.state))  # the caller's state is never donated
+            while not ending.stopped and not self.end(run):
+                with ending.held():
+                    length = min(self.chunk - run.done % self.chunk, self.steps - run.done)
+                    state, metrics = _chunk(self.trainer, run.state, self.data, length)
+                    run = run._replace(state=state)  # kept if `validate` fails
+                    run = self.judged(run, metrics, length)
+                    if store is not None:
+                        store(run)
+                show(run.rows[-1], run.done)
+                if self.on_chunk is not None and self.on_chunk(run.state, run.rows[-1]) is True:
+                    ending.stopped = "on_chunk"
+        return fitted(ending.stopped or self.end(run))
+
+    def end(self, run: Run) -> str:
+        """The reason for which a run ends here; empty if it goes on."""
+        if not run.finite:
+            return "diverged"
+        if self.patience is not None and run.waited >= self.patience:
+            return "early stop"
+        return "steps" if run.done >= self.steps else ""
+
+    def judged(self, run: Run, metrics: Any, length: int) -> Run:
+        """A run whose state is that after one more chunk, with its row of the history, and whether it is the best."""
+        state, done = run.state, run.done + length
+        row = {"step": np.int64(self.first + done)} | jax.tree.map(np.asarray, metrics)
+        if self.measure is not None:
+            row["validation"] = np.asarray(self.measure(state))
+        finite = bool(np.isfinite(row["loss"])) and bool(is_finite(state.params))
+        run = Run(state, run.best, run.lowest, run.waited + 1, finite, done, (*run.rows, row))
+        if finite and (self.measure is None or row["validation"] < run.lowest):
+            run = run._replace(best=_copied(state), lowest=row.get("validation", np.inf), waited=0)
+        return run
 
 
 @partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
@@ -139,12 +207,7 @@ def _copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 
-def _one_more(best: _Best) -> _Best:
-    """The best state after one more chunk that was not better."""
-    return best._replace(waited=best.waited + 1)
-
-
-def _measure(validate: Any, patience: Any, state: TrainState) -> Any:
+def _measure(where: str, validate: Any, patience: Any, state: TrainState) -> Any:
     """`validate` compiled, or None; raises ValueError unless it returns a scalar, and for a patience without it."""
     if patience is not None:
         checks.count("patience", patience)
@@ -153,7 +216,7 @@ def _measure(validate: Any, patience: Any, state: TrainState) -> Any:
         return jax.jit(validate)
     if patience is not None:
         raise ValueError(
-            f"fit: expected validate together with patience, got patience={patience!r} without it. Pass validate, a "
-            "function of the TrainState -> held-out loss."
+            f"{where}: expected validate together with patience, got patience={patience!r} without it. Pass validate, "
+            "a function of the TrainState -> held-out loss."
         )
     return None

@@ -1,20 +1,19 @@
-"""Resumable sweeps, run in pieces that are stored on disk as soon as they are finished.
+"""Sweeps and fits that go on after the end of their process: the same call, with the same folder, resumes them.
 
-The folder contains ``sweep.json``, which identifies the sweep, and ``piece-0000.npz`` and so on, one for each finished
-piece, with its number and the mark of its sweep. All files are written completely or not at all. Files damaged all the
-same, by a disk or by hand, are named in a warning and made again.
+The folder of a sweep contains ``sweep.json``, which identifies it, and ``piece-0000.npz`` and so on, one for each
+finished piece; the folder of a fit contains ``fit.json`` and its last chunks, ``chunk-0012.npz``. Files are written
+completely or not at all, and every one of them has the mark of its run. Those damaged all the same, by a disk or by
+hand, are named in a warning and made again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +21,15 @@ import numpy as np
 from jax.tree_util import keystr
 
 from fnn.core import _checks as checks
-from fnn.core._trees import is_key
-from fnn.core.types import Array
+from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
-from fnn.training._files import create, remove_stale, write
+from fnn.training._claims import Claim, identity_of_array, identity_of_program, identity_of_tree
+from fnn.training._grids import Grid
 from fnn.training._progress import progress_bar
-from fnn.training.checkpoints import load, save
 from fnn.training.devices import Device
-from fnn.training.sweeps import Grid, run_rows
+from fnn.training.fitting import Fitted, Plan, Run
+from fnn.training.sweeps import run_rows
+from fnn.training.trainers import train
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -40,9 +40,11 @@ def resumable_sweep(
     experiment: Callable[..., Any],
     keys: Array,
     *,
+    zipped: Mapping[str, Any] | None = None,
     pieces: int = 20,
     devices: Sequence[Device] | None = None,
     at_once: int | None = None,
+    coordinates: bool = False,
     progress: bool | None = None,
     **hyper: Any,
 ) -> Any:
@@ -57,9 +59,11 @@ def resumable_sweep(
         folder: the folder of the pieces; created if it does not exist.
         experiment: as in `sweep`.
         keys: as in `sweep`.
+        zipped: as in `sweep`.
         pieces: number of pieces the rows are divided into; at most one per row.
         devices: as in `sweep`.
         at_once: as in `sweep`.
+        coordinates: as in `sweep`.
         progress: whether to show a progress bar with the time left, by rich; by default if rich is installed.
         **hyper: as in `sweep`.
 
@@ -80,24 +84,24 @@ def resumable_sweep(
         ...     resumable_sweep(folder, experiment, keys, eta=[1.0, 2.0], progress=False).shape
         (4, 2, 3)
     """
-    grid = Grid.of(experiment, keys, hyper)
+    grid = Grid.of(experiment, keys, zipped, hyper)
     devices = training_checks.some_devices(jax.local_devices() if devices is None else devices)
     at_once = None if at_once is None else checks.count("at_once", at_once)
     length = -(-grid.size // checks.count("pieces", pieces))
     numbers = [np.arange(first, first + length) for first in range(0, grid.size, length)]
     rows = grid.rows(np.arange(length) % grid.size)
-    traced, result = jax.make_jaxpr(grid.row, return_shape=True)(tuple(axis[0] for axis in rows))
+    traced, result = jax.make_jaxpr(grid.row, return_shape=True)(jax.tree.map(itemgetter(0), rows))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), result)
-    identity = _identity(grid, traced, result) | {"rows": grid.size, "pieces": len(numbers)}
-    sweep = _Folder(Path(folder), identity)
-    sweep.claim()
+    identity = _identity_of_sweep(grid, traced, result) | {"rows": grid.size, "pieces": len(numbers)}
+    claim = Claim(Path(folder), "sweep", "piece", identity)
+    claim.take()
 
     def piece(number: int) -> Any:
-        found = sweep.piece(number, like)
+        found = claim.read(number, like, "is computed again")
         if found is None:
             rows = grid.rows(np.minimum(numbers[number], grid.size - 1))  # the last piece is filled up
             found = run_rows(grid, rows, devices, at_once)
-            sweep.store(number, found)
+            claim.store(number, found)
         return found
 
     with progress_bar(grid.size, progress) as show:
@@ -106,172 +110,149 @@ def resumable_sweep(
             show({}, min(grid.size, (number + 1) * length))
     found = [piece(number) for number in range(len(numbers))]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: grid.size], *found)
-    return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), whole)
+    results = jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), whole)
+    return (results, grid.coordinates()) if coordinates else results
 
 
-class _Folder(NamedTuple):
-    """The folder of a sweep and the identity of the sweep."""
+def resumable_fit(
+    folder: str | os.PathLike[str],
+    trainer: Trainer,
+    state: TrainState,
+    data: Batch,
+    steps: int,
+    *,
+    keep: int = 2,
+    chunk: int = 500,
+    validate: Callable[[TrainState], Array] | None = None,
+    patience: int | None = None,
+    on_chunk: Callable[[TrainState, dict[str, Any]], Any] | None = None,
+    progress: bool | None = None,
+) -> Fitted:
+    """A `fit` that is stored after each chunk: after Ctrl-C, SIGTERM or a crash the same call resumes it.
 
-    folder: Path
-    identity: dict[str, Any]
+    It ends with the same bits as a fit that was never interrupted: state, history, best state and patience. A run that
+    has reached its end is returned as it is, unless `steps` or `patience` have grown. The call recognises its run by
+    the first state, the data, the length of a chunk and the programs that JAX traces from the trainer and `validate`;
+    a folder of another run raises ValueError. A damaged file is named in a warning, and the run resumes from the one
+    before it.
 
-    @property
-    def note(self) -> bytes:
-        """The content of ``sweep.json``."""
-        return (json.dumps(self.identity, indent=1) + "\n").encode()
+    Args:
+        folder: the folder of the run; created if it does not exist.
+        trainer: as in `fit`.
+        state: the state to start from, the same in every call.
+        data: as in `fit`.
+        steps: gradient steps to take in all, those of earlier calls included.
+        keep: how many of the last chunks to keep on disk.
+        chunk: as in `fit`; the steps that a crash can cost.
+        validate: as in `fit`.
+        patience: as in `fit`.
+        on_chunk: as in `fit`, called for the chunks of this call, each after it is stored.
+        progress: as in `fit`.
 
-    @property
-    def mark(self) -> np.ndarray:
-        """A hash of the identity, stored in every piece."""
-        return np.frombuffer(hashlib.sha256(self.note).digest(), np.uint8)
+    Returns:
+        The result of `fit`.
 
-    def claim(self) -> None:
-        """Mark the folder as this sweep's, after checking that it is not another's."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        remove_stale(self.folder)
-        note = self.folder / "sweep.json"
-        if not note.exists():
-            _no_foreign_files(self.folder, self._foreign_files())
-            _proven(self.folder, self._doubt())
-            create(note, self.note)
-        text = note.read_bytes()
-        try:
-            found = json.loads(text)
-        except ValueError:
-            found = None
-        if found == self.identity:
-            return
-        has_proof = bool(self._pieces()) and not self._doubt()
-        if isinstance(found, dict) and found.keys() == self.identity.keys() and not has_proof:
-            _same_sweep(self.folder, found, self.identity)
-        if not (self._pieces() or self.note.startswith(text)):
-            _proven(self.folder, "without pieces the file may belong to another program")
-        _proven(self.folder, self._doubt())
-        warnings.warn(f"resumable_sweep: {note} is damaged and is written again; its sweep is this one", stacklevel=3)
-        write(note, self.note)
+    Raises:
+        TypeError, ValueError: as in `fit`.
+        ValueError: a folder with another run, with foreign files, or with more than `steps` steps.
+        OSError: the folder cannot be written, such as on a full disk; the same call resumes when there is room.
 
-    def piece(self, number: int, like: Any) -> Any:
-        """The results of a piece; None if it does not exist or, with a warning, is damaged or another piece."""
-        path = self._path(number)
-        try:
-            found = load(path, {"results": like, "number": np.array(number), "sweep": self.mark})
-            _is_piece(found, number, self.mark)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            why = str(error).splitlines()[0]
-            warnings.warn(f"resumable_sweep: {path} is computed again: {why}", stacklevel=4)
-            return None
-        return found["results"]
+    Example:
+        >>> import jax, jax.numpy as jnp, tempfile
+        >>> from fnn import linear, sgd, squared, trainer
+        >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
+        >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
+        >>> state = learn.init(jax.random.key(0), data)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for steps in (20, 60):
+        ...         done = resumable_fit(folder, learn, state, data, steps, chunk=20, progress=False)
+        ...         print(done.history["step"])
+        [20]
+        [20 40 60]
+    """
+    plan = Plan.of("resumable_fit", trainer, state, data, steps, chunk, validate, patience, on_chunk)
+    keep = checks.count("keep", keep)
+    claim = Claim(Path(folder), "fit", "chunk", _identity_of_fit(plan, state))
+    claim.take()
 
-    def store(self, number: int, results: Any) -> None:
-        """Write a piece."""
-        save(self._path(number), {"results": results, "number": np.array(number), "sweep": self.mark})
+    def store(run: Run) -> None:
+        number = len(run.rows)
+        claim.store(number, _as_arrays(run))
+        for old in claim.numbers():
+            if not number - keep < old <= number:
+                claim.path(old).unlink(missing_ok=True)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"piece-{number:04d}.npz"
+    def stored() -> Run:
+        for number in reversed(claim.numbers()):
+            found = claim.read(number, _like(plan, state, number), "is passed over")
+            if found is not None:
+                return _as_run(found, state)
+        return Run(state, state)
 
-    def _pieces(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if _PIECE.fullmatch(path.name)]
-
-    def _foreign_files(self) -> list[Path]:
-        """Files that belong neither to a sweep nor to the system."""
-        return [path for path in self.folder.iterdir() if not (_PIECE.fullmatch(path.name) or _OTHERS.match(path.name))]
-
-    def _doubt(self) -> str:
-        """The reason why the pieces do not prove the folder to be this sweep's; empty if they do or there are none."""
-        pieces = self._pieces()
-        proven = False
-        for path in pieces:
-            try:
-                mark = load(path)["sweep"]
-            except (ValueError, KeyError):
-                continue
-            if not np.array_equal(mark, self.mark):
-                return f"{path.name} is of another sweep"
-            proven = True
-        return "" if proven or not pieces else "no readable piece identifies its sweep"
-
-
-_PIECE = re.compile(r"piece-\d{4,}\.npz")
-
-_OTHERS = re.compile(r"\.|(sweep\.json|sweep\.draft|desktop\.ini|thumbs\.db)$", re.IGNORECASE)
+    run = stored()
+    if run.done > plan.steps:
+        raise ValueError(
+            f"resumable_fit: expected at most steps={plan.steps} steps in {folder}, got {run.done}. Pass "
+            f"steps={run.done} or more, or use another folder."
+        )
+    return plan.run(run, progress, store)
 
 
-def _identity(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
+def _as_arrays(run: Run) -> dict[str, Any]:
+    """A run as a pytree of arrays."""
+    numbers = {"lowest": float(run.lowest), "waited": run.waited, "finite": run.finite, "done": run.done}
+    numbers = {name: np.array(number) for name, number in numbers.items()}
+    return {"state": run.state, "best": run.best, "history": run.columns(), **numbers}
+
+
+def _as_run(found: dict[str, Any], state: TrainState) -> Run:
+    """The run of `_as_arrays`, on the devices of a state."""
+    numbers = {name: found[name].item() for name in ("lowest", "waited", "finite", "done")}
+    history = found["history"]
+    rows = tuple(jax.tree.map(itemgetter(at), history) for at in range(len(history["step"])))
+    return Run(_placed(found["state"], state), _placed(found["best"], state), **numbers, rows=rows)
+
+
+def _placed(found: TrainState, state: TrainState) -> TrainState:
+    """A state on the devices of another, as far as those were chosen by the user."""
+
+    def at_leaf(leaf: Array, like: Any) -> Array:
+        return jax.device_put(leaf, like.sharding) if getattr(like, "committed", False) else leaf
+
+    return jax.tree.map(at_leaf, found, state)
+
+
+def _like(plan: Plan, state: TrainState, chunks: int) -> dict[str, Any]:
+    """The structure, shapes and dtypes of `_as_arrays` after some chunks."""
+    after, row = jax.eval_shape(partial(train, plan.trainer, steps=plan.chunk), state, plan.data)
+    row |= {"step": jax.ShapeDtypeStruct((), np.int64)}
+    if plan.measure is not None:
+        row |= {"validation": jax.eval_shape(plan.measure, after)}
+    history = jax.tree.map(lambda leaf: np.empty((chunks, *leaf.shape), leaf.dtype), row)
+    return _as_arrays(Run(after, after)) | {"history": history}
+
+
+def _identity_of_sweep(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
     """The identity of a sweep: a description, and hashes of the keys, the values, and the program with its arrays."""
-    program = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)).encode()  # without the addresses in its text
     leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(result)}
     return {
-        "keys": _array(grid.keys),
-        "values": {name: _array(array) for name, array in zip(grid.names, grid.values, strict=True)},
+        "keys": identity_of_array(grid.keys),
+        **({"zipped": identity_of_tree(grid.zipped)} if grid.zipped else {}),
+        "values": {name: identity_of_array(values) for name, values in grid.values.items()},
         "results": {name: f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in leaves.items()},
-        "experiment": {"hash": _hash(program, *(str(_array(array)).encode() for array in traced.consts))},
+        "experiment": identity_of_program(traced),
     }
 
 
-def _array(array: Any) -> dict[str, str]:
-    has_keys = is_key(jnp.asarray(array))
-    plain = np.asarray(jax.random.key_data(array) if has_keys else array)
-    dtype = str(array.dtype if has_keys else plain.dtype)
-    return {"dtype": dtype, "shape": str(list(jnp.shape(array))), "hash": _hash(plain.tobytes())}
-
-
-def _hash(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8) + part)
-    return digest.hexdigest()
-
-
-def _same_sweep(folder: Any, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ValueError if an earlier call made the folder for another sweep."""
-    if differences := _differences(found, wanted):
-        raise ValueError(
-            f"resumable_sweep: expected this sweep in {folder}, got another sweep: {'; '.join(differences)}. Use "
-            "another folder, or empty this one."
-        )
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> list[str]:
-    """The differences of two identities in words; of hashes, only that they differ."""
-    lines = []
-    for name in [*wanted, *(name for name in found if name not in wanted)]:
-        old = found.get(name)
-        new = wanted.get(name)
-        path = f"{place} {name}".strip()
-        if old == new:
-            continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += _differences(old, new, path)
-        elif name == "hash":
-            lines += [] if lines else [f"another {place}" if place == "experiment" else f"other {place}"]
-        else:
-            lines.append(f"{path}: {'none' if old is None else old} there, {'none' if new is None else new} here")
-    return lines
-
-
-def _no_foreign_files(folder: Path, foreign: Sequence[Path]) -> None:
-    """Raise ValueError for a folder with files of other programs."""
-    if foreign:
-        raise ValueError(
-            f"resumable_sweep: expected an empty folder or one of a sweep, got {folder} with "
-            f"{', '.join(sorted(path.name for path in foreign)[:3])}. Use another folder, or empty this one."
-        )
-
-
-def _proven(folder: Path, doubt: str) -> None:
-    """Raise ValueError if there is a doubt that a folder without a readable note is this sweep's."""
-    if doubt:
-        raise ValueError(
-            f"resumable_sweep: expected {folder}/sweep.json, got none or a damaged one, and {doubt}. Use another "
-            "folder, or empty this one."
-        )
-
-
-def _is_piece(found: Mapping[str, Any], number: int, mark: np.ndarray) -> None:
-    """Raise ValueError unless a piece belongs to this sweep and has this number."""
-    if not np.array_equal(found["sweep"], mark):
-        raise ValueError("it is of another sweep")
-    if int(found["number"]) != number:
-        raise ValueError(f"it is piece {int(found['number'])}")
+def _identity_of_fit(plan: Plan, state: TrainState) -> dict[str, Any]:
+    """The identity of a fit: hashes of its first state, its data, and its programs with their arrays."""
+    validate = {"hash": "none"}
+    if plan.measure is not None:
+        validate = identity_of_program(jax.make_jaxpr(plan.measure)(state))
+    return {
+        "state": identity_of_tree(state),
+        "data": identity_of_tree(plan.data),
+        "chunk": plan.chunk,
+        "trainer": identity_of_program(jax.make_jaxpr(plan.trainer.step)(state, plan.data)),
+        "validate": validate,
+    }

@@ -8,9 +8,9 @@ by `jax.vmap` within a chunk. On a CPU every core is a device after `fnn.use_cor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from math import prod
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -20,9 +20,9 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from fnn.core import _checks as checks
-from fnn.core._trees import is_key
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
+from fnn.training._grids import Grid, Rows
 from fnn.training.devices import Device
 
 if TYPE_CHECKING:  # where they are used, for jax.extend costs as much as a package of fnn to import
@@ -37,8 +37,10 @@ def sweep(
     experiment: Callable[..., Any],
     keys: Array,
     *,
+    zipped: Mapping[str, Any] | None = None,
     devices: Sequence[Device] | None = None,
     at_once: int | None = None,
+    coordinates: bool = False,
     **hyper: Any,
 ) -> Any:
     """The experiment for every key and every combination of hyper-parameters, in one compiled call.
@@ -48,25 +50,32 @@ def sweep(
     or values, inside `jit` or `vmap`, the sweep becomes part of that program, on its device.
 
     Args:
-        experiment: a pure function ``(key, **hyper) -> pytree of arrays``.
+        experiment: a pure function ``(key, **zipped, **hyper) -> pytree of arrays``.
         keys: a stack of keys, one per run: ``jax.random.split(key, 32)``.
+        zipped: further arguments by name, pytrees of arrays whose first axis goes along with the keys: run i gets the
+            i-th key and the i-th row of every leaf. So the results of one sweep, such as their states, go into the
+            next. Every combination of hyper-parameters copies these rows: of a large sample, zip the indices of the
+            examples rather than the examples.
         devices: the devices to run on; by default all of this process, see `use_cores` for a CPU.
         at_once: rows that a device runs at a time. By default, on a CPU the largest number whose loop carries fit in
             the caches of a core, on accelerators the device's whole share; fewer if the compiled program would need
             more than half of the memory. A run that ends early, as in `train_until_stable`, waits only for the others
             of its chunk. Keys of another generator than JAX's default threefry ("rbg") draw different numbers under
             `jax.vmap` than without it: an experiment with such keys runs one row at a time, whatever `at_once` is.
+        coordinates: whether to return the coordinates of the leading axes with the results, for `tidy`.
         **hyper: the values of each hyper-parameter, a sequence or array whose first axis is swept. They are as exact
             as their dtype: of a decay next to 1, float32 keeps few digits of 1 − γ, and `jax.enable_x64` keeps all.
 
     Returns:
         The experiment's results with leading axes [keys, values of the first hyper-parameter, …of the second, …], on
         the first device. A row equals the experiment run with its key and values only, up to the rounding of batched
-        products, as the compiler may sum in another order.
+        products, as the compiler may sum in another order. With ``coordinates=True`` a pair: the results, and a dict of
+        arrays with the numbers of the keys as "run" and the values of each hyper-parameter by its name.
 
     Raises:
         TypeError: keys or values that are not arrays.
-        ValueError: no keys, a scalar or an empty sequence of values, no devices, at_once < 1.
+        ValueError: no keys, a scalar or an empty sequence of values, no devices, at_once < 1; zipped arrays without a
+            row for each key.
         FloatingPointError: under `jax_debug_nans` or `jax_debug_infs`, naming the operation that gave the first NaN or
             infinity.
 
@@ -76,66 +85,35 @@ def sweep(
         ...     return eta * 10 + gamma + 0 * jax.random.normal(key)
         >>> sweep(experiment, jax.random.split(jax.random.key(0), 4), eta=[1.0, 2.0, 3.0], gamma=[0.0, 0.9]).shape
         (4, 3, 2)
+        >>> again = lambda key, before: before + 1
+        >>> sweep(again, jax.random.split(jax.random.key(0), 3), zipped={"before": jnp.arange(3)}).tolist()
+        [1, 2, 3]
     """
-    grid = Grid.of(experiment, keys, hyper)
+    grid = Grid.of(experiment, keys, zipped, hyper)
     at_once = None if at_once is None else checks.count("at_once", at_once)
     devices = training_checks.some_devices(jax.local_devices() if devices is None else devices)
     rows = grid.rows(np.arange(grid.size))
-    if any(isinstance(leaf, Tracer) for leaf in rows):
-        row = jax.make_jaxpr(grid.row)(tuple(axis[0] for axis in rows))
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(rows)):
+        row = jax.make_jaxpr(grid.row)(jax.tree.map(itemgetter(0), rows))
         results = jax.lax.map(
             grid.row, rows, batch_size=None if _needs_single_rows(row.jaxpr) else at_once or grid.size
         )
     else:
         results = jax.tree.map(partial(_on_device, devices[0]), run_rows(grid, rows, devices, at_once))
-    return jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
+    results = jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
+    return (results, grid.coordinates()) if coordinates else results
 
 
-class Grid(NamedTuple):
-    """The rows of a sweep: every key with every combination of values, the last hyper-parameter fastest."""
-
-    experiment: Callable[..., Any]
-    names: tuple[str, ...]
-    keys: Array
-    values: tuple[Array, ...]
-
-    @classmethod
-    def of(cls, experiment: Callable[..., Any], keys: Array, hyper: dict[str, Any]) -> Grid:
-        """The grid of checked keys and values."""
-        checks.is_function("experiment", experiment)
-        _seeds(keys)
-        return cls(experiment, tuple(hyper), keys, tuple(_values(name, v) for name, v in hyper.items()))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The number of keys, and of values of each hyper-parameter."""
-        return tuple(axis.shape[0] for axis in (self.keys, *self.values))
-
-    @property
-    def size(self) -> int:
-        """The number of rows."""
-        return prod(self.shape)
-
-    def rows(self, numbers: np.ndarray) -> tuple[Array, ...]:
-        """The keys and values of the rows with these numbers, each [rows, …]."""
-        places = np.unravel_index(numbers, self.shape)
-        return tuple(axis[place] for axis, place in zip((self.keys, *self.values), places, strict=True))
-
-    def row(self, given: tuple[Array, ...]) -> Any:
-        """The experiment for one row."""
-        key, *values = given
-        return jax.tree.map(jnp.asarray, self.experiment(key, **dict(zip(self.names, values, strict=True))))
-
-
-def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], at_once: int | None) -> Any:
+def run_rows(grid: Grid, rows: Rows, devices: tuple[Device, ...], at_once: int | None) -> Any:
     """The results of the rows, each leaf [rows, …], from the program compiled for their number."""
+    leaves, structure = jax.tree.flatten(rows)
     count = rows[0].shape[0]
     share = -(-count // len(devices))
-    kinds = tuple((axis.shape[1:], axis.dtype) for axis in rows)
-    program = _program(grid.experiment, grid.names, kinds, share, devices, at_once, _context())
+    kinds = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+    program = _program(grid.experiment, structure, kinds, share, devices, at_once, _context())
     filled = np.minimum(np.arange(program.rows), count - 1)
     try:
-        results = program.call(jax.device_put(tuple(axis[filled] for axis in rows), program.sharding))
+        results = program.call(jax.device_put([leaf[filled] for leaf in leaves], program.sharding))
     except Exception:
         if jax.config.values["jax_debug_nans"] or jax.config.values["jax_debug_infs"]:
             _run_one_by_one(grid, rows)
@@ -143,11 +121,11 @@ def run_rows(grid: Grid, rows: tuple[Array, ...], devices: tuple[Device, ...], a
     return jax.tree.map(lambda leaf: leaf[:count], results)
 
 
-def _run_one_by_one(grid: Grid, rows: tuple[Array, ...]) -> None:
+def _run_one_by_one(grid: Grid, rows: Rows) -> None:
     """Run every row separately: a compiled sweep only detects a NaN, while `jit` also names the operation."""
     run = jax.jit(grid.row)
     for number in range(rows[0].shape[0]):
-        run(tuple(axis[number] for axis in rows))
+        run(jax.tree.map(itemgetter(number), rows))
 
 
 def _on_device(device: Device, array: Array) -> Array:
@@ -168,7 +146,7 @@ class _Program(NamedTuple):
     """A compiled sweep."""
 
     call: Any
-    """the compiled function from the rows, each [rows, …], to the results"""
+    """the compiled function from the leaves of the rows, each [rows, …], to the results"""
     rows: int
     """the number of rows it takes, including those that only fill up the last chunks"""
     sharding: NamedSharding
@@ -177,7 +155,7 @@ class _Program(NamedTuple):
 @lru_cache(maxsize=64)
 def _program(
     experiment: Callable[..., Any],
-    names: tuple[str, ...],
+    structure: Any,
     kinds: tuple[tuple[tuple[int, ...], Any], ...],
     share: int,
     devices: tuple[Device, ...],
@@ -187,8 +165,9 @@ def _program(
     """The program for `share` rows on each device, cached for each configuration of JAX (`context`)."""
     mesh = Mesh(np.array(devices), ("rows",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("rows"))
-    row = Grid(experiment, names, jnp.zeros(0), ()).row
-    traced, results = jax.make_jaxpr(row, return_shape=True)(tuple(jax.ShapeDtypeStruct(*kind) for kind in kinds))
+    row = Grid(experiment, jnp.zeros(0), {}, {}).row
+    given = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
+    traced, results = jax.make_jaxpr(row, return_shape=True)(given)
     _closes_over_no_tracer(traced.consts)
     traced = traced.replace(consts=[_off_mesh(constant, devices[0]) for constant in traced.consts])
     compiled = partial(_compiled, traced, jax.tree.structure(results), kinds, share, sharding)
@@ -227,13 +206,13 @@ def _compiled(
         cut = tuple(axis.reshape(chunks, size, *axis.shape[1:]) for axis in rows)
         return [leaf.reshape(-1, *leaf.shape[2:]) for leaf in jax.lax.map(lambda chunk: of_rows(*chunk), cut)]
 
-    def on_all(rows: tuple[Array, ...]) -> Any:
+    def on_all(rows: list[Array]) -> Any:
         along = sharding.spec
         shared = jax.shard_map(on_one_device, mesh=sharding.mesh, in_specs=along, out_specs=along, check_vma=False)
         return jax.tree.unflatten(results, shared(*rows))
 
     total = sharding.num_devices * chunks * size
-    like = tuple(jax.ShapeDtypeStruct((total, *shape), dtype, sharding=sharding) for shape, dtype in kinds)
+    like = [jax.ShapeDtypeStruct((total, *shape), dtype, sharding=sharding) for shape, dtype in kinds]
     return _Program(jax.jit(on_all).lower(like).compile(), total, sharding)
 
 
@@ -295,47 +274,6 @@ def _room(device: Device, devices: int) -> float:
         return _SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / devices
     except (AttributeError, ValueError, OSError):  # systems that do not report it
         return float("inf")
-
-
-def _seeds(keys: Any) -> int:
-    """The number of runs, from a checked stack of keys, one per run."""
-    expected = "sweep: expected a stack of keys, one per run"
-    if not hasattr(keys, "dtype"):
-        raise TypeError(f"{expected}, got {type(keys).__name__}. Make one by jax.random.split(key, 32).")
-    rank = keys.ndim if is_key(keys) else keys.ndim - 1
-    if rank != 1:
-        raise ValueError(f"{expected}, got shape {keys.shape}. Make one by jax.random.split(key, 32).")
-    if keys.shape[0] == 0:
-        raise ValueError("sweep: expected keys for at least one run, got none. Make some by jax.random.split(key, 32).")
-    return keys.shape[0]
-
-
-def _values(name: str, sequence: Any) -> Any:
-    """The values of a hyper-parameter, as an array whose first axis is swept."""
-    try:
-        array = jnp.asarray(sequence)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"sweep: expected numbers as values of {name}, got {checks.shown(sequence)}. Sweep over arrays only."
-        ) from None
-    if array.ndim == 0:
-        raise ValueError(
-            f"sweep: expected a sequence of values of {name}, got {sequence!r}. Write {name}=[{sequence!r}], or fix it "
-            "by functools.partial(experiment, ...)."
-        )
-    if array.shape[0] == 0:
-        raise ValueError(f"sweep: expected at least one value of {name}, got none. Pass the values to sweep over.")
-    exact = checks.concrete(sequence) if checks.concrete(array) is not None else None
-    if (
-        exact is not None
-        and np.issubdtype(exact.dtype, np.floating)
-        and np.any((exact != 1) & (np.asarray(array) == 1))
-    ):
-        raise ValueError(
-            f"sweep: expected values of {name} that {array.dtype} distinguishes from 1, got {checks.shown(sequence)}. "
-            "Sweep them under jax.enable_x64(True)."
-        )
-    return array
 
 
 def _closes_over_no_tracer(constants: Sequence[Any]) -> None:

@@ -29,6 +29,8 @@ from fnn.core._numerics import Sum, mean, no_sum, plus, wide
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Trainer, TrainState
 from fnn.data.sampling import Draw, shuffled, with_replacement
 from fnn.derivatives.backpropagation import Gradient, backprop
+from fnn.optimizers import _checks as optimizers_checks
+from fnn.optimizers._protocol import updated
 from fnn.optimizers.transforms import apply_updates
 from fnn.training import _checks as training_checks
 from fnn.training._objectives import first_of, fits_together, value_and_gradient_of, values_of_aux
@@ -68,7 +70,8 @@ def trainer(
         net: a layer; with an objective also a function ``(key, batch) -> (params, state)`` that makes the first ones.
         loss: a loss that fits the targets of the data, which are then (x, y) or (x, y, weight); see
             `fnn.core.batches`.
-        optimizer: a pair with ``init`` and ``update``, fnn's or optax's.
+        optimizer: a pair with ``init`` and ``update``, fnn's or optax's. An update may ask, by these names, for the
+            ``value`` of the loss, the ``grad``, and ``value_fn(params)``, the loss of this batch, for a line search.
         objective: in place of a loss, any differentiable function ``(params, state, batch, key) -> (value, state)`` or
             ``(value, state, aux)`` of any batch; `aux` is a dict of floats, which join the metrics.
         batch_size: examples in a batch.
@@ -107,7 +110,7 @@ def trainer(
         True
     """
     fits_together(net, loss, objective, gradient)
-    training_checks.makes_steps("trainer", optimizer)
+    optimizers_checks.makes_steps("trainer", optimizer)
     batch_size = checks.count("batch_size", batch_size)
     checks.number("running_loss_rate", running_loss_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
     _metrics(metrics, sees_layers=objective is None and gradient is backprop)
@@ -128,7 +131,12 @@ def trainer(
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
         (value, layer_state, *aux), readings = value_and_gradient(state.params, state.layer_state, batch, key)
         g, of_layers = parted(readings)
-        updates, optimizer_state = optimizer.update(g, state.optimizer_state, state.params)
+        extra = {
+            "value": value,
+            "grad": g,
+            "value_fn": lambda params: value_and_gradient(params, state.layer_state, batch, key)[0][0],
+        }
+        updates, optimizer_state = updated(optimizer, g, state.optimizer_state, state.params, extra)
         params = apply_updates(state.params, updates)
         L, Q = _losses(state, value, running_loss_rate)
         after = TrainState(params, layer_state, optimizer_state, _next(state.step), Q, state.key)

@@ -5,6 +5,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fnn
@@ -12,6 +13,7 @@ from fnn import (
     Layer,
     activate,
     batch_norm,
+    branches,
     columns,
     dense,
     dropout,
@@ -129,3 +131,31 @@ def test_columns_take_pairs_only(pair: Any) -> None:
 
 def test_one_pass_through_columns_makes_the_diagonal_of_each() -> None:
     check_laws(Case(columns((2, dense(3, fnn.tanh)), (3, dense(2, fnn.tanh))), 5), laws=one_pass_and_exact)
+
+
+# branches
+
+
+def test_one_pass_through_branches_makes_its_own_diagonal() -> None:
+    check_laws(Case(branches(dense(4, tanh), linear(2), serial()), 3), laws=one_pass_and_exact)
+
+
+def test_branches_join_what_each_layer_makes_of_the_same_input() -> None:
+    """A DenseNet block, y = [x | f(x)], with ∂L/∂x = ε_1 + Jᵀ ε_2."""
+    block = dense(2, tanh)
+    params, state, x, key = given(block, 3)
+    inner, outer = block.apply(params, state, x), branches(serial(), block)
+    y, _, tape = outer.forward(((), params), ((), state), x, key)
+    np.testing.assert_allclose(y, jnp.concatenate([x, inner], axis=1), rtol=1e-14)
+    error = normal(y, 3)
+    through, readings = outer.backward(((), params), tape, error, gradient)
+    want, of_block = block.backward(params, block.forward(params, state, x, key)[2], error[:, 3:], gradient)
+    np.testing.assert_allclose(through, error[:, :3] + want, rtol=1e-13)
+    chex.assert_trees_all_close(readings, ((), of_block), rtol=1e-13)
+
+
+def test_branches_need_layers() -> None:
+    with pytest.raises(ValueError, match=r"branches: expected at least one layer, got none"):
+        branches()
+    with pytest.raises(TypeError, match="branches"):
+        branches(linear(2), tanh)  # pyright: ignore[reportArgumentType]

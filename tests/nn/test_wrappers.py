@@ -3,16 +3,19 @@
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 
 from fnn import (
     Layer,
     backprop,
     dense,
     gradient,
+    linear,
     remat,
     repeat,
     residual,
     serial,
+    sigmoid,
     squared,
     tanh,
 )
@@ -43,6 +46,23 @@ def test_residual_adds_its_input_and_its_error(layer: Layer) -> None:
     want = inner._replace(applied=x + inner.applied, y=x + inner.y, error=inner.error + error)
     chex.assert_trees_all_close(error, normal(inner.y, 11), atol=1e-14)  # the cotangent of `everything`
     check_same(outer, want)
+
+
+def test_one_pass_through_a_projected_shortcut_makes_its_own_diagonal() -> None:
+    check_laws(Case(residual(dense(4, tanh), dense(4, sigmoid)), 3), laws=one_pass_and_exact)
+
+
+def test_residual_with_the_identity_as_projection_is_residual() -> None:
+    layer = dense(4, tanh)
+    params, state, x, key = given(layer, 4)
+    plain = everything(residual(layer), params, state, x, key)
+    projected = everything(residual(layer, serial()), (params, ()), (state, ()), x, key)
+    chex.assert_trees_all_close((projected.y, projected.error), (plain.y, plain.error), rtol=1e-13)
+
+
+def test_a_projection_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"projection=linear\(2\)\): expected two outputs of the same shape"):
+        residual(dense(4, tanh), linear(2)).init(jax.random.key(0), jnp.ones((1, 3)))
 
 
 # remat

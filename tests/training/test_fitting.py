@@ -165,7 +165,9 @@ def pressing(chunk: Any, number: int) -> Any:
 
     def traced(*args: Any) -> Any:
         calls.append(args)
-        sys._getframe(1).f_trace = trace
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename == fitting.__file__:
+            frame.f_trace, frame = trace, frame.f_back
         sys.settrace(trace if len(calls) < 3 else None)
         return chunk(*args)
 
@@ -399,3 +401,43 @@ def test_what_fit_cannot_judge_is_told_before_it_begins() -> None:
     silent = LEARN._replace(step=lambda state, data: (state, {"error": jnp.zeros(())}))
     with pytest.raises(ValueError, match='metrics are a dict with the "loss" of a step'):
         fit(silent, start, data, 10)
+
+
+# on_chunk
+
+
+def test_on_chunk_sees_every_state_and_row_and_may_end_the_run() -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    seen: list[Any] = []
+
+    def look(state: Any, row: dict[str, Any]) -> bool:
+        seen.append((jax.device_get(state), row))
+        return len(seen) == 3
+
+    done = fit(LEARN, start, data, 100, chunk=10, on_chunk=look, validate=size_of_weights, progress=False)
+    assert done.stopped == "on_chunk"
+    assert [int(row["step"]) for _, row in seen] == done.history["step"].tolist() == [10, 20, 30]
+    for state, row in seen:
+        want = train(LEARN, start, data, int(row["step"]))[0]
+        chex.assert_trees_all_equal(state.params, jax.device_get(want.params))
+        assert row["validation"] == size_of_weights(want)
+    chex.assert_trees_all_equal(seen[-1][0].params, jax.device_get(done.state.params))
+
+
+def test_an_error_in_on_chunk_carries_its_chunk() -> None:
+    data = problem()
+
+    def fail(state: Any, row: Any) -> None:
+        if row["step"] == 20:
+            raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room") as caught:
+        fit(LEARN, LEARN.init(jax.random.key(0), data), data, 40, chunk=10, on_chunk=fail, progress=False)
+    assert caught.value.done.history["step"].tolist() == [10, 20]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_on_chunk_is_a_function() -> None:
+    data = problem()
+    with pytest.raises(TypeError, match="on_chunk must be a function"):
+        fit(LEARN, LEARN.init(jax.random.key(0), data), data, 40, on_chunk="log", progress=False)  # pyright: ignore

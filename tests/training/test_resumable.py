@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ import pytest
 
 import fnn
 from fnn import linear, squared, sweep, train, trainer
-from fnn.training import resumable, resumable_sweep
+from fnn.training import resumable, resumable_fit, resumable_sweep
+from fnn.training._claims import Claim
+from tests.training import killed
 
 KEYS = jax.random.split(jax.random.key(0), 5)
 GRID: dict[str, Any] = {"eta": [0.1, 0.2, 0.3], "gamma": [0.0, 0.9]}
@@ -59,7 +62,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path, monkeypat
         if len(ran) == 2:
             ran.append("interrupted")
             raise KeyboardInterrupt
-        ran.append(args[1][1][0])
+        ran.append(args[1][2]["eta"][0])
         return run_rows(*args)
 
     monkeypatch.setattr(resumable, "run_rows", interrupting)
@@ -297,7 +300,7 @@ def test_any_number_may_begin_the_same_sweep_at_once(tmp_path: Path) -> None:
 
     def begin(folder: Path) -> None:
         at_once.wait()
-        resumable._Folder(folder, whose).claim()
+        Claim(folder, "sweep", "piece", whose).take()
 
     with ThreadPoolExecutor(threads) as pool:
         for number in range(50):
@@ -320,7 +323,7 @@ def test_of_sweeps_that_begin_at_once_one_has_the_folder(
     def begin(rows: int) -> str:
         at_once.wait()
         try:
-            resumable._Folder(folder, {"rows": rows}).claim()
+            Claim(folder, "sweep", "piece", {"rows": rows}).take()
         except ValueError as error:
             return str(error)
         return "mine"
@@ -381,3 +384,160 @@ def test_another_experiment_and_another_precision_are_told_in_words(tmp_path: Pa
         resumable_sweep(tmp_path, lambda key, eta: -plain(key, eta), keys, eta=eta, progress=False)
     with pytest.raises(ValueError, match=r"results: float64 \[\] there, float32 \[\] here"), jax.enable_x64(False):
         resumable_sweep(tmp_path, plain, keys, eta=eta, progress=False)
+
+
+# resumable_fit
+
+
+def fitted(folder: Path, steps: int = 40, **options: Any) -> Any:
+    start = killed.LEARN.init(jax.random.key(0), killed.DATA)
+    return resumable_fit(folder, killed.LEARN, start, killed.DATA, steps, **(killed.options() | options))
+
+
+def chunks(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("chunk-*.npz"))
+
+
+def test_a_resumable_fit_is_a_fit(tmp_path: Path) -> None:
+    want = killed.uninterrupted(40)
+    assert killed.bits(fitted(tmp_path)) == killed.bits(want)
+    assert chunks(tmp_path) == ["chunk-0007.npz", "chunk-0008.npz"]
+    ran: list[Any] = []
+    again = fitted(tmp_path, on_chunk=lambda state, row: ran.append(row))
+    assert killed.bits(again) == killed.bits(want)
+    assert not ran
+    assert jax.random.key_data(again.state.key).tolist() == jax.random.key_data(want.state.key).tolist()
+
+
+@pytest.mark.parametrize("ends", ["interrupted", "on_chunk", "error"])
+def test_a_fit_that_ended_early_goes_on_to_the_same_bits(tmp_path: Path, ends: str) -> None:
+    def end(state: Any, row: Any) -> bool:
+        if row["step"] == 15 and ends == "error":
+            raise RuntimeError("lost")
+        if row["step"] == 15 and ends == "interrupted":
+            signal.raise_signal(signal.SIGTERM)
+        return bool(row["step"] == 15) and ends == "on_chunk"
+
+    if ends == "error":
+        with pytest.raises(RuntimeError, match="lost"):
+            fitted(tmp_path, on_chunk=end)
+    else:
+        assert fitted(tmp_path, on_chunk=end).stopped == {"interrupted": "preempted"}.get(ends, ends)
+    assert chunks(tmp_path) == ["chunk-0002.npz", "chunk-0003.npz"]
+    assert killed.bits(fitted(tmp_path)) == killed.bits(killed.uninterrupted(40))
+
+
+def test_a_longer_fit_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path) -> None:
+    fitted(tmp_path, steps=12)
+    longer = fitted(tmp_path, steps=40)
+    assert longer.history["step"].tolist() == [5, 10, 12, 15, 20, 25, 30, 35, 40]
+    chex.assert_trees_all_equal(longer.state.params, killed.uninterrupted(40).state.params)
+    with pytest.raises(ValueError, match=r"expected at most steps=12 steps in .*, got 40\. Pass steps=40 or more"):
+        fitted(tmp_path, steps=12)
+
+
+def test_patience_is_counted_through_an_interruption(tmp_path: Path) -> None:
+    rising = lambda state: state.step.astype(jnp.float32)  # noqa: E731  never better than the first
+    options: dict[str, Any] = {"validate": rising, "patience": 3}
+    fitted(tmp_path, steps=10, **options)
+    done = fitted(tmp_path, steps=100, **options)
+    assert (done.stopped, int(done.state.step), int(done.best.step)) == ("early stop", 20, 5)
+    assert fitted(tmp_path, steps=100, **options).stopped == "early stop"
+    longer = fitted(tmp_path, steps=100, **(options | {"patience": 5}))
+    assert longer.history["step"].tolist() == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_diverged_fit_stays_so(tmp_path: Path) -> None:
+    learn = trainer(linear(1), squared, fnn.sgd(1e30), batch_size=5)
+    start = learn.init(jax.random.key(0), killed.DATA)
+    for _ in range(2):
+        done = resumable_fit(tmp_path, learn, start, killed.DATA, 100, chunk=5, progress=False)
+        assert done.stopped == "diverged"
+        assert done.history["step"][-1] < 100
+
+
+@pytest.mark.parametrize("damage", ["cut", "swapped", "removed"])
+def test_a_damaged_chunk_is_named_and_the_one_before_it_goes_on(tmp_path: Path, damage: str) -> None:
+    fitted(tmp_path, steps=20)
+    last = tmp_path / "chunk-0004.npz"
+    if damage == "removed":
+        last.unlink()
+    elif damage == "cut":
+        cut(last, 100)
+    else:
+        shutil.copy(tmp_path / "chunk-0003.npz", last)
+    told = nullcontext() if damage == "removed" else pytest.warns(UserWarning, match=r"chunk-0004\.npz is passed over")
+    with told:
+        found = fitted(tmp_path)
+    assert killed.bits(found) == killed.bits(killed.uninterrupted(40))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"chunk": 10}, r"another fit: chunk: 5 there, 10 here"),
+        ({"validate": None, "patience": None}, r"another fit: another validate"),
+        ({"validate": lambda state: jnp.sum(state.params[0]["w"])}, r"another fit: another validate"),
+    ],
+)
+def test_the_folder_of_another_fit_is_refused(tmp_path: Path, change: Any, words: str) -> None:
+    fitted(tmp_path, steps=10)
+    with pytest.raises(ValueError, match=words):
+        fitted(tmp_path, **change)
+
+
+def test_other_data_states_and_trainers_are_refused(tmp_path: Path) -> None:
+    data, learn = killed.DATA, killed.LEARN
+    start = learn.init(jax.random.key(0), data)
+    options: dict[str, Any] = {"chunk": 5, "progress": False}
+    resumable_fit(tmp_path, learn, start, data, 5, **options)
+    with pytest.raises(ValueError, match="another fit: other data 1"):
+        resumable_fit(tmp_path, learn, start, (data[0], data[1] + 1), 5, **options)
+    with pytest.raises(ValueError, match="another fit: other state key"):
+        resumable_fit(tmp_path, learn, start._replace(key=jax.random.key(9)), data, 5, **options)
+    other = trainer(killed.LEARN_NET, squared, fnn.adam(0.03), batch_size=5)
+    with pytest.raises(ValueError, match="another fit: another trainer"):
+        resumable_fit(tmp_path, other, start, data, 5, **options)
+
+
+@pytest.mark.parametrize("where", ["in the experiment", "in validate"])
+def test_arrays_within_jitted_functions_count(tmp_path: Path, where: str) -> None:
+    for scale in (1.0, 1.0, 2.0):
+        weights = jnp.full(3, scale)
+        inner = jax.jit(lambda x, weights=weights: jnp.sum(x * weights))
+        refused = nullcontext() if scale == 1 else pytest.raises(ValueError, match="got another")
+        with refused:
+            if where == "in validate":
+                fitted(tmp_path, steps=5, validate=lambda state, inner=inner: inner(state.params[0]["w"][:, 0]))
+            else:
+                resumed(tmp_path, lambda key, eta, gamma, inner=inner: inner(jax.random.uniform(key, (3,))))
+
+
+def test_a_full_disk_costs_no_chunk_but_the_one_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted(tmp_path, steps=10)
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(OSError, match="No space left") as caught:
+        fitted(tmp_path)
+    monkeypatch.undo()
+    assert caught.value.done.history["step"].tolist() == [5, 10, 15]  # pyright: ignore[reportAttributeAccessIssue]
+    assert chunks(tmp_path) == ["chunk-0001.npz", "chunk-0002.npz"]
+    assert killed.bits(fitted(tmp_path)) == killed.bits(killed.uninterrupted(40))
+
+
+def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """kill −9 after drawn numbers of printed chunks, then after a drawn moment more."""
+    random, command = np.random.default_rng(0), [sys.executable, killed.__file__, str(tmp_path), "300"]
+    environment = os.environ | {"PYTHONPATH": str(Path(killed.__file__).parents[2])}
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        for _ in range(int(random.integers(1, 12))):
+            process.stdout.readline()
+        time.sleep(float(random.uniform(0, 0.01)))
+        process.kill()
+        process.communicate(timeout=60)
+    end = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    code = f"import sys; sys.path.insert(0, {str(Path(killed.__file__).parent)!r}); import killed; "
+    whole = [sys.executable, "-c", code + "print(killed.bits(killed.uninterrupted(300)))"]
+    want = subprocess.run(whole, capture_output=True, text=True, timeout=120, env=environment)
+    assert end.stdout.splitlines()[-1] == want.stdout.splitlines()[-1], end.stderr + want.stderr

@@ -251,3 +251,159 @@ def test_a_value_that_its_dtype_takes_for_1_is_refused() -> None:
         with pytest.raises(ValueError, match="that float32 distinguishes from 1"):
             sweep(lambda key, alpha: 1 - alpha, KEYS, alpha=[0.9, 1 - 1e-8])
         assert sweep(lambda key, p: 1 - p, KEYS, p=[0.5, 1.0])[0].tolist() == [0.5, 0.0]
+
+
+# Zipped trees
+
+
+def _learner(eta: Any = 0.1) -> Any:
+    return trainer(linear(1), squared, fnn.momentum(eta), batch_size=4)
+
+
+def _rows(tree: Any, row: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[row], tree)
+
+
+def _sample() -> Any:
+    x = jax.random.normal(jax.random.key(5), (12, 3))
+    return x, x @ jnp.array([[1.0], [-2.0], [0.5]])
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_the_states_of_one_sweep_go_on_in_the_next(devices: int) -> None:
+    """Keys inside the states, a product axis beside the zipped one, remainders on three devices."""
+    data, keys = _sample(), jax.random.split(jax.random.key(0), 5)
+    learn, some = _learner(), jax.devices()[:devices]
+
+    def begin(key: jax.Array) -> Any:
+        return train(learn, learn.init(key, data), data, 5)[0]
+
+    def go_on(key: jax.Array, state: Any, nothing: Any, eta: Any) -> Any:
+        assert nothing is None
+        return train(_learner(eta), state, data, 5)[0], jax.random.normal(key)
+
+    states = sweep(begin, keys, devices=some)
+    found, noise = sweep(
+        go_on, keys, zipped={"state": states, "nothing": None}, eta=[0.1, 0.3], devices=some, at_once=2
+    )
+    for i in range(5):
+        first = begin(keys[i])
+        for j, eta in enumerate([0.1, 0.3]):
+            want = train(_learner(eta), first, data, 5)[0]
+            got = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], found)
+            chex.assert_trees_all_close(got.params, want.params, rtol=1e-12)
+            assert got.step == 10
+            assert jax.random.key_data(got.key).tolist() == jax.random.key_data(first.key).tolist()
+        np.testing.assert_allclose(noise[i], jax.random.normal(keys[i]))
+
+
+def test_successive_halving_in_three_calls() -> None:
+    """Eight learning rates, the better half of them kept twice: what the same runs give one by one."""
+    data, keys, etas = _sample(), jax.random.split(jax.random.key(1), 8), jnp.geomspace(1e-3, 1.0, 8)
+
+    def longer(key: jax.Array, eta: Any, state: Any = None) -> Any:
+        learn = _learner(eta)
+        state, metrics = train(learn, learn.init(key, data) if state is None else state, data, 20, every=20)
+        return state, metrics["loss"][-1]
+
+    alive, runs = np.arange(8), None
+    for _ in range(3):
+        zipped = {"eta": etas[alive]} | ({} if runs is None else {"state": runs})
+        states, losses = sweep(longer, keys[alive], zipped=zipped)
+        best = np.argsort(losses)[: max(1, len(alive) // 2)]
+        alive, runs = alive[best], jax.tree.map(lambda leaf, best=best: leaf[best], states)
+    (winner,) = alive.tolist()
+
+    expected, candidates = {}, list(range(8))
+    for _ in range(3):
+        for i in candidates:
+            expected[i] = longer(keys[i], etas[i], expected[i][0] if i in expected else None)
+        candidates = sorted(candidates, key=lambda i: float(expected[i][1]))[: max(1, len(candidates) // 2)]
+    assert candidates == [winner]
+    chex.assert_trees_all_close(_rows(runs, 0).params, expected[winner][0].params, rtol=1e-11)
+    assert _rows(runs, 0).step == 60
+
+
+def test_a_population_learns_from_its_better_half_in_one_program() -> None:
+    """Population-based training: the worse half takes the states of the better one, with perturbed rates."""
+    data, keys = _sample(), jax.random.split(jax.random.key(2), 4)
+
+    def generation(key: jax.Array, eta: Any, state: Any) -> Any:
+        state, metrics = train(_learner(eta), state, data, 10)
+        return state, metrics["loss"]
+
+    def exchanged(states: Any, etas: Any, losses: Any) -> Any:
+        order = jnp.argsort(losses)
+        source = jnp.concatenate([order[:2], order[:2]])
+        return jax.tree.map(lambda leaf: leaf[source], states), etas[source] * jnp.array([1, 1, 0.8, 1.2])
+
+    @jax.jit
+    def evolve(keys: jax.Array) -> Any:
+        states, etas = jax.vmap(lambda key: _learner().init(key, data))(keys), jnp.array([0.001, 0.01, 0.1, 0.3])
+        for _ in range(3):
+            states, losses = sweep(generation, keys, zipped={"eta": etas, "state": states})
+            states, etas = exchanged(states, etas, losses)
+        return states, etas
+
+    states, etas = evolve(keys)
+    population = [(_learner().init(key, data), eta) for key, eta in zip(keys, [0.001, 0.01, 0.1, 0.3], strict=True)]
+    for _ in range(3):
+        done = [(*generation(keys[0], eta, state), eta) for state, eta in population]
+        done.sort(key=lambda run: float(run[1]))
+        factors = [1, 1, 0.8, 1.2]
+        population = [(state, eta * f) for (state, _, eta), f in zip([*done[:2], *done[:2]], factors, strict=True)]
+    np.testing.assert_allclose(etas, [float(eta) for _, eta in population], rtol=1e-12)
+    for row, (state, _) in enumerate(population):
+        chex.assert_trees_all_close(_rows(states, row).params, state.params, rtol=1e-10)
+
+
+def test_cross_validation_is_a_sweep_over_indices() -> None:
+    x, y = _sample()
+    order = np.random.default_rng(0).permutation(12).reshape(4, 3)
+    folds = [{"held": order[k], "kept": np.delete(order, k, axis=0).ravel()} for k in range(4)]
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *folds)
+
+    def score(key: jax.Array, fold: Any, eta: Any) -> Any:
+        learn, sample = _learner(eta), (x[fold["kept"]], y[fold["kept"]])
+        state, _ = train(learn, learn.init(key, sample), sample, 30)
+        return fnn.objective(linear(1), squared)(state.params, (), (x[fold["held"]], y[fold["held"]]), key)[0]
+
+    keys = jnp.repeat(jax.random.key(3)[None], 4)
+    found = sweep(score, keys, zipped={"fold": stacked}, eta=[0.01, 0.2])
+    want = [[score(keys[0], fold, eta) for eta in (0.01, 0.2)] for fold in folds]
+    np.testing.assert_allclose(found, want, rtol=1e-10)
+
+
+def test_coordinates_name_the_axes() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    results, axes = sweep(lambda key, a, b: a * b, keys, a=[1.0, 2.0, 3.0], b=[4, 5], coordinates=True)
+    assert results.shape == tuple(map(len, axes.values()))
+    assert {name: np.asarray(values).tolist() for name, values in axes.items()} == {
+        "run": [0, 1],
+        "a": [1.0, 2.0, 3.0],
+        "b": [4, 5],
+    }
+    with pytest.raises(ValueError, match='no hyper-parameter named "run"'):
+        sweep(lambda key, run: run, keys, run=[1.0], coordinates=True)
+
+
+@pytest.mark.parametrize(
+    ("zipped", "error", "words"),
+    [
+        ([1, 2], TypeError, r"zipped: expected a dict from names to pytrees, got \[1, 2\]"),
+        ({"a": np.ones((3, 2))}, ValueError, r"a row for each of the 2 keys, got a of shape \(3, 2\)"),
+        ({"a": {"b": np.ones(())}}, ValueError, r"got a\.b of shape \(\)"),
+        ({"a": [1.0]}, TypeError, r"zipped: the leaf 'a\.0': expected an array"),
+        ({"eta": np.ones(2)}, ValueError, r"other names than the hyper-parameters', got 'eta' in both"),
+    ],
+)
+def test_what_cannot_be_zipped_is_refused(zipped: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        sweep(lambda key, **given: key, jax.random.split(jax.random.key(0), 2), zipped=zipped, eta=[1.0])
+
+
+def test_a_tree_as_a_value_points_to_zipped() -> None:
+    tree = {"w": jnp.ones((3, 3)), "b": jnp.zeros(3)}
+    with pytest.raises(TypeError, match=r"pass zipped=\{'state': …\}") as told:
+        sweep(lambda key, state: key, jax.random.split(jax.random.key(0), 2), state=tree)
+    assert "\n" not in str(told.value)
