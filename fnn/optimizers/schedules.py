@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -87,11 +88,13 @@ def exponential_decay(eta: Any, factor: Any, every: int, stairs: bool = False) -
     checks.not_negative("eta", eta)
     checks.positive("factor", factor)
     every = checks.count("every", every)
+    known = checks.concrete(factor)
+    log = jnp.log(_float(factor)) if known is None else math.log(known)  # of a factor close to 1, float32 keeps nothing
 
     def rate(t: Array) -> Array:
         whole, part = jnp.divmod(t, every)
         power = _float(whole) if stairs else _float(whole) + _float(part) / every
-        return _float(eta) * _float(factor) ** power
+        return _float(eta) * jnp.exp(power * _float(log))
 
     return Schedule(rate, call_repr("exponential_decay", eta, factor, every, stairs=(stairs, False)))
 

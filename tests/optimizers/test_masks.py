@@ -18,9 +18,10 @@ from fnn import (
     l2,
     masked,
     momentum,
+    sgd,
     weights_only,
 )
-from fnn.optimizers import MomentumState, freeze, mask_of_parts
+from fnn.optimizers import MomentumState, by_part, freeze, mask_of_parts
 from tests.optimizers.cases import start
 
 
@@ -114,3 +115,50 @@ def test_masked_keeps_state_for_the_chosen_leaves_only(mask):
 def test_weights_only_chooses_the_leaves_named_w():
     assert weights_only(start()) == ({"w": True, "b": False}, (), {"scale": False}, (False,))
     assert weights_only(jnp.ones(3)) is False
+
+
+# by_part
+
+
+def test_each_part_has_its_own_optimizer() -> None:
+    params = ({"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, {"w": jnp.ones((2, 1)), "b": jnp.ones(1)})
+    g = jax.tree.map(lambda leaf: 2 * jnp.ones_like(leaf), params)
+    optimizer = by_part({0: sgd(0.1), (1, "b"): momentum(0.5)}, otherwise=adam(0.01))
+    updates, state = optimizer.update(g, optimizer.init(params), params)
+    again, _ = optimizer.update(g, state, params)
+    for want, at in ((-0.2, updates[0]), (-0.01, updates[1]["w"]), (-0.1, updates[1]["b"]), (-0.19, again[1]["b"])):
+        for leaf in jax.tree.leaves(at):
+            np.testing.assert_allclose(leaf, want, rtol=1e-6)
+    assert str(optimizer) == "by_part({0: sgd(0.1), (1, 'b'): momentum(0.5)}, otherwise=adam(0.01))"
+
+
+def test_masks_are_parts_too_and_a_trainer_takes_it() -> None:
+    optimizer = by_part({weights_only: chain(l2(0.1), sgd(0.1))}, otherwise=sgd(1.0))
+    assert str(optimizer) == "by_part({'weights_only': chain(l2(0.1), sgd(0.1))}, otherwise=sgd(1.0))"
+    params = {"w": jnp.ones(1), "b": jnp.ones(1)}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose([updates["w"][0], updates["b"][0]], [-0.11, -1.0])
+    data = jnp.ones((4, 1)), jnp.ones((4, 1))
+    learn = fnn.trainer(fnn.linear(1), fnn.squared, optimizer, batch_size=2)
+    fnn.train(learn, learn.init(jax.random.key(0), data), data, 3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "otherwise", "words"),
+    [
+        ({0: sgd(0.1)}, None, r"each weight in one part, got 1\.b in none\. Pass otherwise"),
+        ({0: sgd(0.1), (0, "w"): sgd(0.2)}, sgd(0.3), r"each weight in one part, got 0\.w in 2\. Remove it"),
+        ({5: sgd(0.1)}, sgd(0.3), "has no part 5"),
+    ],
+)
+def test_a_weight_in_two_parts_or_none_is_named(parts: Any, otherwise: Any, words: str) -> None:
+    params = ({"w": jnp.ones(1), "b": jnp.ones(1)}, {"w": jnp.ones(1), "b": jnp.ones(1)})
+    with pytest.raises(ValueError, match=words):
+        by_part(parts, otherwise).init(params)
+
+
+def test_parts_have_optimizers_that_make_steps() -> None:
+    with pytest.raises(ValueError, match="expected an optimizer that makes steps"):
+        by_part({0: l2(0.1)})
+    with pytest.raises(TypeError, match="by_part: expected a dict from parts to optimizers"):
+        by_part([sgd(0.1)])  # pyright: ignore[reportArgumentType]
