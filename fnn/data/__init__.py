@@ -23,7 +23,7 @@ Example:
 """
 
 from fnn.data.ahead import read_ahead
-from fnn.data.sampling import Draw, permuted, shuffled, with_replacement
+from fnn.data.sampling import Draw, permuted, shuffled, shuffled_whole, with_replacement
 from fnn.data.streams import memory_mapped, minibatches
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "permuted",
     "read_ahead",
     "shuffled",
+    "shuffled_whole",
     "with_replacement",
 ]

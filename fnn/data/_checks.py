@@ -16,7 +16,7 @@ def is_stream(where: str, batches: Any) -> None:
     pair = isinstance(batches, tuple | list) and len(batches) == 2 and any(hasattr(part, "shape") for part in batches)
     if pair or hasattr(batches, "shape"):
         got = "pair of arrays" if pair else "array"
-        raise TypeError(f"{expected}, got one {got}. Cut x and y into batches by minibatches(x, y, ...).")
+        raise TypeError(f"{expected}, got one {got}. Cut x and y into batches by minibatches((x, y), ...).")
     if not hasattr(batches, "__iter__"):
         hint = "Call it." if callable(batches) else "Write a generator that yields batches (x, y)."
         raise TypeError(f"{expected}, got {type(batches).__name__}. {hint}")

@@ -1,7 +1,8 @@
 """Drawing rules, which choose the examples of each step: with replacement, or epochs of shuffled examples.
 
 A drawing rule is a stateless function ``(key, step, size, batch_size) -> indices [batch_size]``: any batch of any
-epoch is computed directly, in O(batch_size), and a resumed run draws the same batches as an uninterrupted one.
+epoch is computed directly, in O(batch_size), and a resumed run draws the same batches as an uninterrupted one. A rule
+may also return a pair (indices, weight), both [batch_size]: the weights of the examples in the batch, 0 for none.
 
 Example:
     >>> import jax
@@ -24,7 +25,7 @@ from fnn.core import _checks as checks
 from fnn.core._trees import is_key
 from fnn.core.types import Array
 
-Draw = Callable[[Array, Any, int, int], Array]
+Draw = Callable[[Array, Any, int, int], Array | tuple[Array, Array]]
 
 _GOLDEN = 0x9E3779B9  # 2³² divided by the golden ratio: consecutive multiples of it are far apart
 
@@ -67,6 +68,36 @@ def shuffled(key: Array, step: Any, size: int, batch_size: int) -> Array:
     epoch, batch = jnp.divmod(jnp.asarray(step, jnp.int32), size // batch_size)
     positions = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     return permuted(key, epoch, positions, size)
+
+
+def shuffled_whole(key: Array, step: Any, size: int, batch_size: int) -> tuple[Array, Array]:
+    """Indices as of `shuffled`, with weights that keep the remainder of every epoch.
+
+    An epoch has ⌈ℓ/batch_size⌉ batches and takes every example exactly once. Its last batch is filled up with examples
+    of weight 0; as means are over the weights, its ℓ mod batch_size others count as a smaller batch.
+
+    Args:
+        key: as in `shuffled`.
+        step: as in `shuffled`.
+        size: as in `shuffled`.
+        batch_size: examples in a batch, in 1 … ℓ.
+
+    Returns:
+        Indices in [0, ℓ), int32 [batch_size], and weights 0 or 1 [batch_size].
+
+    Example:
+        >>> import jax
+        >>> indices, weight = shuffled_whole(jax.random.key(0), 2, 5, 2)
+        >>> weight.tolist()
+        [1.0, 0.0]
+    """
+    size = _sample_size("shuffled_whole", size)
+    batch_size = checks.count("batch_size", batch_size)
+    _batch_fits(batch_size, size)
+    epoch, batch = jnp.divmod(jnp.asarray(step, jnp.int32), -(-size // batch_size))
+    positions = batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    indices = permuted(key, epoch, jnp.minimum(positions, size - 1), size)
+    return indices, (positions < size).astype(jnp.result_type(float))
 
 
 def permuted(key: Array, epoch: Any, positions: Array, size: int) -> Array:
@@ -162,6 +193,6 @@ def _batch_fits(batch_size: int, size: int) -> None:
     """Raise ValueError if a batch of different examples exceeds the sample."""
     if batch_size > size:
         raise ValueError(
-            f"shuffled: expected at most the {size} examples of the data in a batch, got batch_size {batch_size}. "
+            f"draw: expected at most the {size} examples of the data in a batch, got batch_size {batch_size}. "
             f"Choose batch_size <= {size}, or draw=with_replacement."
         )

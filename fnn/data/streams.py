@@ -39,15 +39,14 @@ def memory_mapped(x_path: str | PathLike[str], y_path: str | PathLike[str]) -> t
 
 
 def minibatches(
-    x: Any,
-    y: Any,
+    sample: Any,
     batch_size: int,
     key: Array,
     *,
     epochs: int | None = 1,
     contiguous: int = 64,
     buffer: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[Any]:
     """Shuffled mini-batches of a sample that need not fit in memory (slide "BackProp").
 
     The sample is divided into runs of `contiguous` neighbours, and an epoch takes the runs in random order. Enough runs
@@ -60,9 +59,8 @@ def minibatches(
     process.
 
     Args:
-        x: examples [ℓ, …]: a NumPy array, memory-mapped or not, or an object whose ``x[start:stop]`` is one, as in
-            HDF5.
-        y: targets [ℓ, …], likewise.
+        sample: (x [ℓ, …], y [ℓ, …]), or any pytree of arrays [ℓ, …]: NumPy arrays, memory-mapped or not, or objects
+            with a shape and a dtype whose ``array[start:stop]`` is one, as in HDF5.
         batch_size: examples in a batch, in 1 … ℓ.
         key: a key; the order is a function of the key and the epoch.
         epochs: passes over the sample; None for infinitely many.
@@ -70,32 +68,33 @@ def minibatches(
         buffer: examples in memory at a time; by default 32 MB of them, but at least a batch and a run.
 
     Returns:
-        An iterator of (x [batch_size, …], y [batch_size, …]), copies as NumPy arrays.
+        An iterator of batches in the structure of the sample, copies as NumPy arrays [batch_size, …].
 
     Raises:
-        ValueError: x and y of different lengths or shorter than a batch, or numbers out of range.
+        ValueError: arrays of different lengths or shorter than a batch, or numbers out of range.
 
     Example:
         >>> import jax, numpy as np
         >>> x = np.arange(10)
-        >>> batches = list(minibatches(x, x, 3, jax.random.key(0), contiguous=2))
+        >>> batches = list(minibatches((x, x), 3, jax.random.key(0), contiguous=2))
         >>> [batch.shape for batch, _ in batches], len(np.unique([batch for batch, _ in batches]))
         ([(3,), (3,), (3,)], 9)
     """
-    size = _large_sample(x, y, batch_size, contiguous)
-    x, y = (np.asarray(part) if isinstance(part, jax.Array) else part for part in (x, y))
-    example_bytes = sum(part.dtype.itemsize * int(np.prod(part.shape[1:])) for part in (x, y))
+    size = _large_sample(sample, batch_size, contiguous)
+    leaves, structure = jax.tree.flatten(sample)
+    parts = [np.asarray(part) if isinstance(part, jax.Array) else part for part in leaves]
+    example_bytes = sum(part.dtype.itemsize * int(np.prod(part.shape[1:])) for part in parts)
     if buffer is None:
         buffer = max(_BUFFER_BYTES // max(example_bytes, 1), batch_size, contiguous)
     _buffer(buffer, batch_size, contiguous)
     numbers = count() if epochs is None else range(checks.count("epochs", epochs))
-    epoch = partial(_epoch, (x, y), batch_size, key, min(-(-size // contiguous), buffer // contiguous), contiguous)
-    return (batch for number in numbers for batch in epoch(number))
+    epoch = partial(_epoch, parts, batch_size, key, min(-(-size // contiguous), buffer // contiguous), contiguous)
+    return (structure.unflatten(batch) for number in numbers for batch in epoch(number))
 
 
 def _epoch(
-    sample: tuple[Any, Any], batch_size: int, key: Array, at_once: int, contiguous: int, epoch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    sample: list[Any], batch_size: int, key: Array, at_once: int, contiguous: int, epoch: int
+) -> Iterator[list[np.ndarray]]:
     """The batches of one epoch, reading `at_once` runs at a time."""
     size = len(sample[0])
     runs = -(-size // contiguous)
@@ -110,7 +109,7 @@ def _epoch(
         order = generator.permutation(len(pool[0]))
         full = len(order) - len(order) % batch_size
         for batch in order[:full].reshape(-1, batch_size):
-            yield pool[0][batch], pool[1][batch]
+            yield [part[batch] for part in pool]
         rest = [part[order[full:]] for part in pool]
         del pool  # before the next is read
 
@@ -170,23 +169,14 @@ def _mapped_files(x: np.ndarray, y: np.ndarray, names: tuple[str, str]) -> None:
         )
 
 
-def _large_sample(x: Any, y: Any, batch_size: Any, contiguous: Any) -> int:
-    """The number of examples, after checking that x and y have as many and fill a batch."""
-    for name, part in (("x", x), ("y", y)):
-        checks.is_array(f"minibatches: {name}", part)
-        if not part.shape:
-            raise ValueError(f"minibatches: expected examples [n, …] in {name}, got a scalar. Give it an example axis.")
-    size = x.shape[0]
-    if y.shape[0] != size:
-        raise ValueError(
-            f"minibatches: expected one target for each example, got {size} examples in x and {y.shape[0]} targets in "
-            "y. Give both the same length."
-        )
+def _large_sample(sample: Any, batch_size: Any, contiguous: Any) -> int:
+    """The number of examples of a sample, after checking that it fills a batch."""
+    size = checks.examples("minibatches", sample)
     checks.count("contiguous", contiguous)
     if checks.count("batch_size", batch_size) > size:
         raise ValueError(
-            f"minibatches: expected at most the {size} examples of x in a batch, got batch_size {batch_size}. Choose "
-            f"batch_size <= {size}."
+            f"minibatches: expected at most the {size} examples of the sample in a batch, got batch_size {batch_size}. "
+            f"Choose batch_size <= {size}."
         )
     return size
 

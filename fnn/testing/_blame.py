@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fnn.core.batches import supervised
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.nn.surgery import intercept, iter_layers, map_layers
@@ -140,10 +141,10 @@ def _walked(view: Layer, loss: Loss, given: Given) -> tuple[OfLoss, list[tuple[s
     """The loss and the judged layers, by their places among the params."""
 
     def walk(params: Params, state: State, batch: Batch, key: Array) -> tuple[Any, Any]:
-        x, y = batch
+        x, y, _, _ = examples = supervised(batch, loss)
         a, _, tape = view.forward(params, state, x, key)
         slopes = jax.grad(lambda a: jnp.sum(loss.value(a, y)))(a)
-        readings = view.backward(params, tape, slopes / x.shape[0], gradient)[1]
+        readings = view.backward(params, tape, examples.scaled(slopes, gradient), gradient)[1]
         return OfLoss(loss.value(a, y), loss.slope(a, y), slopes), readings
 
     of_loss, readings = jax.jit(walk)(*given)

@@ -17,11 +17,11 @@ from fnn.testing.comparisons import Examples
 
 def alone(functions: Any, given: tuple[Any, ...]) -> Examples:
     """Both gradients of every example as a batch of one."""
-    params, state, (x, y), *others = given
+    params, state, batch, *others = given
 
-    def of_one(xy: Batch) -> list[tuple[Array, Array, Array]]:
+    def of_one(example: Batch) -> list[tuple[Array, Array, Array]]:
         """(‖u − v‖, ‖v‖, what that is small against) of all params, and of x where it is there."""
-        one = jax.tree.map(lambda a: a[None], xy)
+        one = jax.tree.map(lambda a: a[None], example)
         u, v = (f(params, state, one, *others)[1] for f in functions)
         if not isinstance(v, Point):
             return [(_apart(u, v), tree_norm(v), tree_norm(v))]
@@ -33,7 +33,7 @@ def alone(functions: Any, given: tuple[Any, ...]) -> Examples:
         return [(_apart(u.params, v.params), of_params, of_params), (_apart(u.x, v.x), at_x, at_least)]
 
     try:
-        found = jax.jit(lambda x, y: jax.lax.map(of_one, (x, y), batch_size=16))(x, y)
+        found = jax.jit(lambda batch: jax.lax.map(of_one, batch, batch_size=16))(batch)
     except NeedsMoreExamples as error:
         return Examples(np.zeros(0), str(error).splitlines()[0])
     except ValueError as error:

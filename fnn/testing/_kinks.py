@@ -12,12 +12,13 @@ all below, are no further off.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from fnn.core import _checks as checks
 from fnn.core.errors import Unsupported
 from fnn.core.types import Array
 from fnn.testing._programs import Compared
@@ -73,9 +74,12 @@ def beside(
 
 def _moved(given: tuple[Any, ...], sign: int, seed: int | None) -> tuple[Any, ...]:
     """The arguments with params and x moved `aside`."""
-    params, state, (x, y), *others = given
-    params, x = aside((params, x), sign, seed)
-    return params, state, (x, y), *others
+    params, state, batch, *others = given
+    if isinstance(batch, tuple):  # (x, y) or (x, y, weight)
+        params, x = aside((params, batch[0]), sign, seed)
+        return params, state, (x, *batch[1:]), *others
+    params, batch = aside((params, batch), sign, seed)
+    return params, state, batch, *others
 
 
 def _between(
@@ -106,16 +110,16 @@ def _between(
 def _widths(of: Compared, leaf: int, points: list[Any], found: Quotients | None) -> np.ndarray | float:
     """How far apart an example's automatic gradient is at the moved points, its mean over the examples [kinks]."""
     assert found is not None
-    n, at = len(of.given[2][0]), found.at[found.kink]
+    n, at = checks.examples("batch", of.given[2]), found.at[found.kink]
     if of.paths[leaf] == EXAMPLES:
         return 0.0
 
-    def of_example(point: tuple[Any, ...], xy: Any) -> Array:
+    def of_example(point: tuple[Any, ...], example: Any) -> Array:
         params, state, _, *others = point
-        tree = of.functions[1](params, state, jax.tree.map(lambda a: a[None], xy), *others)[1]
+        tree = of.functions[1](params, state, jax.tree.map(lambda a: a[None], example), *others)[1]
         return jax.tree.leaves(tree)[leaf].reshape(-1)[at]
 
-    program = jax.jit(lambda point: jax.lax.map(lambda xy: of_example(point, xy), point[2], batch_size=16))
+    program = jax.jit(lambda point: jax.lax.map(partial(of_example, point), point[2], batch_size=16))
     try:
         each = np.stack([program(point) for point in points])
     except Unsupported:  # a batch of one, as by batch norm: n examples at random are √n/2 times as wide

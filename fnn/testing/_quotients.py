@@ -93,15 +93,15 @@ def quotients_of(
     steps: Any,
 ) -> list[Quotients | None]:
     """Quotients at the entries of each leaf where the two differ most, and at others at random."""
-    params, state, (x, y), key, *_ = given
-    w = Point(params, x) if isinstance(tree, Point) else params
+    params, state, batch, key, *_ = given
+    w = Point(params, batch[0]) if isinstance(tree, Point) else params
     if mean_loss is None or not jax.tree.leaves(w):
         return [None] * len(exact[0])
     _gradient_of("compare", exact[1], w)
 
     def Q(w: Any) -> Array:
-        at, examples = (w.params, w.x) if isinstance(w, Point) else (w, x)
-        return mean_loss(at, state, (examples, y), key)[0]
+        at, examples = (w.params, (w.x, *batch[1:])) if isinstance(w, Point) else (w, batch)
+        return mean_loss(at, state, examples, key)[0]
 
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(w)]
     chosen = _chosen(list(zip(*exact, strict=True)), entries, key)

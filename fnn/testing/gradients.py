@@ -25,7 +25,7 @@ from fnn.testing._verdicts import Kind, Verdict, of_all, of_leaf
 from fnn.testing.comparisons import GradientComparison, LeafComparison, compared, relative_to_whole
 
 Given = tuple[Any, ...]
-"""(params, state, (x, y), key), and what else a function may take."""
+"""(params, state, batch, key), and what else a function may take."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -81,7 +81,7 @@ def compare_gradients(
         loss: a loss.
         params: its parameters.
         state: its state.
-        batch: (x [n, …], y [n, …]).
+        batch: (x [n, …], y [n, …]) or (x, y, weight [n]), as `backprop` takes it.
         key: a key for layers that draw, and for the choice of entries.
         manual: the function of (net, loss) that gives the first gradient function: `backprop`, or your own.
         automatic: the same for the second.
@@ -123,7 +123,7 @@ def compare_gradients(
         follow_dtype(net, precise)
     options = {"entries": entries, "steps": steps, "tolerance": tolerance, "examples": examples, "dtypes": dtypes}
     options |= {"mean_loss": objective(net, loss), "names": names, "label": f"{net}, {loss}"}
-    is_backprop = manual is backprop and automatic is autodiff and jnp.issubdtype(batch[0].dtype, jnp.floating)
+    is_backprop = manual is backprop and automatic is autodiff and _has_floats(batch[0])
     if is_backprop:
         report = compare(backprop(_to_examples(net), loss), _autodiff_to_examples(net, loss), given, **options)
     else:
@@ -163,7 +163,7 @@ def _autodiff_to_examples(net: Layer, loss: Loss) -> Gradient:
     Q = objective(net, loss)
 
     def value_and_gradient(params: Params, state: State, batch: Batch, key: Array) -> Any:
-        at = lambda w: Q(w.params, state, (w.x, batch[1]), key)  # noqa: E731
+        at = lambda w: Q(w.params, state, (w.x, *batch[1:]), key)  # noqa: E731
         return jax.value_and_grad(at, has_aux=True)(Point(params, batch[0]))
 
     return value_and_gradient
@@ -186,16 +186,16 @@ def compare(
 ) -> GradientComparison:
     """Compare any two functions with the signature of `backprop`, or that return a tree alone.
 
-    That signature is ``(params, state, (x, y), key) -> ((value, state), tree)``. Functions that return the tree alone
-    are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`, `gate_curvature`, `gradient_noise`.
-    Further arguments, such as the v of a product, follow the key in ``given``; a v that a function closes over would
-    not be converted to float64 with the others.
+    That signature is ``(params, state, batch, key) -> ((value, state), tree)``; a batch is any pytree. Functions that
+    return the tree alone are compared with ``bare=True``: `hessian_vector_product`, `ggn_vector_product`,
+    `gate_curvature`, `gradient_noise`. Further arguments, such as the v of a product, follow the key in ``given``; a v
+    that a function closes over would not be converted to float64 with the others.
 
     Args:
         first: a function.
         second: another, whose trees have the same structure.
         given: the arguments of both.
-        mean_loss: ``(params, state, (x, y), key) -> (Q, state)``, whose difference quotients judge the two; None for
+        mean_loss: ``(params, state, batch, key) -> (Q, state)``, whose difference quotients judge the two; None for
             trees that are not gradients of Q, such as second moments.
         bare: whether the functions return a tree alone, not ((value, state), tree).
         names: the names of the two.
@@ -336,6 +336,11 @@ def _options(names: Any, tolerance: Any, dtypes: Any) -> None:
             raise ValueError(
                 f"dtypes must be a sequence of floating-point dtypes, got {name!r}; write such as ('bfloat16',)"
             )
+
+
+def _has_floats(x: Any) -> bool:
+    """Whether x is one array of floats, by which Q can be differentiated."""
+    return hasattr(x, "dtype") and bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def _is_floating(dtype: Any) -> bool:

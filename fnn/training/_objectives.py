@@ -28,14 +28,13 @@ def value_and_gradient_of(
 
 
 def first_of(
-    net: Any, loss: Loss | None, value_and_gradient: Gradient, key: Array, data: Batch, batch_size: int
+    net: Any, loss: Loss | None, value_and_gradient: Gradient, key: Array, data: Batch, batch: Any
 ) -> tuple[Params, State, Array]:
-    """The first params and state, and the Q before the first step; raises unless the data fit."""
+    """The first params and state, and the Q before the first step; raises unless the data, or a batch's shapes, fit."""
     if loss is not None:
         params, state = _first(net, key, supervised(data))
         return params, state, _no_running_loss(net, loss, params, state, data)
     params, state = _first(net, key, data)
-    batch = jax.tree.map(lambda leaf: _struct(leaf, batch_size), data)
     (value, *_), _ = jax.eval_shape(value_and_gradient, params, state, batch, key)
     return params, state, _infinite(value.dtype)
 
@@ -60,10 +59,6 @@ def _first(net: Any, key: Array, data: Batch) -> tuple[Params, State]:
         return net(key, data)
     x = data[0] if isinstance(data, tuple | list) else data
     return net.init(key, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.result_type(x)), x))
-
-
-def _struct(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jnp.result_type(leaf))
 
 
 def _infinite(dtype: Any) -> Array:

@@ -27,7 +27,7 @@ from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import Sum, mean, no_sum, plus, wide
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Trainer, TrainState
-from fnn.data.sampling import Draw, shuffled, with_replacement
+from fnn.data.sampling import Draw, shuffled, shuffled_whole, with_replacement
 from fnn.derivatives.backpropagation import Gradient, backprop
 from fnn.optimizers import _checks as optimizers_checks
 from fnn.optimizers._protocol import updated
@@ -79,7 +79,9 @@ def trainer(
             same form, whose results may also have an `aux`: ``((value, state, aux), gradient)``.
         draw: the rule that chooses the examples of step t: `shuffled` epochs, `with_replacement` as in the lecture, or
             any function ``(key, step, size, batch_size) -> indices [batch_size]``, which init tries at step 0. If it
-            leaves the sample in a later step, the missing examples are NaN.
+            leaves the sample in a later step, the missing examples are NaN. With data (x, y), a rule may return
+            (indices, weight) for the weights of the examples: `fnn.data.shuffled_whole` keeps the remainder of an
+            epoch.
         running_loss_rate: λ in (0, 1], the weight of the newest loss in the running loss Q.
         metrics: further values to report of each step; those that look into layers (`of_layer`) need
             ``gradient=backprop``, which exposes them.
@@ -119,12 +121,14 @@ def trainer(
     def init(key: Array, data: Batch) -> TrainState:
         size = training_checks.data(data)
         _try_draw(draw, key, size, batch_size)
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.result_type(leaf)), data)
+        batch = jax.eval_shape(lambda key, data: _drawn(draw, key, 0, data, batch_size), key, like)
         key_of_params, key = jax.random.split(key)
-        params, state, running_loss = first_of(net, loss, value_and_gradient, key_of_params, data, batch_size)
+        params, state, running_loss = first_of(net, loss, value_and_gradient, key_of_params, data, batch)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)
 
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
-        return update(state, _drawn(draw, state, data, batch_size))
+        return update(state, _drawn(draw, state.key, state.step, data, batch_size))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         checks.examples("batch", batch)
@@ -165,32 +169,50 @@ def _next(step: Array) -> Array:
     return (step + 1) & jnp.asarray(_LAST_STEP, step.dtype)
 
 
-_IN_BOUNDS = (shuffled, with_replacement)
+_IN_BOUNDS = (shuffled, shuffled_whole, with_replacement)
 
 
 def _try_draw(draw: Draw, key: Array, size: int, batch_size: int) -> None:
     """Raise ValueError if the draw of step 0 has another size than batch_size or leaves the sample."""
 
-    def first(key: Array) -> Array:
-        chosen = draw(key, 0, size, batch_size)
-        _checked_drawn(chosen, batch_size, size)
-        return chosen
+    def first(key: Array) -> tuple[Array, Array | None]:
+        return _chosen(draw, key, 0, size, batch_size)
 
     if draw in _IN_BOUNDS or training_checks.inside_a_trace():
         jax.eval_shape(first, key)
     else:
-        _checked_drawn(jax.jit(first)(key), batch_size, size)
+        _checked_drawn(jax.jit(first)(key)[0], batch_size, size)
 
 
-def _drawn(draw: Draw, state: TrainState, data: Batch, batch_size: int) -> Batch:
+def _chosen(draw: Draw, key: Array, step: Any, size: int, batch_size: int) -> tuple[Array, Array | None]:
+    """The indices of a step, and the weights if the rule returns some, checked."""
+    drawn = draw(key, step, size, batch_size)
+    indices, weight = drawn if isinstance(drawn, tuple) and len(drawn) == 2 else (drawn, None)
+    _checked_drawn(indices, batch_size, size)
+    if weight is not None:
+        checks.weights("draw", weight, batch_size)
+    return indices, weight
+
+
+def _drawn(draw: Draw, key: Array, step: Any, data: Batch, batch_size: int) -> Batch:
     """The batch of a step. If a user's rule leaves the sample, the missing examples are NaN and labels invalid."""
-    size = checks.examples("data", data)
-    chosen = draw(state.key, state.step, size, batch_size)
-    _checked_drawn(chosen, batch_size, size)
+    indices, weight = _chosen(draw, key, step, checks.examples("data", data), batch_size)
     options: dict[str, Any] = {"mode": "fill", "wrap_negative_indices": False}
     if draw in _IN_BOUNDS:
         options = {"mode": "promise_in_bounds"}
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).at[chosen].get(**options), data)
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[indices].get(**options), data)
+    return batch if weight is None else _weighted(batch, weight)
+
+
+def _weighted(batch: Batch, weight: Array) -> Batch:
+    """A batch (x, y) or (x, y, weight) whose examples count by further weights [n]."""
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise ValueError(
+            f"draw: expected data (x, y) for a rule that returns weights, got {type(batch).__name__}. "
+            "Return indices alone, and let the objective weigh the examples."
+        )
+    x, y, *own = batch
+    return x, y, weight if not own else own[0] * weight.astype(own[0].dtype)
 
 
 def compiled(*static: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import chi2
 
 from fnn import permuted, shuffled, with_replacement
+from fnn.data import shuffled_whole
 
 SIGNIFICANCE = 1e-3  # keys are fixed, so a test that passes once passes always
 SIZES = [
@@ -156,3 +157,26 @@ def test_the_largest_sample_is_drawn_from() -> None:
         assert chosen.min() >= 0
         assert chosen.max() > size // 2
         assert len(np.unique(chosen)) > 990
+
+
+# shuffled_whole
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(7, 3), (6, 3), (5, 5), (9, 1), (10, 7)])
+def test_a_whole_epoch_has_every_example_once(size: int, batch_size: int) -> None:
+    batches = -(-size // batch_size)
+    for epoch in range(3):
+        counts = np.zeros(size)
+        for batch in range(batches):
+            indices, weight = shuffled_whole(jax.random.key(2), epoch * batches + batch, size, batch_size)
+            assert indices.shape == weight.shape == (batch_size,)
+            np.add.at(counts, np.asarray(indices), np.asarray(weight))
+        np.testing.assert_array_equal(counts, 1)
+
+
+def test_full_batches_are_those_of_shuffled() -> None:
+    key = jax.random.key(2)
+    for step in range(4):
+        indices, weight = shuffled_whole(key, step, 8, 2)
+        np.testing.assert_array_equal(indices, shuffled(key, step, 8, 2))
+        assert weight.tolist() == [1, 1]

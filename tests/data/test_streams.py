@@ -38,7 +38,7 @@ def test_an_epoch_has_every_example_once_and_each_epoch_its_own_order(
     tmp_path: Path, contiguous: int, buffer: int | None
 ) -> None:
     x, y = stored(tmp_path, 103)
-    cut = minibatches(x, y, 5, jax.random.key(3), epochs=2, contiguous=contiguous, buffer=buffer)
+    cut = minibatches((x, y), 5, jax.random.key(3), epochs=2, contiguous=contiguous, buffer=buffer)
     epochs = np.array([batch[1] for batch in cut]).reshape(2, 20, 5)
     for epoch in epochs:
         assert len(np.unique(epoch)) == 100
@@ -49,7 +49,7 @@ def test_an_epoch_has_every_example_once_and_each_epoch_its_own_order(
 
 def test_examples_keep_their_targets_and_the_key_decides(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 103)
-    first, again, other = (list(minibatches(x, y, 5, jax.random.key(k), contiguous=4, buffer=20)) for k in (3, 3, 4))
+    first, again, other = (list(minibatches((x, y), 5, jax.random.key(k), contiguous=4, buffer=20)) for k in (3, 3, 4))
     for batch_x, batch_y in first:
         assert (batch_x.dtype, batch_y.dtype, batch_x.shape) == (np.float32, np.int32, (5, 3))
         np.testing.assert_array_equal(batch_x, batch_y[:, None] * np.ones(3))
@@ -60,7 +60,7 @@ def test_examples_keep_their_targets_and_the_key_decides(tmp_path: Path) -> None
 def test_runs_of_neighbours_come_in_uniform_order() -> None:
     """χ² of the 24 orders of 4 runs, with 23 degrees of freedom, over 600 epochs: below 52 with probability 0.9995."""
     x = np.arange(8)
-    cut = minibatches(x, x, 2, jax.random.key(0), epochs=600, contiguous=2, buffer=2)
+    cut = minibatches((x, x), 2, jax.random.key(0), epochs=600, contiguous=2, buffer=2)
     epochs = np.array([batch[1] for batch in cut]).reshape(600, 4, 2)
     assert (epochs.max(2) - epochs.min(2) == 1).all()
     orders, counts = np.unique(epochs.min(2), axis=0, return_counts=True)
@@ -71,7 +71,7 @@ def test_runs_of_neighbours_come_in_uniform_order() -> None:
 def test_a_buffer_is_shuffled_whole() -> None:
     """Every place of the buffer is equally likely: χ² with 15 degrees of freedom, below 40 in 0.9995 of cases."""
     x = np.arange(16)
-    cut = minibatches(x, x, 4, jax.random.key(0), epochs=800, contiguous=4)
+    cut = minibatches((x, x), 4, jax.random.key(0), epochs=800, contiguous=4)
     places = np.argmax(np.array([batch[1] for batch in cut]).reshape(800, 16) == 5, axis=1)
     assert np.sum((np.bincount(places, minlength=16) - 50) ** 2 / 50) < 40
 
@@ -97,7 +97,7 @@ class Counted:
 )
 def test_a_buffer_holds_as_many_runs_as_fit_into_it(contiguous: int, buffer: int, first: Any) -> None:
     x = Counted(np.arange(60))
-    batches = minibatches(x, x, 3, jax.random.key(5), epochs=1, contiguous=contiguous, buffer=buffer)
+    batches = minibatches((x, x), 3, jax.random.key(5), epochs=1, contiguous=contiguous, buffer=buffer)
     next(batches)
     assert x.read / 2 in (first if isinstance(first, set) else {first})
     assert len(list(batches)) == 19
@@ -113,7 +113,7 @@ def test_a_buffer_nobody_asked_for_holds_so_many_bytes(
     """Of 4·width + 4 bytes an example as many as fit into 200 bytes, but a batch and a run of neighbours at least."""
     monkeypatch.setattr("fnn.data.streams._BUFFER_BYTES", 200)
     x, y = Counted(np.zeros((60, width), np.float32)), np.zeros(60, np.int32)
-    next(minibatches(x, y, 2, jax.random.key(5), contiguous=contiguous))
+    next(minibatches((x, y), 2, jax.random.key(5), contiguous=contiguous))
     assert x.read == first
 
 
@@ -132,9 +132,9 @@ def test_an_endless_stream_of_any_sliceable_sample() -> None:
             return self.array[part]
 
     x = np.arange(10)
-    expected = list(minibatches(x, x, 3, jax.random.key(0), epochs=3, contiguous=2))
+    expected = list(minibatches((x, x), 3, jax.random.key(0), epochs=3, contiguous=2))
     for sample in (Dataset(x), jnp.arange(10)):
-        got = list(islice(minibatches(sample, sample, 3, jax.random.key(0), epochs=None, contiguous=2), 9))
+        got = list(islice(minibatches((sample, sample), 3, jax.random.key(0), epochs=None, contiguous=2), 9))
         chex.assert_trees_all_equal(got, expected)
 
 
@@ -144,7 +144,7 @@ def test_what_was_written_to_a_private_or_shared_map_is_kept(tmp_path: Path) -> 
         x = np.load(tmp_path / "x.npy", mmap_mode=mode)
         x[:, 0] = -1
         for view in (x[10:], np.asarray(x)[10:]):
-            assert all((batch[:, 0] == -1).all() for batch, _ in minibatches(view, view, 10, jax.random.key(0)))
+            assert all((batch[:, 0] == -1).all() for batch, _ in minibatches((view, view), 10, jax.random.key(0)))
         assert (x[:, 0] == -1).all()
 
 
@@ -152,17 +152,17 @@ def test_bad_samples_are_told_apart(tmp_path: Path) -> None:
     x, y = stored(tmp_path, 10)
     key = jax.random.key(0)
     bad: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-        ("expected one target for each example, got 10 examples in x and 3 targets in y", (x, y[:3], 2), {}),
-        ("expected at most the 10 examples of x in a batch, got batch_size 11", (x, y, 11), {}),
-        ("a batch of 4 and a run of 8 examples, got 6", (x, y, 4), {"contiguous": 8, "buffer": 6}),
-        ("contiguous must be a whole number >= 1", (x, y, 4), {"contiguous": 0}),
-        ("epochs must be a whole number >= 1", (x, y, 4), {"epochs": 0}),
+        (r"equally many examples in all arrays, at least one, got x of shape \(10,.* and y of", ((x, y[:3]), 2), {}),
+        ("expected at most the 10 examples of the sample in a batch, got batch_size 11", ((x, y), 11), {}),
+        ("a batch of 4 and a run of 8 examples, got 6", ((x, y), 4), {"contiguous": 8, "buffer": 6}),
+        ("contiguous must be a whole number >= 1", ((x, y), 4), {"contiguous": 0}),
+        ("epochs must be a whole number >= 1", ((x, y), 4), {"epochs": 0}),
     ]
     for message, arguments, options in bad:
         with pytest.raises(ValueError, match=message):
             minibatches(*arguments, key=key, **options)
-    with pytest.raises(TypeError, match="minibatches: x: expected an array, got list"):
-        minibatches([1.0], y, 2, key)
+    with pytest.raises(TypeError, match=r"minibatches: expected arrays, such as \(x, y\), got float for x"):
+        minibatches(([1.0], y), 2, key)
     np.save(tmp_path / "columns.npy", np.asfortranarray(np.ones((10, 3))))
     with pytest.raises(ValueError, match="in Fortran order"):
         memory_mapped(tmp_path / "columns.npy", tmp_path / "y.npy")
@@ -177,7 +177,7 @@ def test_a_trainer_starts_from_a_memory_map_without_reading_it(tmp_path: Path) -
         learn = trainer(linear(200), fnn.softmax_cross_entropy, sgd(0.1), batch_size=10)
         whole, few = (learn.init(jax.random.key(0), data) for data in ((x, y), (x[:10], y[:10])))
         chex.assert_trees_all_equal(whole.params, few.params)
-        done = learn_online(learn, few, minibatches(x, y, 10, jax.random.key(1)))
+        done = learn_online(learn, few, minibatches((x, y), 10, jax.random.key(1)))
     assert (done.stopped, int(done.state.step)) == ("end of stream", 10)
     x: Any = np.lib.format.open_memmap(tmp_path / "x.npy", "r+")
     x[50] = np.nan
@@ -207,7 +207,7 @@ x, y = memory_mapped(folder + "/x.npy", folder + "/y.npy")
 learn = trainer(serial(dense(16, tanh), linear(1)), squared, sgd(0.1), batch_size=1000)
 state = learn.init(jax.random.key(0), (x, y) if sys.argv[3] == "all" else (x[:1000], y[:1000]))
 begin = time.perf_counter()
-done = learn_online(learn, state, minibatches(x, y, 1000, jax.random.key(1), contiguous=contiguous))
+done = learn_online(learn, state, minibatches((x, y), 1000, jax.random.key(1), contiguous=contiguous))
 result = {"examples": int(done.history["examples"][-1]), "loss": [float(done.history["loss"][i]) for i in (0, -1)]}
 result["seconds"] = time.perf_counter() - begin
 """
@@ -263,3 +263,17 @@ def ten_million() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("error")
     ten_million()
+
+
+def test_minibatches_of_any_pytree_keep_its_rows_together() -> None:
+    rows = np.arange(20)
+    sample = {"image": rows[:, None] * np.ones(3), "text": (rows, rows.astype(np.float32)), "weight": jnp.asarray(rows)}
+    seen = []
+    for batch in minibatches(sample, 6, jax.random.key(0), contiguous=3):
+        assert jax.tree.structure(batch) == jax.tree.structure(sample)
+        number = batch["text"][0]
+        for leaf in (batch["image"][:, 0], batch["text"][1], batch["weight"]):
+            np.testing.assert_array_equal(leaf, number)
+        assert batch["text"][1].dtype == np.float32
+        seen += number.tolist()
+    assert len(seen) == len(set(seen)) == 18

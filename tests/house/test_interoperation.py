@@ -390,3 +390,23 @@ def test_in_a_filtered_step_of_equinox(key: jax.Array) -> None:
 
     module, (value, new_state), g = step(in_equinox(doubled(NET), params), state, key)
     check_close((value, new_state, g.params, module.params), by_fnn(params, state, (x, y), key))
+
+
+# Optimizers of theirs that ask for more than the gradient
+
+
+@pytest.mark.parametrize("name", ["reduce_on_plateau", "lbfgs", "backtracking"])
+def test_optaxs_line_searches_and_plateaus_get_what_they_ask_for(name: str) -> None:
+    optax = installed("optax")
+    optimizer = {
+        "reduce_on_plateau": lambda: optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=2)),
+        "lbfgs": lambda: optax.lbfgs(),
+        "backtracking": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
+    }[name]()
+    x = jnp.linspace(-1, 1, 8)[:, None]
+    data = x, 2 * x + 1
+    learn = trainer(serial(dense(4, tanh), linear(1)), squared, optimizer, batch_size=8)
+    done = fit(learn, learn.init(jax.random.key(0), data), data, 60, chunk=20, progress=False)
+    assert done.history["loss"][-1] < 0.2 * done.history["loss"][0]
+    if name == "lbfgs":
+        assert done.history["loss"][-1] < 1e-4

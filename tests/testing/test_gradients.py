@@ -10,12 +10,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import fnn
-from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, tanh
+from fnn import Layer, backprop, compare_gradients, dense, linear, serial, softmax_cross_entropy, squared, tanh
 from fnn.core import NeedsMoreExamples, Unsupported
 from fnn.derivatives import ggn_vector_product, gradient_noise, hessian_vector_product
 from fnn.derivatives import reference as automatic
 from fnn.nn import intercept
 from fnn.testing import Culprit, Examples, GradientComparison, Kind, compare
+from fnn.testing._trees import normal
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (6, 4)), jnp.array([0, 1, 2, 0, 1, 2])
@@ -824,3 +825,69 @@ def test_a_saturated_network_agrees_at_x_too(factor: float) -> None:
     report = squared_of(serial(dense(5, tanh), linear(2)), factor * X, examples=True)
     assert str(report.verdict).startswith("agree to 1")
     assert alone(report).errors.max() < 1e-9
+
+
+# Weights, and batches that are no pairs
+
+
+def weighted() -> tuple[Any, Any]:
+    net = serial(dense(3, tanh), linear(2))
+    x = normal(jnp.zeros((5, 3)), 1)
+    batch = x, normal(jnp.zeros((5, 2)), 2), jnp.array([1.0, 0.0, 2.5, 1.0, 0.5])
+    return net, (*net.init(jax.random.key(0), x), batch, jax.random.key(1))
+
+
+def test_gradients_of_weighted_examples_are_compared() -> None:
+    net, given = weighted()
+    report = compare_gradients(net, squared, *given)
+    assert report.verdict.agree
+    assert report.worst < 1e-12
+
+
+def test_weights_that_a_gradient_ignores_are_found() -> None:
+    net, given = weighted()
+
+    def unweighted(net: Any, loss: Any) -> Any:
+        of = backprop(net, loss)
+        return lambda params, state, batch, key: of(params, state, batch[:2], key)
+
+    report = compare_gradients(net, squared, *given, manual=unweighted, examples=False)
+    assert not report.verdict.agree
+    assert "manual wrong" in str(report) or "values differ" in str(report)
+
+
+def test_a_wrong_layer_is_named_under_weights_too() -> None:
+    net, given = weighted()
+    part = net.children[0]
+
+    def backward(call: Any, params: Any, tape: Any, error: Any, read: Any) -> Any:
+        through, readings = call(params, tape, error, read)
+        return through * 1.01, readings
+
+    wrong = serial(linear(3), intercept(part, backward=backward), net.children[1])
+    params, state = wrong.init(jax.random.key(0), given[2][0])
+    report = compare_gradients(wrong, squared, params, state, *given[2:])
+    assert not report.verdict.agree
+    assert report.culprit is not None
+    assert "1" in report.culprit.place
+
+
+def test_functions_of_any_batch_are_compared() -> None:
+    """A batch of named arrays, one of them of integers."""
+    batch = {"t": jnp.linspace(0, 1, 5), "group": jnp.array([0, 1, 0, 2, 1])}
+    params = {"a": jnp.array([1.0, 2.0, 3.0]), "b": jnp.array(0.5)}
+
+    def Q(params: Any, state: Any, batch: Any, key: Any) -> Any:
+        return jnp.mean(jnp.sin(params["a"][batch["group"]] * batch["t"] + params["b"])), state
+
+    def by_hand(params: Any, state: Any, batch: Any, key: Any) -> Any:
+        slope = jnp.cos(params["a"][batch["group"]] * batch["t"] + params["b"]) / batch["t"].size
+        at_a = jnp.zeros_like(params["a"]).at[batch["group"]].add(slope * batch["t"])
+        return Q(params, state, batch, key), {"a": at_a, "b": jnp.sum(slope)}
+
+    given = params, (), batch, jax.random.key(0)
+    report = compare(by_hand, jax.value_and_grad(Q, has_aux=True), given, mean_loss=Q)
+    assert report.verdict.agree
+    twice = lambda *given: (by_hand(*given)[0], jax.tree.map(lambda g: 2 * g, by_hand(*given)[1]))  # noqa: E731
+    report = compare(twice, jax.value_and_grad(Q, has_aux=True), given, mean_loss=Q)
+    assert "first wrong" in str(report)

@@ -69,7 +69,7 @@ def test_so_many_rows_are_computed_together_in_chunks_of_one_size(at_once: int |
     program = _compiled(row, jax.tree.structure(0), (kind,), 7, sharding, at_once)
     assert program.rows == calls * -(-7 // calls)
     x = jnp.arange(3.0 * program.rows).reshape(-1, 3)
-    np.testing.assert_array_equal(program.call((x,)), 2 * x)
+    np.testing.assert_array_equal(program.call([x]), 2 * x)
     assert ("while" in program.call.as_text()) == loops
 
 
@@ -376,12 +376,12 @@ def test_cross_validation_is_a_sweep_over_indices() -> None:
 
 def test_coordinates_name_the_axes() -> None:
     keys = jax.random.split(jax.random.key(0), 2)
-    results, axes = sweep(lambda key, a, b: a * b, keys, a=[1.0, 2.0, 3.0], b=[4, 5], coordinates=True)
+    results, axes = sweep(lambda key, a, b: a * b, keys, a=[1.0, 2.0, 3.0], b=[4.0, 5.0], coordinates=True)
     assert results.shape == tuple(map(len, axes.values()))
     assert {name: np.asarray(values).tolist() for name, values in axes.items()} == {
         "run": [0, 1],
         "a": [1.0, 2.0, 3.0],
-        "b": [4, 5],
+        "b": [4.0, 5.0],
     }
     with pytest.raises(ValueError, match='no hyper-parameter named "run"'):
         sweep(lambda key, run: run, keys, run=[1.0], coordinates=True)

@@ -15,6 +15,7 @@ import pytest
 import fnn
 from fnn import Trainer, autodiff, dense, dropout, fit, linear, serial, sgd, squared, tanh, train, trainer
 from fnn import with_replacement as replaced
+from fnn.data import shuffled_whole
 from tests.training.learners import LEARN, NET, problem, size_of_weights
 
 
@@ -387,3 +388,98 @@ def test_more_steps_than_int32_counts_are_refused_in_one_call(steps: int) -> Non
     ):
         with pytest.raises(ValueError, match="expected fewer than 2³¹"):
             call()
+
+
+# Draws with weights, and optimizers that ask for more than the gradient
+
+
+def test_an_epoch_with_its_remainder_is_gradient_descent_on_every_example() -> None:
+    """Seven examples in batches of three: the last batch of an epoch is the mean over its single example."""
+    x = jnp.arange(7.0)[:, None] / 7
+    y = 3 * x - 1
+    learn = trainer(linear(1), squared, sgd(0.3), batch_size=3, draw=shuffled_whole)
+    state = learn.init(jax.random.key(0), (x, y))
+    w, b = np.asarray(state.params["w"])[0, 0], np.asarray(state.params["b"])[0]
+    for step in range(6):
+        indices, weight = shuffled_whole(state.key, step, 7, 3)
+        kept = np.asarray(indices)[np.asarray(weight) > 0]
+        assert len(kept) == (1 if step % 3 == 2 else 3)
+        x_b, y_b = np.asarray(x)[kept, 0], np.asarray(y)[kept, 0]
+        apart = w * x_b + b - y_b
+        w, b = w - 0.3 * np.mean(apart * x_b), b - 0.3 * np.mean(apart)
+    end, _ = train(learn, state, (x, y), 6)
+    np.testing.assert_allclose([end.params["w"][0, 0], end.params["b"][0]], [w, b], rtol=1e-12)
+
+
+def test_weights_of_the_draw_multiply_those_of_the_data() -> None:
+    def halves(key: jax.Array, step: Any, size: int, batch_size: int) -> Any:
+        return jnp.arange(batch_size), jnp.where(jnp.arange(batch_size) < 1, 0.5, 1.0)
+
+    x, y, weight = jnp.arange(3.0)[:, None], jnp.ones((3, 1)), jnp.array([2.0, 3.0, 1.0])
+    learn = trainer(linear(1), squared, sgd(0.1), batch_size=3, draw=halves)
+    state = learn.init(jax.random.key(0), (x, y, weight))
+    _, metrics = learn.step(state, (x, y, weight))
+    L = np.asarray((x @ state.params["w"] + state.params["b"] - y) ** 2 / 2)[:, 0]
+    np.testing.assert_allclose(metrics["loss"], np.average(L, weights=[1, 3, 1]), rtol=1e-12)
+
+
+def test_weights_of_a_draw_that_cannot_be_are_refused() -> None:
+    data = jnp.ones((3, 1)), jnp.ones((3, 1))
+
+    def drawn(weight: Any) -> Any:
+        return lambda key, step, size, batch_size: (jnp.arange(batch_size), weight)
+
+    for weight, error, words in (
+        (jnp.ones(2), ValueError, "draw"),
+        (jnp.ones(3, int), TypeError, "draw"),
+    ):
+        learn = trainer(linear(1), squared, sgd(0.1), batch_size=3, draw=drawn(weight))
+        with pytest.raises(error, match=words):
+            learn.init(jax.random.key(0), data)
+    learn = trainer(
+        lambda key, batch: (jnp.ones(()), ()),
+        optimizer=sgd(0.1),
+        objective=lambda params, state, batch, key: (params * jnp.mean(batch["a"]), state),
+        batch_size=3,
+        draw=shuffled_whole,
+    )
+    with pytest.raises(ValueError, match=r"draw: expected data \(x, y\) for a rule that returns weights, got dict"):
+        learn.init(jax.random.key(0), {"a": jnp.ones(7)})
+
+
+def line_search(eta: float) -> fnn.Optimizer:
+    """Steps of η·2^−j with the least j ≤ 9 that lowers the value enough (Armijo's rule)."""
+
+    def update(g: Any, state: Any, params: Any, *, value: Any, grad: Any, value_fn: Any) -> Any:
+        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
+        rates = eta / 2.0 ** jnp.arange(10)
+        values = jax.vmap(lambda rate: value_fn(jax.tree.map(lambda w, g: w - rate * g, params, g)))(rates)
+        rate = rates[jnp.argmax(values <= value - rates * squares / 2)]
+        return jax.tree.map(lambda g: -rate * g, g), state
+
+    return fnn.Optimizer(init=lambda params: (), update=update, label=f"line_search({eta})")
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda f: f,
+        lambda f: fnn.chain(fnn.clip_by_norm(1e9), f),
+        lambda f: fnn.optimizers.exponential_average(f),
+        lambda f: fnn.optimizers.accumulated(f, 1),
+        lambda f: fnn.pruning.sparse(f),
+    ],
+    ids=["alone", "chain", "average", "accumulated", "sparse"],
+)
+@pytest.mark.parametrize("kind", ["loss", "objective"])
+def test_an_optimizer_that_asks_for_the_value_function_gets_it(around: Any, kind: str) -> None:
+    """A rate of 1000 would explode; the line search lowers the loss in every step."""
+    x = jnp.linspace(-1, 1, 8)[:, None]
+    data, net = (x, 2 * x + 1), linear(1)
+    if kind == "loss":
+        learn = trainer(net, squared, around(line_search(1000.0)), batch_size=8)
+    else:
+        learn = trainer(net, optimizer=around(line_search(1000.0)), objective=fnn.objective(net, squared), batch_size=8)
+    _, metrics = train(learn, learn.init(jax.random.key(0), data), data, 20, every=1)
+    assert bool(jnp.all(jnp.diff(metrics["loss"]) < 0))
+    assert float(metrics["loss"][-1]) < 0.01
