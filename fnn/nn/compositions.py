@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -225,15 +226,15 @@ def branches(*layers: Layer) -> Layer:
     def backward(params: Params, tape: BranchesTape, error: Array, read: Reading) -> tuple[Array, Any]:
         parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
         errors, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
-        return sum(errors[1:], errors[0]), readings
+        return reduce(jnp.add, errors), readings
 
     def curve(params: Params, tape: BranchesTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         errors, own, readings = _curves(layers, params, tape, error, c, read)
-        below = sum(own[1:], own[0])
+        below = reduce(jnp.add, own)
         if is_exact(c):
             between = jnp.where(_within_parts(tape), 0, c)
             below += both_through(lambda error: backward(params, tape, error, gradient)[0], between)
-        return sum(errors[1:], errors[0]), below, readings
+        return reduce(jnp.add, errors), below, readings
 
     return Layer(
         label=label,
@@ -260,7 +261,7 @@ def _split(tape: ColumnsTape | BranchesTape, joined: Array, axis: int = 1) -> li
 
 
 def _curves(
-    layers: Sequence[Layer], params: Params, tape: BranchesTape, error: Array, c: Array, read: Reading
+    layers: Sequence[Layer], params: Params, tape: ColumnsTape | BranchesTape, error: Array, c: Array, read: Reading
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], Any]:
     """The curves of all parts, each for its own outputs: their errors, their curvatures, their readings."""
     own = [_split(tape, rows, axis=2)[b] if is_exact(c) else rows for b, rows in enumerate(_split(tape, c))]

@@ -85,8 +85,8 @@ def product(left: Layer, right: Layer) -> Layer:
         curves = [checks.curve_of(layer)(p, t, *up, read) for (layer, p, t), up in zip(parts, own, strict=True)]
         errors, below, readings = zip(*curves, strict=True)
         m = plus_diagonal(scaled_by_two(c, g, f), error)
-        between = crossing(*(partial(back_to_x, *part) for part in parts), m)
-        return errors[0] + errors[1], below[0] + below[1] + between, readings
+        back_f, back_g = (partial(back_to_x, *part) for part in parts)
+        return errors[0] + errors[1], below[0] + below[1] + crossing(back_f, back_g, m), readings
 
     return Layer(
         label=label,

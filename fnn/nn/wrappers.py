@@ -117,8 +117,8 @@ def _projected(layer: Layer, projection: Layer) -> Layer:
     def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         parts = list(zip(both, params, tape, strict=True))
         errors, own, readings = zip(*(checks.curve_of(f)(p, t, error, c, read) for f, p, t in parts), strict=True)
-        between = crossing(*(partial(back_to_x, *part) for part in parts), c)
-        return errors[1] + errors[0], own[1] + between + own[0], readings
+        back, back_shortcut = (partial(back_to_x, *part) for part in parts)
+        return errors[1] + errors[0], own[1] + crossing(back, back_shortcut, c) + own[0], readings
 
     def apply(params: Params, state: State, x: Array) -> Array:
         nn_checks.parts(label, 2, params=params, state=state)

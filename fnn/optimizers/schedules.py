@@ -116,7 +116,7 @@ def piecewise_constant(rates: Mapping[int, Any]) -> Schedule:
     return Schedule(rate, call_repr("piecewise_constant", dict(rates)))
 
 
-def joined(*parts: tuple[Rate, int] | Rate) -> Schedule:
+def joined(*parts: Any) -> Schedule:
     """Schedules one after another: pairs (schedule or number, steps), the last without steps. Each starts at its t = 0.
 
     Example:

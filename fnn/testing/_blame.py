@@ -106,7 +106,7 @@ def follow_dtype(net: Layer, given: Given) -> None:
 
         return intercept(layer, forward=forward)
 
-    params, state, (x, _), key = given
+    params, state, (x, *_), key = given
     jax.eval_shape(map_layers(change, net).forward, params, state, x, key)
 
 

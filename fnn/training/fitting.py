@@ -80,7 +80,7 @@ def fit(
         >>> learn = trainer(linear(1), squared, sgd(0.1), batch_size=4)
         >>> show = lambda state, row: print(row["step"], row["loss"].round(4))
         >>> done = fit(learn, learn.init(jax.random.key(0), data), data, 100, chunk=40, on_chunk=show, progress=False)
-        40 0.0191
+        40 0.1067
         80 0.0
         100 0.0
         >>> done.stopped, done.history["step"]

@@ -41,16 +41,15 @@ def tidy(results: Any, coordinates: Mapping[str, Any]) -> dict[str, np.ndarray]:
         >>> from fnn import sweep
         >>> from fnn.training import tidy
         >>> def experiment(key, eta):
-        ...     return {"loss": eta * jax.numpy.arange(2.0), "seed": jax.random.bits(key) % 10}
-        >>> results = sweep(experiment, jax.random.split(jax.random.key(0), 1), eta=[1.0, 3.0], coordinates=True)
-        >>> found, axes = results
-        >>> for name, column in tidy(found, axes | {"step": [10, 20]}).items():
+        ...     return {"loss": eta * jax.numpy.arange(2.0), "squared": eta * eta}
+        >>> results, axes = sweep(experiment, jax.random.split(jax.random.key(0), 1), eta=[1.0, 3.0], coordinates=True)
+        >>> for name, column in tidy(results, axes | {"step": [10, 20]}).items():
         ...     print(name, column.tolist())
         run [0, 0, 0, 0]
         eta [1.0, 1.0, 3.0, 3.0]
         step [10, 20, 10, 20]
         loss [0.0, 1.0, 0.0, 3.0]
-        seed [6, 6, 6, 6]
+        squared [1.0, 1.0, 9.0, 9.0]
     """
     axes = {name: np.asarray(values) for name, values in coordinates.items()}
     _are_axes(axes)

@@ -121,8 +121,7 @@ def trainer(
     def init(key: Array, data: Batch) -> TrainState:
         size = training_checks.data(data)
         _try_draw(draw, key, size, batch_size)
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.result_type(leaf)), data)
-        batch = jax.eval_shape(lambda key, data: _drawn(draw, key, 0, data, batch_size), key, like)
+        batch = _shapes_of_drawn(draw, key, data, batch_size)
         key_of_params, key = jax.random.split(key)
         params, state, running_loss = first_of(net, loss, value_and_gradient, key_of_params, data, batch)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)
@@ -135,11 +134,8 @@ def trainer(
         key = jax.random.fold_in(jax.random.fold_in(state.key, _LAYER_STREAM), state.step)
         (value, layer_state, *aux), readings = value_and_gradient(state.params, state.layer_state, batch, key)
         g, of_layers = parted(readings)
-        extra = {
-            "value": value,
-            "grad": g,
-            "value_fn": lambda params: value_and_gradient(params, state.layer_state, batch, key)[0][0],
-        }
+        value_fn = lambda params: value_and_gradient(params, state.layer_state, batch, key)[0][0]  # noqa: E731
+        extra = {"value": value, "grad": g, "value_fn": value_fn}
         updates, optimizer_state = updated(optimizer, g, state.optimizer_state, state.params, extra)
         params = apply_updates(state.params, updates)
         L, Q = _losses(state, value, running_loss_rate)
@@ -151,8 +147,7 @@ def trainer(
 
     what = (net, optimizer) if loss is None else (net, loss, optimizer)
     differs = {"batch_size": (batch_size, 0), "gradient": (gradient, backprop), "metrics": (list(metrics), [])}
-    label = call_repr("trainer", *what, objective=(objective, None), **differs)
-    return Trainer(init=init, step=step, update=update, label=label)
+    return Trainer(init, step, update, call_repr("trainer", *what, objective=(objective, None), **differs))
 
 
 def _losses(state: TrainState, value: Array, rate: Any) -> tuple[Array, Array]:
@@ -202,6 +197,12 @@ def _drawn(draw: Draw, key: Array, step: Any, data: Batch, batch_size: int) -> B
         options = {"mode": "promise_in_bounds"}
     batch = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[indices].get(**options), data)
     return batch if weight is None else _weighted(batch, weight)
+
+
+def _shapes_of_drawn(draw: Draw, key: Array, data: Batch, batch_size: int) -> Batch:
+    """The shapes and dtypes of a batch."""
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.result_type(leaf)), data)
+    return jax.eval_shape(lambda key, data: _drawn(draw, key, 0, data, batch_size), key, like)
 
 
 def _weighted(batch: Batch, weight: Array) -> Batch:

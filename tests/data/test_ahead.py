@@ -143,7 +143,7 @@ def test_learning_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     first: Any = x[:32], y[:32]
     learn = trainer(serial(fnn.dense(4, tanh), linear(1)), squared, fnn.adam(0.01), batch_size=32)
     start = learn.init(jax.random.key(0), first)
-    cut = partial(minibatches, x, y, 32, jax.random.key(1), epochs=2, buffer=100)
+    cut = partial(minibatches, (x, y), 32, jax.random.key(1), epochs=2, buffer=100)
     as_is, ahead = (learn_online(learn, start, batches, every=7) for batches in (cut(), read_ahead(cut(), ahead=3)))
     assert (ahead.stopped, int(ahead.state.step)) == ("end of stream", 62)
     chex.assert_trees_all_equal(ahead, as_is)

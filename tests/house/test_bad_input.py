@@ -242,6 +242,19 @@ LAYERS = [
     ),
     Wrong("columns of activations", "columns((3, tanh))", TypeError, ["columns: expected layers", "activate(tanh)"]),
     Wrong("columns of nothing", "columns()", ValueError, ["at least one pair", "none"]),
+    Wrong("branches of an activation", "branches(linear(2), tanh)", TypeError, ["branches", "layer", "tanh"]),
+    Wrong(
+        "product of different widths",
+        "product(linear(2), linear(3)).init(key, x)",
+        ValueError,
+        ["product(linear(2), linear(3))", "same shape", "same number of neurons"],
+    ),
+    Wrong(
+        "tied layers of other widths",
+        "tied(serial(linear(2), linear(3)), {1: 0}).init(key, x)",
+        ValueError,
+        ["tied", "the same weights at 1 as at its source 0", "same widths"],
+    ),
     Wrong(
         "residual changes the width",
         "residual(linear(2)).init(key, x)",

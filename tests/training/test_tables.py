@@ -23,7 +23,7 @@ def experiment(key: jax.Array, eta: Any) -> dict[str, Any]:
 
 def test_a_sweep_of_curves_is_one_table() -> None:
     results, axes = sweep(experiment, KEYS, eta=[0.1, 0.2, 0.5], coordinates=True)
-    table = pd.DataFrame(tidy(results, axes | {"step": [2, 4, 6]}))
+    table: Any = pd.DataFrame(tidy(results, axes | {"step": [2, 4, 6]}))
     assert list(table) == ["run", "eta", "step", "curve.loss", "curve.running_loss", "w"]
     assert len(table) == 2 * 3 * 3
     for run in range(2):

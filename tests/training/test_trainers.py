@@ -419,7 +419,7 @@ def test_weights_of_the_draw_multiply_those_of_the_data() -> None:
     learn = trainer(linear(1), squared, sgd(0.1), batch_size=3, draw=halves)
     state = learn.init(jax.random.key(0), (x, y, weight))
     _, metrics = learn.step(state, (x, y, weight))
-    L = np.asarray((x @ state.params["w"] + state.params["b"] - y) ** 2 / 2)[:, 0]
+    L = np.asarray((x @ state.params["w"] + state.params["b"][None] - y) ** 2 / 2)[:, 0]
     np.testing.assert_allclose(metrics["loss"], np.average(L, weights=[1, 3, 1]), rtol=1e-12)
 
 
@@ -448,16 +448,16 @@ def test_weights_of_a_draw_that_cannot_be_are_refused() -> None:
 
 
 def line_search(eta: float) -> fnn.Optimizer:
-    """Steps of η·2^−j with the least j ≤ 9 that lowers the value enough (Armijo's rule)."""
+    """Steps of η·2^−j with the least j ≤ 19 that lowers the value enough (Armijo's rule)."""
 
     def update(g: Any, state: Any, params: Any, *, value: Any, grad: Any, value_fn: Any) -> Any:
         squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grad))
-        rates = eta / 2.0 ** jnp.arange(10)
+        rates = eta / 2.0 ** jnp.arange(20.0)
         values = jax.vmap(lambda rate: value_fn(jax.tree.map(lambda w, g: w - rate * g, params, g)))(rates)
         rate = rates[jnp.argmax(values <= value - rates * squares / 2)]
         return jax.tree.map(lambda g: -rate * g, g), state
 
-    return fnn.Optimizer(init=lambda params: (), update=update, label=f"line_search({eta})")
+    return fnn.Optimizer(init=lambda params: (), update=update, label=f"line_search({eta})", steps="all")
 
 
 @pytest.mark.parametrize(
