@@ -125,7 +125,9 @@ def joined(*parts: Any) -> Schedule:
         >>> [round(float(saw(jnp.int32(t))), 3) for t in range(5)]
         [1.0, 0.5, 0.5, 0.25, 0.0]
     """
-    *timed, last = parts or (None,)
+    if not parts:
+        raise TypeError("joined: expected schedules, got none. Pass pairs (schedule, steps) and a last schedule.")
+    timed, last = parts[:-1], parts[-1]
     if not all(isinstance(part, tuple) and not callable(part) and len(part) == 2 for part in timed):
         raise TypeError(
             f"joined: expected pairs (schedule, steps) before the last schedule, got {checks.shown(timed)}."

@@ -403,10 +403,9 @@ def test_optaxs_line_searches_and_plateaus_get_what_they_ask_for(name: str) -> N
         "lbfgs": lambda: optax.lbfgs(),
         "backtracking": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
     }[name]()
-    x = jnp.linspace(-1, 1, 8)[:, None]
-    data = x, 2 * x + 1
-    learn = trainer(serial(dense(4, tanh), linear(1)), squared, optimizer, batch_size=8)
-    done = fit(learn, learn.init(jax.random.key(0), data), data, 60, chunk=20, progress=False)
-    assert done.history["loss"][-1] < 0.2 * done.history["loss"][0]
-    if name == "lbfgs":
-        assert done.history["loss"][-1] < 1e-4
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        x = jnp.linspace(-1, 1, 8)[:, None]
+        data = x, 2 * x + 1
+        learn = trainer(serial(dense(4, tanh), linear(1)), squared, optimizer, batch_size=8)
+        done = fit(learn, learn.init(jax.random.key(0), data), data, 60, chunk=20, progress=False)
+    assert done.history["loss"][-1] < (1e-3 if name == "lbfgs" else 0.2) * done.history["loss"][0]
