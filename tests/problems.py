@@ -285,10 +285,16 @@ KEEP_WIDTH: list[Callable[[Activation], Layer]] = [
 ]
 
 
+def has_params(layer: Layer, inputs: int) -> bool:
+    """Whether there is anything to tie."""
+    like = jax.ShapeDtypeStruct((EXAMPLES, inputs), float)
+    return bool(jax.tree.leaves(jax.eval_shape(lambda key: layer.init(key, like)[0], jax.random.key(0))))
+
+
 @st.composite
 def draw_layer(draw: st.DrawFn, inputs: int, outputs: int, nesting: int) -> Layer:
     """A layer between two widths, with a linear one after it where it cannot change the width itself."""
-    composites = ["serial", "columns", "remat", "watch", "residual", "repeat"]
+    composites = ["serial", "columns", "branches", "product", "tied", "remat", "watch", "residual", "repeat"]
     kind = draw(st.sampled_from(["weights", "others", *composites])) if nesting else "weights"
     if kind == "weights":
         return draw(st.sampled_from([linear(outputs), *(dense(outputs, activation) for activation in ACTIVATIONS)]))
@@ -296,13 +302,21 @@ def draw_layer(draw: st.DrawFn, inputs: int, outputs: int, nesting: int) -> Laye
         return draw(draw_serial(inputs, outputs, 2, nesting - 1))
     if kind == "columns":
         return draw(draw_columns(inputs, outputs, nesting - 1))
+    if kind == "branches":
+        cut = draw(st.sampled_from(WIDTHS[outputs]))
+        return branches(*(draw(draw_layer(inputs, o, nesting - 1)) for o in cut))
+    if kind == "product":
+        return product(*(draw(draw_layer(inputs, outputs, nesting - 1)) for _ in range(2)))
     if kind in ("remat", "watch"):
         return {"remat": remat, "watch": watch}[kind](draw(draw_layer(inputs, outputs, nesting - 1)))
     if kind == "others":
         layer = draw(st.sampled_from(KEEP_WIDTH))(draw(st.sampled_from(ACTIVATIONS)))
     else:
         inner = draw(draw_layer(inputs, inputs, nesting - 1))
-        layer = residual(inner) if kind == "residual" else repeat(inner, draw(st.integers(1, 2)))
+        if kind == "tied" and has_params(inner, inputs):
+            layer = tied(serial(inner, inner), {1: 0})
+        else:
+            layer = repeat(inner, draw(st.integers(1, 2))) if kind == "repeat" else residual(inner)
     return layer if inputs == outputs else serial(layer, linear(outputs))
 
 

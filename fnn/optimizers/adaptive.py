@@ -38,7 +38,7 @@ def rmsprop(eta: Rate, alpha: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
         w := w − ηg/(√G + ε)
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
     """
@@ -67,7 +67,7 @@ def adadelta(eta: Rate = 1.0, alpha: float = 0.9, epsilon: float = 1e-3) -> Opti
     paper's √(0 + 1e-6). With 1e-6 outside, as a library with ε inside would suggest, the weights barely move at η = 1.
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
     """

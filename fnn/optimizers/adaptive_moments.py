@@ -60,7 +60,7 @@ def adam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 1
         w := w − ηv̂/(√Ĝ + ε)
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
         gamma: γ in [0, 1).
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.
@@ -89,7 +89,7 @@ def nadam(eta: Rate, gamma: float = 0.9, alpha: float = 0.999, epsilon: float = 
     The slide calibrates v with γ^k in both terms; Dozat's paper has γ^{k+1} in the first.
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
         gamma: γ in [0, 1).
         alpha: α in [0, 1).
         epsilon: ε > 0; one below the smallest normal number is raised to it.

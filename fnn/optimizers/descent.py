@@ -42,7 +42,7 @@ def sgd(eta: Rate) -> Optimizer:
     """Stochastic gradient descent, w := w − ηg.
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,7 +72,7 @@ def momentum(eta: Rate, gamma: float = 0.9) -> Optimizer:
     this one.
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
         gamma: γ in [0, 1).
     """
     optimizers_checks.hyper_parameters(eta, gamma=gamma)
@@ -102,7 +102,7 @@ def nag(eta: Rate, gamma: float = 0.9) -> Optimizer:
     `nag_weights` recovers the weights w. The first φ equals w, because v starts at 0.
 
     Args:
-        eta: learning rate η ≥ 0.
+        eta: learning rate η ≥ 0, or a schedule from the step to one (see `fnn.optimizers.schedules`).
         gamma: γ in [0, 1).
     """
     optimizers_checks.hyper_parameters(eta, gamma=gamma)

@@ -14,12 +14,12 @@ from fnn.nn import drop_records
 from tests.checkers import check_close, random_cotangent
 from tests.problems import ACTIVATIONS, LOSSES, Problem, draw_network, posed
 
-SEEDS, EXAMPLES = (1, 2), 50
+SEEDS, EXAMPLES = (4, 5), 50
 """100 networks in two tests, which may run side by side."""
 
 NAMES = {
     *("linear", "dense", "activate", "prelu", "dropout", "inverted_dropout", "batch_norm", "scaled_sine"),
-    *("serial", "columns", "residual", "repeat", "remat", "watch"),
+    *("serial", "columns", "branches", "product", "tied", "residual", "repeat", "remat", "watch"),
     *(str(activation).split("(")[0] for activation in ACTIVATIONS),
     *map(str, LOSSES),
 }

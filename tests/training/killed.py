@@ -23,7 +23,7 @@ LEARN_NET = serial(dense(4, tanh), dropout(0.2), linear(1))
 
 
 def options() -> dict[str, Any]:
-    return {"chunk": 5, "validate": held_out, "patience": 6, "progress": False}
+    return {"chunk": 5, "validate": held_out, "patience": 500, "progress": False}
 
 
 def run(folder: str, steps: int) -> Any:
