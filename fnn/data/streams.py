@@ -84,11 +84,11 @@ def minibatches(
     leaves, structure = jax.tree.flatten(sample)
     parts = [np.asarray(part) if isinstance(part, jax.Array) else part for part in leaves]
     example_bytes = sum(part.dtype.itemsize * int(np.prod(part.shape[1:])) for part in parts)
-    if buffer is None:
-        buffer = max(_BUFFER_BYTES // max(example_bytes, 1), batch_size, contiguous)
-    _buffer(buffer, batch_size, contiguous)
+    room = max(_BUFFER_BYTES // max(example_bytes, 1), batch_size, contiguous) if buffer is None else buffer
+    _buffer(room, batch_size, contiguous)
     numbers = count() if epochs is None else range(checks.count("epochs", epochs))
-    epoch = partial(_epoch, parts, batch_size, key, min(-(-size // contiguous), buffer // contiguous), contiguous)
+    at_once = min(-(-size // contiguous), room // contiguous)
+    epoch = partial(_epoch, parts, batch_size, key, at_once, contiguous)
     return (structure.unflatten(batch) for number in numbers for batch in epoch(number))
 
 

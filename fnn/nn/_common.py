@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core.readings import gradient
-from fnn.core.types import Array, Layer, Params, State
+from fnn.core.types import Array, Layer, Params, Reading, State
+from fnn.nn import _checks as nn_checks
 
 
 def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State]]:
@@ -22,7 +25,57 @@ def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State
     return init
 
 
-def back_to_x(layer: Layer, params: Params, tape: Any, error: Array) -> Array:
+class OfOneInput(NamedTuple):
+    """Several layers of the same input, whose params and state are tuples in the order of the layers."""
+
+    label: str
+    layers: tuple[Layer, ...]
+
+    def init(self, key: Array, x: Any) -> tuple[Params, State]:
+        """Params and state, from a key of each layer's own."""
+        parts = [layer.init(jax.random.fold_in(key, i), x) for i, layer in enumerate(self.layers)]
+        return tuple(params for params, _ in parts), tuple(state for _, state in parts)
+
+    def init_alike(self, key: Array, x: Any) -> tuple[Params, State]:
+        """As `init`; raises ValueError unless the outputs of two layers have the same shape."""
+        params, state = self.init(key, x)
+        nn_checks.same_outputs(self.label, *(output(*part, x) for part in zip(self.layers, params, state, strict=True)))
+        return params, state
+
+    def apply(self, params: Params, state: State, x: Array) -> list[Array]:
+        """The outputs, in inference."""
+        nn_checks.parts(self.label, len(self.layers), params=params, state=state)
+        return [layer.apply(p, s, x) for layer, p, s in zip(self.layers, params, state, strict=True)]
+
+    def forward(self, params: Params, state: State, x: Array, key: Array) -> tuple[tuple[Array, ...], State, Any]:
+        """The outputs, the states and the tapes, in training."""
+        nn_checks.parts(self.label, len(self.layers), params=params, state=state)
+        parts = enumerate(zip(self.layers, params, state, strict=True))
+        passes = [layer.forward(p, s, x, jax.random.fold_in(key, i)) for i, (layer, p, s) in parts]
+        outputs, states, tapes = zip(*passes, strict=True)
+        return outputs, states, tapes
+
+    def backward(self, params: Params, tapes: Any, errors: Iterable[Array], read: Reading) -> tuple[Array, Any]:
+        """The sum of the errors at x, and the readings, from the error at each output."""
+        parts = zip(self.layers, params, tapes, errors, strict=True)
+        through, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
+        return reduce(jnp.add, through), readings
+
+    def curve(
+        self, params: Params, tapes: Any, errors: Iterable[Array], cs: Iterable[Array], read: Reading
+    ) -> tuple[Array, Array, Any]:
+        """The same with second derivatives, without those that cross from one layer to another."""
+        parts = zip(self.layers, params, tapes, errors, cs, strict=True)
+        curves = [checks.curve_of(layer)(p, t, e, c, read) for layer, p, t, e, c in parts]
+        through, own, readings = zip(*curves, strict=True)
+        return reduce(jnp.add, through), reduce(jnp.add, own), readings
+
+    def backs(self, params: Params, tapes: Any) -> list[Callable[[Array], Array]]:
+        """Each layer's backward pass to x alone."""
+        return [partial(_back_to_x, *part) for part in zip(self.layers, params, tapes, strict=True)]
+
+
+def _back_to_x(layer: Layer, params: Params, tape: Any, error: Array) -> Array:
     """The error at a layer's input, without readings."""
     return layer.backward(params, tape, error, gradient)[0]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from fnn.core import _checks as checks
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import output
+from fnn.nn._common import OfOneInput, output
 from fnn.nn._second_order import both_through, is_exact
 
 
@@ -162,7 +161,9 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
         return jnp.concatenate(errors, axis=1), readings
 
     def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        errors, own, readings = _curves(layers, params, tape, error, c, read)
+        parts = zip(layers, params, tape.tapes, _split(tape, error), _own_blocks(tape, c), strict=True)
+        curves = [checks.curve_of(layer)(p, t, e, own, read) for layer, p, t, e, own in parts]
+        errors, own, readings = zip(*curves, strict=True)
         joined = jnp.concatenate(errors, axis=1)
         if is_exact(c):
             between = both_through(lambda error: backward(params, tape, error, gradient)[0], c)
@@ -206,39 +207,28 @@ def branches(*layers: Layer) -> Layer:
         serial(branches(serial(), dense(8, tanh)), linear(1))
     """
     nn_checks.some_layers("branches", layers)
-    label = f"branches({', '.join(map(str, layers))})"
-
-    def init(key: Array, x: Any) -> tuple[Params, State]:
-        parts = [layer.init(jax.random.fold_in(key, b), x) for b, layer in enumerate(layers)]
-        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
+    parts = OfOneInput(f"branches({', '.join(map(str, layers))})", layers)
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        nn_checks.parts(label, len(layers), params=params, state=state)
-        return jnp.concatenate([f.apply(p, s, x) for f, p, s in zip(layers, params, state, strict=True)], axis=1)
+        return jnp.concatenate(parts.apply(params, state, x), axis=1)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, BranchesTape]:
-        nn_checks.parts(label, len(layers), params=params, state=state)
-        parts = enumerate(zip(layers, params, state, strict=True))
-        passes = [layer.forward(p, s, x, jax.random.fold_in(key, b)) for b, (layer, p, s) in parts]
-        ys, states, tapes = zip(*passes, strict=True)
+        ys, states, tapes = parts.forward(params, state, x, key)
         return jnp.concatenate(ys, axis=1), states, BranchesTape(tapes, tuple(y[:0] for y in ys))
 
     def backward(params: Params, tape: BranchesTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
-        errors, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
-        return reduce(jnp.add, errors), readings
+        return parts.backward(params, tape.tapes, _split(tape, error), read)
 
     def curve(params: Params, tape: BranchesTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        errors, own, readings = _curves(layers, params, tape, error, c, read)
-        below = reduce(jnp.add, own)
+        through, below, readings = parts.curve(params, tape.tapes, _split(tape, error), _own_blocks(tape, c), read)
         if is_exact(c):
             between = jnp.where(_within_parts(tape), 0, c)
             below += both_through(lambda error: backward(params, tape, error, gradient)[0], between)
-        return reduce(jnp.add, errors), below, readings
+        return through, below, readings
 
     return Layer(
-        label=label,
-        init=init,
+        label=parts.label,
+        init=parts.init,
         apply=apply,
         forward=forward,
         backward=backward,
@@ -260,14 +250,9 @@ def _split(tape: ColumnsTape | BranchesTape, joined: Array, axis: int = 1) -> li
     return jnp.split(joined, ends, axis=axis)
 
 
-def _curves(
-    layers: Sequence[Layer], params: Params, tape: ColumnsTape | BranchesTape, error: Array, c: Array, read: Reading
-) -> tuple[tuple[Array, ...], tuple[Array, ...], Any]:
-    """The curves of all parts, each for its own outputs: their errors, their curvatures, their readings."""
-    own = [_split(tape, rows, axis=2)[b] if is_exact(c) else rows for b, rows in enumerate(_split(tape, c))]
-    parts = zip(layers, params, tape.tapes, _split(tape, error), own, strict=True)
-    errors, below, readings = zip(*(checks.curve_of(f)(p, t, e, c_b, read) for f, p, t, e, c_b in parts), strict=True)
-    return errors, below, readings
+def _own_blocks(tape: ColumnsTape | BranchesTape, c: Array) -> list[Array]:
+    """The curvature at the outputs of each part."""
+    return [_split(tape, rows, axis=2)[b] if is_exact(c) else rows for b, rows in enumerate(_split(tape, c))]
 
 
 def _with_blocks(c: Array, blocks: Sequence[Array], starts: Sequence[int]) -> Array:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-
-from fnn.core import _checks as checks
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import back_to_x, output
+from fnn.nn._common import OfOneInput
 from fnn.nn._second_order import crossing, plus_diagonal, scaled_by_two
 
 
@@ -49,52 +45,36 @@ def product(left: Layer, right: Layer) -> Layer:
         >>> product(linear(8), dense(8, sigmoid))
         product(linear(8), dense(8, sigmoid))
     """
-    layers = left, right
-    nn_checks.some_layers("product", layers)
-    label = f"product({left}, {right})"
-
-    def init(key: Array, x: Any) -> tuple[Params, State]:
-        parts = [layer.init(jax.random.fold_in(key, i), x) for i, layer in enumerate(layers)]
-        nn_checks.same_outputs(label, *(output(layer, *own, x) for layer, own in zip(layers, parts, strict=True)))
-        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
+    nn_checks.some_layers("product", (left, right))
+    both = OfOneInput(f"product({left}, {right})", (left, right))
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        nn_checks.parts(label, 2, params=params, state=state)
-        f, g = (layer.apply(p, s, x) for layer, p, s in zip(layers, params, state, strict=True))
+        f, g = both.apply(params, state, x)
         return f * g
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, ProductTape]:
-        nn_checks.parts(label, 2, params=params, state=state)
-        parts = enumerate(zip(layers, params, state, strict=True))
-        passes = [layer.forward(p, s, x, jax.random.fold_in(key, i)) for i, (layer, p, s) in parts]
-        (f, g), states, tapes = zip(*passes, strict=True)
+        (f, g), states, tapes = both.forward(params, state, x, key)
         return f * g, states, ProductTape(tapes, (f, g))
 
     def backward(params: Params, tape: ProductTape, error: Array, read: Reading) -> tuple[Array, Any]:
         f, g = tape.outputs
-        parts = zip(layers, params, tape.tapes, (error * g, error * f), strict=True)
-        (through_f, through_g), readings = zip(
-            *(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True
-        )
-        return through_f + through_g, readings
+        return both.backward(params, tape.tapes, (error * g, error * f), read)
 
     def curve(params: Params, tape: ProductTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         f, g = tape.outputs
-        own = (error * g, scaled_by_two(c, g, g)), (error * f, scaled_by_two(c, f, f))
-        parts = list(zip(layers, params, tape.tapes, strict=True))
-        curves = [checks.curve_of(layer)(p, t, *up, read) for (layer, p, t), up in zip(parts, own, strict=True)]
-        errors, below, readings = zip(*curves, strict=True)
+        own = scaled_by_two(c, g, g), scaled_by_two(c, f, f)
+        through, below, readings = both.curve(params, tape.tapes, (error * g, error * f), own, read)
+        back_f, back_g = both.backs(params, tape.tapes)
         m = plus_diagonal(scaled_by_two(c, g, f), error)
-        back_f, back_g = (partial(back_to_x, *part) for part in parts)
-        return errors[0] + errors[1], below[0] + below[1] + crossing(back_f, back_g, m), readings
+        return through, below + crossing(back_f, back_g, m), readings
 
     return Layer(
-        label=label,
-        init=init,
+        label=both.label,
+        init=both.init_alike,
         apply=apply,
         forward=forward,
         backward=backward,
         curve=curve,
-        children=layers,
+        children=both.layers,
         with_children=product,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from fnn.core import _checks as checks
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import back_to_x, output
+from fnn.nn._common import OfOneInput, output
 from fnn.nn._second_order import crossing, half_through, is_exact, own_slopes
 
 
@@ -94,45 +93,32 @@ def residual(layer: Layer, projection: Layer | None = None) -> Layer:
 def _projected(layer: Layer, projection: Layer) -> Layer:
     """`residual` with a projection."""
     checks.is_layer("residual", projection)
-    label = f"residual({layer}, projection={projection})"
-    both = layer, projection
-
-    def init(key: Array, x: Any) -> tuple[Params, State]:
-        parts = [part.init(jax.random.fold_in(key, i), x) for i, part in enumerate(both)]
-        nn_checks.same_outputs(label, *(output(part, *own, x) for part, own in zip(both, parts, strict=True)))
-        return tuple(p for p, _ in parts), tuple(s for _, s in parts)
-
-    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
-        nn_checks.parts(label, 2, params=params, state=state)
-        parts = enumerate(zip(both, params, state, strict=True))
-        passes = [part.forward(p, s, x, jax.random.fold_in(key, i)) for i, (part, p, s) in parts]
-        (y, shortcut), states, tapes = zip(*passes, strict=True)
-        return shortcut + y, states, tapes
-
-    def backward(params: Params, tape: Any, error: Array, read: Reading) -> tuple[Array, Any]:
-        parts = zip(both, params, tape, strict=True)
-        (through, shortcut), readings = zip(*(f.backward(p, t, error, read) for f, p, t in parts), strict=True)
-        return shortcut + through, readings
-
-    def curve(params: Params, tape: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        parts = list(zip(both, params, tape, strict=True))
-        errors, own, readings = zip(*(checks.curve_of(f)(p, t, error, c, read) for f, p, t in parts), strict=True)
-        back, back_shortcut = (partial(back_to_x, *part) for part in parts)
-        return errors[1] + errors[0], own[1] + crossing(back, back_shortcut, c) + own[0], readings
+    both = OfOneInput(f"residual({layer}, projection={projection})", (layer, projection))
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        nn_checks.parts(label, 2, params=params, state=state)
-        y, shortcut = (part.apply(p, s, x) for part, p, s in zip(both, params, state, strict=True))
+        y, shortcut = both.apply(params, state, x)
         return shortcut + y
 
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+        (y, shortcut), states, tapes = both.forward(params, state, x, key)
+        return shortcut + y, states, tapes
+
+    def backward(params: Params, tapes: Any, error: Array, read: Reading) -> tuple[Array, Any]:
+        return both.backward(params, tapes, (error, error), read)
+
+    def curve(params: Params, tapes: Any, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
+        through, own, readings = both.curve(params, tapes, (error, error), (c, c), read)
+        back, back_shortcut = both.backs(params, tapes)
+        return through, own + crossing(back, back_shortcut, c), readings
+
     return Layer(
-        label=label,
-        init=init,
+        label=both.label,
+        init=both.init_alike,
         apply=apply,
         forward=forward,
         backward=backward,
         curve=curve,
-        children=both,
+        children=both.layers,
         with_children=residual,
     )
 
