@@ -28,9 +28,13 @@ def is_state(where: str, state: Any, kind: type) -> None:
     """Raise TypeError unless the state is of the optimizer's kind."""
     if not isinstance(state, kind):
         raise TypeError(
-            f"{where}: expected a {kind.__name__}, got {type(state).__name__}. From the state of a chain, a tuple, "
-            "pass the part of this optimizer."
+            f"{where}: expected {_with_article(kind.__name__)}, got {type(state).__name__}. From the state of a chain, "
+            "a tuple, pass the part of this optimizer."
         )
+
+
+def _with_article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
 def is_mask(where: str, mask: Any, tree: Any) -> None:

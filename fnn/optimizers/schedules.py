@@ -110,7 +110,7 @@ def piecewise_constant(rates: Mapping[int, Any]) -> Schedule:
         checks.not_negative(f"the rate from step {start}", eta)
 
     def rate(t: Array) -> Array:
-        place = jnp.sum(t >= jnp.asarray(starts, t.dtype)) - 1
+        place = jnp.sum(jnp.asarray(t) >= jnp.asarray(starts, jnp.result_type(t))) - 1
         return jnp.stack([_float(eta) for eta in rates.values()])[place]
 
     return Schedule(rate, call_repr("piecewise_constant", dict(rates)))

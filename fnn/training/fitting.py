@@ -166,7 +166,7 @@ class Plan(NamedTuple):
                     if store is not None:
                         store(run)
                 show(run.rows[-1], run.done)
-                if self.on_chunk is not None and self.on_chunk(run.state, run.rows[-1]) is True:
+                if self.on_chunk is not None and _ends(self.on_chunk(run.state, run.rows[-1])):
                     ending.stopped = "on_chunk"
         return fitted(ending.stopped or self.end(run))
 
@@ -205,6 +205,13 @@ def _is_donated(state: TrainState) -> bool:
 def _copied(state: TrainState) -> TrainState:
     """The state in new buffers."""
     return jax.tree.map(jnp.copy, state)
+
+
+def _ends(found: Any) -> bool:
+    """Whether `on_chunk` ends the run; raises TypeError if it returned something else than None or a bool."""
+    if found is not None and not (np.shape(found) == () and np.asarray(found).dtype == bool):
+        raise TypeError(f"on_chunk: expected None or a bool, True to stop, got {checks.shown(found)}. Return None.")
+    return found is not None and bool(found)
 
 
 def _measure(where: str, validate: Any, patience: Any, state: TrainState) -> Any:

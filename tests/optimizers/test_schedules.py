@@ -47,6 +47,7 @@ def test_a_schedule_is_its_formula(schedule: Any, formula: Callable[[int], float
     steps = [*range(20), 1000, FAR]
     found = jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32))
     np.testing.assert_allclose(found, [formula(t) for t in steps], rtol=1e-13, atol=1e-16)
+    assert float(schedule(4)) == pytest.approx(formula(4))
     narrow = jax.vmap(schedule)(jnp.asarray(steps[:20], jnp.int32)).astype(jnp.float32)
     np.testing.assert_allclose(narrow, [formula(t) for t in steps[:20]], rtol=1e-6, atol=1e-7)
 

@@ -129,5 +129,5 @@ def test_what_they_need_is_told() -> None:
     with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
         accumulated(sgd(0.1), 0)
     w = jnp.ones(2)
-    with pytest.raises(TypeError, match="expected a AccumulationState"):
+    with pytest.raises(TypeError, match="expected an AccumulationState"):
         accumulated(sgd(0.1), 2).update(w, (), w)

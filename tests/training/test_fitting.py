@@ -437,6 +437,17 @@ def test_an_error_in_on_chunk_carries_its_chunk() -> None:
     assert caught.value.done.history["step"].tolist() == [10, 20]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.parametrize(("found", "stopped"), [(jnp.bool_(True), "on_chunk"), (np.False_, "steps"), (None, "steps")])
+def test_what_on_chunk_returns(found: Any, stopped: str) -> None:
+    data = problem()
+    start = LEARN.init(jax.random.key(0), data)
+    options: dict[str, Any] = {"chunk": 10, "progress": False}
+    assert fit(LEARN, start, data, 20, on_chunk=lambda state, row: found, **options).stopped == stopped
+    for strange in ("done", 1, [True]):
+        with pytest.raises(TypeError, match="on_chunk: expected None or a bool"):
+            fit(LEARN, start, data, 20, on_chunk=lambda state, row, found=strange: found, **options)
+
+
 def test_on_chunk_is_a_function() -> None:
     data = problem()
     with pytest.raises(TypeError, match="on_chunk must be a function"):
