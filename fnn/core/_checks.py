@@ -92,8 +92,11 @@ def weights(where: str, weight: Any, size: int) -> None:
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """The value as a NumPy array, or None if it is traced."""
-    return None if isinstance(value, Tracer) else np.asarray(value)
+    """The value as a NumPy array, or None if it is traced, or divided over other processes too."""
+    if isinstance(value, Tracer):
+        return None
+    is_elsewhere = isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated)
+    return None if is_elsewhere else np.asarray(value)
 
 
 def shown(value: Any) -> str:

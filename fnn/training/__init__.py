@@ -16,6 +16,7 @@ from fnn.training.diagnosis import (
     saturated,
     update_norm,
 )
+from fnn.training.distributed import divided, everywhere, global_batch, mesh, own_rows
 from fnn.training.fitting import Fitted, fit
 from fnn.training.metrics import GradientStep, Metric
 from fnn.training.online import Learned, learn_online
@@ -39,13 +40,18 @@ __all__ = [
     "all_but_head",
     "dead",
     "diagnostics",
+    "divided",
+    "everywhere",
     "first_parts",
     "fit",
+    "global_batch",
     "gradient_norm",
     "gradient_ratio",
     "learn_online",
     "load",
+    "mesh",
     "overfitting_gap",
+    "own_rows",
     "propagation_report",
     "resumable_fit",
     "resumable_sweep",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
+from fnn.core.errors import Unsupported
 from fnn.core.types import Trainer
 
 
@@ -77,6 +78,21 @@ def some_devices(devices: Any) -> tuple[Any, ...]:
             "devices: expected at least one device, got none. Leave the argument out to use all of this process."
         )
     return tuple(devices)
+
+
+def devices_of_all_processes(ranks: list[int]) -> None:
+    """Raise ValueError unless the devices of a sweep over several processes are those of all of them."""
+    if len(ranks) != jax.process_count():
+        raise ValueError(
+            f"devices: expected devices of all {jax.process_count()} processes, or of this one alone, got those of "
+            f"{', '.join(map(str, ranks))}. Leave devices out, or pass jax.local_devices()."
+        )
+
+
+def one_process(where: str, instead: str) -> None:
+    """Raise Unsupported in one of several processes."""
+    if jax.process_count() > 1:
+        raise Unsupported(f"{where}: expected one process, got {jax.process_count()}. Use {instead}.")
 
 
 def inside_a_trace() -> bool:

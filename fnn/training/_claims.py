@@ -203,11 +203,16 @@ def identity_of_tree(tree: Any) -> dict[str, dict[str, str]]:
 
 
 def _hash(*parts: Any) -> str:
+    return hash_of(*parts).tobytes().hex()
+
+
+def hash_of(*parts: Any) -> np.ndarray:
+    """A hash of byte strings, uint8 [32]."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8))
         digest.update(part)
-    return digest.hexdigest()
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> list[str]:

@@ -27,6 +27,7 @@ from fnn.training._claims import Claim, identity_of_array, identity_of_program, 
 from fnn.training._grids import Grid
 from fnn.training._progress import progress_bar
 from fnn.training.devices import Device
+from fnn.training.distributed import own_share, take_together, wait_for
 from fnn.training.fitting import Fitted, Plan, Run
 from fnn.training.sweeps import run_rows
 from fnn.training.trainers import train
@@ -55,13 +56,16 @@ def resumable_sweep(
     that is damaged, or not the one of its name, is computed again, with a warning. Files whose names begin with a dot,
     ``desktop.ini`` and ``Thumbs.db`` are ignored.
 
+    With several processes each of them makes the call, computes its share of the missing pieces on its own devices,
+    waits for the files of the others, and gets the whole result. Another number of processes may go on.
+
     Args:
-        folder: the folder of the pieces; created if it does not exist.
+        folder: the folder of the pieces, which all processes see; created if it does not exist.
         experiment: as in `sweep`.
         keys: as in `sweep`.
         zipped: as in `sweep`.
         pieces: number of pieces the rows are divided into; at most one per row.
-        devices: as in `sweep`.
+        devices: as in `sweep`, but of this process.
         at_once: as in `sweep`.
         coordinates: as in `sweep`.
         progress: whether to show a progress bar with the time left, by rich; by default if rich is installed.
@@ -72,7 +76,8 @@ def resumable_sweep(
 
     Raises:
         TypeError, ValueError: as in `sweep`.
-        ValueError: a folder with another sweep, or with foreign files.
+        ValueError: a folder with another sweep, or with foreign files; another sweep in another process; in every
+            process, a folder that some process does not see.
         OSError: the folder cannot be written, such as on a full disk; the same call resumes when there is room.
 
     Example:
@@ -94,7 +99,7 @@ def resumable_sweep(
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), result)
     identity = _identity_of_sweep(grid, traced, result) | {"rows": grid.size, "pieces": len(numbers)}
     claim = Claim(Path(folder), "sweep", "piece", identity)
-    claim.take()
+    take_together(claim)
 
     def piece(number: int) -> Any:
         found = claim.read(number, like, "is computed again")
@@ -104,10 +109,11 @@ def resumable_sweep(
             claim.store(number, found)
         return found
 
-    with progress_bar(grid.size, progress) as show:
-        for number in range(len(numbers)):
+    with progress_bar(grid.size, progress if jax.process_index() == 0 else False) as show:
+        for number in own_share(claim, len(numbers)):
             piece(number)
             show({}, min(grid.size, (number + 1) * length))
+        wait_for(claim, len(numbers))
     found = [piece(number) for number in range(len(numbers))]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: grid.size], *found)
     results = jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), whole)
@@ -154,6 +160,7 @@ def resumable_fit(
 
     Raises:
         TypeError, ValueError: as in `fit`.
+        Unsupported: a call in one of several processes.
         ValueError: a folder with another run, with foreign files, or with more than `steps` steps.
         OSError: the folder cannot be written, such as on a full disk; the same call resumes when there is room.
 
@@ -170,6 +177,7 @@ def resumable_fit(
         [20]
         [20 40 60]
     """
+    training_checks.one_process("resumable_fit", "fit, and keep what it returns by a checkpoint of all processes")
     plan = Plan.of("resumable_fit", trainer, state, data, steps, chunk, validate, patience, on_chunk)
     keep = checks.count("keep", keep)
     claim = Claim(Path(folder), "fit", "chunk", _identity_of_fit(plan, state))

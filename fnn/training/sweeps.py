@@ -24,6 +24,7 @@ from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training._grids import Grid, Rows
 from fnn.training.devices import Device
+from fnn.training.distributed import gathered_rows, same_everywhere
 
 if TYPE_CHECKING:  # where they are used, for jax.extend costs as much as a package of fnn to import
     from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -56,7 +57,8 @@ def sweep(
             i-th key and the i-th row of every leaf. So the results of one sweep, such as their states, go into the
             next. Every combination of hyper-parameters copies these rows: of a large sample, zip the indices of the
             examples rather than the examples.
-        devices: the devices to run on; by default all of this process, see `use_cores` for a CPU.
+        devices: the devices to run on; by default those of all processes, see `use_cores` for a CPU. With several
+            processes, each of them calls `sweep`, computes the rows of its own devices, and gets all results.
         at_once: rows that a device runs at a time. By default, on a CPU the largest number whose loop carries fit in
             the caches of a core, on accelerators the device's whole share; fewer if the compiled program would need
             more than half of the memory. A run that ends early, as in `train_until_stable`, waits only for the others
@@ -91,17 +93,41 @@ def sweep(
     """
     grid = Grid.of(experiment, keys, zipped, hyper)
     at_once = None if at_once is None else checks.count("at_once", at_once)
-    devices = training_checks.some_devices(jax.local_devices() if devices is None else devices)
+    devices = training_checks.some_devices(jax.devices() if devices is None else devices)
     rows = grid.rows(np.arange(grid.size))
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(rows)):
         row = jax.make_jaxpr(grid.row)(jax.tree.map(itemgetter(0), rows))
         results = jax.lax.map(
             grid.row, rows, batch_size=None if _needs_single_rows(row.jaxpr) else at_once or grid.size
         )
-    else:
+    elif all(device.process_index == jax.process_index() for device in devices):
         results = jax.tree.map(partial(_on_device, devices[0]), run_rows(grid, rows, devices, at_once))
+    else:
+        results = _over_processes(grid, devices, at_once)
     results = jax.tree.map(lambda leaf: leaf.reshape(*grid.shape, *leaf.shape[1:]), results)
     return (results, grid.coordinates()) if coordinates else results
+
+
+def _over_processes(grid: Grid, devices: tuple[Device, ...], at_once: int | None) -> Any:
+    """The results of all rows in every process, each of which computes the rows of its own devices.
+
+    Every device has the same share of rows as if all were devices of one process, so that the bits are the same; no
+    process waits for another before the end.
+    """
+    ranks = sorted({device.process_index for device in devices})
+    training_checks.devices_of_all_processes(ranks)
+    same_everywhere("sweep: keys and values", (grid.keys, grid.zipped, grid.values))
+    share = -(-grid.size // len(devices))
+    numbers = {
+        rank: np.concatenate(
+            [np.arange(i * share, (i + 1) * share) for i, d in enumerate(devices) if d.process_index == rank]
+        )
+        for rank in ranks
+    }
+    own = tuple(device for device in devices if device.process_index == jax.process_index())
+    rows = grid.rows(np.minimum(numbers[jax.process_index()], grid.size - 1))
+    results = gathered_rows(run_rows(grid, rows, own, at_once), numbers, grid.size)
+    return jax.tree.map(partial(_on_device, own[0]), results)
 
 
 def run_rows(grid: Grid, rows: Rows, devices: tuple[Device, ...], at_once: int | None) -> Any:

@@ -1,0 +1,184 @@
+"""Several processes on the loopback interface: the bits of several devices of one process, the numbers of one device.
+
+P×D stands for P processes of D devices each.
+"""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fnn import shuffled
+from fnn.training import divided, everywhere, global_batch, mesh, own_rows
+from tests.training import workers
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+def run(folder: Path, job: str, processes: int, devices: int, **environment: str) -> list[Any]:
+    """What each process of a job returns; all are ended if one fails or none answers in time."""
+    port, cache_folder = str(free_port()), str(folder / "cache")
+    settings = (
+        os.environ
+        | environment
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": cache_folder,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        }
+    )
+    outs = [folder / f"{job}-{processes}x{devices}-{rank}" for rank in range(processes)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, workers.__file__, job, str(rank), str(processes), port, str(devices), str(out)],
+            env=settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, out in enumerate(outs)
+    ]
+    try:
+        said = [process.communicate(timeout=TIMEOUT)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert not any(process.returncode for process in started), "\n".join(text[-3000:] for text in said)
+    return [pickle.loads(out.read_bytes()) for out in outs]
+
+
+@cache
+def once(folder: Path, job: str, processes: int, devices: int) -> list[Any]:
+    return run(folder, job, processes, devices)
+
+
+@pytest.mark.parametrize("job", ["sweeps", "training", "streams", "fits"])
+def test_two_processes_have_the_bits_of_two_devices(folder: Path, job: str) -> None:
+    """2×1 = 1×2, in every process."""
+    (want,) = once(folder, job, 1, 2)
+    for found in once(folder, job, 2, 1):
+        chex.assert_trees_all_equal_dtypes(found, want)
+        assert workers.bits(found) == workers.bits(want)
+
+
+@pytest.mark.parametrize("job", ["training", "streams", "fits"])
+def test_training_on_several_devices_is_that_on_one(folder: Path, job: str) -> None:
+    (one,) = once(folder, job, 1, 1)
+    (two,) = once(folder, job, 1, 2)
+    chex.assert_trees_all_close(two, one, rtol=2e-5, atol=2e-6)
+
+
+def test_in_float64_three_processes_are_one_device_to_rounding(folder: Path) -> None:
+    (one,) = run(folder, "training", 1, 1, X64="1")
+    for found in run(folder, "training", 3, 1, X64="1"):
+        chex.assert_trees_all_close(found, one, rtol=1e-11, atol=1e-12)
+
+
+def test_a_sharding_of_the_weights_is_kept(folder: Path) -> None:
+    ((_, one),) = once(folder, "tensor_parallel", 1, 1)
+    ((kept, two),) = once(folder, "tensor_parallel", 1, 2)
+    assert kept
+    chex.assert_trees_all_close(two, one, rtol=2e-5, atol=2e-6)
+    for kept, found in once(folder, "tensor_parallel", 2, 1):
+        assert kept
+        assert workers.bits(found) == workers.bits(two)
+
+
+SAID = {
+    "seeds": "ValueError: everywhere: the tree: expected the same in all 2 processes, got others in process 1 than in "
+    "process 0 (params.0.w differs). Make it from the same seed and the same data in every process.",
+    "data": "(0 differs)",
+    "shapes": "(a differs)",
+    "structures": "(its structure differs)",
+    "keys": "ValueError: sweep: keys and values: expected the same in all 2 processes, got others in process 1",
+    "values": "sweep: keys and values: expected the same in all 2 processes",
+    "devices": "devices: expected devices of all 2 processes, or of this one alone, got those of",
+    "rows": "own_rows: expected a batch_size that is a multiple of the 2 devices on axis 'data', got 13. Take 12.",
+    "axis": "divided: expected an axis of the mesh, one of ['data'], got 'model'",
+    "explicit": "divided: expected axes of type Auto, got axis 'data' of another",
+    "fit": "Unsupported: resumable_fit: expected one process, got 2. Use fit",
+    "sweep": "resumable_sweep: expected the same in all 2 processes, got others in process 1 than in process 0",
+    "folder": "sweep.json, which process 0 sees, got none. Use a folder that all processes see.",
+    "sizes": "mesh: expected axes whose product is the number of devices, 2, got {'data': 7}",
+}
+
+
+def test_what_cannot_be_is_told_in_every_process(folder: Path) -> None:
+    for said, same in run(folder, "refusals", 2, 1, FOLDER=str(folder / "refused")):
+        assert said.keys() == SAID.keys()
+        for name, words in SAID.items():
+            assert words in said[name], name
+        assert same["a"].tolist() == [0, 1, 2]
+
+
+def test_the_pieces_of_a_sweep_are_dealt_and_a_killed_process_is_made_up_for(folder: Path) -> None:
+    """Killed in turn, restarted on two, on three and on one: the bits of one process."""
+    (want,) = run(folder, "pieces", 1, 1, FOLDER=str(folder / "whole"))
+    for found in run(folder, "pieces", 2, 1, FOLDER=str(folder / "halves")):
+        assert workers.bits(found) == workers.bits(want)
+    for end, processes in (("two", 2), ("one", 1)):
+        place = folder / end
+        for rank in ("1", "0"):
+            with pytest.raises(AssertionError):
+                run(folder, "pieces", 2, 1, FOLDER=str(place), KILLED=rank)
+        assert 2 <= len(list(place.glob("piece-*.npz"))) < 5
+        for found in run(folder, "pieces", processes, 1, FOLDER=str(place)):
+            assert workers.bits(found) == workers.bits(want)
+
+
+def test_any_folder_is_begun_by_all_at_once(folder: Path) -> None:
+    for names in run(folder, "claims", 2, 1, FOLDER=str(folder / "many")):
+        assert names == ["sweep.json"] * 200
+
+
+# In one process
+
+
+def test_a_divided_draw_is_the_draw() -> None:
+    whole = mesh(jax.devices()[:3])
+    key = jax.random.key(0)
+    for step in (0, 5):
+        np.testing.assert_array_equal(divided(shuffled, whole)(key, step, 20, 6), shuffled(key, step, 20, 6))
+    assert own_rows(6, whole) == slice(0, 6)
+    batch = global_batch({"a": np.arange(6)}, whole)
+    assert [shard.data.tolist() for shard in batch["a"].addressable_shards] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_everywhere_puts_keys_and_committed_arrays_on_all_devices() -> None:
+    whole = mesh(jax.devices()[:2])
+    bound = jax.device_put(jnp.arange(3.0), jax.devices()[2])
+    found = everywhere({"a": bound, "key": jax.random.key(3), "none": None}, whole)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(found))
+    assert found["a"].tolist() == [0, 1, 2]
+    assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
+
+
+@pytest.mark.parametrize("strange", [2, "mesh", None])
+def test_a_mesh_is_a_mesh(strange: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a mesh, got .*Make one by fnn\.training\.mesh"):
+        everywhere({"a": jnp.ones(1)}, strange)
+    with pytest.raises(TypeError, match=r"divided: expected a mesh"):
+        divided(shuffled, strange)

@@ -1,0 +1,224 @@
+"""Jobs for several processes on this machine: ``python workers.py JOB RANK PROCESSES PORT DEVICES OUT``."""
+
+import hashlib
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fnn
+from fnn import adam, batch_norm, dense, inverted_dropout, linear, relu, serial, shuffled, softmax_cross_entropy, train
+from fnn.training import divided, everywhere, global_batch, learn_online, mesh, own_rows, resumable_fit, resumable_sweep
+from fnn.training._claims import Claim
+
+JOBS: dict[str, Callable[[], Any]] = {}
+
+
+def job(function: Callable[[], Any]) -> Callable[[], Any]:
+    JOBS[function.__name__] = function
+    return function
+
+
+def plain(tree: Any) -> Any:
+    """A tree of NumPy arrays, keys as their words."""
+
+    def at_leaf(leaf: Any) -> np.ndarray:
+        return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    return jax.tree.map(at_leaf, tree)
+
+
+def bits(tree: Any) -> str:
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(plain(tree)))).hexdigest()
+
+
+X = np.random.default_rng(1).normal(size=(70, 6))  # no JAX array before the devices are counted
+Y = np.argmax(X[:, :3], axis=1)
+
+
+def data() -> Any:
+    return jnp.asarray(X, float), jnp.asarray(Y)
+
+
+NETS = {
+    "dense": serial(dense(8, relu), linear(3)),
+    "dropout": serial(dense(8, relu), inverted_dropout(0.3), linear(3)),
+    "batch_norm": serial(linear(8, bias=False), batch_norm(), fnn.activate(relu), linear(3)),
+    "copies": serial(fnn.grouped(dense(4, relu), 2), fnn.repeat(dense(8, fnn.tanh), 2), linear(3)),
+}
+
+
+@job
+def sweeps() -> Any:
+    """21 rows of every kind of result, some of which stop early, and fewer rows than devices."""
+
+    def experiment(key: jax.Array, eta: Any, start: Any) -> Any:
+        learn = fnn.trainer(NETS["dense"], softmax_cross_entropy, adam(eta), batch_size=10)
+        state = learn.init(key, data())
+        state, end = fnn.train_until_stable(learn, state, data(), max_steps=40, every=10, weights_tolerance=0.2)
+        narrow = end.weights_change.astype(jnp.bfloat16) + start.astype(jnp.bfloat16)
+        return {"end": state, "steps": end.steps, "stable": end.stable, "narrow": narrow, "nothing": jnp.zeros((0, 2))}
+
+    keys = jax.random.split(jax.random.key(0), 7)
+    found = fnn.sweep(experiment, keys, zipped={"start": jnp.arange(7.0)}, eta=[0.1, 0.01, 0.001])
+    few = fnn.sweep(lambda key: jax.random.uniform(key), keys[:1])
+    return plain((found, few))
+
+
+def learner(name: str, draw: Any) -> Any:
+    return fnn.trainer(NETS[name], softmax_cross_entropy, adam(0.01), batch_size=12, draw=draw)
+
+
+@job
+def training() -> Any:
+    """Each network by divided batches; its state, metrics, and readings of one divided batch."""
+    whole, found = mesh(), {}
+    for name in NETS:
+        learn = learner(name, divided(shuffled, whole))
+        first = learn.init(jax.random.key(0), data())
+        state, metrics = train(learn, everywhere(first, whole), everywhere(data(), whole), 30, every=10)
+        found[name] = plain((state, metrics))
+    net, params, state = NETS["dense"], *NETS["dense"].init(jax.random.key(2), data()[0])
+    rows = own_rows(12, whole)
+    batch = global_batch(jax.tree.map(lambda leaf: leaf[:12][rows], data()), whole)
+    for read in (fnn.squared_norm, fnn.gram, fnn.variance):
+        of = jax.jit(fnn.backprop(net, softmax_cross_entropy, read), out_shardings=None)
+        readings = of(everywhere(params, whole), state, batch, jax.random.key(3))[1]
+        found[str(read)] = plain(jax.jit(lambda t: t, out_shardings=_replicated(whole))(readings))
+    return found
+
+
+def _replicated(whole: Any) -> Any:
+    return jax.sharding.NamedSharding(whole, jax.sharding.PartitionSpec())
+
+
+@job
+def pieces() -> Any:
+    """A resumable sweep, whose process KILLED is killed when it has stored a piece."""
+
+    def experiment(key: jax.Array, eta: Any) -> Any:
+        learn = fnn.trainer(NETS["dense"], softmax_cross_entropy, adam(eta), batch_size=10)
+        return train(learn, learn.init(key, data()), data(), 20)[0]
+
+    keys, store = jax.random.split(jax.random.key(0), 4), Claim.store
+
+    def killing(claim: Any, number: int, results: Any) -> None:
+        store(claim, number, results)
+        if os.environ.get("KILLED") == str(jax.process_index()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Claim.store = killing  # pyright: ignore[reportAttributeAccessIssue]
+    return plain(resumable_sweep(os.environ["FOLDER"], experiment, keys, eta=[0.1, 0.01], pieces=5, progress=False))
+
+
+@job
+def claims() -> Any:
+    """200 folders that all processes begin at once."""
+    from fnn.training.distributed import take_together
+
+    for number in range(200):
+        take_together(Claim(Path(os.environ["FOLDER"]) / str(number), "sweep", "piece", {"rows": number}))
+    return sorted(path.name for path in Path(os.environ["FOLDER"]).glob("*/*"))
+
+
+@job
+def streams() -> Any:
+    """`learn_online` on batches of which every process reads its own rows."""
+    whole, learn = mesh(), learner("batch_norm", shuffled)
+    state = everywhere(learn.init(jax.random.key(0), data()), whole)
+    key, rows = jax.random.key(7), own_rows(12, whole)
+    chosen = (np.asarray(shuffled(key, step, 70, 12))[rows] for step in range(20))
+    batches = (global_batch(jax.tree.map(itemgetter(at), data()), whole) for at in chosen)
+    done = learn_online(learn, state, batches, every=10)
+    return plain((done.state, done.history))
+
+
+@job
+def fits() -> Any:
+    """`fit` with validation, and second derivatives and pruning's scores of a divided batch."""
+    whole = mesh()
+    learn = learner("dropout", divided(shuffled, whole))
+    everything = everywhere(data(), whole)
+    loss = fnn.objective(fnn.inference_mode(NETS["dropout"]), softmax_cross_entropy)
+
+    def held_out(state: Any) -> Any:
+        return loss(state.params, state.layer_state, everything, state.key)[0]
+
+    first = everywhere(learn.init(jax.random.key(0), data()), whole)
+    done = fnn.fit(learn, first, everything, 30, chunk=10, validate=held_out, progress=False)
+    return plain((done.best, done.history))
+
+
+@job
+def tensor_parallel() -> Any:
+    """Weights divided along "model": the sharding is kept, and the numbers are those of one device."""
+    count = len(jax.devices())
+    whole = mesh(data=1, model=count)
+    learn = learner("dense", divided(shuffled, whole))
+
+    def rule(path: Any, leaf: Any) -> Any:
+        specs = {"[0]['w']": (None, "model"), "[0]['b']": ("model",), "[1]['w']": ("model", None)}
+        found = [spec for name, spec in specs.items() if jax.tree_util.keystr(path).endswith(name)]
+        return jax.sharding.NamedSharding(whole, jax.sharding.PartitionSpec(*(found[0] if found else ())))
+
+    like = jax.eval_shape(lambda key: learn.init(key, data()), jax.random.key(0))
+    shardings = jax.tree.map_with_path(rule, like)
+    state = jax.jit(lambda state: state, out_shardings=shardings)(
+        everywhere(learn.init(jax.random.key(0), data()), whole)
+    )
+    state, _ = train(learn, state, everywhere(data(), whole), 20)
+    kept = jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), state, shardings)
+    return all(jax.tree.leaves(kept)), plain(jax.jit(lambda t: t, out_shardings=_replicated(whole))(state))
+
+
+@job
+def refusals() -> Any:
+    """The messages of what cannot be, in every process."""
+    rank, whole, said = jax.process_index(), mesh(), {}
+    keys = jax.random.split(jax.random.key(rank), 4)
+    same, first = jax.random.split(jax.random.key(0), 4), learner("dense", shuffled).init(jax.random.key(0), data())
+    others = [device for device in jax.devices() if device.process_index != rank]
+    wrong: dict[str, Callable[[], Any]] = {
+        "seeds": lambda: everywhere(learner("dense", shuffled).init(jax.random.key(rank), data()), whole),
+        "data": lambda: everywhere((X + rank, Y), whole),
+        "shapes": lambda: everywhere({"a": jnp.ones(rank + 1)}, whole),
+        "structures": lambda: everywhere([jnp.ones(1)] * (rank + 1), whole),
+        "keys": lambda: fnn.sweep(lambda key: jax.random.uniform(key), keys),
+        "values": lambda: fnn.sweep(
+            lambda key, eta: eta, jax.random.split(jax.random.key(0), 4), eta=[1.0, 2.0 + rank]
+        ),
+        "devices": lambda: fnn.sweep(lambda key: jax.random.uniform(key), keys, devices=others),
+        "rows": lambda: own_rows(13, whole),
+        "axis": lambda: divided(shuffled, whole, "model"),
+        "explicit": lambda: divided(shuffled, jax.make_mesh((len(jax.devices()),), ("data",))),
+        "sizes": lambda: mesh(data=7),
+        "fit": lambda: resumable_fit("no", learner("dense", shuffled), first, data(), 10),
+        "sweep": lambda: resumable_sweep(os.environ["FOLDER"], lambda key: jax.random.uniform(key), keys),
+        "folder": lambda: resumable_sweep(Path(os.environ["FOLDER"]) / str(rank), lambda key: 1.0, same),
+    }
+    for name, call in wrong.items():
+        try:
+            call()
+            said[name] = "nothing"
+        except (ValueError, TypeError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    return said, plain(everywhere({"a": jnp.arange(3.0), "key": jax.random.key(5)}, whole))
+
+
+if __name__ == "__main__":
+    name, (rank, processes), port, devices, out = sys.argv[1], map(int, sys.argv[2:4]), *sys.argv[4:7]
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    jax.config.update("jax_enable_x64", bool(os.environ.get("X64")))
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank, heartbeat_timeout_seconds=10)
+    found = JOBS[name]()
+    with open(out, "wb") as file:
+        pickle.dump(found, file)
