@@ -337,7 +337,7 @@ def test_arguments_in_another_order_are_told_in_a_line() -> None:
         assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("given", [2, 2.0, np.float64(2), jnp.asarray(2, jnp.int32), jnp.asarray(2, jnp.bfloat16)])
+@pytest.mark.parametrize("given", [2, np.float64(2), jnp.asarray(2, jnp.bfloat16)])
 def test_an_estimate_of_the_running_loss_is_any_number(given: Any) -> None:
     data = problem()
     start = LEARN.init(jax.random.key(0), data)
