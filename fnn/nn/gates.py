@@ -30,8 +30,8 @@ def product(left: Layer, right: Layer) -> Layer:
     2 Σ_k m_k J_f,ki J_g,ki, costs o backward passes of f and of g, o the width of y.
 
     Args:
-        left: f.
-        right: g, whose output has the shape of f's.
+        left: the layer f.
+        right: the layer g, whose output has the shape of f's.
 
     Returns:
         A layer whose params and state are pairs, f's and g's.
