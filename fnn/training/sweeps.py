@@ -71,8 +71,8 @@ def sweep(
     Returns:
         The experiment's results with leading axes [keys, values of the first hyper-parameter, …of the second, …], on
         the first device. A row equals the experiment run with its key and values only, up to the rounding of batched
-        products, as the compiler may sum in another order. With ``coordinates=True`` a pair of the results and a dict of
-        arrays, the numbers of the keys as "run" and the values of each hyper-parameter by its name.
+        products, as the compiler may sum in another order. With ``coordinates=True`` a pair of the results and a dict
+        of arrays, the numbers of the keys as "run" and the values of each hyper-parameter by its name.
 
     Raises:
         TypeError: keys or values that are not arrays.
