@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import shuffled
+from fnn import sgd, shuffled, softmax_cross_entropy, train, trainer
+from fnn.data import shuffled_whole
 from fnn.training import divided, everywhere, global_batch, mesh, own_rows
 from tests.training import workers
 
@@ -182,3 +183,20 @@ def test_a_mesh_is_a_mesh(strange: Any) -> None:
         everywhere({"a": jnp.ones(1)}, strange)
     with pytest.raises(TypeError, match=r"divided: expected a mesh"):
         divided(shuffled, strange)
+
+
+def test_weighted_means_are_those_of_all_devices_shares() -> None:
+    """An epoch's remainder, whose weights of 0 fall on the last device: the mean is over the whole batch's weights."""
+    whole = mesh(jax.devices()[:3])
+    net, weights = workers.NETS["dense"], jnp.linspace(0.5, 2, 70)
+    data = (*workers.data(), weights)
+    found = []
+    for draw in (shuffled_whole, divided(shuffled_whole, whole)):
+        learn = trainer(net, softmax_cross_entropy, sgd(0.1), batch_size=12, draw=draw)
+        state = learn.init(jax.random.key(0), data)
+        if draw is not shuffled_whole:
+            state, data = everywhere((state, data), whole)
+        found.append(train(learn, state, data, 12, every=6))  # 70 = 5 · 12 + 10
+    (one, metrics), (divided_one, divided_metrics) = found
+    chex.assert_trees_all_close(divided_one.params, one.params, rtol=1e-12)
+    chex.assert_trees_all_close(divided_metrics, metrics, rtol=1e-12)
