@@ -6,9 +6,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
+
+import jax
 
 Held = Callable[[], AbstractContextManager[None]]
 
@@ -25,6 +27,8 @@ class Ending:
     """``with held():`` defers signals to the end of its block"""
     stopped: str = ""
     """the reason of an early end; empty until then"""
+    pending: list[tuple[int, FrameType | None]] = field(default_factory=list)
+    """signals that wait for the end of a block of `held`"""
 
 
 @contextmanager
@@ -37,9 +41,8 @@ def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
         done: maps the reason for the end to the work done, which becomes the error's attribute `done`.
     """
     ending = Ending()
-    pending = list[tuple[int, FrameType | None]]()
     try:
-        with _stop_signals(pending) as ending.held:
+        with _stop_signals(ending.pending) as ending.held:
             yield ending
     except KeyboardInterrupt:
         ending.stopped = "interrupted"
@@ -48,9 +51,14 @@ def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
     except Exception as error:
         error.done = done("error")  # type: ignore[attr-defined]
         error.add_note("The work done before this error is in its attribute `done`.")
-        for number, _ in pending:
+        for number, _ in ending.pending:
             error.add_note(f"{signal.Signals(number).name} arrived meanwhile.")
         raise
+
+
+def held_unless(condition: bool, ending: Ending) -> AbstractContextManager[None]:
+    """``ending.held()``, or nothing."""
+    return nullcontext() if condition else ending.held()
 
 
 @contextmanager
@@ -59,15 +67,13 @@ def _stop_signals(pending: list[tuple[int, FrameType | None]]) -> Iterator[Held]
 
     A signal that arrives within ``with held():`` is handled when that block ends; if the block raises, the signal stays
     in `pending`. A handler installed by the user is called at the same places. Off the main thread, where Python
-    handles no signals, nothing changes.
+    handles no signals, nothing changes. In one of several processes SIGTERM is left to JAX, which tells the others.
     """
     if threading.current_thread() is not threading.main_thread():
         yield nullcontext
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: old for number, old in previous.items() if callable(old)}
-    if previous[signal.SIGTERM] is signal.SIG_DFL:
-        handlers[signal.SIGTERM] = _preempt
+    handlers = _handlers(previous)
     holding = False
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -98,6 +104,16 @@ def _stop_signals(pending: list[tuple[int, FrameType | None]]) -> Iterator[Held]
         for number in handlers:
             signal.signal(number, previous[number])
     handle_pending()
+
+
+def _handlers(previous: dict[signal.Signals, Any]) -> dict[signal.Signals, Callable[[int, Any], Any]]:
+    """What to do at each signal, from the handlers that are installed."""
+    handlers = {number: old for number, old in previous.items() if callable(old)}
+    if jax.process_count() > 1:
+        handlers.pop(signal.SIGTERM, None)
+    elif previous[signal.SIGTERM] is signal.SIG_DFL:
+        handlers[signal.SIGTERM] = _preempt
+    return handlers
 
 
 def _preempt(number: int, frame: Any) -> None:

@@ -29,8 +29,10 @@ out_shardings=…)``, is kept by training as well: BackProp by hand is products 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import jax
@@ -43,6 +45,7 @@ from fnn.core._trees import is_key
 from fnn.core.types import Array, Batch
 from fnn.data.sampling import Draw
 from fnn.training._claims import Claim, hash_of, identity_of_tree
+from fnn.training._signals import Ending
 from fnn.training.devices import Device
 
 
@@ -300,6 +303,25 @@ def wait_for(claim: Claim, count: int, seconds: float = 0.2) -> None:
     """
     while jax.process_count() > 1 and len(claim.numbers()) < count:
         time.sleep(seconds)
+
+
+def agreed_end(ending: Ending) -> str:
+    """The reason for which a run ends here, in every process that of any; empty if it goes on.
+
+    JAX agrees on the end after a SIGTERM by the numbers of the looks, which must be consecutive in every process.
+    """
+    if jax.process_count() == 1:
+        return ending.stopped
+    from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+    is_preempted = reached_preemption_sync_point(next(_LOOKS))
+    is_interrupted = any(number == signal.SIGINT for number, _ in ending.pending)
+    reasons = ("", "on_chunk", "interrupted", "preempted")
+    own = max(reasons.index(ending.stopped), 2 * is_interrupted, 3 * is_preempted)
+    return reasons[int(_of_all(np.array(own)).max())]
+
+
+_LOOKS = count()
 
 
 def _along(where: str, mesh: Mesh, axis: str) -> NamedSharding:

@@ -14,7 +14,8 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
 from fnn.training._progress import progress_bar
-from fnn.training._signals import keeping
+from fnn.training._signals import held_unless, keeping
+from fnn.training.distributed import agreed_end
 from fnn.training.trainers import is_finite, train
 
 
@@ -47,10 +48,11 @@ def fit(
 ) -> Fitted:
     """Train in compiled chunks with a progress bar and early stopping; an early end loses no finished chunk.
 
-    Ctrl-C and SIGTERM, by which schedulers announce the end of a process, take effect after the current chunk; the
-    program then continues after `fit` and can save. An error in a chunk, in `validate` or in `on_chunk` carries the
-    result so far: ``error.done``, a `Fitted`. Each chunk reuses the buffers of the state before it, so params and
-    averages are in memory once, and once more for the best state; the state passed by the caller stays usable.
+    Ctrl-C and SIGTERM, by which schedulers announce the end of a process, take effect after the current chunk, in all
+    processes after the same one; the program then continues after `fit` and can save. An error in a chunk, in
+    `validate` or in `on_chunk` carries the result so far: ``error.done``, a `Fitted`. Each chunk reuses the buffers of
+    the state before it, so params and averages are in memory once, and once more for the best state; the state passed
+    by the caller stays usable.
 
     Args:
         trainer: a `Trainer`.
@@ -155,10 +157,14 @@ class Plan(NamedTuple):
         def fitted(stopped: str) -> Fitted:
             return Fitted(run.best if _is_donated(run.state) else run.state, run.columns(), stopped, run.best)
 
-        with keeping(fitted) as ending, progress_bar(self.steps, progress) as show:
+        is_alone = (
+            jax.process_count() == 1
+        )  # several processes must end after the same chunk, and hold signals all along
+        shown = progress if jax.process_index() == 0 else False
+        with keeping(fitted) as ending, progress_bar(self.steps, shown) as show, held_unless(is_alone, ending):
             run = run._replace(state=_copied(run.state))  # the caller's state is never donated
             while not ending.stopped and not self.end(run):
-                with ending.held():
+                with held_unless(not is_alone, ending):
                     length = min(self.chunk - run.done % self.chunk, self.steps - run.done)
                     state, metrics = _chunk(self.trainer, run.state, self.data, length)
                     run = run._replace(state=state)  # kept if `validate` fails
@@ -168,6 +174,7 @@ class Plan(NamedTuple):
                 show(run.rows[-1], run.done)
                 if self.on_chunk is not None and _ends(self.on_chunk(run.state, run.rows[-1])):
                     ending.stopped = "on_chunk"
+                ending.stopped = agreed_end(ending)
         return fitted(ending.stopped or self.end(run))
 
     def end(self, run: Run) -> str:

@@ -155,6 +155,15 @@ def test_any_folder_is_begun_by_all_at_once(folder: Path) -> None:
         assert names == ["sweep.json"] * 200
 
 
+@pytest.mark.parametrize("how", ["interrupted", "preempted", "on_chunk"])
+def test_all_processes_stop_after_the_same_chunk(folder: Path, how: str) -> None:
+    one, other = run(folder, "stops", 2, 1, HOW=how)
+    assert one[:2] == other[:2]
+    assert one[0] == how
+    assert 20 <= one[1][-1] < 3000
+    assert workers.bits(one[2]) == workers.bits(other[2])
+
+
 # In one process
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -155,6 +156,25 @@ def fits() -> Any:
     first = everywhere(learn.init(jax.random.key(0), data()), whole)
     done = fnn.fit(learn, first, everything, 30, chunk=10, validate=held_out, progress=False)
     return plain((done.best, done.history))
+
+
+@job
+def stops() -> Any:
+    """A `fit` one of whose processes gets a signal, or is told to stop, after its second chunk."""
+    whole, how = mesh(), os.environ["HOW"]
+    learn = learner("dense", divided(shuffled, whole))
+
+    def on_chunk(state: Any, row: Any) -> bool:
+        time.sleep(0.05)
+        is_mine = jax.process_index() == 1 and row["step"] == 20
+        if is_mine and how != "on_chunk":
+            os.kill(os.getpid(), {"interrupted": signal.SIGINT, "preempted": signal.SIGTERM}[how])
+        return bool(is_mine and how == "on_chunk")
+
+    first = everywhere(learn.init(jax.random.key(0), data()), whole)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    done = fnn.fit(learn, first, everywhere(data(), whole), 3000, chunk=10, on_chunk=on_chunk, progress=False)
+    return done.stopped, done.history["step"].tolist(), plain(done.state)
 
 
 @job
