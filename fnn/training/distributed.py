@@ -21,9 +21,10 @@ no arguments, as in ``srun python train.py``; elsewhere, as in two terminals of 
     jax.distributed.initialize("127.0.0.1:9999", num_processes=2, process_id=0)  # and 1 in the other
 
 Every process makes every call; only printing and saving may be one's alone (``jax.process_index() == 0``). Ctrl-C and
-SIGTERM in one process end `fit` in all of them after the same chunk. A process that is killed takes the others along within the heartbeat of `jax.distributed`; the scheduler starts them again, and
-`resumable_sweep` goes on. A sharding of the params along another axis of the mesh, given to ``jax.jit(…,
-out_shardings=…)``, is kept by training as well: BackProp by hand is products that XLA divides.
+SIGTERM in one process end `fit` in all of them after the same chunk. A process that is killed takes the others along
+within the heartbeat of `jax.distributed`; the scheduler starts them again, and `resumable_sweep` goes on. A sharding of
+the params along another axis of the mesh, given to ``jax.jit(…, out_shardings=…)``, is kept by training as well:
+BackProp by hand is products that XLA divides.
 """
 
 from __future__ import annotations
