@@ -13,9 +13,9 @@ import numpy as np
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
+from fnn.training._processes import agreed_end
 from fnn.training._progress import progress_bar
 from fnn.training._signals import held_unless, keeping
-from fnn.training.distributed import agreed_end
 from fnn.training.trainers import is_finite, train
 
 

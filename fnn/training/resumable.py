@@ -25,9 +25,9 @@ from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
 from fnn.training._claims import Claim, identity_of_array, identity_of_program, identity_of_tree
 from fnn.training._grids import Grid
+from fnn.training._processes import own_share, take_together, wait_for
 from fnn.training._progress import progress_bar
 from fnn.training.devices import Device
-from fnn.training.distributed import own_share, take_together, wait_for
 from fnn.training.fitting import Fitted, Plan, Run
 from fnn.training.sweeps import run_rows
 from fnn.training.trainers import train

@@ -23,8 +23,8 @@ from fnn.core import _checks as checks
 from fnn.core.types import Array
 from fnn.training import _checks as training_checks
 from fnn.training._grids import Grid, Rows
+from fnn.training._processes import gathered_rows, same_everywhere
 from fnn.training.devices import Device
-from fnn.training.distributed import gathered_rows, same_everywhere
 
 if TYPE_CHECKING:  # where they are used, for jax.extend costs as much as a package of fnn to import
     from jax.extend.core import ClosedJaxpr, Jaxpr

@@ -131,7 +131,7 @@ def pieces() -> Any:
 @job
 def claims() -> Any:
     """200 folders that all processes begin at once."""
-    from fnn.training.distributed import take_together
+    from fnn.training._processes import take_together
 
     for number in range(200):
         take_together(Claim(Path(os.environ["FOLDER"]) / str(number), "sweep", "piece", {"rows": number}))
