@@ -14,13 +14,7 @@ def updated(optimizer: Any, gradient: Any, state: Any, params: Params, extra: di
     An update may ask by name for the ``value`` of the objective, the ``grad`` of the params, and ``value_fn(params)``,
     the objective of this batch, as line searches and optax's L-BFGS do; most ask for none of them.
     """
-    return optimizer.update(
-        gradient, state, params, **{k: v for k, v in extra.items() if k in _asked(optimizer, extra)}
-    )
-
-
-def _asked(optimizer: Any, names: Any) -> set[str]:
-    """Those of the names that are arguments of an update."""
-    parameters = inspect.signature(optimizer.update).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {name for name in names if takes_all or name in parameters}
+    asked = inspect.signature(optimizer.update).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values())
+    taken = {name: value for name, value in extra.items() if takes_all or name in asked}
+    return optimizer.update(gradient, state, params, **taken)

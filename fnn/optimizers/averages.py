@@ -5,7 +5,7 @@ An average stands around an optimizer, which trains as before: the average is in
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from fnn import linear, objective, sgd, squared, train, trainer
+    >>> from fnn import linear, sgd, squared, train, trainer
     >>> data = jnp.ones((8, 1)), jnp.ones((8, 1))
     >>> learn = trainer(linear(1), squared, exponential_average(sgd(0.1), 0.9), batch_size=4)
     >>> state, _ = train(learn, learn.init(jax.random.key(0), data), data, 100)

@@ -151,7 +151,8 @@ def by_part(optimizers: Mapping[Any, Any], otherwise: Any = None) -> Optimizer:
             f"by_part: expected a dict from parts to optimizers, got {checks.shown(optimizers)}. Write "
             "by_part({0: sgd(0.1)}, otherwise=…)."
         )
-    for optimizer in (*optimizers.values(), *([] if otherwise is None else [otherwise])):
+    makers = [*optimizers.values(), *([] if otherwise is None else [otherwise])]
+    for optimizer in makers:
         optimizers_checks.makes_steps("by_part", optimizer)
 
     def mask_of(part: Any, params: Params) -> Mask:
@@ -166,7 +167,6 @@ def by_part(optimizers: Mapping[Any, Any], otherwise: Any = None) -> Optimizer:
         return masks if otherwise is None else [*masks, jax.tree.map(lambda parts: parts == 0, count)]
 
     def links(params: Params) -> Optimizer:
-        makers = [*optimizers.values(), *([] if otherwise is None else [otherwise])]
         return chain(*(masked(maker, mask) for maker, mask in zip(makers, chosen(params), strict=True)))
 
     def update(gradient: Params, state: Any, params: Params = None, **extra: Any) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -136,12 +137,14 @@ def joined(*parts: Any) -> Schedule:
     for eta in [*(eta for eta, _ in pieces), last]:
         optimizers_checks.rate("a rate of joined", eta)
 
+    ends = list(accumulate((steps for _, steps in pieces), initial=0))
+
     def rate(t: Array) -> Array:
-        if not pieces:
-            return _float(rate_at(last, t))
-        (eta, steps), *_ = pieces
-        later = joined(*timed[1:], last)(jnp.maximum(t - steps, 0))
-        return jnp.where(t < steps, _float(rate_at(eta, jnp.minimum(t, steps))), later)
+        found = _float(rate_at(last, jnp.maximum(t - ends[-1], 0)))
+        for (eta, steps), end in zip(reversed(pieces), reversed(ends[1:]), strict=True):
+            own = jnp.clip(t - (end - steps), 0, steps)
+            found = jnp.where(t < end, _float(rate_at(eta, own)), found)
+        return found
 
     return Schedule(rate, call_repr("joined", *parts))
 

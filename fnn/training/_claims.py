@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
 
@@ -45,7 +44,7 @@ class Claim(NamedTuple):
     @property
     def mark(self) -> np.ndarray:
         """A hash of the identity, stored in every file."""
-        return np.frombuffer(hashlib.sha256(self.note).digest(), np.uint8)
+        return hash_of(self.note)
 
     def take(self) -> None:
         """Mark the folder as this run's, after checking that it is not another's.
@@ -74,7 +73,7 @@ class Claim(NamedTuple):
         if not (self.numbers() or self.note.startswith(text)):
             self._proven(f"without {self.part}s the file may belong to another program")
         self._proven(self._doubt())
-        self._warn(f"{note} is damaged and is written again; its {self.kind} is this one", stacklevel=4)
+        self._warn(f"{note} is damaged and is written again; its {self.kind} is this one", stacklevel=5)
         write(note, self.note)
 
     def numbers(self) -> list[int]:
@@ -185,12 +184,12 @@ def _arrays(traced: ClosedJaxpr) -> Iterator[Any]:
 
 def identity_of_array(array: Any) -> dict[str, str]:
     """The identity of an array: its dtype, shape, and a hash of its contents."""
-    has_keys = is_key(jnp.asarray(array))
+    has_keys = hasattr(array, "dtype") and is_key(array)
     plain = np.asarray(jax.random.key_data(array) if has_keys else array)
     dtype = str(array.dtype if has_keys else plain.dtype)
     return {
         "dtype": dtype,
-        "shape": str(list(jnp.shape(array))),
+        "shape": str(list(np.shape(array))),
         "hash": _hash(np.ascontiguousarray(plain).reshape(-1).view(np.uint8)),
     }
 
@@ -229,8 +228,13 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], place: str
         elif name == "hash":
             lines += [] if lines else [f"another {place}" if place in _PROGRAMS else f"other {place}"]
         else:
-            lines.append(f"{path}: {'none' if old is None else old} there, {'none' if new is None else new} here")
+            lines.append(f"{path}: {_brief(old)} there, {_brief(new)} here")
     return lines
+
+
+def _brief(part: Any) -> Any:
+    """A part of an identity in a word."""
+    return "none" if part is None else "some" if isinstance(part, Mapping) else part
 
 
 _PROGRAMS = ("experiment", "trainer", "validate")

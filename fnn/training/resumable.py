@@ -181,7 +181,7 @@ def resumable_fit(
     plan = Plan.of("resumable_fit", trainer, state, data, steps, chunk, validate, patience, on_chunk)
     keep = checks.count("keep", keep)
     claim = Claim(Path(folder), "fit", "chunk", _identity_of_fit(plan, state))
-    claim.take()
+    take_together(claim)
 
     def store(run: Run) -> None:
         number = len(run.rows)
@@ -245,7 +245,7 @@ def _identity_of_sweep(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str
     leaves = {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(result)}
     return {
         "keys": identity_of_array(grid.keys),
-        **({"zipped": identity_of_tree(grid.zipped)} if grid.zipped else {}),
+        "zipped": identity_of_tree(grid.zipped),
         "values": {name: identity_of_array(values) for name, values in grid.values.items()},
         "results": {name: f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in leaves.items()},
         "experiment": identity_of_program(traced),

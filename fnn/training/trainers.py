@@ -121,7 +121,7 @@ def trainer(
     def init(key: Array, data: Batch) -> TrainState:
         size = training_checks.data(data)
         _try_draw(draw, key, size, batch_size)
-        batch = _shapes_of_drawn(draw, key, data, batch_size)
+        batch = None if objective is None else _shapes_of_drawn(draw, key, data, batch_size)
         key_of_params, key = jax.random.split(key)
         params, state, running_loss = first_of(net, loss, value_and_gradient, key_of_params, data, batch)
         return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32), running_loss, key)

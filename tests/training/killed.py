@@ -12,14 +12,12 @@ from fnn.training import resumable_fit
 
 X = jax.random.normal(jax.random.key(1), (24, 3))
 DATA = X, jnp.sin(X[:, :1])
-LEARN = trainer(serial(dense(4, tanh), dropout(0.2), linear(1)), squared, adam(0.02), batch_size=5)
+LEARN_NET = serial(dense(4, tanh), dropout(0.2), linear(1))
+LEARN = trainer(LEARN_NET, squared, adam(0.02), batch_size=5)
 
 
 def held_out(state: Any) -> jax.Array:
     return jnp.mean(jnp.square(LEARN_NET.apply(state.params, state.layer_state, DATA[0]) - DATA[1]))
-
-
-LEARN_NET = serial(dense(4, tanh), dropout(0.2), linear(1))
 
 
 def options() -> dict[str, Any]:

@@ -249,8 +249,9 @@ def test_a_damaged_note_is_written_anew_where_the_pieces_prove_whose_they_are(tm
         if how == "gone"
         else pytest.warns(UserWarning, match=r"sweep\.json is damaged and is written again")
     )
-    with told:
+    with told as warned:
         np.testing.assert_allclose(plainly(tmp_path), RIGHT, rtol=1e-12)
+    assert all(warning.filename == __file__ for warning in warned or [])
     assert note.read_bytes() == whole
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*.npz"))] == times  # nothing was run
 
@@ -384,6 +385,17 @@ def test_another_experiment_and_another_precision_are_told_in_words(tmp_path: Pa
         resumable_sweep(tmp_path, lambda key, eta: -plain(key, eta), keys, eta=eta, progress=False)
     with pytest.raises(ValueError, match=r"results: float64 \[\] there, float32 \[\] here"), jax.enable_x64(False):
         resumable_sweep(tmp_path, plain, keys, eta=eta, progress=False)
+
+
+def test_zipped_arrays_are_part_of_a_sweep(tmp_path: Path) -> None:
+    along = lambda key, eta, a=0.0: eta + a  # noqa: E731
+    options: dict[str, Any] = {"eta": [1.0, 2.0], "progress": False}
+    found = resumable_sweep(tmp_path, along, KEYS, zipped={"a": jnp.arange(5.0)}, **options)
+    np.testing.assert_array_equal(found, np.arange(5.0)[:, None] + [1, 2])
+    with pytest.raises(ValueError, match="got another sweep: other zipped a"):
+        resumable_sweep(tmp_path, along, KEYS, zipped={"a": jnp.ones(5)}, **options)
+    with pytest.raises(ValueError, match=r"got another sweep: zipped a: some there, none here\."):
+        resumable_sweep(tmp_path, along, KEYS, **options)
 
 
 # resumable_fit
