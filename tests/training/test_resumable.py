@@ -394,7 +394,7 @@ def test_zipped_arrays_are_part_of_a_sweep(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.arange(5.0)[:, None] + [1, 2])
     with pytest.raises(ValueError, match="got another sweep: other zipped a"):
         resumable_sweep(tmp_path, along, KEYS, zipped={"a": jnp.ones(5)}, **options)
-    with pytest.raises(ValueError, match=r"got another sweep: zipped a: some there, none here\."):
+    with pytest.raises(ValueError, match=r"got another sweep: zipped a: some there, none here;"):
         resumable_sweep(tmp_path, along, KEYS, **options)
 
 
