@@ -59,8 +59,8 @@ def masked(optimizer: Any, mask: Mask) -> Optimizer:
         gradients = chosen(gradient, shaped)
         if not jax.tree.leaves(gradients):  # params of one array, which None for it would leave out altogether
             return gradient, state
-        value = {name: extra[name] for name in ("value",) if name in extra}  # the others are of all params
-        updates, state = updated(optimizer, gradients, state, some, value)
+        of_some = {"value": extra["value"]} if "value" in extra else {}  # grad and value_fn are of all params
+        updates, state = updated(optimizer, gradients, state, some, of_some)
         merged = jax.tree.map(
             lambda new, old: old if new is None else new,
             updates,

@@ -30,7 +30,10 @@ def value_and_gradient_of(
 def first_of(
     net: Any, loss: Loss | None, value_and_gradient: Gradient, key: Array, data: Batch, batch: Any
 ) -> tuple[Params, State, Array]:
-    """The first params and state, and the Q before the first step; raises unless the data, or a batch's shapes, fit."""
+    """The first params and state, and the Q before the first step; raises unless the data fit.
+
+    The batch, by its shapes, is what an objective is tried on; a loss needs none.
+    """
     if loss is not None:
         params, state = _first(net, key, supervised(data))
         return params, state, _no_running_loss(net, loss, params, state, data)

@@ -56,9 +56,9 @@ def keeping(done: Callable[[str], Any]) -> Iterator[Ending]:
         raise
 
 
-def held_unless(condition: bool, ending: Ending) -> AbstractContextManager[None]:
+def held_if(condition: bool, ending: Ending) -> AbstractContextManager[None]:
     """``ending.held()``, or nothing."""
-    return nullcontext() if condition else ending.held()
+    return ending.held() if condition else nullcontext()
 
 
 @contextmanager

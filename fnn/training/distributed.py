@@ -11,20 +11,19 @@ same program with the same seeds::
     state, metrics = train(learn, state, everywhere(data, m), steps=1000)
 
 The batches are those of one process. Each device computes its share of a batch; gradients, batch norm (forward and
-backward), dropout masks, readings and metrics are those of the whole batch, up to the rounding of sums. As many devices
-in another number of processes give the same bits where one sum has two terms; three and more are added in an order of
-the network's. `fnn.sweep` and `fnn.training.resumable_sweep` use all processes by themselves.
+backward), dropout masks, readings and metrics are those of the whole batch, up to the rounding of sums. Two devices
+give the same bits in one process and in two; with three or more, the order of the sums depends on the processes.
+`fnn.sweep` and `fnn.training.resumable_sweep` use all processes by default.
 
-How processes find each other is JAX's affair: under SLURM, Open MPI, Kubernetes and on TPU pods ``initialize()`` needs
-no arguments, as in ``srun python train.py``; elsewhere, as in two terminals of one machine, each says who it is::
+Under SLURM, Open MPI, Kubernetes and on TPU pods JAX finds the processes itself, and ``initialize()`` needs no
+arguments, as in ``srun python train.py``. Elsewhere, as in two terminals of one machine, each process says who it is::
 
     jax.distributed.initialize("127.0.0.1:9999", num_processes=2, process_id=0)  # and 1 in the other
 
-Every process makes every call; only printing and saving may be one's alone (``jax.process_index() == 0``). Ctrl-C and
-SIGTERM in one process end `fit` in all of them after the same chunk. A process that is killed takes the others along
-within the heartbeat of `jax.distributed`; the scheduler starts them again, and `resumable_sweep` goes on. A sharding of
-the params along another axis of the mesh, given to ``jax.jit(…, out_shardings=…)``, is kept by training as well:
-BackProp by hand is products that XLA divides.
+Every process must make every call; only printing and saving may be done by one (``jax.process_index() == 0``). Ctrl-C
+and SIGTERM in one process end `fit` in all of them after the same chunk. If a process is killed, the heartbeat of
+`jax.distributed` ends the others; the scheduler starts them again, and `resumable_sweep` goes on. Training keeps a
+sharding of the params along another axis of the mesh, as given to ``jax.jit(…, out_shardings=…)``.
 """
 
 from __future__ import annotations

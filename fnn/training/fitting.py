@@ -15,7 +15,7 @@ from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
 from fnn.training._processes import agreed_end
 from fnn.training._progress import progress_bar
-from fnn.training._signals import held_unless, keeping
+from fnn.training._signals import held_if, keeping
 from fnn.training.trainers import is_finite, train
 
 
@@ -157,14 +157,12 @@ class Plan(NamedTuple):
         def fitted(stopped: str) -> Fitted:
             return Fitted(run.best if _is_donated(run.state) else run.state, run.columns(), stopped, run.best)
 
-        is_alone = (
-            jax.process_count() == 1
-        )  # several processes must end after the same chunk, and hold signals all along
+        several = jax.process_count() > 1  # they must end after the same chunk, so they hold signals all along
         shown = progress if jax.process_index() == 0 else False
-        with keeping(fitted) as ending, progress_bar(self.steps, shown) as show, held_unless(is_alone, ending):
+        with keeping(fitted) as ending, progress_bar(self.steps, shown) as show, held_if(several, ending):
             run = run._replace(state=_copied(run.state))  # the caller's state is never donated
             while not ending.stopped and not self.end(run):
-                with held_unless(not is_alone, ending):
+                with held_if(not several, ending):
                     length = min(self.chunk - run.done % self.chunk, self.steps - run.done)
                     state, metrics = _chunk(self.trainer, run.state, self.data, length)
                     run = run._replace(state=state)  # kept if `validate` fails
