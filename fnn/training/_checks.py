@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
 from fnn.core import _checks as checks
-from fnn.core.errors import Unsupported
 from fnn.core.types import Trainer
 
 
@@ -89,10 +89,16 @@ def devices_of_all_processes(ranks: list[int]) -> None:
         )
 
 
-def one_process(where: str, instead: str) -> None:
-    """Raise Unsupported in one of several processes."""
-    if jax.process_count() > 1:
-        raise Unsupported(f"{where}: expected one process, got {jax.process_count()}. Use {instead}.")
+def on_all_processes(where: str, state: Any) -> None:
+    """Raise ValueError, in several processes, for arrays that are not on devices of all of them."""
+    for path, leaf in jax.tree.leaves_with_path(state) if jax.process_count() > 1 else []:
+        devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else ()
+        if len({device.process_index for device in devices}) < jax.process_count():
+            raise ValueError(
+                f"{where}: expected a state on the devices of all {jax.process_count()} processes, got "
+                f"{keystr(path, simple=True, separator='.')} on those of one. Pass fnn.training.everywhere(state, "
+                "mesh)."
+            )
 
 
 def inside_a_trace() -> bool:

@@ -163,7 +163,8 @@ _ADVICE = "Use another folder, or empty this one."
 
 def identity_of_program(traced: ClosedJaxpr) -> dict[str, str]:
     """The identity of a traced program: a hash of its text and of the arrays in it."""
-    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)).encode()  # without the addresses in its text
+    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # without the addresses in its text, nor the number of devices
+    text = re.sub(r"Mesh\((?:[^()]|\([^()]*\))*\)", "Mesh", text).encode()
     return {"hash": _hash(text, *(str(identity_of_array(array)).encode() for array in _arrays(traced)))}
 
 

@@ -43,14 +43,37 @@ def same_everywhere(what: str, tree: Any) -> None:
 
 
 def local_copies(tree: Any) -> Any:
-    """The tree with this process's copies of arrays that are whole on every device."""
+    """The tree with whole arrays in this process: copies of those on every device, the gathered parts of others."""
 
     def at_leaf(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return leaf.addressable_data(0)
-        return leaf
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        return leaf.addressable_data(0) if leaf.is_fully_replicated else _gathered(leaf)
 
     return jax.tree.map(at_leaf, tree)
+
+
+def _gathered(leaf: Array) -> Any:
+    from jax.experimental.multihost_utils import process_allgather
+
+    if is_key(leaf):
+        return jax.random.wrap_key_data(_gathered(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return process_allgather(leaf, tiled=True)
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """A tree that every process has, or has its part of, by shardings of the devices of all."""
+    return jax.jit(lambda tree: tree, out_shardings=shardings)(jax.tree.map(_off_devices, tree))
+
+
+def _off_devices(leaf: Any) -> Any:
+    """An array that is bound to no device, unless it is on those of several processes."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf
+    if is_key(leaf):
+        words: Any = np.asarray(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    return np.asarray(leaf)
 
 
 def _of_all(plain: np.ndarray) -> np.ndarray:

@@ -22,8 +22,10 @@ arguments, as in ``srun python train.py``. Elsewhere, as in two terminals of one
 
 Every process must make every call; only printing and saving may be done by one (``jax.process_index() == 0``). Ctrl-C
 and SIGTERM in one process end `fit` in all of them after the same chunk. If a process is killed, the heartbeat of
-`jax.distributed` ends the others; the scheduler starts them again, and `resumable_sweep` goes on. Training keeps a
-sharding of the params along another axis of the mesh, as given to ``jax.jit(…, out_shardings=…)``.
+`jax.distributed` ends the others (after 100 s by default; ``heartbeat_timeout_seconds=10`` is enough for most), and the
+scheduler starts them again: `resumable_sweep` goes on at the missing pieces and `resumable_fit` at the last chunk, with
+any number of processes. Training keeps a sharding of the params along another axis of the mesh, as given to
+``jax.jit(…, out_shardings=…)``.
 """
 
 from __future__ import annotations
@@ -37,10 +39,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fnn.core import _checks as checks
-from fnn.core._trees import is_key
 from fnn.core.types import Array, Batch
 from fnn.data.sampling import Draw
-from fnn.training._processes import local_copies, same_everywhere
+from fnn.training._processes import local_copies, placed, same_everywhere
 from fnn.training.devices import Device
 
 
@@ -92,8 +93,7 @@ def everywhere(tree: Any, mesh: Mesh) -> Any:
     """
     _of_auto_axes("everywhere", mesh)
     same_everywhere("everywhere: the tree", tree)
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda tree: tree, out_shardings=whole)(jax.tree.map(_off_devices, local_copies(tree)))
+    return placed(local_copies(tree), NamedSharding(mesh, PartitionSpec()))
 
 
 def divided(draw: Draw, mesh: Mesh, axis: str = "data") -> Draw:
@@ -167,14 +167,6 @@ def global_batch(rows: Batch, mesh: Mesh, axis: str = "data") -> Batch:
     along = _along("global_batch", mesh, axis)
     checks.examples("global_batch", rows)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(along, np.asarray(leaf)), rows)
-
-
-def _off_devices(leaf: Any) -> Any:
-    """An array that is bound to no device."""
-    if is_key(leaf):
-        words: Any = np.asarray(jax.random.key_data(leaf))
-        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-    return np.asarray(leaf)
 
 
 def _along(where: str, mesh: Mesh, axis: str) -> NamedSharding:

@@ -1,9 +1,9 @@
 """Sweeps and fits that go on after the end of their process: the same call, with the same folder, resumes them.
 
 The folder of a sweep contains ``sweep.json``, which identifies it, and ``piece-0000.npz`` and so on, one for each
-finished piece; the folder of a fit contains ``fit.json`` and its last chunks, ``chunk-0012.npz``. Files are written
-completely or not at all, and every one of them has the mark of its run. Those damaged all the same, by a disk or by
-hand, are named in a warning and made again.
+finished piece; the folder of a fit contains ``fit.json`` and its last chunks, ``chunk-0012.npz``, or of several
+processes ``chunks/chunk_12``. Files are written completely or not at all, and every one of them has the mark of its
+run. Those damaged all the same, by a disk or by hand, are named in a warning and made again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from jax.tree_util import keystr
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch, Trainer, TrainState
 from fnn.training import _checks as training_checks
+from fnn.training._chunks import chunks
 from fnn.training._claims import Claim, identity_of_array, identity_of_program, identity_of_tree
 from fnn.training._grids import Grid
-from fnn.training._processes import own_share, take_together, wait_for
+from fnn.training._processes import local_copies, own_share, placed, take_together, wait_for
 from fnn.training._progress import progress_bar
 from fnn.training.devices import Device
 from fnn.training.fitting import Fitted, Plan, Run
@@ -142,8 +143,13 @@ def resumable_fit(
     a folder of another run raises ValueError. A damaged file is named in a warning, and the run resumes from the one
     before it.
 
+    With several processes each of them makes the call, with a state on the devices of all (`everywhere`) or divided
+    among them, and a checkpoint of all is written by orbax (``pip install 'fnn[checkpoints]'``) while the next chunk is
+    trained. Another number of processes may go on: with as many devices to the same bits as long as there are two, else
+    to the rounding of sums.
+
     Args:
-        folder: the folder of the run; created if it does not exist.
+        folder: the folder of the run, which all processes see; created if it does not exist.
         trainer: as in `fit`.
         state: the state to start from, the same in every call.
         data: as in `fit`.
@@ -160,8 +166,9 @@ def resumable_fit(
 
     Raises:
         TypeError, ValueError: as in `fit`.
-        Unsupported: a call in one of several processes.
-        ValueError: a folder with another run, with foreign files, or with more than `steps` steps.
+        ValueError: a folder with another run, with foreign files, or with more than `steps` steps; in several
+            processes, a state on the devices of one.
+        ImportError: several processes without orbax.
         OSError: the folder cannot be written, such as on a full disk; the same call resumes when there is room.
 
     Example:
@@ -177,33 +184,21 @@ def resumable_fit(
         [20]
         [20 40 60]
     """
-    training_checks.one_process("resumable_fit", "fit, and keep what it returns by a checkpoint of all processes")
+    training_checks.on_all_processes("resumable_fit", state)
     plan = Plan.of("resumable_fit", trainer, state, data, steps, chunk, validate, patience, on_chunk)
     keep = checks.count("keep", keep)
     claim = Claim(Path(folder), "fit", "chunk", _identity_of_fit(plan, state))
     take_together(claim)
 
-    def store(run: Run) -> None:
-        number = len(run.rows)
-        claim.store(number, _as_arrays(run))
-        for old in claim.numbers():
-            if not number - keep < old <= number:
-                claim.path(old).unlink(missing_ok=True)
-
-    def stored() -> Run:
-        for number in reversed(claim.numbers()):
-            found = claim.read(number, _like(plan, state, number), "is passed over")
-            if found is not None:
-                return _as_run(found, state)
-        return Run(state, state)
-
-    run = stored()
-    if run.done > plan.steps:
-        raise ValueError(
-            f"resumable_fit: expected at most steps={plan.steps} steps in {folder}, got {run.done}. Pass "
-            f"steps={run.done} or more, or use another folder."
-        )
-    return plan.run(run, progress, store)
+    with chunks(claim, keep) as stored:
+        found = stored.last(partial(_like, plan, state))
+        run = Run(state, state) if found is None else _as_run(found, state)
+        if run.done > plan.steps:
+            raise ValueError(
+                f"resumable_fit: expected at most steps={plan.steps} steps in {folder}, got {run.done}. Pass "
+                f"steps={run.done} or more, or use another folder."
+            )
+        return plan.run(run, progress, lambda run: stored.store(len(run.rows), _as_arrays(run)))
 
 
 def _as_arrays(run: Run) -> dict[str, Any]:
@@ -218,26 +213,34 @@ def _as_run(found: dict[str, Any], state: TrainState) -> Run:
     numbers = {name: found[name].item() for name in ("lowest", "waited", "finite", "done")}
     history = found["history"]
     rows = tuple(jax.tree.map(itemgetter(at), history) for at in range(len(history["step"])))
-    return Run(_placed(found["state"], state), _placed(found["best"], state), **numbers, rows=rows)
+    return Run(_placed_as(state, found["state"]), _placed_as(state, found["best"]), **numbers, rows=rows)
 
 
-def _placed(found: TrainState, state: TrainState) -> TrainState:
+def _placed_as(state: TrainState, found: TrainState) -> TrainState:
     """A state on the devices of another, as far as those were chosen by the user."""
+    if jax.process_count() > 1:
+        return placed(found, jax.tree.map(lambda leaf: leaf.sharding, state))
 
-    def at_leaf(leaf: Array, like: Any) -> Array:
-        return jax.device_put(leaf, like.sharding) if getattr(like, "committed", False) else leaf
+    def at_leaf(leaf: Any, like: Any) -> Array:
+        return jax.device_put(leaf, like.sharding) if getattr(like, "committed", False) else jnp.asarray(leaf)
 
     return jax.tree.map(at_leaf, found, state)
 
 
 def _like(plan: Plan, state: TrainState, chunks: int) -> dict[str, Any]:
-    """The structure, shapes and dtypes of `_as_arrays` after some chunks."""
+    """The structure, shapes, dtypes and shardings of `_as_arrays` after some chunks."""
     after, row = jax.eval_shape(partial(train, plan.trainer, steps=plan.chunk), state, plan.data)
     row |= {"step": jax.ShapeDtypeStruct((), np.int64)}
     if plan.measure is not None:
         row |= {"validation": jax.eval_shape(plan.measure, after)}
     history = jax.tree.map(lambda leaf: np.empty((chunks, *leaf.shape), leaf.dtype), row)
+    after = jax.tree.map(_divided_as, after, state)
     return _as_arrays(Run(after, after)) | {"history": history}
+
+
+def _divided_as(leaf: Any, like: Any) -> Any:
+    """A shape with the sharding of an array, which the next chunk keeps."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(like, "sharding", None))
 
 
 def _identity_of_sweep(grid: Grid, traced: ClosedJaxpr, result: Any) -> dict[str, Any]:
@@ -258,8 +261,8 @@ def _identity_of_fit(plan: Plan, state: TrainState) -> dict[str, Any]:
     if plan.measure is not None:
         validate = identity_of_program(jax.make_jaxpr(plan.measure)(state))
     return {
-        "state": identity_of_tree(state),
-        "data": identity_of_tree(plan.data),
+        "state": identity_of_tree(local_copies(state)),
+        "data": identity_of_tree(local_copies(plan.data)),
         "chunk": plan.chunk,
         "trainer": identity_of_program(jax.make_jaxpr(plan.trainer.step)(state, plan.data)),
         "validate": validate,

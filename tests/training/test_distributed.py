@@ -5,6 +5,7 @@ P×D stands for P processes of D devices each.
 
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import pytest
 from fnn import sgd, shuffled, softmax_cross_entropy, train, trainer
 from fnn.data import shuffled_whole
 from fnn.training import divided, everywhere, global_batch, mesh, own_rows
+from fnn.training._chunks import chunks
+from fnn.training._claims import Claim
 from tests.training import workers
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +130,8 @@ SAID = {
     "rows": "own_rows: expected a batch_size that is a multiple of the 2 devices on axis 'data', got 13. Take 12.",
     "axis": "divided: expected an axis of the mesh, one of ['data'], got 'model'",
     "explicit": "divided: expected axes of type Auto, got axis 'data' of another",
-    "fit": "Unsupported: resumable_fit: expected one process, got 2. Use fit",
+    "fit": "ValueError: resumable_fit: expected a state on the devices of all 2 processes, got params.0.b on those of "
+    "one. Pass fnn.training.everywhere(state, mesh).",
     "sweep": "resumable_sweep: expected the same in all 2 processes, got others in process 1 than in process 0",
     "folder": "sweep.json, which process 0 sees, got none. Use a folder that all processes see.",
     "sizes": "mesh: expected axes whose product is the number of devices, 2, got {'data': 7}",
@@ -155,6 +159,46 @@ def test_the_pieces_of_a_sweep_are_dealt_and_a_killed_process_is_made_up_for(fol
         assert 2 <= len(list(place.glob("piece-*.npz"))) < 5
         for found in run(folder, "pieces", processes, 1, FOLDER=str(place)):
             assert workers.bits(found) == workers.bits(want)
+
+
+def test_a_fit_of_several_processes_goes_on_after_kills_with_any_number_of_them(folder: Path) -> None:
+    """Either process is killed; two processes and two devices of one end with the bits of the whole run, three near."""
+    (want,) = run(folder, "stored", 1, 2, FOLDER=str(folder / "unbroken"))
+    place = folder / "broken"
+    for rank, step in ((1, 15), (0, 35)):
+        with pytest.raises(AssertionError):
+            run(folder, "stored", 2, 1, FOLDER=str(place), KILLED=str(rank), AT=str(step))
+        assert not place.joinpath("chunks", f"chunk_{step // 5 + 1}").exists()
+    for processes, devices in ((2, 1), (1, 2), (3, 1)):
+        copy = folder / f"{processes}x{devices}"
+        shutil.copytree(place, copy)
+        for found in run(folder, "stored", processes, devices, FOLDER=str(copy)):
+            assert found[0] == want[0] == "steps"
+            assert found[1][2]["step"].tolist() == list(range(5, 65, 5))
+            if processes < 3:
+                assert workers.bits(found[1]) == workers.bits(want[1])
+            chex.assert_trees_all_close(found[1], want[1], rtol=2e-4, atol=2e-5)
+    assert sorted(path.name for path in (folder / "2x1" / "chunks").iterdir()) == ["chunk_11", "chunk_12"]
+
+
+def test_several_processes_go_on_where_one_has_begun_and_parts_of_weights_are_kept(folder: Path) -> None:
+    place = str(folder / "parts")
+    for steps, processes, devices in ((10, 1, 2), (20, 2, 1), (30, 1, 2), (40, 2, 1)):
+        found = run(folder, "stored_parts", processes, devices, FOLDER=place, STEPS=str(steps))
+    (want,) = run(folder, "stored_parts", 1, 2, FOLDER=str(folder / "whole_parts"), STEPS="40")
+    for kept, state in found:
+        assert kept
+        assert workers.bits(state) == workers.bits(want[1])
+
+
+def test_orbax_is_asked_for_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    (tmp_path / "chunks").mkdir()
+    with (
+        pytest.raises(ImportError, match=r"pip install 'fnn\[checkpoints\]'"),
+        chunks(Claim(tmp_path, "fit", "chunk", {}), 2),
+    ):
+        pass
 
 
 def test_any_folder_is_begun_by_all_at_once(folder: Path) -> None:

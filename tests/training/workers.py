@@ -185,9 +185,47 @@ def stops() -> Any:
     return done.stopped, done.history["step"].tolist(), plain(done.state)
 
 
+def stored_fit(learn: Any, state: Any, steps: int, **options: Any) -> Any:
+    """A `resumable_fit` whose process KILLED is killed after a chunk, while that is being written or has been."""
+    killed = os.environ.get("KILLED") == str(jax.process_index())
+    last = os.environ.get("AT")
+
+    def on_chunk(state: Any, row: Any) -> None:
+        if killed and str(row["step"]) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return resumable_fit(
+        os.environ["FOLDER"], learn, state, everywhere(data(), mesh()), steps, chunk=5, on_chunk=on_chunk, **options
+    )
+
+
 @job
-def tensor_parallel() -> Any:
-    """Weights divided along "model": the sharding is kept, and the numbers are those of one device."""
+def stored() -> Any:
+    """Batch norm, dropout and patience; keys, averages and history of a run that is killed and goes on."""
+    net = serial(linear(8, bias=False), batch_norm(), fnn.activate(relu), inverted_dropout(0.2), linear(3))
+    learn = fnn.trainer(net, softmax_cross_entropy, adam(0.02), batch_size=12, draw=divided(shuffled, mesh()))
+    whole_data = everywhere(data(), mesh())
+
+    def held_out(state: Any) -> jax.Array:
+        outputs = net.apply(state.params, state.layer_state, whole_data[0])
+        return jnp.mean(softmax_cross_entropy.value(outputs, whole_data[1]))
+
+    first = everywhere(learn.init(jax.random.key(0), data()), mesh())
+    done = stored_fit(learn, first, 60, validate=held_out, patience=50, progress=False)
+    return done.stopped, plain((done.state, done.best, done.history))
+
+
+@job
+def stored_parts() -> Any:
+    """Weights divided along "model", stored in parts: the sharding and the numbers after going on."""
+    learn, state, shardings = divided_weights()
+    done = stored_fit(learn, state, int(os.environ["STEPS"]), progress=False)
+    kept = jax.tree.map(lambda x, wanted: x.sharding.is_equivalent_to(wanted, x.ndim), done.state, shardings)
+    return all(jax.tree.leaves(kept)), plain(jax.jit(lambda t: t, out_shardings=_replicated(mesh()))(done.state))
+
+
+def divided_weights() -> Any:
+    """A trainer, its state with weights divided along "model", and their shardings."""
     count = len(jax.devices())
     whole = mesh(data=1, model=count)
     learn = learner("dense", divided(shuffled, whole))
@@ -199,12 +237,17 @@ def tensor_parallel() -> Any:
 
     like = jax.eval_shape(lambda key: learn.init(key, data()), jax.random.key(0))
     shardings = jax.tree.map_with_path(rule, like)
-    state = jax.jit(lambda state: state, out_shardings=shardings)(
-        everywhere(learn.init(jax.random.key(0), data()), whole)
-    )
-    state, _ = train(learn, state, everywhere(data(), whole), 20)
+    state = everywhere(learn.init(jax.random.key(0), data()), whole)
+    return learn, jax.jit(lambda state: state, out_shardings=shardings)(state), shardings
+
+
+@job
+def tensor_parallel() -> Any:
+    """Weights divided along "model": the sharding is kept, and the numbers are those of one device."""
+    learn, state, shardings = divided_weights()
+    state, _ = train(learn, state, everywhere(data(), mesh()), 20)
     kept = jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), state, shardings)
-    return all(jax.tree.leaves(kept)), plain(jax.jit(lambda t: t, out_shardings=_replicated(whole))(state))
+    return all(jax.tree.leaves(kept)), plain(jax.jit(lambda t: t, out_shardings=_replicated(mesh()))(state))
 
 
 @job
