@@ -23,7 +23,7 @@ LONGEST = 60
 """lines of a function of an experiment"""
 FOLDER = Path(claims.__path__[0])
 PATHS = {name: FOLDER / f"{name}.py" for name in available()}
-WITHOUT_SEEDS = ("backprop", "bench", "gradient_cost", "gradients", "quantities")
+WITHOUT_SEEDS = ("backprop", "bench", "gradient_cost", "gradients", "parallel", "quantities")
 """the experiments that sweep over no seeds"""
 SWEPT = tuple(name for name in available() if name not in WITHOUT_SEEDS)
 

@@ -28,7 +28,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.re
 LINE = ("core", "nn", "derivatives", "optimizers", "data", "training", "pruning", "testing", "lecture")
 """The packages of fnn: each imports from itself and from those before it."""
 
-OPTIONAL = {"rich", "safetensors", "sympy"}
+OPTIONAL = {"orbax", "rich", "safetensors", "sympy"}
 PEERS = {"optax", "flax", "equinox", "haiku", "torch", "tensorflow", "keras"}
 
 
