@@ -41,11 +41,11 @@ SECONDS = 300
 EQUATION = """∂Q/∂W = Σ_k n_k/n ∂Q_k/∂W: the mean over devices k, each with n_k of the n examples
 T(k) = T(1)/k + 2 (k − 1)/k · 4 dim W/bandwidth + 2 (k − 1) · latency: gradients summed along a ring"""
 LEAD = (
-    "The gradient of the mean loss of a network with layers of {sizes} neurons over {examples} examples: by one core, "
-    "by two devices of one process on two cores, and by two processes with a core each that speak over the loopback "
-    "interface. The examples are divided, the weights are everywhere, and JAX inserts the sum. Times are taken "
-    "in turn, {rounds} rounds; each is that of the slower process. Bytes are counted in the compiled program. What is told of "
-    "more devices is a model, not a measurement: devices as fast as this core, gradients in float32 summed "
+    "The gradient of the mean loss of a network with layers of {sizes} neurons over {examples} examples: by one core,"
+    " by two devices of one process on two cores, and by two processes with a core each that speak over the loopback "
+    "interface. The examples are divided, the weights are everywhere, and JAX inserts the sum. Times are taken in "
+    "turn, {rounds} rounds; each is that of the slower process. Bytes are counted in the compiled program. What is "
+    "told of more devices is a model, not a measurement: devices as fast as this core, gradients in float32 summed "
     "along a ring after the backward pass, with nothing hidden behind it, and no device late."
 )
 SAME = r.Claim("One core, two devices and two processes find the same gradient (to 1e−5 in its norm, in float32).")

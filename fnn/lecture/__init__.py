@@ -52,7 +52,7 @@ Recursion for the derivatives
     Experiments: gradients.
 Fast gradient
     `backprop`, `autodiff`; other readings on the way: `per_example`, `squared_norm`, `second_moment`.
-    Experiments: gradient_cost, quantities.
+    Experiments: gradient_cost, parallel, quantities.
 BackProp
     `backprop`, `trainer`, `fit`.
     Experiments: backprop.

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnn import sgd, shuffled, softmax_cross_entropy, train, trainer
+from fnn import backprop, second_derivatives, sgd, shuffled, softmax_cross_entropy, train, trainer
 from fnn.data import shuffled_whole
+from fnn.derivatives import microbatched
 from fnn.training import divided, everywhere, global_batch, mesh, own_rows
 from fnn.training._chunks import chunks
 from fnn.training._claims import Claim
@@ -260,3 +261,16 @@ def test_weighted_means_are_those_of_all_devices_shares() -> None:
     (one, metrics), (divided_one, divided_metrics) = found
     chex.assert_trees_all_close(divided_one.params, one.params, rtol=1e-12)
     chex.assert_trees_all_close(divided_metrics, metrics, rtol=1e-12)
+
+
+def test_second_derivatives_and_microbatches_of_a_divided_batch_are_those_of_one_device() -> None:
+    whole = mesh(jax.devices()[:3])
+    net, key = workers.NETS["dense"], jax.random.key(3)
+    batch = jax.tree.map(lambda leaf: leaf[:12], workers.data())
+    params, state = net.init(jax.random.key(0), batch[0])
+    divided_batch = global_batch(batch, whole)
+    gradient = backprop(net, softmax_cross_entropy)
+    for of in (second_derivatives(net, softmax_cross_entropy), microbatched(gradient, 4)):
+        one = jax.jit(of)(params, state, batch, key)
+        several = jax.jit(of)(*everywhere((params, state), whole), divided_batch, everywhere(key, whole))
+        chex.assert_trees_all_close(several, one, rtol=1e-12, atol=1e-14)
