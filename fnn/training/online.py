@@ -15,7 +15,8 @@ from fnn.core import _checks as checks
 from fnn.core.types import Trainer, TrainState
 from fnn.data import _checks as data_checks
 from fnn.training import _checks as training_checks
-from fnn.training._signals import keeping
+from fnn.training._processes import agreed_end
+from fnn.training._signals import held_if, keeping
 from fnn.training.trainers import compiled, is_finite
 
 _IN_FLIGHT = 2  # steps dispatched to the device and not yet finished: a fast stream must not pile up in memory
@@ -55,7 +56,7 @@ def learn_online(
         every: batches per row of the history.
 
     Returns:
-        A `Learned`, also after Ctrl-C and SIGTERM.
+        A `Learned`, also after Ctrl-C and SIGTERM; of several processes, all end with the same row of the history.
 
     Raises:
         TypeError: `trainer` is not a trainer; a batch that is not a pair of arrays; a call inside `jit`, `vmap` or
@@ -68,8 +69,7 @@ def learn_online(
     every = checks.count("every", every)
     steps = None if steps is None else checks.count("steps", steps)
     first = int(state.step)
-    number = 0  # batches learned from
-    examples = 0
+    number, examples = 0, 0  # batches and examples learned from
     best = state
     in_flight = deque[tuple[TrainState, Any]]()
     rows: list[dict[str, Any]] = []
@@ -88,11 +88,12 @@ def learn_online(
         history = jax.tree.map(lambda *blocks: np.stack(blocks), *rows, *rest) if rows or rest else {}
         return Learned(state, history, stopped, state) if went_well else Learned(state, history, "diverged", best)
 
-    with keeping(learned) as ending:
+    several = jax.process_count() > 1  # they must end after the same batch
+    with keeping(learned) as ending, held_if(several, ending):
         for batch, size in _checked(islice(batches, steps)):
             if not finished(_IN_FLIGHT - 1):
                 break
-            with ending.held():
+            with held_if(not several, ending):
                 after, metrics = _updated(trainer, state, batch)
                 training_checks.reports_loss("learn_online", metrics)
                 in_flight.append((state, metrics["loss"]))
@@ -103,6 +104,9 @@ def learn_online(
                 if len(recent) == every:
                     rows.append(_row(first + number, examples, recent))
                     recent.clear()
+            ending.stopped = ending.stopped if recent else agreed_end(ending)
+            if ending.stopped:
+                break
     return learned(ending.stopped or ("steps" if number == steps else "end of stream"))
 
 

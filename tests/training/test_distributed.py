@@ -274,3 +274,9 @@ def test_second_derivatives_and_microbatches_of_a_divided_batch_are_those_of_one
         one = jax.jit(of)(params, state, batch, key)
         several = jax.jit(of)(*everywhere((params, state), whole), divided_batch, everywhere(key, whole))
         chex.assert_trees_all_close(several, one, rtol=1e-12, atol=1e-14)
+
+
+def test_all_processes_leave_a_stream_after_the_same_row(folder: Path) -> None:
+    one, other = run(folder, "stops_online", 2, 1)
+    assert one[:2] == other[:2] == ("interrupted", [10, 20, 30])
+    assert workers.bits(one[2]) == workers.bits(other[2])

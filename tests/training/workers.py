@@ -185,6 +185,25 @@ def stops() -> Any:
     return done.stopped, done.history["step"].tolist(), plain(done.state)
 
 
+@job
+def stops_online() -> Any:
+    """The end of a stream that process 1 interrupts at its batch 25, with rows of 10 batches."""
+    whole, learn = mesh(), learner("dense", shuffled)
+    rows = own_rows(12, whole)
+
+    def batches() -> Any:
+        for number in range(3000):
+            time.sleep(0.02)
+            if number == 25 and jax.process_index() == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield global_batch(jax.tree.map(lambda leaf: leaf[:12][rows], data()), whole)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    state = everywhere(learn.init(jax.random.key(0), data()), whole)
+    done = learn_online(learn, state, batches(), every=10)
+    return done.stopped, done.history["step"].tolist(), plain(done.state)
+
+
 def stored_fit(learn: Any, state: Any, steps: int, **options: Any) -> Any:
     """A `resumable_fit` whose process KILLED is killed after a chunk, while that is being written or has been."""
     killed = os.environ.get("KILLED") == str(jax.process_index())
