@@ -22,6 +22,7 @@ import pytest
 from fnn import backprop, second_derivatives, sgd, shuffled, softmax_cross_entropy, train, trainer
 from fnn.data import shuffled_whole
 from fnn.derivatives import microbatched
+from fnn.pruning import obd, prune, pruner, sparse
 from fnn.training import divided, everywhere, global_batch, mesh, own_rows
 from fnn.training._chunks import chunks
 from fnn.training._claims import Claim
@@ -280,3 +281,22 @@ def test_all_processes_leave_a_stream_after_the_same_row(folder: Path) -> None:
     one, other = run(folder, "stops_online", 2, 1)
     assert one[:2] == other[:2] == ("interrupted", [10, 20, 30])
     assert workers.bits(one[2]) == workers.bits(other[2])
+
+
+def test_pruning_of_divided_batches_is_that_on_one_device() -> None:
+    whole, net, found = mesh(jax.devices()[:3]), workers.NETS["dense"], []
+    for draw in (shuffled, divided(shuffled, whole)):
+        learn = trainer(net, softmax_cross_entropy, sparse(sgd(0.1)), batch_size=12, draw=draw)
+        state, data = learn.init(jax.random.key(0), workers.data()), workers.data()
+        if draw is not shuffled:
+            state, data = everywhere((state, data), whole)
+        x, y = data
+        loss = lambda params, state, x=x, y=y: jnp.mean(  # noqa: E731
+            softmax_cross_entropy.value(net.apply(params, state, x), y)
+        )
+        state, _ = train(learn, state, data, 20)
+        rounds = pruner(learn, obd(net, softmax_cross_entropy), loss, amount=5, retrain=10)
+        found.append(prune(rounds, state, data, 2))
+    (one, _), (several, _) = found
+    chex.assert_trees_all_equal(several.links, one.links)
+    chex.assert_trees_all_close(several.state.params, one.state.params, rtol=1e-10)
