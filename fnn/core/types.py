@@ -4,6 +4,12 @@ Each shape is a `NamedTuple` of pure functions, made by a lower-case factory, an
 that made it. No class has state: parameters, running statistics and optimizer states are pytrees
 that the functions take and return.
 
+- ``Activation``, ``Loss``: ``value``, ``slope``, ``curvature``, σ, σ', σ'' and, for each example, ℒ, ∂ℒ/∂a, ∂²ℒ/∂a².
+- ``Layer``: ``init``, ``apply`` for inference, ``forward`` leaves a tape, ``backward`` reads it, ``curve`` has second
+  derivatives.
+- ``Optimizer``: ``init(params)``, ``update(gradient, state, params)``, the protocol that optax made common.
+- ``Trainer``: ``init``, ``step`` (draws its own batch), ``update`` (takes a batch).
+
 The letters are the lecture's: ``l`` layer, ``h`` neuron of layer l, ``k`` neuron of layer l−1,
 ``S`` pre-activation, ``x`` output, ``z = σ'(S)``, ``ε = ∂L/∂x`` error, ``w`` weights. In array
 shapes ``n`` is the example within a batch, ``i`` the inputs and ``o`` the outputs of a layer.

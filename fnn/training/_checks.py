@@ -91,7 +91,9 @@ def devices_of_all_processes(ranks: list[int]) -> None:
 
 def on_all_processes(where: str, state: Any) -> None:
     """Raise ValueError, in several processes, for arrays that are not on devices of all of them."""
-    for path, leaf in jax.tree.leaves_with_path(state) if jax.process_count() > 1 else []:
+    if jax.process_count() == 1:
+        return
+    for path, leaf in jax.tree.leaves_with_path(state):
         devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else ()
         if len({device.process_index for device in devices}) < jax.process_count():
             raise ValueError(

@@ -35,38 +35,61 @@ class Chunks(NamedTuple):
         return None
 
     def store(self, number: int, results: Any) -> None:
-        """Keep a chunk, and no more of those before it than `keep` allows. orbax writes while training goes on."""
+        """Keep a chunk, and no more of those before it than `keep` allows."""
         if jax.process_count() > 1:
-            from orbax.checkpoint.args import StandardSave
-
-            named = _named(results, lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf)
-            self.manager.save(number, args=StandardSave({"mark": self.claim.mark, **named}), force=True)
-            return
+            return self.checkpoint(number, results)
         self.claim.store(number, results)
         for old in self.claim.numbers():
             if not number - self.keep < old <= number:
                 self.claim.path(old).unlink(missing_ok=True)
+        return None
+
+    def checkpoint(self, number: int, results: Any) -> None:
+        """Keep a chunk by orbax, which writes while training goes on."""
+        from orbax.checkpoint.args import StandardSave
+
+        named = _named(results, lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf)
+        self.manager.save(number, args=StandardSave({"mark": self.claim.mark, **named}), force=True)
 
     def _restored(self, number: int, like: Any) -> Any:
         """A checkpoint, compared with what it should be before orbax casts it in silence."""
         from orbax.checkpoint.args import StandardRestore
 
-        wanted = {"mark": self.claim.mark, **_named(like, _as_stored)}
-        there = self.manager.item_metadata(number).tree
-        shapes = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in wanted.items()}
-        found = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in there.items()}
         where = f"resumable_fit: expected chunk {number} in {self.manager.directory}"
-        if found != shapes:
-            name = next(name for name in {**shapes, **found} if shapes.get(name) != found.get(name))
+        wanted = {"mark": self.claim.mark, **_named(like, _as_stored)}
+        try:
+            there = self.manager.item_metadata(number).tree
+            self._is_as_wanted(where, wanted, there)
+            stored = self.manager.restore(number, args=StandardRestore(wanted))
+        except _Another:
+            raise
+        except Exception as error:  # of orbax, or of what reads for it, and of any kind
             raise ValueError(
-                f"{where} with {name} of {_told(shapes.get(name))}, got {_told(found.get(name))}. Use another folder."
-            )
-        stored = self.manager.restore(number, args=StandardRestore(wanted))
-        if not np.array_equal(stored.pop("mark"), self.claim.mark):
-            raise ValueError(f"{where} of this fit, got one of another fit. Use another folder.")
-        leaves = zip(stored.values(), jax.tree.leaves(like), strict=True)
-        wrapped = [_as_key(x, y) if is_key(y) else x for x, y in leaves]
-        return jax.tree.unflatten(jax.tree.structure(like), wrapped)
+                f"{where} to be whole, got a damaged one ({str(error).splitlines()[0]}). Remove it, and the fit goes "
+                "on from the one before it."
+            ) from error
+        if not np.array_equal(stored["mark"], self.claim.mark):
+            raise _Another(f"{where} of this fit, got one of another fit. Use another folder.")
+        return jax.tree.map(
+            lambda leaf, name: _as_key(stored[name], leaf) if is_key(leaf) else stored[name],
+            like,
+            jax.tree.unflatten(jax.tree.structure(like), list(_named(like, lambda leaf: None))),
+        )
+
+    @staticmethod
+    def _is_as_wanted(where: str, wanted: dict[str, Any], there: Any) -> None:
+        """Raise `_Another` unless the arrays have the wanted names, dtypes and shapes."""
+        shapes, found = ({name: _kind(leaf) for name, leaf in of.items()} for of in (wanted, there))
+        for name in {**shapes, **found}:
+            if shapes.get(name) != found.get(name):
+                raise _Another(
+                    f"{where} with {name} {shapes.get(name, 'absent')}, got {found.get(name, 'none')}. Use another "
+                    "folder."
+                )
+
+
+class _Another(ValueError):
+    """A checkpoint of another run."""
 
 
 @contextmanager
@@ -125,5 +148,5 @@ def _as_key(words: Any, like: Any) -> Any:
     return jax.random.wrap_key_data(jnp.asarray(words), impl=generators[0])
 
 
-def _told(found: Any) -> str:
-    return "nothing" if found is None else f"{found[1]} {list(found[0])}"
+def _kind(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype)} {list(leaf.shape)}"

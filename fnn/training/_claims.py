@@ -20,6 +20,7 @@ from jax.tree_util import keystr
 
 from fnn.core._trees import is_key
 from fnn.training._files import create, remove_stale, write
+from fnn.training._placement import whole
 from fnn.training.checkpoints import load, save
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def _arrays(traced: ClosedJaxpr) -> Iterator[Any]:
 
 def identity_of_array(array: Any) -> dict[str, str]:
     """The identity of an array: its dtype, shape, and a hash of its contents."""
+    array = whole(array)
     has_keys = hasattr(array, "dtype") and is_key(array)
     plain = np.asarray(jax.random.key_data(array) if has_keys else array)
     dtype = str(array.dtype if has_keys else plain.dtype)

@@ -25,7 +25,7 @@ def same_everywhere(what: str, tree: Any) -> None:
     """
     if jax.process_count() == 1:
         return
-    names = identity_of_tree(local_copies(tree))
+    names = identity_of_tree(tree)
     hashes = np.stack([hash_of(f"{name} {identity}".encode()) for name, identity in names.items()] or [hash_of(b"")])
     whole = _of_all(hash_of(hashes.tobytes()))
     if (whole == whole[:1]).all():
@@ -40,40 +40,6 @@ def same_everywhere(what: str, tree: Any) -> None:
         f"{what}: expected the same in all {len(whole)} processes, got others in {_listed(others)} than in process 0 "
         f"({which} differs). Make it from the same seed and the same data in every process."
     )
-
-
-def local_copies(tree: Any) -> Any:
-    """The tree with whole arrays in this process: copies of those on every device, the gathered parts of others."""
-
-    def at_leaf(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return leaf
-        return leaf.addressable_data(0) if leaf.is_fully_replicated else _gathered(leaf)
-
-    return jax.tree.map(at_leaf, tree)
-
-
-def _gathered(leaf: Array) -> Any:
-    from jax.experimental.multihost_utils import process_allgather
-
-    if is_key(leaf):
-        return jax.random.wrap_key_data(_gathered(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-    return process_allgather(leaf, tiled=True)
-
-
-def placed(tree: Any, shardings: Any) -> Any:
-    """A tree that every process has, or has its part of, by shardings of the devices of all."""
-    return jax.jit(lambda tree: tree, out_shardings=shardings)(jax.tree.map(_off_devices, tree))
-
-
-def _off_devices(leaf: Any) -> Any:
-    """An array that is bound to no device, unless it is on those of several processes."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return leaf
-    if is_key(leaf):
-        words: Any = np.asarray(jax.random.key_data(leaf))
-        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-    return np.asarray(leaf)
 
 
 def _of_all(plain: np.ndarray) -> np.ndarray:

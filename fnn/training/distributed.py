@@ -41,7 +41,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fnn.core import _checks as checks
 from fnn.core.types import Array, Batch
 from fnn.data.sampling import Draw
-from fnn.training._processes import local_copies, placed, same_everywhere
+from fnn.training._placement import placed, whole
+from fnn.training._processes import same_everywhere
 from fnn.training.devices import Device
 
 
@@ -93,7 +94,7 @@ def everywhere(tree: Any, mesh: Mesh) -> Any:
     """
     _of_auto_axes("everywhere", mesh)
     same_everywhere("everywhere: the tree", tree)
-    return placed(local_copies(tree), NamedSharding(mesh, PartitionSpec()))
+    return placed(jax.tree.map(whole, tree), NamedSharding(mesh, PartitionSpec()))
 
 
 def divided(draw: Draw, mesh: Mesh, axis: str = "data") -> Draw:

@@ -3,7 +3,7 @@
 The folder of a sweep contains ``sweep.json``, which identifies it, and ``piece-0000.npz`` and so on, one for each
 finished piece; the folder of a fit contains ``fit.json`` and its last chunks, ``chunk-0012.npz``, or of several
 processes ``chunks/chunk_12``. Files are written completely or not at all, and every one of them has the mark of its
-run. Those damaged all the same, by a disk or by hand, are named in a warning and made again.
+run. Files damaged all the same, by a disk or by hand, are named in a warning and made again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from fnn.training import _checks as training_checks
 from fnn.training._chunks import chunks
 from fnn.training._claims import Claim, identity_of_array, identity_of_program, identity_of_tree
 from fnn.training._grids import Grid
-from fnn.training._processes import local_copies, own_share, placed, take_together, wait_for
+from fnn.training._placement import placed
+from fnn.training._processes import own_share, take_together, wait_for
 from fnn.training._progress import progress_bar
 from fnn.training.devices import Device
 from fnn.training.fitting import Fitted, Plan, Run
@@ -141,7 +142,7 @@ def resumable_fit(
     has reached its end is returned as it is, unless `steps` or `patience` have grown. The call recognises its run by
     the first state, the data, the length of a chunk and the programs that JAX traces from the trainer and `validate`;
     a folder of another run raises ValueError. A damaged file is named in a warning, and the run resumes from the one
-    before it.
+    before it; a damaged checkpoint of several processes raises ValueError in all, for they must resume from the same.
 
     With several processes each of them makes the call, with a state on the devices of all (`everywhere`) or divided
     among them, and a checkpoint of all is written by orbax (``pip install 'fnn[checkpoints]'``) while the next chunk is
@@ -227,13 +228,13 @@ def _placed_as(state: TrainState, found: TrainState) -> TrainState:
     return jax.tree.map(at_leaf, found, state)
 
 
-def _like(plan: Plan, state: TrainState, chunks: int) -> dict[str, Any]:
-    """The structure, shapes, dtypes and shardings of `_as_arrays` after some chunks."""
+def _like(plan: Plan, state: TrainState, count: int) -> dict[str, Any]:
+    """The structure, shapes, dtypes and shardings of `_as_arrays` after `count` chunks."""
     after, row = jax.eval_shape(partial(train, plan.trainer, steps=plan.chunk), state, plan.data)
     row |= {"step": jax.ShapeDtypeStruct((), np.int64)}
     if plan.measure is not None:
         row |= {"validation": jax.eval_shape(plan.measure, after)}
-    history = jax.tree.map(lambda leaf: np.empty((chunks, *leaf.shape), leaf.dtype), row)
+    history = jax.tree.map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), row)
     after = jax.tree.map(_divided_as, after, state)
     return _as_arrays(Run(after, after)) | {"history": history}
 
@@ -261,8 +262,8 @@ def _identity_of_fit(plan: Plan, state: TrainState) -> dict[str, Any]:
     if plan.measure is not None:
         validate = identity_of_program(jax.make_jaxpr(plan.measure)(state))
     return {
-        "state": identity_of_tree(local_copies(state)),
-        "data": identity_of_tree(local_copies(plan.data)),
+        "state": identity_of_tree(state),
+        "data": identity_of_tree(plan.data),
         "chunk": plan.chunk,
         "trainer": identity_of_program(jax.make_jaxpr(plan.trainer.step)(state, plan.data)),
         "validate": validate,

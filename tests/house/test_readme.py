@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import pytest
 
 import fnn
 import fnn.lecture
+from fnn.core import types
 
 ROOT = Path(fnn.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,6 +135,15 @@ def test_the_names_in_its_text_exist() -> None:
         assert hasattr(fnn, name) or hasattr(fnn.derivatives, name), name
     for name in re.findall(r"`fnn\.([\w.]+)(?:\(\))?`", prose):
         exists(fnn, name)
+
+
+def test_the_shapes_have_the_functions_that_are_told_where_the_readme_points() -> None:
+    assert "[Five shapes](fnn/core/types.py)" in README
+    shapes = re.findall(r"^- (``[^:]+``): ((?:.|\n  )+)$", str(types.__doc__), flags=re.MULTILINE)
+    assert len(shapes) == 4
+    for names, fields in shapes:
+        for shape, field in product(re.findall(r"``(\w+)``", names), re.findall(r"``(\w+)(?:\([^`]*\))?``", fields)):
+            assert field in getattr(fnn, shape)._fields, f"{shape} has no {field}"
 
 
 # Its figures, from the last full run

@@ -193,6 +193,61 @@ def test_several_processes_go_on_where_one_has_begun_and_parts_of_weights_are_ke
         assert workers.bits(state) == workers.bits(want[1])
 
 
+def test_a_fit_that_is_stored_is_preempted_again_and_again_and_stored_as_it_ended(folder: Path) -> None:
+    """SIGTERM to one process, in calls whose chunks have other numbers than JAX's looks for it."""
+    place, before = folder / "preempted", 0
+    for _ in range(2):
+        one, other = run(folder, "stops", 2, 1, HOW="preempted", FOLDER=str(place))
+        assert one[0] == other[0] == "preempted"
+        steps = one[1]
+        assert other[1] == steps
+        assert workers.bits(one[2]) == workers.bits(other[2])
+        assert before + 2 <= len(steps) < before + 100
+        assert (place / "chunks" / f"chunk_{len(steps)}").exists()
+        before = len(steps)
+
+
+TREE = {"w": np.arange(3, dtype=np.float32), "key": jax.random.key(7), "narrow": jnp.ones(2, jnp.bfloat16)}
+
+
+@pytest.mark.filterwarnings("ignore")  # those of orbax
+def test_checkpoints_are_compared_before_they_are_restored(tmp_path: Path) -> None:
+    (tmp_path / "chunks").mkdir()
+    mine, others = (Claim(tmp_path, "fit", "chunk", {"rows": rows}) for rows in (1, 2))
+    with chunks(mine, 2) as kept:
+        for number in (3, 4):
+            kept.checkpoint(number, TREE)
+    with chunks(mine, 2) as kept:
+        found = kept.last(lambda number: TREE)
+        chex.assert_trees_all_equal_dtypes(*(tree | {"key": np.zeros(1)} for tree in (found, TREE)))
+        assert workers.bits(found) == workers.bits(TREE)
+        with pytest.raises(ValueError, match=r"chunk 4 .* with 0002 w float64 \[3\], got float32 \[3\]\. Use another"):
+            kept.last(lambda number: TREE | {"w": np.arange(3.0)})
+        with pytest.raises(ValueError, match=r"with 0003 x float64 \[1\], got none\. Use another folder"):
+            kept.last(lambda number: TREE | {"x": np.ones(1)})
+        with pytest.raises(ValueError, match=r"with 0002 w absent, got float32 \[3\]"):
+            kept.last(lambda number: {"key": TREE["key"], "narrow": TREE["narrow"]})
+    with chunks(others, 2) as kept, pytest.raises(ValueError, match="of this fit, got one of another fit"):
+        kept.last(lambda number: TREE)
+    for path in (tmp_path / "chunks" / "chunk_4").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with (
+        chunks(mine, 2) as kept,
+        pytest.raises(ValueError, match=r"chunk 4 .* to be whole, got a damaged one .*Remove it"),
+    ):
+        kept.last(lambda number: TREE)
+    shutil.rmtree(tmp_path / "chunks" / "chunk_4")
+    with chunks(mine, 2) as kept:
+        assert workers.bits(kept.last(lambda number: TREE)) == workers.bits(TREE)
+
+
+def test_everywhere_gathers_what_is_divided(folder: Path) -> None:
+    for found in run(folder, "gathers", 2, 1):
+        assert found["rows"].tolist() == list(range(12))
+        assert found["again"] == [True, True]
+
+
 def test_orbax_is_asked_for_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     (tmp_path / "chunks").mkdir()

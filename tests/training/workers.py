@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import fnn
 from fnn import adam, batch_norm, dense, inverted_dropout, linear, relu, serial, shuffled, softmax_cross_entropy, train
 from fnn.training import divided, everywhere, global_batch, learn_online, mesh, own_rows, resumable_fit, resumable_sweep
-from fnn.training._claims import Claim
+from fnn.training._claims import Claim, identity_of_array
 
 JOBS: dict[str, Callable[[], Any]] = {}
 
@@ -168,21 +169,36 @@ def fits() -> Any:
 
 @job
 def stops() -> Any:
-    """A `fit` one of whose processes gets a signal, or is told to stop, after its second chunk."""
-    whole, how = mesh(), os.environ["HOW"]
+    """A `fit`, or in a FOLDER a resumable one, one of whose processes is to stop after the second chunk of its call."""
+    whole, how, place, told = mesh(), os.environ["HOW"], os.environ.get("FOLDER"), []
     learn = learner("dense", divided(shuffled, whole))
+    fit = fnn.fit if place is None else partial(resumable_fit, place)
 
     def on_chunk(state: Any, row: Any) -> bool:
         time.sleep(0.05)
-        is_mine = jax.process_index() == 1 and row["step"] == 20
+        told.append(row["step"])
+        is_mine = jax.process_index() == 1 and len(told) == 2
         if is_mine and how != "on_chunk":
             os.kill(os.getpid(), {"interrupted": signal.SIGINT, "preempted": signal.SIGTERM}[how])
         return bool(is_mine and how == "on_chunk")
 
     first = everywhere(learn.init(jax.random.key(0), data()), whole)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    done = fnn.fit(learn, first, everywhere(data(), whole), 3000, chunk=10, on_chunk=on_chunk, progress=False)
+    done = fit(learn, first, everywhere(data(), whole), 3000, chunk=10, on_chunk=on_chunk, progress=False)
     return done.stopped, done.history["step"].tolist(), plain(done.state)
+
+
+@job
+def gathers() -> Any:
+    """What is divided over the processes, put on the devices of all; and its identity, which is that of the whole."""
+    whole = mesh()
+    rows = own_rows(12, whole)
+    keys = jax.random.split(jax.random.key(1), 12)
+    shares = global_batch(np.arange(12.0)[rows], whole)
+    divided_keys = jax.jit(lambda t: t, out_shardings=shares.sharding)(everywhere(keys, whole))
+    found, found_keys = everywhere((shares, divided_keys), whole)
+    same = [identity_of_array(shares) == identity_of_array(plain(found)), bits(found_keys) == bits(keys)]
+    return {"rows": plain(found), "again": same}
 
 
 @job
