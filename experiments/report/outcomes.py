@@ -70,10 +70,12 @@ class Claim(NamedTuple):
     text: str
     why: str = ""
     """the likely explanation if it does not hold, or not as a whole"""
+    quantity: str = ""
+    """what the numbers beside it are, with the unit, such as "held-out accuracy" or "seconds"; none for a yes or no"""
 
     def filled(self, **values: Any) -> Claim:
         """The claim with values in place of its {fields}."""
-        return Claim(self.text.format(**values), self.why.format(**values))
+        return Claim(*(part.format(**values) for part in self))
 
 
 class Verdict(NamedTuple):

@@ -129,7 +129,7 @@ def intervals(cases: Mapping[Any, Any]) -> dict[str, Interval]:
 
 def judged(claim: Claim | str, holds: Any, measured: str, partly: Any = False) -> Verdict:
     """The verdict on a claim that was judged elsewhere."""
-    text, why = _sentence(claim)
+    text, why, _ = _sentence(claim)
     return Verdict(text, bool(holds), measured, bool(partly) and not holds, why)
 
 
