@@ -22,12 +22,12 @@ from rich.table import Table as RichTable
 
 import fnn
 from experiments import data, user_network
-from experiments.report import Experiment, Outcome, Settings, runner, site, storage
+from experiments.report import Experiment, Outcome, Settings, Word, runner, site, storage
 from fnn.training import _files as files
 
 OF_NETWORK = ("loss", "features", "examples")
 """The options that say what a user's network is given."""
-COLORS = {"holds": "green", "holds partly": "yellow", "does not hold": "red"}
+COLORS = {Word.HOLDS: "green", Word.PARTLY: "yellow", Word.OPEN: "blue", Word.FAILS: "red"}
 
 
 @dataclass
@@ -127,7 +127,7 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
                     failed.append(name)
                 elif isinstance(found, Outcome):
                     finished.append(name)
-                    disproved |= settings.problem is not None and not all(verdict.holds for verdict in found.verdicts)
+                    disproved |= settings.problem is not None and any(v.word is not Word.HOLDS for v in found.verdicts)
                     print_outcome(console, found)
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")

@@ -15,7 +15,7 @@ import numpy as np
 import fnn
 from experiments.benchmark import child, field, ours
 from experiments.benchmark.problem import Problem, random_problem, shuffled_batches
-from experiments.report import Claim, Log, Verdict, judged
+from experiments.report import Claim, Log, Verdict, bounded
 
 MAIN, LARGE = (64, 64, 64, 10), (784, 1024, 1024, 10)
 SECONDS = 0.25
@@ -32,6 +32,16 @@ class Spread(NamedTuple):
     median: float
     low: float
     high: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The quartiles."""
+        return self.low, self.high
+
+    @property
+    def middle(self) -> float:
+        """The median."""
+        return self.median
 
     def __str__(self) -> str:
         return self.beside(None)
@@ -53,15 +63,13 @@ def spread(values: Any) -> Spread:
 
 
 def at_most_of_times(claim: Claim | str, limit: float, ratios: Any) -> Verdict:
-    """Whether both quartiles of the ratios of all turns are within the limit; partly if one of them is."""
-    found = spread(ratios)
-    return judged(claim, found.high <= limit, found.beside(limit), found.low <= limit)
+    """Whether both quartiles of the ratios of all turns are within the limit; open if one of them is."""
+    return bounded(claim, -math.inf, limit, {"": spread(ratios)}, lambda found: found.beside(limit))
 
 
 def at_least_of_times(claim: Claim | str, least: float, ratios: Any) -> Verdict:
-    """Whether both quartiles of the ratios of all turns reach the limit; partly if one of them does."""
-    found = spread(ratios)
-    return judged(claim, found.low >= least, f"{found.beside(least)} times", found.high >= least)
+    """Whether both quartiles of the ratios of all turns reach the limit; open if one of them does."""
+    return bounded(claim, least, math.inf, {"": spread(ratios)}, lambda found: f"{found.beside(least)} times")
 
 
 def in_turn(functions: dict[Name, Callable[[], Any]], rounds: int) -> dict[Name, np.ndarray]:

@@ -172,12 +172,15 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     per_weight = {name: [count / (4 * reference.size) for count in said[name]] for name in several}
     ratios = {name: seconds[name] / seconds[ONE] for name in several}
     one = float(np.median(seconds[ONE]))
-    told = "; ".join(f"{name}: {n:.4f}, and {more:.4f} for 2n examples" for name, (n, more) in per_weight.items())
+    sent = {
+        name: (np.allclose((n, more), 1, rtol=0.01), f"{n:.4f}, and {more:.4f} for 2n examples")
+        for name, (n, more) in per_weight.items()
+    }
     return r.Outcome(
         LEAD.format(sizes="-".join(map(str, sizes)), examples=examples, rounds=settings.seeds),
         [
-            r.judged(SAME, max(off.values()) <= 1e-5, "; ".join(f"{k}: {r.scientific(v)}" for k, v in off.items())),
-            r.judged(BYTES, np.allclose(list(per_weight.values()), 1, rtol=0.01), f"numbers a weight, {told}"),
+            r.judged_each(SAME, {name: (of <= 1e-5, r.scientific(of)) for name, of in off.items()}),
+            r.judged_each(BYTES, sent),
             r.at_most(FASTER, 0.7, ratios),
         ],
         EQUATION,

@@ -213,21 +213,14 @@ def findings(records: dict[str, np.ndarray], steps: int) -> Findings:
 
 def _of_paralysis(found: dict[str, Findings]) -> list[r.Verdict]:
     frozen, healthy, normal = found.values()
-    beside = f"; at η = {SMALL:g}"
+    beside, up = f"; at η = {SMALL:g}", np.inf
+    outlasted = f"{frozen.later}; above {GUESSING} in {r.percent(frozen.guessing)} of the seeds"
     return [
-        r.judged(SATURATES, frozen.saturated.ends[0] > 0.5, f"share {frozen.saturated}{beside} {healthy.saturated}"),
-        r.judged(
-            NO_ERROR,
-            frozen.through.ends[1] <= -2,
-            f"log₁₀ of the ratio {frozen.through}{beside} {healthy.through}",
-        ),
-        r.judged(NOTHING, frozen.loss.ends[0] > GUESSING, f"loss {frozen.loss}{beside} {healthy.loss}"),
-        r.judged(
-            OUTLASTS,
-            frozen.later.ends[0] > 1,
-            f"loss {frozen.later}; above {GUESSING} in {r.percent(frozen.guessing)} of the seeds",
-        ),
-        r.judged(PREVENTS, normal.loss.ends[1] < 0.5, f"loss {normal.loss}; saturated {normal.saturated}"),
+        r.bounded(SATURATES, 0.5, up, {"": frozen.saturated}, lambda of: f"{of}{beside} {healthy.saturated}"),
+        r.bounded(NO_ERROR, -up, -2, {"": frozen.through}, lambda of: f"{of}{beside} {healthy.through}"),
+        r.bounded(NOTHING, GUESSING, up, {"": frozen.loss}, lambda of: f"{of}{beside} {healthy.loss}"),
+        r.bounded(OUTLASTS, 1, up, {"": frozen.later}, lambda of: outlasted),
+        r.bounded(PREVENTS, -up, 0.5, {"": normal.loss}, lambda of: f"{of}; saturated {normal.saturated}"),
     ]
 
 

@@ -274,18 +274,14 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 def _of_exact(solved: Exact, count: int) -> list[r.Verdict]:
     reached, helped = solved.reached, solved.helped
 
-    def named(chosen: dict[str, bool]) -> str:
-        return ", ".join(name for name in REGIONS if chosen[name]) or "none"
-
-    only_helped = {name: helped[name] and not reached[name] for name in REGIONS}
-    never = {name: not helped[name] for name in REGIONS}
-    measured = f"with the lines of the edges: {named(reached)}; with more lines also: {named(only_helped)}"
+    lines = "with the lines of its edges"
+    way = {name: lines if reached[name] else "with more lines" if helped[name] else "not" for name in REGIONS}
     return [
         *(
             r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID)} outputs are wrong")
             for claim, errors in zip(INDICATORS, solved.wrong, strict=True)
         ),
-        r.exactly(ANY_REGION, list(helped.values()), True, f"{measured}; not: {named(never)}"),
+        r.judged_each(ANY_REGION, {name: (helped[name], way[name]) for name in REGIONS}),
     ]
 
 

@@ -4,7 +4,19 @@ An experiment is a module of `experiments.claims` with a function ``run(settings
 here: ``from experiments import report as r``.
 """
 
-from experiments.report.outcomes import Animation, Claim, Experiment, Figure, Log, Outcome, Settings, Table, Verdict
+from experiments.report.outcomes import (
+    Animation,
+    Case,
+    Claim,
+    Experiment,
+    Figure,
+    Log,
+    Outcome,
+    Settings,
+    Table,
+    Verdict,
+    Word,
+)
 from experiments.report.plots import COLORS, DIVERGING, animated, curves, error_bars, figure, finished, tick_at
 from experiments.report.statistics import (
     Interval,
@@ -12,12 +24,14 @@ from experiments.report.statistics import (
     at_least,
     at_most,
     best,
+    bounded,
     by_case,
     estimate,
     exactly,
     interval,
     intervals,
     judged,
+    judged_each,
     smaller,
     sweep_seeds,
     within,
@@ -28,6 +42,7 @@ __all__ = [
     "COLORS",
     "DIVERGING",
     "Animation",
+    "Case",
     "Claim",
     "Experiment",
     "Figure",
@@ -38,10 +53,12 @@ __all__ = [
     "Share",
     "Table",
     "Verdict",
+    "Word",
     "animated",
     "at_least",
     "at_most",
     "best",
+    "bounded",
     "by_case",
     "curves",
     "error_bars",
@@ -52,6 +69,7 @@ __all__ = [
     "interval",
     "intervals",
     "judged",
+    "judged_each",
     "percent",
     "scientific",
     "smaller",

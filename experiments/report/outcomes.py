@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
 from experiments.user_network import Problem
@@ -78,26 +79,67 @@ class Claim(NamedTuple):
         return Claim(*(part.format(**values) for part in self))
 
 
+class Word(StrEnum):
+    """What the cases of a claim come to."""
+
+    HOLDS = "holds"
+    PARTLY = "holds partly"
+    OPEN = "open"
+    FAILS = "does not hold"
+
+
+class Case(NamedTuple):
+    """One of the cases that a claim speaks of, measured."""
+
+    name: str
+    """empty where the claim has one case only"""
+    measured: str
+    """the number with its interval, in words"""
+    holds: bool | None
+    """None where the interval crosses a bound and so decides nothing"""
+    interval: tuple[float, float, float] | None = None
+    """what decides: the lower end, the value and the upper end; None where the case has no interval"""
+
+
 class Verdict(NamedTuple):
     """A claim and whether the numbers bear it out."""
 
     claim: str
-    holds: bool
-    measured: str
-    partly: bool = False
-    """whether what does not hold as a whole holds for some of its cases, or is left open by an interval"""
+    cases: tuple[Case, ...]
     why: str = ""
     """what explains that it does not hold, or not as a whole"""
+    quantity: str = ""
+    """what the numbers of the cases are, with the unit"""
+    bounds: tuple[float | None, float | None] = (None, None)
+    """between which the intervals must lie, None where there is no bound"""
 
     @property
-    def word(self) -> str:
-        """In a word or two."""
-        return "holds" if self.holds else "holds partly" if self.partly else "does not hold"
+    def word(self) -> Word:
+        """Held by all cases, by some while others fail, by none while some fail; open where none fails."""
+        found = [case.holds for case in self.cases]
+        if False in found:
+            return Word.PARTLY if True in found else Word.FAILS
+        return Word.OPEN if None in found else Word.HOLDS
+
+    @property
+    def counts(self) -> str:
+        """How many of several cases hold and how many are open, such as "3 of 7 cases hold, 2 are open"."""
+        found = [case.holds for case in self.cases]
+        hold, left = found.count(True), found.count(None)
+        if len(found) < 2:
+            return ""
+        said = f"{hold} of {len(found)} cases {'holds' if hold == 1 else 'hold'}"
+        return said + (f", {left} {'is' if left == 1 else 'are'} open" if left else "")
+
+    @property
+    def measured(self) -> str:
+        """All cases in one line."""
+        return "; ".join(f"{case.name}: {case.measured}" if case.name else case.measured for case in self.cases)
 
     @property
     def explanation(self) -> str:
         """Why it does not hold; nothing where it does."""
-        return "" if self.holds else self.why
+        return "" if self.word is Word.HOLDS else self.why
 
 
 class Table(NamedTuple):

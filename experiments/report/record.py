@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from experiments.report import site, storage
-from experiments.report.outcomes import SLIDES
+from experiments.report.outcomes import SLIDES, Word
 from fnn.training import _files as files
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,7 @@ Claims = list[dict[str, str]]
 def counts(claims: Claims) -> str:
     """The README's line: how many claims there are, and how many of them hold."""
     found = Counter(claim["verdict"] for claim in claims)
-    numbers = (len(claims), *(found[word] for word in ("holds", "holds partly", "does not hold")))
-    text = "{} claims: {} hold, {} hold partly, {} do not hold".format(*numbers)
+    text = "{} claims: {} hold, {} hold partly, {} are open, {} do not hold".format(len(claims), *(found[w] for w in Word))
     return f"{text}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
 
 
@@ -46,8 +45,8 @@ def page(claims: Claims) -> str:
         "",
         "<!-- Written by python -m experiments.report.record; changes made by hand are lost. -->",
         "",
-        f"{counts(claims).split(';')[0]}. A claim holds if every interval lies within its bounds; it holds partly if "
-        "some of its cases hold, or an interval crosses a bound. Numbers are from "
+        f"{counts(claims).split(';')[0]}. A claim holds if the intervals of all its cases lie within its bounds, and partly "
+        "if some do and some lie outside; it is open if none lies outside, but one crosses a bound. Numbers are from "
         "[claims.csv](results/claims.csv), means over 32 seeds with 95 % intervals where chance plays a part and "
         "medians with quartiles where times are measured; at most "
         f"{CASES} cases of a claim are listed here.",
@@ -68,7 +67,7 @@ def _cells(name: str, claims: Claims) -> list[tuple[str, ...]]:
         (
             "" if i else f"[`{name}`](claims/{name}.py)",
             claim["claim"] + (f" *Why not: {claim['why']}.*" if claim["why"] else ""),
-            f"{site.MARKS[claim['verdict']]} {claim['verdict']}",
+            f"{site.MARKS[Word(claim['verdict'])]} {claim['verdict']}",
             _shortened(claim["measured"]),
         )
         for i, claim in enumerate(claims)

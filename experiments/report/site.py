@@ -17,9 +17,9 @@ from markupsafe import Markup, escape
 
 import fnn
 from experiments.report import storage
-from experiments.report.outcomes import SLIDES, Outcome
+from experiments.report.outcomes import SLIDES, Outcome, Word
 
-MARKS = {"holds": "✓", "holds partly": "◐", "does not hold": "✗"}
+MARKS = {Word.HOLDS: "✓", Word.PARTLY: "◐", Word.OPEN: "○", Word.FAILS: "✗"}
 
 
 def write(folder: Path) -> Path:
@@ -62,7 +62,7 @@ def write(folder: Path) -> Path:
     return front
 
 
-def _counted(outcomes: list[Outcome]) -> dict[str, int]:
+def _counted(outcomes: list[Outcome]) -> dict[Word, int]:
     """How many claims have each verdict."""
     words = [verdict.word for outcome in outcomes for verdict in outcome.verdicts]
     return {word: words.count(word) for word in MARKS}

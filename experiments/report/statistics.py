@@ -1,15 +1,16 @@
 """Means and shares over seeds with their intervals, and the verdicts that follow from them.
 
-A verdict looks at one or more cases, each an interval and the bounds that the claim sets. It holds if every interval
-lies within its bounds, and does not hold if every one lies outside; where an interval crosses a bound, or some of the
-cases hold and others do not, it holds partly. Cases that are Booleans, a yes or no of each seed, are shares.
+A verdict looks at one or more cases. A case holds if its interval lies within the bounds that the claim sets, fails if
+it lies outside, and is open if it crosses a bound. The claim holds if all of its cases do, partly if some hold and some
+fail, and not if some fail and none holds; it is open if some cases are open and none fails. Cases that are Booleans, a
+yes or no of each seed, are shares.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,21 @@ import numpy as np
 from scipy import stats
 
 import fnn
-from experiments.report.outcomes import Claim, Settings, Verdict
+from experiments.report.outcomes import Case, Claim, Settings, Verdict
+
+
+class Estimate(Protocol):
+    """A value with an interval around it."""
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where the interval begins and ends."""
+        ...
+
+    @property
+    def middle(self) -> float:
+        """The value."""
+        ...
 
 
 class Interval(NamedTuple):
@@ -35,6 +50,11 @@ class Interval(NamedTuple):
     def ends(self) -> tuple[float, float]:
         """Where it begins and ends."""
         return self.mean - self.half, self.mean + self.half
+
+    @property
+    def middle(self) -> float:
+        """The mean."""
+        return self.mean
 
     def __str__(self) -> str:
         """To two digits of the half width; small and large numbers by powers of ten."""
@@ -67,6 +87,11 @@ class Share(NamedTuple):
         low = stats.beta.ppf(0.025, k, n - k + 1) if k else 0.0
         high = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
         return float(low), float(high)
+
+    @property
+    def middle(self) -> float:
+        """The share of the seeds that say yes."""
+        return self.yes / self.seeds
 
     def __str__(self) -> str:
         low, high = self.ends
@@ -127,10 +152,49 @@ def intervals(cases: Mapping[Any, Any]) -> dict[str, Interval]:
     return {str(name): Interval.of(values) for name, values in cases.items()}
 
 
-def judged(claim: Claim | str, holds: Any, measured: str, partly: Any = False) -> Verdict:
-    """The verdict on a claim that was judged elsewhere."""
-    text, why, _ = _sentence(claim)
-    return Verdict(text, bool(holds), measured, bool(partly) and not holds, why)
+def judged(claim: Claim | str, holds: Any, measured: str) -> Verdict:
+    """The verdict on a claim of one case that was judged elsewhere."""
+    return judged_each(claim, {"": (holds, measured)})
+
+
+def judged_each(claim: Claim | str, cases: Mapping[str, tuple[Any, str]]) -> Verdict:
+    """The verdict on cases that were judged elsewhere, by name: whether each holds, and what was measured."""
+    text, why, quantity = _sentence(claim)
+    return Verdict(text, tuple(Case(name, said, bool(holds)) for name, (holds, said) in cases.items()), why, quantity)
+
+
+def bounded(
+    claim: Claim | str,
+    low: float,
+    high: float,
+    cases: Mapping[str, Estimate],
+    measured: Callable[[Any], str] | Mapping[str, str] = str,
+) -> Verdict:
+    """The verdict on estimates, by name, that the claim bounds by [low, high].
+
+    Args:
+        claim: what is judged.
+        low: the least that is allowed; −∞ for no bound.
+        high: the most; ∞ for no bound.
+        cases: by name, what has an interval.
+        measured: how an estimate is said in words, or those words by name.
+    """
+    text, why, quantity = _sentence(claim)
+    said = measured if isinstance(measured, Mapping) else {name: measured(of) for name, of in cases.items()}
+    judged = (Case(name, said[name], *_placed(of, low, high)) for name, of in cases.items())
+    least, most = (float(bound) if math.isfinite(bound) else None for bound in (low, high))
+    return Verdict(text, tuple(judged), why, quantity, (least, most))
+
+
+def _placed(of: Estimate, low: float, high: float) -> tuple[bool | None, tuple[float, float, float] | None]:
+    """Whether an interval lies in [low, high], None where it crosses an end; and the interval, if it is finite."""
+    (begin, end), middle = of.ends, of.middle
+    interval = (begin, middle, end)
+    if low <= begin and end <= high:
+        holds = True
+    else:
+        holds = None if end >= low and begin <= high else False  # NaN fails
+    return holds, interval if all(map(math.isfinite, interval)) else None
 
 
 def at_least(claim: Claim | str, least: float, cases: Any) -> Verdict:
@@ -146,9 +210,7 @@ def at_most(claim: Claim | str, most: float, cases: Any) -> Verdict:
 def within(claim: Claim | str, low: float, high: float, cases: Any) -> Verdict:
     """Whether the means lie in [low, high]; cases are values [seeds], or a dict of them by name."""
     named = cases if isinstance(cases, Mapping) else {"": cases}
-    found = {name: estimate(values) for name, values in named.items()}
-    measured = "; ".join(f"{name}: {of}" if name else str(of) for name, of in found.items())
-    return _bounded(claim, list(found.values()), low, high, measured)
+    return bounded(claim, low, high, {name: estimate(values) for name, values in named.items()})
 
 
 def smaller(
@@ -159,27 +221,20 @@ def smaller(
     The verdict is on the differences of the pairs, which leaves out what the seeds have in common; they are printed
     beside the two means. Values that are equal in every seed are not smaller, unless `or_equal`.
     """
-    differences, measured = [], []
+    differences, measured = {}, {}
     for name, (one, other) in cases.items():
         difference = np.asarray(one, np.float64) - factor * np.asarray(other, np.float64)
-        differences.append(Interval.of(difference))
+        differences[name] = Interval.of(difference)
         what = "difference" if factor == 1 else f"the first less {factor:g} times the second"
-        measured.append(f"{name}: {estimate(one)} against {estimate(other)} ({what} {differences[-1]})")
+        measured[name] = f"{estimate(one)} against {estimate(other)} ({what} {differences[name]})"
     largest = 0.0 if or_equal else np.nextafter(0.0, -1.0)
-    return _bounded(claim, differences, -np.inf, largest, "; ".join(measured))
+    return bounded(claim, -np.inf, float(largest), differences, measured)
 
 
 def exactly(claim: Claim | str, found: Any, expected: Any, measured: str) -> Verdict:
-    """Whether whole numbers, or other values without spread, equal the expected ones; partly if some of them do."""
-    equal = np.asarray(found) == np.asarray(expected)
-    return judged(claim, equal.all(), measured, equal.any())
+    """Whether whole numbers, or other values without spread, all equal the expected ones."""
+    return judged(claim, (np.asarray(found) == np.asarray(expected)).all(), measured)
 
 
 def _sentence(claim: Claim | str) -> Claim:
     return Claim(claim) if isinstance(claim, str) else claim
-
-
-def _bounded(claim: Claim | str, found: Sequence[Interval | Share], low: float, high: float, measured: str) -> Verdict:
-    inside = [low <= below and above <= high for below, above in (of.ends for of in found)]
-    outside = [not (above >= low and below <= high) for below, above in (of.ends for of in found)]  # or NaN
-    return judged(claim, all(inside), measured, not all(outside))

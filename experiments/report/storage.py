@@ -16,14 +16,15 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 
 import experiments
 import experiments.claims
 import fnn
-from experiments.report.outcomes import SLIDES, Animation, Figure, Outcome, Table, Verdict
+from experiments.report.outcomes import SLIDES, Animation, Case, Figure, Outcome, Table, Verdict
 from fnn.training import _files as files
 
 _HERE, _LIBRARY = Path(experiments.__path__[0]), Path(fnn.__path__[0])
@@ -46,7 +47,7 @@ def save(folder: Path, outcome: Outcome, fingerprint: str) -> None:
     results, pictures = folder / "results", folder / "pictures"
     written: dict[str, bytes] = {}
     stored = {
-        "verdicts": [verdict._asdict() | {"verdict": verdict.word} for verdict in outcome.verdicts],
+        "verdicts": [verdict._asdict() | {"verdict": str(verdict.word)} for verdict in outcome.verdicts],
         "figures": [
             f._asdict() | {"svg": _named(written, outcome.name, f"{i}.svg", f.svg)}
             for i, f in enumerate(outcome.figures, 1)
@@ -143,8 +144,12 @@ def replace(path: Path, text: str) -> None:
 
 def claims(outcomes: list[Outcome]) -> str:
     """The table of claims as CSV."""
-    header = ("experiment", "slide", "claim", "verdict", "measured", "why")
-    rows = [(o.name, o.slide, v.claim, v.word, v.measured, v.explanation) for o in outcomes for v in o.verdicts]
+    header = ("experiment", "slide", "claim", "verdict", "cases", "quantity", "measured", "why")
+    rows = [
+        (o.name, o.slide, v.claim, str(v.word), v.counts, v.quantity, v.measured, v.explanation)
+        for o in outcomes
+        for v in o.verdicts
+    ]
     return _csv([header, *rows])
 
 
@@ -189,7 +194,7 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
     expect(f"slide from 0 to {len(SLIDES) - 1}", type(outcome.slide) is int and 0 <= outcome.slide < len(SLIDES))
     expect("time in seconds", type(outcome.seconds) in (int, float) and type(outcome.quick) is bool)
     expect("numbers in a dict", isinstance(outcome.numbers, dict))
-    outcome.verdicts = [Verdict(*(verdict[key] for key in Verdict._fields)) for verdict in plain["verdicts"]]
+    outcome.verdicts = [_verdict(verdict) for verdict in plain["verdicts"]]
     outcome.tables = [
         Table(t["caption"], tuple(t["header"]), [tuple(row) for row in t["rows"]]) for t in plain["tables"]
     ]
@@ -197,13 +202,36 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
     outcome.animations = [
         Animation(**(a | {key: picture(a, key) for key in ("gif", "still")})) for a in plain["animations"]
     ]
-    for part in (*outcome.verdicts, *outcome.figures, *outcome.animations):
-        wrong = [key for key, kind in get_type_hints(type(part)).items() if type(getattr(part, key)) is not kind]
+    cases = [case for verdict in outcome.verdicts for case in verdict.cases]
+    expect("cases for every verdict", all(verdict.cases for verdict in outcome.verdicts))
+    for part in (*outcome.verdicts, *cases, *outcome.figures, *outcome.animations):
+        wrong = [key for key, kind in get_type_hints(type(part)).items() if not _is_a(getattr(part, key), kind)]
         expect(f"{', '.join(wrong)} of the right type in a {type(part).__name__.lower()}", not wrong)
     cells = [(table.caption, *table.header, *(cell for row in table.rows for cell in row)) for table in outcome.tables]
     expect("tables of words alone", all(isinstance(cell, str) for of_table in cells for cell in of_table))
     expect("pictures with sizes", all(min(figure.size) > 0 for figure in outcome.figures))
     return outcome, fingerprint
+
+
+def _verdict(plain: dict[str, Any]) -> Verdict:
+    """A verdict and its cases as they were."""
+    cases = tuple(Case(*(_tuple(case[key]) for key in Case._fields)) for case in plain["cases"])
+    return Verdict(plain["claim"], cases, plain["why"], plain["quantity"], _tuple(plain["bounds"]))
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type: a class, a union of types, or a tuple of so many or of any number."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, one) for one in get_args(kind))
+    if get_origin(kind) is not tuple:
+        return type(value) is kind
+    of = get_args(kind)
+    of = of[:1] * len(value) if of[-1] is Ellipsis else of
+    return type(value) is tuple and len(value) == len(of) and all(map(_is_a, value, of))
 
 
 def _named(written: dict[str, bytes], name: str, part: str, content: str | bytes) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_a_users_network_is_drawn_whatever_its_layers():
     assert all(layer in figure.svg for layer in layers)
     assert "first 64 rows and columns" in figure.caption
     assert "noise" in figure.caption
-    assert [verdict.holds for verdict in outcome.verdicts] == [True]
+    assert [verdict.word for verdict in outcome.verdicts] == ["holds"]
     assert not outcome.animations
     assert not outcome.tables
 
@@ -161,9 +161,9 @@ def test_the_findings_are_those_of_the_ends_of_both_phases():
 def test_the_verdicts_follow_the_numbers():
     given = {"plain, η = 10": (2.3, 2.0, 0.9, 1e-3), "plain, η = 1": (0.1, 0.1, 0.0, 1.0), "b": (0.1, 0.1, 0.1, 1.0)}
     found = {name: paralysis.findings(records(*numbers), 20) for name, numbers in given.items()}
-    assert all(verdict.holds for verdict in paralysis._of_paralysis(found))
+    assert all(verdict.word == "holds" for verdict in paralysis._of_paralysis(found))
     turned = dict(zip(found, reversed(found.values()), strict=True))
-    assert not any(verdict.holds for verdict in paralysis._of_paralysis(turned))
+    assert not any(verdict.word == "holds" for verdict in paralysis._of_paralysis(turned))
 
 
 def test_paralysis_arises_and_is_shown(monkeypatch):

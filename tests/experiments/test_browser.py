@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 
 from experiments.claims import backprop
-from experiments.report import Animation, Figure, Outcome, Settings, Table, Verdict, animated, curves, site, storage
+from experiments.report import (
+    Animation,
+    Claim,
+    Figure,
+    Outcome,
+    Settings,
+    Table,
+    animated,
+    at_most,
+    curves,
+    judged,
+    site,
+    storage,
+)
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -69,9 +82,10 @@ def outcomes() -> list[Outcome]:
         lead=f"Everything is too long here: {words}.",
         equation=" + ".join(f"w_{i}x_{i}" for i in range(60)),
         verdicts=[
-            Verdict(f"one holds, {words}", True, f"{words}: 1.0 ± 0.1; other: 2.0 ± 0.1"),
-            Verdict("one holds partly", False, "0.5 ± 0.6", partly=True),
-            Verdict("one does not hold", False, "0", why=f"because of {words}"),
+            at_most(f"one holds, {words}", 3, {words: np.arange(3.0), "other": np.array([1.0, 1.1, 1.2])}),
+            at_most("one holds partly", 1, {"low": np.zeros(3), "high": np.full(3, 2.0)}),
+            at_most("one is open", 1, np.arange(3.0)),
+            judged(Claim("one does not hold", f"because of {words}"), False, "0"),
         ],
         tables=[Table(f"A wide table, {words}", tuple(f"column {i}" for i in range(20)), [("1",) * 20] * 3)],
         figures=[plot(), plot()._replace(narrowest=900)],
@@ -81,7 +95,7 @@ def outcomes() -> list[Outcome]:
         command=f"python -m experiments {words}",
     )
     still = Outcome(
-        lead="It moves.", verdicts=[Verdict("it moves", True, "yes")], animations=[motion()], slide=3, title="Motion"
+        lead="It moves.", verdicts=[judged("it moves", True, "yes")], animations=[motion()], slide=3, title="Motion"
     )
     still.name, still.command = "moving", "python -m experiments moving"
     real = backprop.run(Settings(seeds=2, quick=True), lambda words: None)

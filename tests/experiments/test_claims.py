@@ -227,4 +227,4 @@ def test_it_runs_and_its_outcome_is_whole(name: str, monkeypatch: pytest.MonkeyP
     outcome = run(name)
     check(outcome, tmp_path)
     if name == "momentum":
-        assert outcome.verdicts[0].holds
+        assert outcome.verdicts[0].word == "holds"

@@ -38,6 +38,7 @@ from experiments.report import (
     interval,
     intervals,
     judged,
+    judged_each,
     percent,
     record,
     runner,
@@ -119,7 +120,7 @@ def test_there_is_a_front_page_and_one_for_each_experiment(pages: dict[str, str]
 def test_many_cases_are_folded_on_the_front_page_alone(run: Run) -> None:
     def many(settings: Settings, log: Any) -> Outcome:
         outcome = found(7)
-        outcome.verdicts = [Verdict("there are many", True, "; ".join(f"case {i}: {i}" for i in range(9)))]
+        outcome.verdicts = [judged_each("there are many", {f"case {i}": (True, f"{i}") for i in range(9)})]
         return outcome
 
     assert run("one", known={"one": many}) == 0
@@ -502,11 +503,14 @@ LOW, HIGH, WIDE, LOST = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9], [0.0, 2.0, 4.0], [1.0,
         (smaller("", {"equal": (LOW, LOW)}), "does not hold"),
         (smaller("", {"equal": (LOW, LOW)}, or_equal=True), "holds"),
         (at_least("", 0.8, np.full(32, True)), "holds"),
-        (at_least("", 0.9, np.full(32, True)), "holds partly"),
+        (at_least("", 0.9, np.full(32, True)), "open"),
         (at_least("", 0.9, np.arange(32) < 16), "does not hold"),
         (exactly("", [4, 14], [4, 14], ""), "holds"),
-        (exactly("", [4, 15], [4, 14], ""), "holds partly"),
-        (exactly("", [5, 15], [4, 14], ""), "does not hold"),
+        (exactly("", [4, 15], [4, 14], ""), "does not hold"),
+        (at_most("", 2, {"a": LOW, "b": WIDE}), "open"),
+        (at_most("", 2, {"a": HIGH, "b": WIDE}), "does not hold"),
+        (at_most("", 2, {"a": LOW, "b": WIDE, "c": HIGH}), "holds partly"),
+        (judged_each("", {"a": (True, "1"), "b": (np.False_, "2")}), "holds partly"),
     ],
 )
 def test_verdicts_follow_from_intervals(verdict: Verdict, word: str) -> None:
@@ -608,11 +612,25 @@ def test_error_bars_are_drawn_for_every_name() -> None:
 
 
 def test_a_claim_is_filled_in_with_its_reason() -> None:
-    claim = Claim("It takes {steps} steps.", "{steps} are few").filled(steps=3)
-    assert claim == ("It takes 3 steps.", "3 are few")
-    verdict = judged(claim, False, "4", True)
-    assert (verdict.claim, verdict.word, verdict.explanation) == ("It takes 3 steps.", "holds partly", "3 are few")
-    assert judged(claim, True, "3", True).explanation == ""
+    claim = Claim("It takes {steps} steps.", "{steps} are few", "steps from {steps} on").filled(steps=3)
+    assert claim == ("It takes 3 steps.", "3 are few", "steps from 3 on")
+    verdict = judged(claim, False, "4")
+    assert (verdict.claim, verdict.word, verdict.explanation) == ("It takes 3 steps.", "does not hold", "3 are few")
+    assert verdict.quantity == "steps from 3 on"
+    assert judged(claim, True, "3").explanation == ""
+
+
+def test_a_verdict_counts_its_cases_and_keeps_what_decides() -> None:
+    verdict = within("", 1, 2, {"low": LOW, "wide": WIDE, "high": HIGH})
+    assert verdict.counts == "0 of 3 cases hold, 1 is open"
+    assert verdict.bounds == (1, 2)
+    for case, values in zip(verdict.cases, (LOW, WIDE, HIGH), strict=True):
+        mean, half = np.mean(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+        assert case.interval is not None
+        np.testing.assert_allclose(case.interval, (mean - half, mean, mean + half))
+    assert at_least("", 1, LOW).bounds == (1, None)
+    assert at_least("", 1, LOW).counts == ""
+    assert at_least("", 1, LOST).cases[0].interval is None
 
 
 def test_a_split_takes_every_example_once() -> None:

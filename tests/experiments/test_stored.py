@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from experiments.__main__ import Options, main
-from experiments.report import Animation, Outcome, Settings, Verdict, record, runner, site, storage
+from experiments.report import Animation, Case, Outcome, Settings, Verdict, record, runner, site, storage
 from tests.experiments.reports import GIF, Run, found, one, other, pictures, strict_json
 
 ROOT = Path(__file__).parent.parent.parent
@@ -267,7 +267,7 @@ def unfit(**parts: Any) -> Callable[[Settings, Any], Outcome]:
     [
         {"slide": 99},
         {"lead": None},
-        {"verdicts": [Verdict("a", True, 5)]},  # pyright: ignore[reportArgumentType]
+        {"verdicts": [Verdict("a", (Case("", 5, True),))]},  # pyright: ignore[reportArgumentType]
         {"numbers": {"a": object()}},
         {"animations": [Animation("a", "b", GIF, GIF, 1.5, 2)]},  # pyright: ignore[reportArgumentType]
         {"lead": "\ud800"},
