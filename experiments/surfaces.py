@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 
 STEEP = 10.0
@@ -51,7 +52,7 @@ def draw_ground(axes: Any, surface: str) -> None:
     loss, lowest, ((left, right), (low, high)) = SURFACES[surface]
     x, y = np.meshgrid(np.linspace(left, right, 100), np.linspace(low, high, 100))
     height = np.log10(loss((x, y)) - lowest + 0.05)
-    axes.contourf(x, y, height, 9, cmap="Greys", alpha=0.35)
+    axes.contourf(x, y, height, 9, cmap=mpl.rcParams["image.cmap"], alpha=0.35)
     axes.set(xlim=(left, right), ylim=(low, high), xticks=(), yticks=())
     axes.spines[:].set_visible(False)
     axes.set_title("noisy bowl" if surface == "bowl" else surface, fontsize=10)

@@ -171,5 +171,4 @@ def _figure(scores: Scores, measures: dict[str, str]) -> r.Figure:
             canvas,
             "Held-out score against the learning rate, mean and 95 % interval over seeds; dotted, η = 1",
             f"A panel for each data set, in it a line for each optimizer. The best η: {'; '.join(best)}.",
-            narrowest=520,
         )

@@ -140,7 +140,6 @@ def heat_maps(problem: Problem, rows: list[Row], chain: bool) -> r.Figure:
             "column; w leads from the unit of its row to that of its column, biases are left out. Blue is negative, "
             f"orange positive, nothing zero; ± is the full ink of each map.{_left_out(rows)}",
             f"Heat maps for {len(shown)} layers of inputs x, weights w, sums S, slopes z, errors ε and gradients.",
-            narrowest=520,
         )
 
 

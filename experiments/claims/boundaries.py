@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
@@ -153,7 +154,7 @@ def moving_picture(x: np.ndarray, found: Found, steps: int) -> r.Animation:
                 axes = canvas.add_subplot(grid[row, column])
                 outputs = found[activation, layers]["plane"][0, k].reshape(CELLS, CELLS)
                 axes.contourf(side, side, outputs, (-1e9, -2, 0, 2, 1e9), colors=SHADES)
-                axes.contour(side, side, outputs, (0,), colors="black", linewidths=1.2)
+                axes.contour(side, side, outputs, (0,), colors=mpl.rcParams["text.color"], linewidths=1.2)
                 for arm, color in enumerate(ARMS):
                     axes.plot(*x[arm::2].T, "o", color=color, markersize=2.2, markeredgewidth=0)
                 axes.set(xticks=(), yticks=(), aspect="equal")

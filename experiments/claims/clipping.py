@@ -96,7 +96,6 @@ def norms(found: dict[str, np.ndarray]) -> r.Figure:
             "Two line plots on logarithmic scales. From large weights the norm without clipping shoots up to a number "
             "of some twenty digits within a few steps, and then is none at all; clipped it falls slowly. With large "
             "steps it peaks in the first steps without clipping, and then stays small; clipped it keeps near 1.",
-            narrowest=640,
         )
 
 
@@ -120,7 +119,6 @@ def accuracies(found: dict[str, np.ndarray]) -> r.Figure:
             "intervals",
             f"Two plots of accuracy against the clipping threshold {', '.join(f'{theta:g}' for theta in THETAS)} for "
             f"three values of γ. {r.spoken(means)}.",
-            narrowest=640,
         )
 
 

@@ -154,7 +154,6 @@ def picture(costs: dict[str, list[Cost]], seconds: dict[str, dict[str, np.ndarra
             "Two plots of time against the number of parameters, on logarithmic scales, for networks that grow in "
             "width and in depth, beside dotted lines of slopes one and two. The times of BackProp and of differences, "
             f"which take many thousand times longer, rise {', '.join(slopes)}.",
-            narrowest=640,
         )
 
 

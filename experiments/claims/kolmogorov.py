@@ -124,7 +124,6 @@ def _maps(learned: np.ndarray) -> r.Figure:
             "for each function of one variable, one seed; orange is positive, blue negative",
             "Two rows of three maps: the product of both variables, the absolute value of their difference, and a "
             "pattern of waves. The learned maps below look like the functions above.",
-            narrowest=480,
         )
 
 

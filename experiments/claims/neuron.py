@@ -143,7 +143,6 @@ def _of_functions(learned: dict[str, np.ndarray]) -> r.Figure:
             "variables",
             "Table of colours, three networks by sixteen functions. One neuron has 0 percent at 0110 and 1001, XOR and "
             "its negation, alone.",
-            narrowest=560,
         )
 
 

@@ -168,11 +168,11 @@ def moving_picture(runs: Runs, steps: int, frames: int) -> r.Animation:
 def _slope_map(axes: Any, shares: np.ndarray, still: np.ndarray) -> None:
     """The distribution of z in every layer as a column of ink, and the share of saturated neurons above it."""
     extent = (0.5, HIDDEN + 0.5, 0, 1)
-    axes.imshow(np.sqrt(shares.T), cmap="Greys", vmin=0, vmax=1, origin="lower", aspect="auto", extent=extent)
+    axes.imshow(np.sqrt(shares.T), vmin=0, vmax=1, origin="lower", aspect="auto", extent=extent)
     axes.set(ylim=(0, 1.13), yticks=(0, 0.5, 1))
     axes.grid(False)
     for layer, share in zip(LAYERS, still, strict=True):
-        axes.text(layer, 1.03, f"{100 * share:.0f}%", fontsize=8, ha="center")
+        axes.text(layer, 1.03, f"{100 * share:.0f}%", fontsize=9, ha="center")
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:

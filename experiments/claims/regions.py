@@ -209,7 +209,6 @@ def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> r.Figure:
             "Three rows of seven maps. One layer matches the half plane, gives one output for the whole square for "
             f"{', '.join(same) or 'none of them'}, and a half plane elsewhere. Two and three layers find the shapes, "
             f"with round corners; in this seed {' and '.join(worst)}.",
-            narrowest=760,
         )
 
 
@@ -291,9 +290,12 @@ def _of_quadrants(target: np.ndarray) -> r.Verdict:
 
 
 def _of_one_layer(wrong: dict[str, np.ndarray], outside: np.ndarray) -> list[r.Verdict]:
-    polygon = r.at_least(NO_POLYGON, 0.05, wrong["pentagon"])
-    measured = f"{polygon.measured}; {outside.sum()} of {len(outside)} neurons answer “outside” everywhere"
-    return [r.at_most(HALF_PLANE, 0.01, wrong["half plane"]), polygon._replace(measured=measured)]
+    share, beside = (
+        r.Interval.of(wrong["pentagon"]),
+        f"{outside.sum()} of {len(outside)} neurons say “outside” everywhere",
+    )
+    polygon = r.bounded(NO_POLYGON, 0.05, np.inf, {"": share}, lambda of: f"{of}; {beside}")
+    return [r.at_most(HALF_PLANE, 0.01, wrong["half plane"]), polygon]
 
 
 def _of_trained(wrong: dict[str, dict[str, np.ndarray]]) -> list[r.Verdict]:

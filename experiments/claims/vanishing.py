@@ -131,7 +131,6 @@ def profiles(found: Found) -> r.Figure:
             "norms of a sigmoid network fall by many orders of magnitude from the last layer to the first, while those "
             "of tanh and ReLU stay level. With batch norm all of them stay within about two orders, and grow towards "
             "the first layer.",
-            narrowest=640,
         )
 
 

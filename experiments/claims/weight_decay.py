@@ -125,7 +125,6 @@ def grown(found: Found, steps: int) -> r.Figure:
             "intervals",
             "Line plots for the data sets. Without L2 the norm of the weights grows to the end, and so does the gap "
             "between held-out and training loss; the larger λ is, the smaller both are, and the sooner they stand.",
-            narrowest=600,
         )
 
 

@@ -17,7 +17,17 @@ from experiments.report.outcomes import (
     Verdict,
     Word,
 )
-from experiments.report.plots import COLORS, DIVERGING, animated, curves, error_bars, figure, finished, tick_at
+from experiments.report.plots import (
+    COLORS,
+    DIVERGING,
+    animated,
+    curves,
+    error_bars,
+    figure,
+    finished,
+    name_lines,
+    tick_at,
+)
 from experiments.report.statistics import (
     Interval,
     Share,
@@ -70,6 +80,7 @@ __all__ = [
     "intervals",
     "judged",
     "judged_each",
+    "name_lines",
     "percent",
     "scientific",
     "smaller",

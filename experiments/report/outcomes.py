@@ -169,13 +169,17 @@ class Figure(NamedTuple):
 
 
 class Animation(NamedTuple):
-    """A moving picture, and the one still of it that those see who asked for less motion."""
+    """A moving picture for light pages and for dark, and the one still of it that those see who asked for less motion.
+
+    A GIF runs without end; the page has a switch that shows the still, a PNG, instead.
+    """
 
     caption: str
     description: str
     gif: bytes
+    dark_gif: bytes
     still: bytes
-    """a PNG of the same size"""
+    dark_still: bytes
     width: int
     """pixels of the page, which may be fewer than those of the picture"""
     height: int

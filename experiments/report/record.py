@@ -34,7 +34,8 @@ Claims = list[dict[str, str]]
 def counts(claims: Claims) -> str:
     """The README's line: how many claims there are, and how many of them hold."""
     found = Counter(claim["verdict"] for claim in claims)
-    text = "{} claims: {} hold, {} hold partly, {} are open, {} do not hold".format(len(claims), *(found[w] for w in Word))
+    numbers = (len(claims), *(found[word] for word in Word))
+    text = "{} claims: {} hold, {} hold partly, {} are open, {} do not hold".format(*numbers)
     return f"{text}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
 
 
@@ -45,8 +46,9 @@ def page(claims: Claims) -> str:
         "",
         "<!-- Written by python -m experiments.report.record; changes made by hand are lost. -->",
         "",
-        f"{counts(claims).split(';')[0]}. A claim holds if the intervals of all its cases lie within its bounds, and partly "
-        "if some do and some lie outside; it is open if none lies outside, but one crosses a bound. Numbers are from "
+        f"{counts(claims).split(';')[0]}. A claim holds if the intervals of all its cases lie within its bounds, and "
+        "partly if some do and some lie outside; it is open if none lies outside, but one crosses a bound. Numbers are "
+        "from "
         "[claims.csv](results/claims.csv), means over 32 seeds with 95 % intervals where chance plays a part and "
         "medians with quartiles where times are measured; at most "
         f"{CASES} cases of a claim are listed here.",

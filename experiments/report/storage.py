@@ -30,6 +30,10 @@ from fnn.training import _files as files
 _HERE, _LIBRARY = Path(experiments.__path__[0]), Path(fnn.__path__[0])
 
 
+PARTS = {"gif": "m{}.gif", "dark_gif": "d{}.gif", "still": "m{}.png", "dark_still": "d{}.png"}
+"""the files of a moving picture"""
+
+
 class Unfit(ValueError):
     """An outcome that pages cannot be made of: one line that says why."""
 
@@ -54,8 +58,7 @@ def save(folder: Path, outcome: Outcome, fingerprint: str) -> None:
         ],
         "animations": [
             a._asdict()
-            | {"gif": _named(written, outcome.name, f"m{i}.gif", a.gif)}
-            | {"still": _named(written, outcome.name, f"m{i}.png", a.still)}
+            | {key: _named(written, outcome.name, part.format(i), getattr(a, key)) for key, part in PARTS.items()}
             for i, a in enumerate(outcome.animations, 1)
         ],
         "fingerprint": fingerprint,
@@ -199,9 +202,7 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
         Table(t["caption"], tuple(t["header"]), [tuple(row) for row in t["rows"]]) for t in plain["tables"]
     ]
     outcome.figures = [Figure(**(f | {"svg": picture(f, "svg").decode("utf-8")})) for f in plain["figures"]]
-    outcome.animations = [
-        Animation(**(a | {key: picture(a, key) for key in ("gif", "still")})) for a in plain["animations"]
-    ]
+    outcome.animations = [Animation(**(a | {key: picture(a, key) for key in PARTS})) for a in plain["animations"]]
     cases = [case for verdict in outcome.verdicts for case in verdict.cases]
     expect("cases for every verdict", all(verdict.cases for verdict in outcome.verdicts))
     for part in (*outcome.verdicts, *cases, *outcome.figures, *outcome.animations):

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from experiments.__main__ import Options, main
-from experiments.report import Animation, Claim, Outcome, Settings, Table, at_least, at_most, curves
+from experiments.report import Animation, Claim, Outcome, Settings, Table, at_least, at_most, curves, storage
 
 GIF = base64.b64decode("R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw==")
 
@@ -32,7 +32,7 @@ def found(slide: int, why: str = "") -> Outcome:
         ],
         tables=[Table("Some rows", ("name", "value"), [("one", "1"), ("two", "2")])],
         figures=[picture],
-        animations=[Animation("It moves", "A point that moves.", GIF, GIF, 100, 50)],
+        animations=[Animation("It moves", "A point that moves.", GIF, GIF, GIF, GIF, 100, 50)],
         numbers={"values": values, "lost": math.nan, "nested": {"mean": 1.5}},
     )
 
@@ -76,6 +76,6 @@ def pictures(folder: Path, name: str) -> dict[str, bytes]:
     """The pictures that an experiment's JSON names, without the hashes in their names."""
     stored = strict_json(folder / "results" / f"{name}.json")
     named = [f["svg"] for f in stored["figures"]]
-    named += [animation[key] for animation in stored["animations"] for key in ("gif", "still")]
+    named += [animation[key] for animation in stored["animations"] for key in storage.PARTS]
     files = [folder / "pictures" / picture["file"] for picture in named]
     return {re.sub(r"^\w+\.(\w+)\.[0-9a-f]{16}\.", r"\1.", file.name): file.read_bytes() for file in files}
