@@ -6,24 +6,21 @@ Command: ``python -m experiments comparison``; 13 seconds on two CPU cores. Expe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 import fnn
 from experiments import report as r
-from experiments.surfaces import STEEP, SURFACES, draw_ground
+from experiments.explorer import explorer
+from experiments.surfaces import NOISE, STEEP, STEPS, SURFACES, draw_ground, height, walks
 
-STEPS = 400
 METHODS = ("sgd", "momentum", "nag", "rmsprop", "adadelta", "adam", "nadam")
 RATES = tuple(10.0 ** (k / 4) for k in range(-12, 5))
 """η, four to a decade, of every method; AdaDelta's are ten times these"""
 SCALED = ("rmsprop", "adadelta", "adam", "nadam")
-NOISE = 2.0
-"""the standard deviation of the noise of the bowl's gradients"""
 REACHED, LEFT = 0.01, 0.25
 """losses above the lowest at which the valley's end is reached, and the saddle left, halfway down"""
 FLOOR = 1e-3
@@ -77,29 +74,7 @@ EXPECTED = r.Claim(
 
 def experiment(key: jax.Array, eta: jax.Array) -> dict[str, dict[str, jax.Array]]:
     """The paths [steps + 1, 2] of every method with this rate, on every surface from the same start."""
-    keys = jax.random.split(key, 3)
-    near, tiny = jax.random.uniform(keys[0], (2,), minval=-0.2, maxval=0.2), 1e-3 * jax.random.normal(keys[1])
-    starts = {
-        "valley": jnp.asarray([1.0, 1.5], jnp.float32) + near.astype(jnp.float32),
-        "saddle": jnp.stack([1 + near[0], tiny]).astype(jnp.float32),
-        "bowl": jnp.asarray([-2.0, 1.0], jnp.float32) + near.astype(jnp.float32),
-    }
-    noise = NOISE * jax.random.normal(keys[2], (STEPS, 2), jnp.float32)
-
-    def path(name: str) -> dict[str, jax.Array]:
-        optimizer = getattr(fnn, name)(10 * eta if name == "adadelta" else eta)
-
-        def step(carry: Any, noise: jax.Array) -> tuple[Any, Any]:
-            w, state = carry
-            g = {surface: jax.grad(loss)(w[surface]) for surface, (loss, *_) in SURFACES.items()}
-            updates, state = optimizer.update(g | {"bowl": g["bowl"] + noise}, state, w)
-            w = fnn.apply_updates(w, updates)
-            return (w, state), fnn.optimizers.nag_weights(w, state) if name == "nag" else w
-
-        _, walked = jax.lax.scan(step, (starts, optimizer.init(starts)), noise)
-        return jax.tree.map(lambda w0, w: jnp.concatenate([w0[None], w]), starts, walked)
-
-    return {name: path(name) for name in METHODS}
+    return walks(lambda name: getattr(fnn, name)(10 * eta if name == "adadelta" else eta), key, METHODS)
 
 
 class Runs(NamedTuple):
@@ -116,10 +91,7 @@ class Runs(NamedTuple):
     @classmethod
     def best(cls, surface: str, rates: np.ndarray, paths: np.ndarray) -> Runs:
         """Of the paths [seeds, rates, steps + 1, 2], those with the smallest mean log₁₀ of the loss."""
-        loss, lowest, _ = SURFACES[surface]
-        with np.errstate(all="ignore"):
-            losses = loss(np.moveaxis(paths.astype(np.float64), -1, 0)) - lowest
-        losses = np.where(np.isfinite(losses), np.maximum(losses, 0), np.inf)
+        losses = height(surface, paths)
         i = int(np.argmin(np.log10(losses + FLOOR).mean(axis=(0, 2))))
         same = int(np.argmin(np.abs(rates - SAME)))
         return cls(float(rates[i]), paths[:, i], losses[:, i], losses[:, same, STEPS // 2 :].mean(axis=1))
@@ -268,6 +240,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         tables=[_table(runs)],
         figures=[_losses(runs["valley"], "down the valley"), _losses(runs["saddle"], "off the saddle")],
         animations=[moving_picture(runs, settings.pick(quick=6, full=44))],
+        files={"explorer.json": explorer(METHODS)},
         numbers={
             surface: {
                 name: {

@@ -193,9 +193,10 @@ class Outcome:
     """
 
     lead: str
-    """what was done, in a paragraph"""
+    """what was done, in a paragraph; formulas in it are LaTeX between dollar signs"""
     verdicts: Sequence[Verdict]
     equation: str = ""
+    """LaTeX, a formula a line"""
     slide: int = 0
     """the number of the lecture's slide that the claims are from; 0 for those beyond the lecture"""
     tables: Sequence[Table] = ()
@@ -203,6 +204,10 @@ class Outcome:
     animations: Sequence[Animation] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     """nested dicts and lists of numbers, for the CSV and the JSON"""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """what else is stored, by its name, such as explorer.json"""
+    about: str = ""
+    """what of the user's own it is about, such as a table; empty for the lecture's claims"""
     title: str = ""
     """by default the first line of the module's docstring"""
     name: str = ""

@@ -61,6 +61,7 @@ def save(folder: Path, outcome: Outcome, fingerprint: str) -> None:
             | {key: _named(written, outcome.name, part.format(i), getattr(a, key)) for key, part in PARTS.items()}
             for i, a in enumerate(outcome.animations, 1)
         ],
+        "files": {part: _named(written, outcome.name, part, content) for part, content in outcome.files.items()},
         "fingerprint": fingerprint,
     }
     plain = _plain(vars(outcome) | stored)
@@ -178,10 +179,10 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
         Unfit: a part that is missing, of another type than it should be, or out of range.
     """
 
-    def picture(of: dict[str, Any], key: str) -> bytes:
-        found = content(of[key]["file"])
-        if (len(found), _hash(found)) != (of[key]["size"], of[key]["sha256"]):
-            raise Unfit(f"the picture {of[key]['file']} is damaged")
+    def file(said: dict[str, Any]) -> bytes:
+        found = content(said["file"])
+        if (len(found), _hash(found)) != (said["size"], said["sha256"]):
+            raise Unfit(f"the file {said['file']} is damaged")
         return found
 
     def expect(what: str, is_so: bool) -> None:
@@ -191,7 +192,7 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
     plain = dict(plain)
     fingerprint = plain.pop("fingerprint")
     outcome = Outcome(**plain)
-    words = ("lead", "equation", "title", "name", "command")
+    words = ("lead", "equation", "title", "name", "command", "about")
     expect(f"words for {', '.join(words)}", all(isinstance(plain[key], str) for key in words))
     expect("name that a file can have", re.fullmatch(r"\w+", outcome.name) is not None)
     expect(f"slide from 0 to {len(SLIDES) - 1}", type(outcome.slide) is int and 0 <= outcome.slide < len(SLIDES))
@@ -201,8 +202,9 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
     outcome.tables = [
         Table(t["caption"], tuple(t["header"]), [tuple(row) for row in t["rows"]]) for t in plain["tables"]
     ]
-    outcome.figures = [Figure(**(f | {"svg": picture(f, "svg").decode("utf-8")})) for f in plain["figures"]]
-    outcome.animations = [Animation(**(a | {key: picture(a, key) for key in PARTS})) for a in plain["animations"]]
+    outcome.figures = [Figure(**(f | {"svg": file(f["svg"]).decode("utf-8")})) for f in plain["figures"]]
+    outcome.animations = [Animation(**(a | {key: file(a[key]) for key in PARTS})) for a in plain["animations"]]
+    outcome.files = {part: file(said) for part, said in plain["files"].items()}
     cases = [case for verdict in outcome.verdicts for case in verdict.cases]
     expect("cases for every verdict", all(verdict.cases for verdict in outcome.verdicts))
     for part in (*outcome.verdicts, *cases, *outcome.figures, *outcome.animations):
