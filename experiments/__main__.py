@@ -10,12 +10,15 @@ import sys
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while all this is imported ends it without a traceback
 
+from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
 import tyro
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -23,6 +26,7 @@ from rich.table import Table as RichTable
 import fnn
 from experiments import data, user_network
 from experiments.report import Experiment, Outcome, Settings, Word, runner, site, storage
+from experiments.report.progress import QUICK, Progress, expected, recorded, spoken
 from fnn.training import _files as files
 
 OF_NETWORK = ("loss", "features", "examples")
@@ -34,16 +38,16 @@ COLORS = {Word.HOLDS: "green", Word.PARTLY: "yellow", Word.OPEN: "blue", Word.FA
 class Options:
     """Run fnn's experiments and write a report, REPORT/index.html, that any browser opens.
 
-    Without names all of them are run, except those that the report has already, made by the same code with the same
-    options. Ctrl-C, or SIGTERM, leaves a report of what is finished, and the same command goes on from there. The exit
-    status is 1 if an experiment fails, or if something does not hold of your own network, such as that its gradient by
+    Without names all of them are run, the cheapest first, except those that the report has already, made by the same
+    code with the same options. The report shows each as soon as it is finished. Ctrl-C, or SIGTERM, leaves a report of
+    what is finished, and the same command goes on from there. The exit status is 1 if an experiment fails, or if something does not hold of your own network, such as that its gradient by
     hand is right, 2 for options that make no sense and where the report cannot be written, and 130 after Ctrl-C.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Experiments to run; see --list. By default all."""
-    only: tuple[str, ...] = ()
-    """The same as naming them."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Print the tables and the verdicts too, not one line an experiment."""
     list: bool = False
     """List the experiments and run nothing."""
     again: bool = False
@@ -100,35 +104,54 @@ def main(options: Options, console: Console) -> int:
 
 
 def run(options: Options, known: dict[str, Experiment], console: Console) -> int:
-    """Run the experiments, each into the report as soon as it is finished."""
+    """Run the experiments, each into the report as soon as it is finished, unless another run writes it."""
     names, settings = chosen(options, known), settings_of(options)
-    folder, table = folder_of(options), options.data and options.data.read_bytes()
+    folder = folder_of(options)
     try_to_write(folder)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return into(folder, names, settings, options, known, console)
+    except Timeout:
+        raise UsageError(f"another run is writing {folder}; wait until it ends, or give another --out") from None
+
+
+def into(
+    folder: Path,
+    names: tuple[str, ...],
+    settings: Settings,
+    options: Options,
+    known: dict[str, Experiment],
+    console: Console,
+) -> int:
+    """Run the experiments that the report in the folder has not yet."""
+    table = options.data and options.data.read_bytes()
     prints = {name: storage.fingerprint(name, settings.seeds, settings.quick, table) for name in names}
     finished = [] if options.again or options.network else [name for name in names if _is_stored(folder, name, prints)]
     for name, why in storage.damaged(folder).items():
         console.print(f"[yellow]results/{escape(name)}.json counts as not there: {escape(why)}", soft_wrap=True)
+    progress = progress_of([name for name in names if name not in finished], options)
     if finished:
         console.print(
             f"[dim]in the report already, and left out without --again: {', '.join(finished)}", soft_wrap=True
         )
         written(folder)
-    left = [name for name in names if name not in finished]
+    announce(console, progress, folder)
     failed, disproved = [], False
     try:
-        with console.status("") as status:
-            for name, found in runner.each(known, left, settings, jobs_of(options), status.update):
+        with console.status(progress):
+            for name, found in runner.each(known, [*progress.times], settings, progress):
                 why = found.traceback if isinstance(found, runner.Failed) else None
                 if isinstance(found, Outcome):
                     found.command = command(name, options, settings.seeds)
                     why = written(folder, found, prints[name])
+                place = progress.ends(name)
                 if why:
-                    console.print(escape(why))
+                    console.print(f"{escape(place)} [red]{name} failed", escape(why), sep="\n")
                     failed.append(name)
                 elif isinstance(found, Outcome):
                     finished.append(name)
                     disproved |= settings.problem is not None and any(v.word is not Word.HOLDS for v in found.verdicts)
-                    print_outcome(console, found)
+                    print_outcome(console, place, found, options.verbose or settings.problem is not None)
     except KeyboardInterrupt:
         console.print(f"\n[yellow]interrupted; finished: {', '.join(finished) or 'nothing'}. {_where(folder)}")
         return 130
@@ -136,6 +159,21 @@ def run(options: Options, known: dict[str, Experiment], console: Console) -> int
     if failed:
         console.print(f"[red]failed: {', '.join(failed)}")
     return int(bool(failed) or disproved)
+
+
+def progress_of(names: list[str], options: Options) -> Progress:
+    """What is left to run, the cheapest first, and how long that may take."""
+    seconds = {name: QUICK * of for name, of in recorded().items()} if options.quick else recorded()
+    return Progress(expected(names, seconds), jobs_of(options, len(names)))
+
+
+def announce(console: Console, progress: Progress, folder: Path) -> None:
+    """Say how much is to be run, and where it can be seen meanwhile."""
+    count = len(progress.times)
+    if count > 1:
+        page = folder / "index.html"
+        console.print(f"{count} experiments, about {spoken(progress.left())} on two cores, the cheapest first.")
+        console.print(f"{page} shows each as soon as it is finished: open it, and reload it later.", soft_wrap=True)
 
 
 def written(folder: Path, outcome: Outcome | None = None, fingerprint: str = "") -> str | None:
@@ -163,9 +201,9 @@ def try_to_write(folder: Path) -> None:
         raise UsageError(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
-def jobs_of(options: Options) -> int:
-    """How many experiments run at a time; a user's network is in this process only."""
-    if options.network is not None:
+def jobs_of(options: Options, count: int) -> int:
+    """How many of so many experiments run at a time; a user's network is in this process only."""
+    if options.network is not None or count < 2:
         return 1
     return options.jobs or ((os.cpu_count() or 1) if options.quick else 1)
 
@@ -190,10 +228,12 @@ def use_device(device: str) -> None:
 
 def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
     """The names of the experiments to run."""
-    asked = dict.fromkeys((*options.names, *options.only))
+    asked = dict.fromkeys(options.names)
     strange = [name for name in asked if name not in known]
     if strange:
-        raise UsageError(f"no experiment named {', '.join(strange)}; there are: {', '.join(known)}")
+        near = [close for name in strange for close in get_close_matches(name, known, 1)]
+        hint = f"did you mean {', '.join(near)}?" if len(near) == len(strange) else f"there are: {', '.join(known)}"
+        raise UsageError(f"no experiment named {', '.join(strange)}; {hint}")
     for option, given, takers in (
         ("--network", options.network, runner.takers("network")),
         ("--data", options.data, runner.takers("table")),
@@ -245,9 +285,14 @@ def command(name: str, options: Options, seeds: int) -> str:
     return f"{given} {network} --features {options.features} --examples {options.examples}"
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
-    """Print tables and verdicts."""
-    console.print(f"[bold]{escape(outcome.title)}")
+def print_outcome(console: Console, place: str, outcome: Outcome, verbose: bool) -> None:
+    """Print a line; or tables and verdicts as well."""
+    words = Counter(verdict.word for verdict in outcome.verdicts)
+    marks = " ".join(f"[{COLORS[word]}]{site.MARKS[word]} {words[word]}[/]" for word in Word if words[word])
+    line = f"{escape(place)} [bold]{outcome.name}[/] · {outcome.seconds:.0f} s · {marks} · {escape(outcome.title)}"
+    console.print(line, highlight=False, soft_wrap=True)
+    if not verbose:
+        return
     for table in outcome.tables:
         shown = RichTable(*table.header, title=table.caption, title_justify="left")
         for row in table.rows:
@@ -256,7 +301,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     for verdict in outcome.verdicts:
         said = escape(f"{verdict.claim} Measured: {verdict.measured}")
         console.print(f"[{COLORS[verdict.word]}]{verdict.word}[/]: {said}", highlight=False)
-    console.print(f"[dim]{outcome.name} took {outcome.seconds:.0f} s\n")
+    console.print()
 
 
 def _where(folder: Path) -> str:
@@ -268,7 +313,7 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to end
-    options = tyro.cli(Options, prog="python -m experiments")
+    options = tyro.cli(Options, prog="python -m experiments", config=(tyro.conf.FlagCreatePairsOff,))
     if options.quick:
         runner.compile_unoptimised()
     if not options.list:

@@ -23,13 +23,15 @@ SHOWN = np.unique(np.concatenate([[0], np.geomspace(1, STEPS, 60).astype(int)]))
 DECADES = (-6.0, 4.0)
 """of the losses, which are cut off there"""
 LEVELS = 12
+SIDE, OUTSIDE, SQUARE = 25000, 32767, 300
+"""of a surface's box in stored numbers; a place that is not shown; the side of the drawing"""
 
 
 def explorer(methods: tuple[str, ...]) -> bytes:
     """JSON with the paths and losses of one seed, as 16-bit numbers in base64, and what is needed to draw them.
 
-    Paths are [surfaces, methods, rates, memories, steps, 2] in parts of 32767 of the surface's box, from its upper left
-    corner; losses above the lowest are thousandths of decades, without the last axis.
+    Paths are [surfaces, methods, rates, memories, steps, 2]; losses above the lowest, without the last axis, are
+    thousandths of decades.
     """
     remember = {name: "gamma" in inspect.signature(getattr(fnn, name)).parameters for name in methods}
 
@@ -61,6 +63,8 @@ def explorer(methods: tuple[str, ...]) -> bytes:
             "start": (RATES.index(0.1), MEMORIES.index(0.9)),
             "decades": DECADES,
             "labels": {f"{decade:g}": power(10.0**decade) for decade in np.arange(DECADES[0], DECADES[1] + 1)},
+            "side": SIDE,
+            "outside": OUTSIDE,
             "paths": _packed(paths),
             "losses": _packed(losses),
         }
@@ -68,11 +72,12 @@ def explorer(methods: tuple[str, ...]) -> bytes:
 
 
 def _in_box(points: np.ndarray, box: tuple[tuple[float, float], tuple[float, float]]) -> np.ndarray:
-    """Places in a box from its upper left corner, in parts of 32767; those beyond it a little beyond."""
+    """Places in a box from its upper left corner, in parts of SIDE; OUTSIDE for those too far beyond it."""
     (left, right), (low, high) = box
     with np.errstate(invalid="ignore"):
-        places = (points - (left, high)) / (right - left, low - high)
-    return np.round(32767 * np.clip(np.nan_to_num(places, nan=2.0), -0.05, 1.0))
+        places = np.round(SIDE * (points - (left, high)) / (right - left, low - high))
+    near = (np.abs(places) < OUTSIDE).all(axis=-1, keepdims=True)
+    return np.where(near, places, OUTSIDE)
 
 
 def _packed(arrays: list[np.ndarray]) -> str:
@@ -80,16 +85,12 @@ def _packed(arrays: list[np.ndarray]) -> str:
 
 
 def _ground(surface: str) -> list[str]:
-    """The surface's contours, from low to high, as SVG paths in a square of 300."""
+    """The surface's contours, from low to high, as SVG paths in a square."""
     loss, lowest, box = SURFACES[surface]
     grids = np.meshgrid(*(np.linspace(*side, 120) for side in box))
     with mpl.rc_context():
         axes = Canvas().subplots()
         levels = np.log10(loss(tuple(grids)) - lowest + 0.05)
         contours = axes.contour(*grids, levels, LEVELS)
-    found = []
-    for path in contours.get_paths():
-        lines = (np.asarray(part)[::2] for part in path.to_polygons(closed_only=False))
-        places = (300 / 32767 * _in_box(line, box) for line in lines if len(line) > 1)
-        found.append("".join("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in line) for line in places))
-    return found
+    lines = ([SQUARE / SIDE * _in_box(line[::2], box) for line in level if len(line) > 2] for level in contours.allsegs)
+    return ["".join("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in line) for line in level) for level in lines]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from experiments.report import site, storage
 from experiments.report.outcomes import SLIDES, Word
+from experiments.report.progress import RECORDED
 from fnn.training import _files as files
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ def _cells(name: str, claims: Claims) -> list[tuple[str, ...]]:
     return [
         (
             "" if i else f"[`{name}`](claims/{name}.py)",
-            claim["claim"] + (f" *Why not: {claim['why']}.*" if claim["why"] else ""),
+            claim["claim"] + (f" *Why: {claim['why']}*" if claim["why"] else ""),
             f"{site.MARKS[Word(claim['verdict'])]} {claim['verdict']}",
             _shortened(claim["measured"]),
         )
@@ -104,7 +105,10 @@ def record(folder: Path) -> None:
     if wrong := storage.damaged(folder):
         raise SystemExit(f"{folder} is damaged, run it again: " + "; ".join(f"{name}: {wrong[name]}" for name in wrong))
     outcomes = storage.outcomes(folder)
-    kept = {"claims.csv": storage.claims(outcomes).encode("utf-8")}
+    kept = {
+        "claims.csv": storage.claims(outcomes).encode("utf-8"),
+        RECORDED.name: storage.times(outcomes).encode("utf-8"),
+    }
     for outcome in outcomes:
         kept[f"{outcome.name}.csv"] = storage.numbers(outcome).encode("utf-8")
         kept |= {f"{outcome.name}.{i}.svg": f.svg.encode("utf-8") for i, f in enumerate(outcome.figures, 1)}

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import fnn
 from experiments import claims, data, user_network
 from experiments.report.outcomes import Experiment, Log, Outcome, Settings
+from experiments.report.progress import Progress
 
 REFUSED = (user_network.Refused, data.Unreadable)
 """What a user gave cannot be taken: one line says why."""
@@ -82,23 +83,20 @@ def timed(name: str, experiment: Experiment, settings: Settings, log: Log) -> Ou
 
 
 def each(
-    known: dict[str, Experiment], names: Sequence[str], settings: Settings, jobs: int, log: Log
+    known: dict[str, Experiment], names: Sequence[str], settings: Settings, progress: Progress
 ) -> Iterator[tuple[str, Outcome | Failed]]:
-    """The outcomes of the experiments named, as they come; of `jobs` at a time if that is more than one.
+    """The outcomes of the experiments named, as they come; of `progress.jobs` at a time if that is more than one.
 
     Raises:
         Refused, Unreadable: an experiment cannot take what the user gave.
     """
-    if jobs == 1 or len(names) < 2:
+    if progress.jobs == 1:
         for name in names:
-            log(name)
-            yield name, _tried(name, known[name], settings, log)
+            progress.starts(name)
+            yield name, _tried(name, known[name], settings, progress.says)
         return
-    with _pool(min(jobs, len(names))) as pool:
-        log(f"{len(names)} experiments, {jobs} at a time")
-        for done, found in enumerate(pool.imap_unordered(_in_process, [(name, settings) for name in names]), 1):
-            yield found
-            log(f"{done} of {len(names)} experiments, {jobs} at a time")
+    with _pool(min(progress.jobs, len(names))) as pool:
+        yield from pool.imap_unordered(_in_process, [(name, settings) for name in names])
 
 
 def _tried(name: str, experiment: Experiment, settings: Settings, log: Log) -> Outcome | Failed:

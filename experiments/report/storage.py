@@ -157,6 +157,11 @@ def claims(outcomes: list[Outcome]) -> str:
     return _csv([header, *rows])
 
 
+def times(outcomes: list[Outcome]) -> str:
+    """How long each experiment took, as CSV."""
+    return _csv([("experiment", "seconds"), *sorted((o.name, round(o.seconds, 1)) for o in outcomes)])
+
+
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 

@@ -30,10 +30,11 @@ function plane(last) {
   data.methods.forEach((name, method) => {
     if (!chosen.shown[method]) return;
     const at = 2 * steps * first(method);
-    const places = data.steps.slice(0, last + 1).map((_, k) =>
-      [paths[at + 2 * k], paths[at + 2 * k + 1]].map(value => value / 32767 * SIZE));
+    const left = data.steps.findIndex((_, k) => k > last || paths[at + 2 * k] === data.outside);
+    const places = data.steps.slice(0, left < 0 ? steps : left).map((_, k) =>
+      [paths[at + 2 * k], paths[at + 2 * k + 1]].map(value => value / data.side * SIZE));
     draw(svg, "path", { d: line(places), class: "way", stroke: COLORS[method] });
-    const [x, y] = places[last];
+    const [x, y] = places[places.length - 1];
     draw(svg, "circle", { cx: x, cy: y, r: 4.5, fill: COLORS[method], class: "end" });
   });
 }
