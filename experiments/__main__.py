@@ -40,8 +40,9 @@ class Options:
 
     Without names all of them are run, the cheapest first, except those that the report has already, made by the same
     code with the same options. The report shows each as soon as it is finished. Ctrl-C, or SIGTERM, leaves a report of
-    what is finished, and the same command goes on from there. The exit status is 1 if an experiment fails, or if something does not hold of your own network, such as that its gradient by
-    hand is right, 2 for options that make no sense and where the report cannot be written, and 130 after Ctrl-C.
+    what is finished, and the same command goes on from there. The exit status is 1 if an experiment fails, or if
+    something does not hold of your own network, such as that its gradient by hand is right, 2 for options that make no
+    sense and where the report cannot be written, and 130 after Ctrl-C.
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on: which experiment it is at, for how long, and how long the rest will take."""
+"""What a run says while it goes on: which experiment it is at, for how long, and how long the rest will take."""
 
 from __future__ import annotations
 

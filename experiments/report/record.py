@@ -105,10 +105,8 @@ def record(folder: Path) -> None:
     if wrong := storage.damaged(folder):
         raise SystemExit(f"{folder} is damaged, run it again: " + "; ".join(f"{name}: {wrong[name]}" for name in wrong))
     outcomes = storage.outcomes(folder)
-    kept = {
-        "claims.csv": storage.claims(outcomes).encode("utf-8"),
-        RECORDED.name: storage.times(outcomes).encode("utf-8"),
-    }
+    tables = {"claims.csv": storage.claims(outcomes), RECORDED.name: storage.times(outcomes)}
+    kept = {name: text.encode("utf-8") for name, text in tables.items()}
     for outcome in outcomes:
         kept[f"{outcome.name}.csv"] = storage.numbers(outcome).encode("utf-8")
         kept |= {f"{outcome.name}.{i}.svg": f.svg.encode("utf-8") for i, f in enumerate(outcome.figures, 1)}

@@ -73,12 +73,8 @@ def write(folder: Path) -> Path:
     counted = _counted(outcomes)
     page("claims.html", "claims.html.j2", counted=counted)
     if explorer:
-        page(
-            "explore.html",
-            "explore.html.j2",
-            data=Markup(explorer.files[EXPLORER].decode("utf-8").replace("<", "\\u003c")),
-            of=explorer,
-        )
+        data = explorer.files[EXPLORER].decode("utf-8").replace("<", "\\u003c")  # which could end the script
+        page("explore.html", "explore.html.j2", data=Markup(data), of=explorer)
         page("explore.js", "explore.js")
     return page("index.html", "front.html.j2", counted=counted, **_story(outcomes))
 
