@@ -88,7 +88,7 @@ def test_a_fault_at_any_moment_leaves_the_old_outcome_or_the_new(
     assert fails_at > 3
     assert f"new {fails_at}" in seen
     assert "old" in seen or call.endswith("unlink")  # which comes last
-    assert set(pictures(tmp_path, "one")) == {"1.svg", "m1.gif", "m1.png"}
+    assert set(pictures(tmp_path, "one")) == {"1.svg", "d1.gif", "d1.png", "m1.gif", "m1.png"}
 
 
 def test_pictures_that_nobody_names_are_gone_when_they_are_old(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_pictures_that_nobody_names_are_gone_when_they_are_old(tmp_path: Path) -
         if name != "one.8.svg":  # perhaps another run is about to name it
             os.utime(folder / name, (before, before))
     storage.save(tmp_path, named("new"), "print")
-    assert len(list(folder.iterdir())) == 3 + 2
+    assert len(list(folder.iterdir())) == 5 + 2
     assert {path.name for path in folder.glob("*.?.svg")} == {"one.8.svg", "ones.1.svg"}
 
 
@@ -216,7 +216,7 @@ def test_what_is_damaged_is_named_and_counts_as_not_there(run: Run, damage: str)
     assert run() == 0
     assert "left out without --again: one, other" in run.printed
     assert "counts as not there" not in run.printed
-    assert set(pictures(folder, "one")) == {"1.svg", "m1.gif", "m1.png"}
+    assert set(pictures(folder, "one")) == {"1.svg", "d1.gif", "d1.png", "m1.gif", "m1.png"}
 
 
 @pytest.mark.parametrize("copy", ["one (conflicted copy)", "two", "one 2"])
@@ -269,7 +269,7 @@ def unfit(**parts: Any) -> Callable[[Settings, Any], Outcome]:
         {"lead": None},
         {"verdicts": [Verdict("a", (Case("", 5, True),))]},  # pyright: ignore[reportArgumentType]
         {"numbers": {"a": object()}},
-        {"animations": [Animation("a", "b", GIF, GIF, 1.5, 2)]},  # pyright: ignore[reportArgumentType]
+        {"animations": [Animation("a", "b", GIF, GIF, GIF, GIF, 1.5, 2)]},  # pyright: ignore[reportArgumentType]
         {"lead": "\ud800"},
     ],
     ids=["slide", "no words", "a number measured", "no number", "seconds a frame", "no letter"],
