@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import explorer, surfaces
 from experiments.claims import backprop
 from experiments.report import (
     Animation,
@@ -28,6 +31,7 @@ from experiments.report import (
     storage,
 )
 
+Axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core-python is not installed").Axe
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 Service = pytest.importorskip("selenium.webdriver.chrome.service").Service
@@ -36,7 +40,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium or chromedriver is not installed")
 
-PAGES = ("index", "long", "moving", "backprop")
+PAGES = ("index", "claims", "explore", "long", "moving", "backprop")
+PICTURED = ("index", "long", "moving", "backprop")
 WIDTHS = (390, 1280)
 SCHEMES = ("light", "dark")
 CONTRAST = """
@@ -52,7 +57,8 @@ return [...document.querySelectorAll(arguments[0])].map(element => {
 """
 """the ratios of WCAG between the elements of a selector and what is behind them"""
 STOPS = """
-const stops = () => [...document.querySelectorAll("a[href], [tabindex='0'], input:checked, summary")]
+const stops = () => [...document.querySelectorAll(
+    "a[href], [tabindex='0'], input:not([type=radio]), input:checked[type=radio], summary, button")]
     .filter(element => element.checkVisibility());
 """
 FOCUSED = f"""{STOPS}
@@ -97,6 +103,7 @@ def outcomes() -> list[Outcome]:
     still = Outcome(
         lead="It moves.", verdicts=[judged("it moves", True, "yes")], animations=[motion()], slide=3, title="Motion"
     )
+    still.files = {"explorer.json": explorer.explorer(("sgd", "momentum"))}
     still.name, still.command = "moving", "python -m experiments moving"
     real = backprop.run(Settings(seeds=2, quick=True), lambda words: None)
     real.name, real.command, real.title = "backprop", "python -m experiments backprop", real.title or "BackProp"
@@ -152,11 +159,11 @@ def loaded(browser: Any) -> list[dict[str, Any]]:
 def test_it_loads_whole_and_without_complaints(browser: Any, report: Path, name: str) -> None:
     opened(browser, report / f"{name}.html")
     pictures = loaded(browser)
-    assert pictures
+    assert bool(pictures) == (name in PICTURED)
     for picture in pictures:
         assert picture["own"] > 0, picture
         assert min(picture["size"]) > 0, picture
-        assert len(picture["words"]) > 10, picture
+        assert len(picture["words"]) > 10 or name == "index", picture  # where a link beside it says it
     assert browser.get_log("browser") == []
     assert browser.title
     assert browser.execute_script("return document.documentElement.lang") == "en"
@@ -179,15 +186,23 @@ def test_it_fits_the_screen(browser: Any, report: Path, name: str, width: int) -
     opened(browser, report / f"{name}.html", width)
     loaded(browser)
     assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
-    overlapping = """return [...document.querySelectorAll('ul.claims > li')].filter(claim => {
-        const [word, text] = [...claim.children].map(part => part.getBoundingClientRect());
-        return word.right > text.left && word.bottom > text.top + 1 || word.right > innerWidth; }).length"""
-    assert browser.execute_script(overlapping) == 0
+    outside = """return [...document.querySelectorAll('.claim *, .strip *, .cards *, .controls *')].filter(part =>
+        part.getBoundingClientRect().right > innerWidth + 1 && !part.closest(".scroll, .unseen")).length"""
+    assert browser.execute_script(outside) == 0
 
 
-@pytest.mark.parametrize("word", ["holds", "holds-partly", "does-not-hold"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_no_violation(browser: Any, report: Path, name: str) -> None:
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        opened(browser, report / f"{name}.html", width, scheme)
+        found = Axe().run(browser)
+        assert [(rule["id"], [node["html"][:150] for node in rule["nodes"]]) for rule in found["violations"]] == []
+        assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+
+
+@pytest.mark.parametrize("word", ["holds", "holds-partly", "open", "does-not-hold"])
 def test_claims_can_be_chosen_by_their_verdicts(browser: Any, report: Path, word: str) -> None:
-    opened(browser, report / "index.html")
+    opened(browser, report / "claims.html")
     seen = """return [...document.querySelectorAll("li.claim, section")].filter(part => part.offsetHeight)
         .map(part => part.className.replace("claim ", "") || "section")"""
     everything = browser.execute_script(seen)
@@ -207,7 +222,7 @@ def test_its_words_stand_out(browser: Any, report: Path, name: str, scheme: str)
     opened(browser, report / f"{name}.html", scheme=scheme)
     dark = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(value => value < 60)"
     assert browser.execute_script(dark) == (scheme == "dark")
-    text = browser.execute_script(CONTRAST, "h1, h2, h3, p:not(.soft), .equation, td, th, code")
+    text = browser.execute_script(CONTRAST, "h1, h2, h3, p:not(.soft, .word), .equation, td, th, code")
     assert min(text) >= 7
     small = browser.execute_script(CONTRAST, ".word, .soft, figcaption, caption, a")
     assert min(small) >= 4.5
@@ -221,7 +236,7 @@ def test_it_can_be_walked_by_keyboard(browser: Any, report: Path, name: str) -> 
         browser.switch_to.active_element.send_keys(Keys.TAB)
         focused = browser.execute_script(FOCUSED)
         assert focused["place"] == place, focused
-        assert focused["outline"], focused
+        assert focused["outline"] or focused["name"] == "pause", focused  # whose label has the outline
         assert focused["seen"], focused
         assert place or focused["name"] == "skip"
     clipped = """return [...document.querySelectorAll('main *')].filter(part => part.scrollWidth > part.clientWidth + 1
@@ -244,8 +259,120 @@ def test_its_headings_are_in_order(browser: Any, report: Path, name: str) -> Non
     assert browser.execute_script(landmarks) == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("motion", "ending"), [("no-preference", ".gif"), ("reduce", ".png")])
-def test_who_asks_for_less_motion_sees_the_still(browser: Any, report: Path, motion: str, ending: str) -> None:
-    opened(browser, report / "moving.html", motion=motion)
-    (picture,) = loaded(browser)
-    assert re.search(rf"/moving\.m1\.[0-9a-f]+\{ending}$", picture["source"])
+SHOWN = """return [...document.images].filter(image => image.checkVisibility()).map(image => image.currentSrc)"""
+
+
+@pytest.mark.parametrize(("scheme", "letter"), [("light", "m"), ("dark", "d")])
+def test_motion_has_colours_of_the_page_and_can_be_stopped(
+    browser: Any, report: Path, scheme: str, letter: str
+) -> None:
+    opened(browser, report / "moving.html", scheme=scheme)
+    loaded(browser)
+    (running,) = browser.execute_script(SHOWN)
+    assert re.search(rf"/moving\.{letter}1\.[0-9a-f]+\.gif$", running)
+    switch = browser.find_element("css selector", "input.pause")
+    browser.execute_script("arguments[0].focus()", switch)
+    switch.send_keys(Keys.SPACE)
+    (still,) = browser.execute_script(SHOWN)
+    assert re.search(rf"/moving\.{letter}1\.[0-9a-f]+\.png$", still)
+    switch.send_keys(Keys.SPACE)
+    assert browser.execute_script(SHOWN) == [running]
+
+
+@pytest.mark.parametrize("name", ["moving", "index"])
+def test_who_asks_for_less_motion_sees_the_still(browser: Any, report: Path, name: str) -> None:
+    opened(browser, report / f"{name}.html", motion="reduce")
+    loaded(browser)
+    pictures = browser.execute_script(SHOWN)
+    assert any(picture.endswith(".png") for picture in pictures)
+    assert not any(picture.endswith(".gif") for picture in pictures)
+
+
+# Methods to try
+
+
+def places(path: str) -> np.ndarray:
+    """The corners of an SVG path of straight lines."""
+    return np.array([[float(value) for value in place.split()] for place in path[1:].split("L")])
+
+
+def chosen(browser: Any) -> dict[str, Any]:
+    """What the page shows: rate, memory, step, the ways and the losses."""
+    words = {name: browser.find_element("id", f"{name}-shown").text for name in ("eta", "gamma", "step")}
+    ways = browser.execute_script("return [...document.querySelectorAll('#plane .way')].map(w => w.getAttribute('d'))")
+    losses = [cell.text for cell in browser.find_elements("css selector", "#methods td")]
+    return {**words, "ways": ways, "losses": losses}
+
+
+def expected_way(method: str, eta: float, gamma: float) -> np.ndarray:
+    """The path in the valley by a loop, from the start that the page shows, in the drawing's pixels."""
+    keys = jax.random.split(jax.random.split(jax.random.key(2026), 1)[0], 3)
+    w = np.array([1.0, 1.5]) + np.asarray(jax.random.uniform(keys[0], (2,), minval=-0.2, maxval=0.2), np.float64)
+    (left, right), (low, high) = surfaces.SURFACES["valley"].box
+    v, ways = np.zeros(2), [w]
+    for _ in range(int(explorer.SHOWN[-1])):
+        g = np.asarray(jax.grad(surfaces.valley)(jnp.asarray(w, jnp.float32)), np.float64)
+        v = gamma * v + (1 - gamma) * g
+        w = w - eta * (v if method == "momentum" else g)
+        ways.append(w)
+    shown = np.array(ways)[explorer.SHOWN]
+    return 300 * (shown - (left, high)) / (right - left, low - high)
+
+
+def test_methods_can_be_tried_by_keyboard(browser: Any, report: Path) -> None:
+    opened(browser, report / "explore.html", 390)
+    eta, gamma, step = (browser.find_element("id", name) for name in ("eta", "gamma", "step"))
+    for _ in range(5):
+        eta.send_keys(Keys.ARROW_LEFT)
+    gamma.send_keys(Keys.ARROW_LEFT)
+    shown = chosen(browser)
+    assert (shown["eta"], shown["gamma"], shown["step"]) == ("0.0056", "0.8", "400")
+    for way, method in zip(shown["ways"], ("sgd", "momentum"), strict=True):
+        np.testing.assert_allclose(places(way), expected_way(method, 0.0056, 0.8), atol=0.3)
+    for loss, method in zip(shown["losses"], ("sgd", "momentum"), strict=True):
+        (left, right), (low, high) = surfaces.SURFACES["valley"].box
+        x, y = expected_way(method, 0.0056, 0.8)[-1] / 300 * (right - left, low - high) + (left, high)
+        assert float(loss) == pytest.approx(surfaces.valley((x, y)), rel=0.06)
+    step.send_keys(Keys.HOME)
+    begun = chosen(browser)
+    assert begun["step"] == "0"
+    assert len(set(begun["losses"])) == 1
+    browser.find_element("css selector", "#methods input").send_keys(Keys.SPACE)
+    assert len(chosen(browser)["ways"]) == 1
+    browser.find_element("css selector", "#surfaces input").send_keys(Keys.ARROW_RIGHT)
+    assert chosen(browser)["losses"] != begun["losses"]
+    play = browser.find_element("id", "play")
+    play.send_keys(Keys.ENTER)
+    assert play.text == "Stop"
+    end = time.monotonic() + 20
+    while play.text != "Play":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert chosen(browser)["step"] == "400"
+    assert browser.get_log("browser") == []
+
+
+# The front page, long and short
+
+
+def test_the_front_page_comes_to_the_point(browser: Any, tmp_path: Path) -> None:
+    for i, name in enumerate(("comparison", "vanishing", "digits", "pruning", *(f"e{i}" for i in range(38)))):
+        outcome = Outcome(
+            "A lead.",
+            [judged(f"Claim {i} of {name} is a whole sentence of about twelve words.", j > 0, "1") for j in range(4)],
+            slide=min(25, 1 + i // 2),
+            figures=[plot()],
+            title=f"Experiment {name} has a title of about ten words or so",
+        )
+        outcome.name, outcome.command = name, f"python -m experiments {name}"
+        storage.save(tmp_path, outcome, "made by a test")
+    site.write(tmp_path)
+    opened(browser, tmp_path / "index.html", 390)
+    loaded(browser)
+    assert browser.execute_script("return document.documentElement.scrollHeight") <= 8 * 844
+    words = """const cards = document.querySelector(".cards");
+        return [...document.querySelectorAll("h1, h2, p, li, figcaption")].filter(part => !cards.contains(part))
+            .map(part => part.innerText).join(" ").split(/\\s+/).length"""
+    assert browser.execute_script(words) <= 600
+    first = "return Math.min(...[...document.images].map(image => image.getBoundingClientRect().top))"
+    assert browser.execute_script(first) <= 844

@@ -40,11 +40,6 @@ def broken(settings: Settings, log: Callable[[str], None]) -> Outcome:
     raise ArithmeticError("no luck")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    return Run(monkeypatch, tmp_path)
-
-
 # What is stored
 
 

@@ -26,11 +26,6 @@ from tests.experiments.reports import GIF, Run, found, one, other, pictures, str
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    return Run(monkeypatch, tmp_path)
-
-
 def named(lead: str, *, seconds: float = 1.0) -> Outcome:
     outcome = found(7)
     outcome.name, outcome.title, outcome.seconds, outcome.lead = "one", "The title of one", seconds, lead
@@ -148,7 +143,7 @@ def a_folder(folder: Path) -> None:
 
 def picture(kind: str, length: int | None) -> Callable[[Path], Any]:
     def spoil(folder: Path) -> None:
-        (path,) = (folder / "pictures").glob(f"one.*.{kind}")
+        *_, path = sorted((folder / "pictures").glob(f"one.*.{kind}"))
         path.unlink() if length is None else path.write_bytes(path.read_bytes()[:length])
 
     return spoil
@@ -231,7 +226,7 @@ def test_a_copy_under_another_name_is_no_experiment(run: Run, copy: str) -> None
     assert run.printed.count("counts as not there") == 1
     assert "left out without --again: one, other" in run.printed
     assert (folder / "claims.csv").read_bytes() == claims
-    assert {path.name for path in folder.glob("*.html")} == {"index.html", "one.html", "other.html"}
+    assert {path.name for path in folder.glob("*.html")} == {"index.html", "claims.html", "one.html", "other.html"}
 
 
 def test_numbers_that_are_damaged_are_written_again(run: Run) -> None:
@@ -350,7 +345,7 @@ def test_a_full_run_is_recorded(run: Run, kept: Path) -> None:
     assert run() == 0
     record.record(run.folder / "out")
     assert {path.name for path in (kept / "results").iterdir()} == {
-        "claims.csv", "one.csv", "other.csv", "one.1.svg", "one.m1.gif"
+        "claims.csv", "seconds.csv", "one.csv", "other.csv", "one.1.svg", "one.m1.gif"
     }  # fmt: skip
     for name in ("one.csv", "other.csv"):
         assert (kept / "results" / name).read_bytes() == (run.folder / "out" / "results" / name).read_bytes()
@@ -368,7 +363,7 @@ def test_a_damaged_run_or_half_of_one_is_not_recorded(run: Run, kept: Path) -> N
         record.record(run.folder / "out")
     assert run() == 0
     picture("gif", 3)(run.folder / "out")
-    with pytest.raises(SystemExit, match=r"is damaged, run it again: one: Unfit: the picture one\.m1"):
+    with pytest.raises(SystemExit, match=r"is damaged, run it again: one: Unfit: the file one\.m1"):
         record.record(run.folder / "out")
     assert {path: path.read_bytes() for path in kept.rglob("*.*")} == before
 
