@@ -33,8 +33,8 @@ EQUATION = r"""a(x) = \sum_{h=1}^{H} \alpha_h\, \sigma(\langle x, w_h\rangle - w
 LEAD = (
     "Random continuous functions, sums of six waves whose largest value is 1, are approximated by sums of H sigmoids, "
     "and the largest error over a dense grid of the unit cube is taken. In one dimension the sum is also built without "
-    "training: a step for every increment of f, sharp or as a sigmoid; also for $\\sqrt{{|x - c|}}$, which has no slope "
-    "at c. In one and two dimensions neurons at random places get the best α by least squares, “fitted”, and all "
+    "training: a step for every increment of f, sharp or as a sigmoid; also for $\\sqrt{{|x - c|}}$, which has no "
+    "slope at c. In one and two dimensions neurons at random places get the best α by least squares, “fitted”, and all "
     "parameters are trained, {steps} steps of Adam. The exponent is the slope of log error over log H."
 )
 SMOOTH = r.Claim(

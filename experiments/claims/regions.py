@@ -34,10 +34,10 @@ LEAD = (
     "Networks of threshold neurons are built from the inequalities of {count} random regions and compared with these "
     f"at the {SIDE}² points of a grid. Then it is decided exactly which of seven regions two layers can represent: a "
     "linear program finds the weights of the second layer or shows that there are none, for a first layer that has the "
-    "lines of the edges, and for one that has {helpers} lines more. Last, networks of one, two and three layers learn the seven regions from "
-    "points of the grid, {steps} steps of Adam with batches of 64. Their hidden neurons are tanh, whose steps are as "
-    "wide as they are learned. So what two layers of threshold neurons cannot do does not bind them: a sum of wide "
-    "steps can bend; one of sharp steps jumps by the same amount along a whole line."
+    "lines of the edges, and for one that has {helpers} lines more. Last, networks of one, two and three layers learn "
+    "the seven regions from points of the grid, {steps} steps of Adam with batches of 64. Their hidden neurons are "
+    "tanh, whose steps are as wide as they are learned. So what two layers of threshold neurons cannot do does not "
+    "bind them: a sum of wide steps can bend; one of sharp steps jumps by the same amount along a whole line."
 )
 INDICATORS = (
     r.Claim(
@@ -63,8 +63,8 @@ ANY_REGION = r.Claim(
     quantity="how two layers represent the region",
 )
 QUADRANTS = r.Claim(
-    "Two opposite quadrants, which no two layers of threshold neurons represent, are represented exactly by two layers with "
-    "four tanh neurons: there g(x¹ − x²) > g(x¹ + x²), where g(u) = tanh(u + 1) − tanh(u − 1) falls as |u| grows.",
+    "Two opposite quadrants, which no two layers of threshold neurons represent, are represented exactly by two layers "
+    "with four tanh neurons: there g(x¹ − x²) > g(x¹ + x²), where g(u) = tanh(u + 1) − tanh(u − 1) falls as |u| grows.",
     quantity="wrong outputs",
 )
 HALF_PLANE = r.Claim(
