@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 import fnn
 from experiments import report as r
@@ -260,6 +261,8 @@ def _bars(races: dict[tuple[str, int], Race]) -> r.Figure:
             axes.plot(*zip(*points, strict=True), "osD^vP*<>X"[i], color=color, label=name, **ring)
         labels = [f"{problem}\n{_seeds(seeds)}" for problem, seeds in races]
         axes.set(xscale="log", xlabel="µs per seed-step", yticks=range(len(races)), yticklabels=labels)
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 3)))
         axes.minorticks_off()
         axes.invert_yaxis()
         canvas.legend(ncols=2, loc="outside upper center")
