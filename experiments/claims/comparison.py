@@ -22,7 +22,9 @@ METHODS = ("sgd", "momentum", "nag", "rmsprop", "adadelta", "adam", "nadam")
 RATES = tuple(10.0 ** (k / 4) for k in range(-12, 5))
 """η, four to a decade, of every method; AdaDelta's are ten times these"""
 SCALED = ("rmsprop", "adadelta", "adam", "nadam")
-NAMES = dict(zip(METHODS, ("SGD", "momentum", "NAG", "RMSProp", "AdaDelta", "Adam", "Nadam"), strict=True))
+NAMES: dict[str, str] = dict(
+    zip(METHODS, ("SGD", "momentum", "NAG", "RMSProp", "AdaDelta", "Adam", "Nadam"), strict=True)
+)
 """as the lecture writes them"""
 NOISE = 2.0
 """the standard deviation of the noise of the bowl's gradients"""

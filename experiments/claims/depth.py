@@ -99,10 +99,11 @@ def picture(accuracy: By) -> r.Figure:
     """The held-out accuracy against depth."""
     with r.figure() as canvas:
         axes = canvas.subplots()
-        r.error_bars(axes, DEPTHS, {name: np.stack(list(of.values()), axis=1) for name, of in accuracy.items()})
+        for color, (name, of) in zip(r.COLORS, accuracy.items(), strict=False):
+            mean, half = r.interval(list(of.values()), axis=1)
+            axes.plot(DEPTHS, mean, color=color, label=name, marker="o", markersize=4)
+            axes.errorbar(DEPTHS, mean, half, fmt="none", color=color, capsize=2)
         axes.set(xlabel="layers", ylabel="held-out accuracy", xticks=DEPTHS)
-        for bars in axes.containers:
-            bars.lines[0].set_label(bars.get_label())
         r.name_lines(axes)
         means = r.spoken({name: [values.mean() for values in of.values()] for name, of in accuracy.items()})
         return r.finished(

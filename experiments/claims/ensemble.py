@@ -46,13 +46,13 @@ LEAD = (
     f"{178 - HELD_OUT} wines, the others held out."
 )
 LINEAR = r.Claim(
-    "For a linear output over one dropped layer, dropout's rule 1 − p gives the mean of all 2ᴺ networks, up to "
-    "rounding.",
+    "For a linear output over one dropped layer of N neurons, dropout's rule 1 − p gives the mean of all 2ᴺ networks, "
+    "up to rounding.",
     quantity="relative difference from the mean of all networks",
 )
 SOFTMAX = r.Claim(
-    "For a softmax over one dropped layer, dropout's rule 1 − p gives the normalised geometric mean of all 2ᴺ "
-    "networks, up to rounding.",
+    "For a softmax over one dropped layer of N neurons, dropout's rule 1 − p gives the normalised geometric mean of "
+    "all 2ᴺ networks, up to rounding.",
     quantity="relative difference from the geometric mean of all networks",
 )
 APPROXIMATE = r.Claim(

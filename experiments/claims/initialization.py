@@ -22,7 +22,7 @@ from fnn.training import all_but_head, transplant
 HIDDEN, WIDTH, BATCH, EVERY, RATE, ADAMS_RATE = 4, 32, 32, 10, 0.1, 0.003
 REACHED = 0.2
 """the loss that counts as learned; guessing has ln 5 = 1.609"""
-SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "uniform, ±1/√H", "uniform, ±√6/√(H + H′)"
+SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "±1/√H", "±√6/√(H + H′)"
 LAYERWISE, TAUGHT = "layer by layer", "pre-trained"
 DRAWN = {
     SMALL: lambda key, shape, dtype: 0.01 * jax.random.normal(key, shape, dtype),

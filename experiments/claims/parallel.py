@@ -62,7 +62,7 @@ BYTES = r.Claim(
     quantity="numbers sent for each weight, with n and with 2n examples",
 )
 FASTER = r.Claim(
-    "Two cores take at most 0.7 of the time of one.",
+    "Two cores find the gradient in at most 0.7 of the time that one takes.",
     why="Likely causes: a network so small that its gradient takes longer to sum than to compute, or other programs "
     "that share the machine.",
     quantity="time over that of one core",

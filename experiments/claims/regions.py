@@ -72,11 +72,11 @@ HALF_PLANE = r.Claim(
     quantity="share of the square that is wrong",
 )
 NO_POLYGON = r.Claim(
-    "A trained neuron does not learn a convex polygon, a pentagon (it is wrong on at least 5 % of the square).",
+    "A trained neuron does not learn a convex polygon, here a pentagon (it is wrong on at least 5 % of the square).",
     quantity="share of the square that is wrong",
 )
 POLYGON = r.Claim(
-    "Two trained layers learn a convex polygon, a pentagon (they are wrong on at most 2 % of the square).",
+    "Two trained layers learn a convex polygon, here a pentagon (they are wrong on at most 2 % of the square).",
     why="The picture shows round corners. A likely cause: a sum of smooth steps turns corners as sharp as its weights "
     "are large, and these grow slowly.",
     quantity="share of the square that is wrong",

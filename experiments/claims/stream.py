@@ -49,14 +49,14 @@ STOP = r.Claim(
 )
 PARTS = {
     TENTH: r.Claim(
-        "A tenth of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
-        f"over and over, the error comes to at most {NEAR} above that from all.",
+        "A tenth of the examples of a stream is enough: learned from over and over, in as many steps as the whole "
+        f"stream takes, these alone give an error at most {NEAR} above that from all.",
         why="The same examples again teach less than new ones, the more so with noisy targets.",
         quantity="error from a tenth less error from all",
     ),
     HALF: r.Claim(
-        "Half of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
-        f"over and over, the error comes to at most {NEAR} above that from all.",
+        "Half of the examples of a stream is enough: learned from over and over, in as many steps as the whole stream "
+        f"takes, these alone give an error at most {NEAR} above that from all.",
         quantity="error from a half less error from all",
     ),
 }

@@ -21,6 +21,8 @@ from fnn.training import overfitting_gap
 
 WIDTH, BATCH, ETA, SHRINKING = 32, 20, 0.3, 100
 """hidden neurons, examples in a batch, η, and steps that are taken without a gradient"""
+RAISED = str(SHRINKING).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+"""as an exponent"""
 LEARNED_ON = {"digits": 100, "breast cancer": 40}
 """how many examples are learned; the others are held out"""
 STRENGTHS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -41,7 +43,7 @@ LEAD = (
 )
 SHRINKS = r.Claim(
     f"As the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after {SHRINKING} of them the weights "
-    f"are those at first times the power {SHRINKING} of 1 − ηλ (up to rounding, 10⁻⁵ of their norm).",
+    f"are (1 − ηλ){RAISED} times those at first (up to rounding, 10⁻⁵ of their norm).",
     quantity="relative difference of the weights",
 )
 GROW = r.Claim(
