@@ -309,6 +309,7 @@ def _costs(times: dict[str, float]) -> r.Figure:
         axes.barh(list(shown), list(shown.values()), color=colors)
         axes.axvline(1, linestyle=":", color="#888888")
         axes.set(xscale="log", xlabel="run time, in gradients")
+        axes.margins(y=0.01)
         return r.finished(
             canvas,
             "What each quantity costs",

@@ -126,7 +126,7 @@ def profiles(found: Found) -> r.Figure:
                 for depth, line in zip(sorted(of_depths)[-1:0:-1] or of_depths, ("-", "--"), strict=False):
                     mean, half = r.interval(np.log10(of_depths[depth]["norms"][:, i]))
                     at = np.arange(1, depth + 2)
-                    axes.plot(at, 10**mean, line, color=color, label=f"{name}, {depth} hidden")
+                    axes.plot(at, 10**mean, line, color=color, label=name if line == "-" else "_dashed")
                     axes.fill_between(at, 10 ** (mean - half), 10 ** (mean + half), color=color, alpha=0.2, linewidth=0)
             axes.set(title=norm, ylabel="‖∂Q/∂Wˡ‖", yscale="log")
         for axes in canvas.axes:
@@ -134,8 +134,8 @@ def profiles(found: Found) -> r.Figure:
         canvas.axes[1].set_xlabel("layer l")
         return r.finished(
             canvas,
-            "The gradient of each layer's weights at the start, without and with batch normalisation before σ: "
-            "geometric means over seeds with 95 % intervals",
+            "The gradient of each layer's weights at the start, without and with batch normalisation before σ, in the "
+            "deepest network and, dashed, in the next: geometric means over seeds with 95 % intervals",
             "Two plots of the norm of the gradient against the layer, on a logarithmic scale. Without batch norm the "
             "norms of a sigmoid network fall by many orders of magnitude from the last layer to the first, while those "
             "of tanh and ReLU stay level. With batch norm all of them stay within about two orders, and grow towards "
