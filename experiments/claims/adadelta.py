@@ -29,10 +29,10 @@ Scores = dict[str, dict[str, np.ndarray]]
 """by data set and optimizer, [seeds, rates]"""
 
 
-EQUATION = r"""G := \alpha G + (1 - \alpha)\, g^2
-\delta := g\, \frac{\sqrt{\Delta} + \varepsilon}{\sqrt{G} + \varepsilon}
-\Delta := \alpha\Delta + (1 - \alpha)\, \delta^2
-w := w - \eta\delta, \quad \eta = 1"""
+EQUATION = r"""G \coloneqq \alpha G + (1 - \alpha)\, g^2
+\delta \coloneqq g\, \frac{\sqrt{\Delta} + \varepsilon}{\sqrt{G} + \varepsilon}
+\Delta \coloneqq \alpha\Delta + (1 - \alpha)\, \delta^2
+w \coloneqq w - \eta\delta, \quad \eta = 1"""
 LEAD = (
     f"A network of {HIDDEN} hidden ReLUs learns {{data}} by {{steps}} steps with batches of {BATCH}, with AdaDelta, "
     f"RMSProp and SGD from the same weights and on the same batches, at learning rates from {RATES[0]:g} to "

@@ -30,10 +30,10 @@ def stretch(k: Any) -> Any:
     return (1 - GAMMA**k) / np.sqrt(1 - ALPHA**k)
 
 
-EQUATION = r"""v := \gamma v + (1 - \gamma)\, g
-\operatorname{E} v = (1 - \gamma^k)\, \operatorname{E} g, \quad \hat v := \frac{v}{1 - \gamma^k}
-G := \alpha G + (1 - \alpha)\, g^2
-\operatorname{E} G = (1 - \alpha^k)\, \operatorname{E} g^2, \quad \hat G := \frac{G}{1 - \alpha^k}
+EQUATION = r"""v \coloneqq \gamma v + (1 - \gamma)\, g
+\operatorname{E} v = (1 - \gamma^k)\, \operatorname{E} g, \quad \hat v \coloneqq \frac{v}{1 - \gamma^k}
+G \coloneqq \alpha G + (1 - \alpha)\, g^2
+\operatorname{E} G = (1 - \alpha^k)\, \operatorname{E} g^2, \quad \hat G \coloneqq \frac{G}{1 - \alpha^k}
 \frac{v}{\sqrt{G}} = \frac{1 - \gamma^k}{\sqrt{1 - \alpha^k}} \cdot \frac{\hat v}{\sqrt{\hat G}}
 \gamma = 0.9, \quad \alpha = 0.999"""
 LEAD = (

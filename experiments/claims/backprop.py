@@ -28,7 +28,7 @@ MOST, MOST_ROWS = 64, 12
 
 
 EQUATION = r"""S^l = x^{l-1} w^l
-x^l = \sigma(S^l), \quad z^l = \sigma'(S^l)
+x^l = \sigma(S^l), \quad z^l = \sigma{\prime}(S^l)
 \varepsilon^{l-1} = (\varepsilon^l \circ z^l)\, (w^l)^\top
 \frac{\partial Q}{\partial w^l} = \frac{1}{n}\, (x^{l-1})^\top (\varepsilon^l \circ z^l)"""
 LEAD = (

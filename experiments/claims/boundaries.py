@@ -36,7 +36,7 @@ ARMS, SHADES = r.COLORS[:2], ("#b9d3ef", "#e3edf8", "#fbe9d6", "#f4cfa3")
 
 EQUATION = r"""x^l = \sigma(x^{l-1} W^l), \quad l < L
 a = x^{L-1} W^L
-\dim W = \sum_l (H_{l-1} + 1)\, H_l"""
+\dim\, W = \sum_l (H_{l-1} + 1)\, H_l"""
 LEAD = (
     f"{EXAMPLES} points on two spirals of {TURNS:g} turns, a class each, are learned by fully connected networks of "
     f"{{depths}} hidden layers with about as many weights, by Adam with η = {RATE:g} and batches of {BATCH}, {{steps}} "

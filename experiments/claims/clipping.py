@@ -32,9 +32,9 @@ norm = Metric("norm", of_step=lambda step: fnn.tree_norm(step.gradient))
 """‖g‖ before it is clipped"""
 
 
-EQUATION = r"""g := \frac{\theta}{\lVert g\rVert}\, g \quad \text{if } \lVert g\rVert > \theta
-v := \gamma v + (1 - \gamma)\, g
-w := w - \eta v"""
+EQUATION = r"""g \coloneqq \frac{\theta}{\lVert g\rVert}\, g \quad \text{if } \lVert g\rVert > \theta
+v \coloneqq \gamma v + (1 - \gamma)\, g
+w \coloneqq w - \eta v"""
 LEAD = (
     f"Networks of {HIDDEN} hidden layers of {WIDTH} ReLUs learn digits for {{steps}} steps, with and without clipping "
     "and momentum. Training fails for two causes: first weights 1.8 times as large as keeps the variance, so that "

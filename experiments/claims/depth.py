@@ -26,7 +26,7 @@ RATES = (0.003, 0.02)
 POINT = 0.01
 
 
-EQUATION = r"\dim W = \sum_l (H_{l-1} + 1)\, H_l"
+EQUATION = r"\dim\, W = \sum_l (H_{l-1} + 1)\, H_l"
 LEAD = (
     f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn {{data}} by "
     "{steps} steps of Adam. Layers are counted as in the lecture, the last one included: one layer is a linear "

@@ -35,18 +35,18 @@ Runs = dict[str, dict[str, np.ndarray]]
 """for each optimizer its records [seeds, rates, …]"""
 
 
-EQUATION = r"""\text{SGD: } w := w - \eta g, \quad g = \frac{\partial Q}{\partial w} \text{ of a batch}
-\text{momentum: } v := \gamma v + (1 - \gamma)\, g
-w := w - \eta v
+EQUATION = r"""\text{SGD: } w \coloneqq w - \eta g, \quad g = \frac{\partial Q}{\partial w} \text{ of a batch}
+\text{momentum: } v \coloneqq \gamma v + (1 - \gamma)\, g
+w \coloneqq w - \eta v
 \text{NAG: likewise, with } g \text{ at } w - \eta\gamma v
-\text{RMSProp: } G := \alpha G + (1 - \alpha)\, g^2
-w := w - \frac{\eta g}{\sqrt{G} + \varepsilon}
-\text{AdaDelta: } \delta := g\, \frac{\sqrt{\Delta} + \varepsilon}{\sqrt{G} + \varepsilon}
-\Delta := \alpha\Delta + (1 - \alpha)\, \delta^2, \quad w := w - \eta\delta
-\text{Adam: } \hat v := \frac{v}{1 - \gamma^k}, \quad \hat G := \frac{G}{1 - \alpha^k}
-w := w - \frac{\eta \hat v}{\sqrt{\hat G} + \varepsilon}
-\text{Nadam: } \tilde v := \gamma \hat v + \frac{1 - \gamma}{1 - \gamma^k}\, g
-w := w - \frac{\eta \tilde v}{\sqrt{\hat G} + \varepsilon}"""
+\text{RMSProp: } G \coloneqq \alpha G + (1 - \alpha)\, g^2
+w \coloneqq w - \frac{\eta g}{\sqrt{G} + \varepsilon}
+\text{AdaDelta: } \delta \coloneqq g\, \frac{\sqrt{\Delta} + \varepsilon}{\sqrt{G} + \varepsilon}
+\Delta \coloneqq \alpha\Delta + (1 - \alpha)\, \delta^2, \quad w \coloneqq w - \eta\delta
+\text{Adam: } \hat v \coloneqq \frac{v}{1 - \gamma^k}, \quad \hat G \coloneqq \frac{G}{1 - \alpha^k}
+w \coloneqq w - \frac{\eta \hat v}{\sqrt{\hat G} + \varepsilon}
+\text{Nadam: } \tilde v \coloneqq \gamma \hat v + \frac{1 - \gamma}{1 - \gamma^k}\, g
+w \coloneqq w - \frac{\eta \tilde v}{\sqrt{\hat G} + \varepsilon}"""
 LEAD = (
     "Seven optimizers train the same network by hand-written BackProp, each at several learning rates. The network is "
     f"{{net}}; it learns {{train}} of the {{size}} examples for {{steps}} steps with batches of {BATCH}. "

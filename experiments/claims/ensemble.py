@@ -35,7 +35,7 @@ Found = dict[str, np.ndarray]
 EQUATION = r"""\sum_\xi P(\xi)\, a(x; \xi) \approx a(x; 1 - p)
 P(\xi) = (1 - p)^\text{kept}\, p^\text{dropped}
 \text{normalised geometric mean:}
-\operatorname{softmax} \sum_\xi P(\xi) \ln a(x; \xi)"""
+\operatorname{softmax} \sum_\xi P(\xi) \ln\, a(x; \xi)"""
 LEAD = (
     f"Networks of 1 to {{deepest}} hidden layers of {WIDTH} tanh neurons, each layer under dropout, learn the three "
     "classes of wine for {steps} steps of Adam on all examples. A network with N dropped neurons is $2^N$ networks "

@@ -26,9 +26,9 @@ BACKPROP, DIFFERENCES = METHODS = ("BackProp", "differences")
 
 
 EQUATION = r"""\varepsilon^{l-1} = (\varepsilon^l \circ z^l)\, (W^l)^\top
-\text{once through the network: } O(\dim W)
+\text{once through the network: } O(\dim\, W)
 \frac{\partial Q}{\partial w_j} \approx \frac{Q(W + h e_j) - Q(W - h e_j)}{2h}
-\text{twice for each } j \text{: } O((\dim W)^2)"""
+\text{twice for each } j \text{: } O((\dim\, W)^2)"""
 LEAD = (
     "The gradients of networks that grow are found by BackProp and by central differences, and their operations and "
     "seconds are compared. The networks have tanh neurons and grow in width (2 hidden layers of {widths}) and in "

@@ -43,8 +43,8 @@ DIFFERENT = {
 Found = dict[str, dict[str, np.ndarray]]
 
 
-EQUATION = r"""\text{1: } w \sim \operatorname{uniform}\left(-\frac{1}{\sqrt{H}}, \frac{1}{\sqrt{H}}\right)
-\text{2: } w \sim \operatorname{uniform}\left(-\frac{\sqrt{6}}{\sqrt{H + H'}}, \frac{\sqrt{6}}{\sqrt{H + H'}}\right)
+EQUATION = r"""\text{1: } w \sim \operatorname{uniform}(-r, r), \quad r = \frac{1}{\sqrt{H}}
+\text{2: } w \sim \operatorname{uniform}(-r, r), \quad r = \frac{\sqrt{6}}{\sqrt{H + H{\prime}}}
 \text{3: } \min_{w_h} \sum \mathcal{L}(\langle w_h, x\rangle\, y) \text{ for each } h
 \text{4: } w \text{ of another task}
 \text{5: } W^\top W = I"""

@@ -23,7 +23,7 @@ OLDEST = 1000
 DRAWN = (0.8, 0.9, 0.98)
 
 
-EQUATION = r"""v := \gamma v + (1 - \gamma)\, g
+EQUATION = r"""v \coloneqq \gamma v + (1 - \gamma)\, g
 \frac{\partial v_t}{\partial g_{t-k}} = (1 - \gamma)\, \gamma^k
 \text{mean age } \sum_k (k + 1)(1 - \gamma)\, \gamma^k = \frac{1}{1 - \gamma}
 \frac{\operatorname{Var} v}{\operatorname{Var} g} = \sum_k (1 - \gamma)^2\, \gamma^{2k}

@@ -41,7 +41,7 @@ SECONDS = 300
 EQUATION = r"""\frac{\partial Q}{\partial W} = \sum_k \frac{n_k}{n} \frac{\partial Q_k}{\partial W}
 \text{device } k \text{ has } n_k \text{ of the } n \text{ examples}
 T(k) = \frac{T(1)}{k} + 2 (k - 1) \cdot \text{latency}
-{} + \frac{2 (k - 1)}{k} \cdot \frac{4 \dim W}{\text{bandwidth}}
+{} + \frac{2 (k - 1)}{k} \cdot \frac{4 \dim\, W}{\text{bandwidth}}
 \text{gradients summed along a ring}"""
 LEAD = (
     "The same gradient is computed by one core, by two devices of one process on two cores, and by two processes with "

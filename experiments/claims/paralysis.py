@@ -36,7 +36,7 @@ SATURATED = 0.01
 
 
 EQUATION = r"""\varepsilon^{l-1} = (\varepsilon^l \circ z^l)\, (w^l)^\top
-z^l = \sigma'(S^l)"""
+z^l = \sigma{\prime}(S^l)"""
 LEAD = (
     f"Networks of {HIDDEN} layers of {WIDTH} sigmoids learn digits with large and with small steps. Where a step is "
     "so large that S runs onto a horizontal asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and "

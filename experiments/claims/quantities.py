@@ -54,7 +54,7 @@ READINGS = {
 EQUATION = r"""g_n = x_n \varepsilon_n^\top, \quad \lVert g_n\rVert^2 = \lVert x_n\rVert^2\, \lVert\varepsilon_n\rVert^2
 \sum_n g_n^2 = (x \circ x)^\top (\varepsilon \circ \varepsilon)
 C_S = \operatorname{diag}(z)\, C \operatorname{diag}(z)
-{} + \operatorname{diag}(\sigma''(S) \circ \varepsilon)
+{} + \operatorname{diag}(\sigma{\prime\prime}(S) \circ \varepsilon)
 \frac{\partial^2 Q}{\partial w_{io}^2} = \frac{1}{n} \sum_n x_{ni}^2\, (C_S)_{noo}"""
 LEAD = (
     "Every quantity that fnn reads from its hand-written backward pass is compared with its automatic reference, and "

@@ -18,7 +18,7 @@ from experiments import report as r
 from experiments.pruned_digits import EXACT
 
 EQUATION = r"""C_S = \operatorname{diag}(z)\, C \operatorname{diag}(z)
-{} + \operatorname{diag}(\sigma''(S) \circ \varepsilon)
+{} + \operatorname{diag}(\sigma{\prime\prime}(S) \circ \varepsilon)
 C_x = W C_S W^\top
 \frac{\partial^2 Q}{\partial w_{io}^2} = \frac{1}{n} \sum_n x_{ni}^2\, (C_S)_{noo}
 \text{saliency} = \tfrac12 w^2\, \frac{\partial^2 Q}{\partial w^2}"""

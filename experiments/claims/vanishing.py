@@ -32,8 +32,8 @@ Found = dict[str, dict[int, dict[str, np.ndarray]]]
 """for plain networks and for batch norm, and for each depth: arrays [seeds, activations, …]"""
 
 
-EQUATION = r"""\varepsilon^{l-1} = (\varepsilon^l \circ \sigma'(S^l))\, (W^l)^\top
-\sigma' \leq \tfrac14 \text{ for the sigmoid}"""
+EQUATION = r"""\varepsilon^{l-1} = (\varepsilon^l \circ \sigma{\prime}(S^l))\, (W^l)^\top
+\sigma{\prime} \leq \tfrac14 \text{ for the sigmoid}"""
 LEAD = (
     f"Networks of {{depths}} hidden layers of {WIDTH} neurons, sigmoid, tanh or ReLU, without and with batch "
     "normalisation before σ, learn digits by SGD for {steps} steps, with "

@@ -35,7 +35,7 @@ Found = dict[str, dict[str, np.ndarray]]
 
 
 EQUATION = r"""L(W) + \tfrac{\lambda}{2} \lVert W\rVert^2 \to \min
-w := w(1 - \eta\lambda) - \eta\, \frac{\partial L}{\partial w}"""
+w \coloneqq w(1 - \eta\lambda) - \eta\, \frac{\partial L}{\partial w}"""
 LEAD = (
     f"A network of {WIDTH} hidden ReLUs learns a few examples ({{learned}}) by {{steps}} steps of SGD (stochastic "
     f"gradient descent) with η = {ETA}, with L2 on its weights, not the biases. All other examples are held out. The "
