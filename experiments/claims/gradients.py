@@ -150,7 +150,8 @@ def _of_users(given: Problem, settings: r.Settings, log: r.Log) -> r.Outcome:
     laws = user_network.laws_of(given, at, log)
     measured = str(report.verdict) + (f"; arises in {report.culprit}" if report.culprit else "")
     return r.Outcome(
-        f"{report.label}, {len(given.batch[0])} random examples. {report.examples}.",
+        f"The gradients of a network over {len(given.batch[0])} random examples, written by hand, are compared with "
+        f"automatic ones and with difference quotients. The network is {report.label}. {report.examples}.",
         [r.judged(AGREE, report.verdict.agree, measured), _laws_verdict(laws)],
         EQUATION.splitlines()[0],
         slide=11,
