@@ -165,7 +165,7 @@ def _figure(scores: Scores, measures: dict[str, str]) -> r.Figure:
             axes.axvline(1, linestyle=":", color="#888888")
             r.error_bars(axes, RATES, of, markersize=3)
             axes.set(xscale="log", ylim=(-0.03, 1.03), title=label)
-            axes.set_ylabel(measures[label])
+            axes.set_ylabel(f"held-out {measures[label]}")
         for axes in panels[-columns:]:
             axes.set_xlabel("learning rate η")
         canvas.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
