@@ -132,6 +132,7 @@ def profiles(found: Found) -> r.Figure:
         for axes in canvas.axes:
             r.name_lines(axes)
         canvas.axes[1].set_xlabel("layer l")
+        canvas.axes[1].locator_params(axis="x", integer=True)
         return r.finished(
             canvas,
             "The gradient of each layer's weights at the start, without and with batch normalisation before σ, in the "
