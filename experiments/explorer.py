@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,16 @@ SIDE, OUTSIDE, SQUARE = 25000, 32767, 300
 """of a surface's box in stored numbers; a place that is not shown; the side of the drawing"""
 
 
-def explorer(methods: tuple[str, ...]) -> bytes:
+def explorer(names: Mapping[str, str]) -> bytes:
     """JSON with the paths and losses of one seed, as 16-bit numbers in base64, and what is needed to draw them.
 
     Paths are [surfaces, methods, rates, memories, steps, 2]; losses above the lowest, without the last axis, are
     thousandths of decades.
+
+    Args:
+        names: of the optimizers in `fnn`, each with the name that is shown.
     """
+    methods = tuple(names)
     remember = {name: "gamma" in inspect.signature(getattr(fnn, name)).parameters for name in methods}
 
     def experiment(key: jax.Array, eta: jax.Array, gamma: jax.Array) -> Walks:
@@ -54,7 +59,7 @@ def explorer(methods: tuple[str, ...]) -> bytes:
     return json.dumps(
         {
             "surfaces": [{"name": name, "ground": _ground(name)} for name in SURFACES],
-            "methods": methods,
+            "methods": [*names.values()],
             "remember": [remember[name] for name in methods],
             "colors": COLORS[: len(methods)],
             "rates": RATES,

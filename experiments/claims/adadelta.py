@@ -22,34 +22,39 @@ HIDDEN, BATCH, PERCENT = 32, 32, 25
 """hidden units; examples in a batch; how many per cent of the examples are held out"""
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ONE = RATES.index(1.0)
-OPTIMIZERS = {"AdaDelta": fnn.adadelta, "RMSProp": fnn.rmsprop, "SG": fnn.sgd}
+OPTIMIZERS = {"AdaDelta": fnn.adadelta, "RMSProp": fnn.rmsprop, "SGD": fnn.sgd}
 NEAR = 0.02
 """two scores differ by less than this where it does not matter which optimizer was taken"""
 Scores = dict[str, dict[str, np.ndarray]]
 """by data set and optimizer, [seeds, rates]"""
 
 
-EQUATION = """G := αG + (1 − α)g²
-δ := g(√Δ + ε)/(√G + ε)
-Δ := αΔ + (1 − α)δ²
-w := w − ηδ,   η = 1"""
+EQUATION = r"""G \coloneqq \alpha G + (1 - \alpha)\, g^2
+\delta \coloneqq g\, \frac{\sqrt{\Delta} + \varepsilon}{\sqrt{G} + \varepsilon}
+\Delta \coloneqq \alpha\Delta + (1 - \alpha)\, \delta^2
+w \coloneqq w - \eta\delta, \quad \eta = 1"""
 LEAD = (
-    f"A network of {HIDDEN} hidden ReLU units learns {{data}} by {{steps}} steps with batches of {BATCH}, with "
-    "AdaDelta, RMSProp and SG from the same weights and on the same batches, at learning rates from "
-    f"{RATES[0]:g} to {RATES[-1]:g}. {PERCENT} % of the examples are held out, others for each seed. The score is the "
-    "accuracy on them or, where the targets are numbers, R² = 1 − Σ(a − y)²/Σ(y − ȳ)²; a run that diverges, or is "
-    "worse than the mean target, scores 0. The best η is chosen by the same held-out scores, which favours the tuned "
-    "optimizers a little."
+    f"A network of {HIDDEN} hidden ReLUs learns {{data}} by {{steps}} steps with batches of {BATCH}, with AdaDelta, "
+    f"RMSProp and SGD from the same weights and on the same batches, at learning rates from {RATES[0]:g} to "
+    f"{RATES[-1]:g}. {PERCENT} % of the examples are held out, others for each seed. The score is the accuracy on "
+    "them or, where the targets are numbers, $R^2 = 1 - \\sum (a - y)^2 / \\sum (y - \\bar y)^2$; a run that "
+    "diverges, or is worse than the mean target, scores 0. The best η is chosen by the same held-out scores, which "
+    "favours the tuned optimizers a little."
 )
-OWN_BEST = r.Claim(f"At η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η.")
+OWN_BEST = r.Claim(
+    f"At η = 1 AdaDelta's held-out score is at most {NEAR} below that at its own best η.",
+    quantity="held-out score, at the best η less at η = 1",
+)
 OTHERS_BEST = r.Claim(
-    f"Untuned, at η = 1, AdaDelta scores at most {NEAR} less than RMSProp and SG, each at its best η."
+    f"Untuned, at η = 1, AdaDelta scores at most {NEAR} less than RMSProp and SGD, each at its best η.",
+    quantity="held-out score, the other at its best η less AdaDelta at η = 1",
 )
 TUNING = r.Claim(
-    f"RMSProp and SG need tuning: at η = 1 each scores at least {NEAR} less than at its best η.",
-    why="likely causes where the targets are classes: softmax bounds the error, and the plateau of SG happens to reach "
-    "to η = 1; a step of RMSProp is about η in every weight, whatever the loss, and its weights become huge, which "
-    "classes that are easy to separate forgive",
+    f"RMSProp and SGD need tuning: at η = 1 each scores at least {NEAR} less than at its best η.",
+    why="Likely causes where the targets are classes: softmax bounds the error, and the plateau of SGD happens to "
+    "reach to η = 1. A step of RMSProp is about η in every weight, whatever the loss, so that its weights become "
+    "huge, which does little harm where classes are easy to separate.",
+    quantity="held-out score, at the best η less at η = 1",
 )
 
 
@@ -134,8 +139,8 @@ def _why(scores: Scores, losses: Scores, best: dict[str, dict[str, int]]) -> str
             at_best, at_one = (losses[label]["AdaDelta"][:, k].mean() for k in (i, ONE))
             how = "it has learned the training set better and overfits" if at_one < at_best else "it has learned less"
             losses_there = f"{at_one:.3f} at η = 1 and {at_best:.3f} at η = {RATES[i]:g}"
-            texts.append(f"on {label}, AdaDelta's training loss is {losses_there}: {how}")
-    return "; ".join(texts)
+            texts.append(f"On {label} AdaDelta's training loss is {losses_there}: {how}.")
+    return " ".join(texts)
 
 
 def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]], measures: dict[str, str]) -> r.Table:
@@ -154,7 +159,7 @@ def _table(scores: Scores, losses: Scores, best: dict[str, dict[str, int]], meas
 def _figure(scores: Scores, measures: dict[str, str]) -> r.Figure:
     columns = 1 if len(scores) == 1 else 2
     rows = -(-len(scores) // columns)
-    with r.figure(3.6 * columns + 1.0, 2.8 * rows + 0.6) as canvas:
+    with r.figure(5.4, 2.6 * rows + 0.8) as canvas:
         panels = canvas.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for axes, (label, of) in zip(panels, scores.items(), strict=False):
             axes.axvline(1, linestyle=":", color="#888888")
@@ -163,7 +168,7 @@ def _figure(scores: Scores, measures: dict[str, str]) -> r.Figure:
             axes.set_ylabel(f"held-out {measures[label]}")
         for axes in panels[-columns:]:
             axes.set_xlabel("learning rate η")
-        panels[0].legend(fontsize=8)
+        canvas.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
         best = (
             f"{label}, {name} {RATES[r.best(values)]:g}" for label, of in scores.items() for name, values in of.items()
         )

@@ -30,39 +30,50 @@ def stretch(k: Any) -> Any:
     return (1 - GAMMA**k) / np.sqrt(1 - ALPHA**k)
 
 
-EQUATION = """v := γv + (1 − γ)g,   E v = (1 − γᵏ) E g,   v̂ := v/(1 − γᵏ)
-G := αG + (1 − α)g²,   E G = (1 − αᵏ) E g²,   Ĝ := G/(1 − αᵏ)
-v/√G = (1 − γᵏ)/√(1 − αᵏ) · v̂/√Ĝ;   γ = 0.9, α = 0.999"""
+EQUATION = r"""v \coloneqq \gamma v + (1 - \gamma)\, g
+\operatorname{E} v = (1 - \gamma^k)\, \operatorname{E} g, \quad \hat v \coloneqq \frac{v}{1 - \gamma^k}
+G \coloneqq \alpha G + (1 - \alpha)\, g^2
+\operatorname{E} G = (1 - \alpha^k)\, \operatorname{E} g^2, \quad \hat G \coloneqq \frac{G}{1 - \alpha^k}
+\frac{v}{\sqrt{G}} = \frac{1 - \gamma^k}{\sqrt{1 - \alpha^k}} \cdot \frac{\hat v}{\sqrt{\hat G}}
+\gamma = 0.9, \quad \alpha = 0.999"""
 LEAD = (
     f"{WEIGHTS} weights get random gradients of mean {MEAN:g} and variance 1, which Adam averages. How large are v, "
-    "v̂, G and Ĝ in step k beside the E g and E g² that they estimate, and how long are the steps? A twin of Adam "
-    f"without calibration takes v and G as they are. Then both train a network of {HIDDEN} hidden ReLU units on "
+    "v̂, G and Ĝ in step k beside the means of $g$ and $g^2$ that they estimate, and how long are the steps? A twin of "
+    f"Adam without calibration takes v and G as they are. Then both train a network of {HIDDEN} hidden ReLU units on "
     "digits, from the same weights and on the same batches, for {steps} steps at learning rates from "
     f"{RATES[0]:g} to {RATES[-1]:g}; a quarter of the digits is held out."
 )
 CALIBRATED = r.Claim(
     "In Adam's first steps v and G are too small by the factors 1 − γᵏ and 1 − αᵏ; calibrated, v̂ and Ĝ have the means "
-    "E g and E g² in every step (ratio within 5 %)."
+    "E g and E g² in every step (ratio within 5 %).",
+    quantity="v̂ over E g, and Ĝ over E g²",
 )
-FIRST_STEP = r.Claim("As the equations say, the first step of calibrated Adam is η in every weight (ratio within 1 %).")
+FIRST_STEP = r.Claim(
+    "As the equations say, the first step of calibrated Adam is η in every weight (ratio within 1 %).",
+    quantity="length of the first step over η",
+)
 LONGER = r.Claim(
     "As the equations say, √G starts smaller than v, so Adam's first steps are longer without calibration, not "
     f"shorter: by the factor (1 − γᵏ)/√(1 − αᵏ), {stretch(1):.2f} at k = 1 and {stretch(10):.2f} at k = 10 (ratio "
-    "within 1 %)."
+    "within 1 %).",
+    quantity="measured factor over that of the equation",
 )
 QUICKER = r.Claim(
     "Calibration makes Adam's start quicker: at the η at which each learns digits soonest, the mean loss over the "
     f"first {FIRST} steps is smaller with calibration than without.",
-    why="a likely cause: a smaller η with longer first steps is a learning rate that begins high and comes down to η "
-    "within some 1/(1 − α) steps, which suits digits; what calibration gives is that η means the same in all steps",
+    why="A likely cause: a smaller η with longer first steps is a learning rate that begins high and comes down to η "
+    "within some 1/(1 − α) steps, which suits digits. What calibration gives is that η means the same in all steps.",
+    quantity=f"mean loss over the first {FIRST} steps, with calibration less without",
 )
 HARM = r.Claim(
     "Without calibration large rates harm Adam: at η = 0.03 and 0.1 the mean loss over the first "
-    f"{FIRST} steps is smaller with calibration."
+    f"{FIRST} steps is smaller with calibration.",
+    quantity=f"mean loss over the first {FIRST} steps, with calibration less without",
 )
 IN_THE_END = r.Claim(
     "In the end Adam's calibration does not matter: after {steps} steps the held-out accuracies with and without it, "
-    "each at its best η, differ by at most 0.01."
+    "each at its best η, differ by at most 0.01.",
+    quantity="held-out accuracy, with calibration less without",
 )
 
 

@@ -27,14 +27,23 @@ MOST, MOST_ROWS = 64, 12
 """examples or units, and layers, that are drawn of a large network"""
 
 
-EQUATION = """S^l = x^{l−1} w^l        x^l = σ(S^l)        z^l = σ′(S^l)
-ε^{l−1} = (ε^l ∘ z^l) w^lᵀ        ∂Q/∂w^l = (x^{l−1})ᵀ (ε^l ∘ z^l) / n"""
+EQUATION = r"""S^l = x^{l-1} w^l
+x^l = \sigma(S^l), \quad z^l = \sigma{\prime}(S^l)
+\varepsilon^{l-1} = (\varepsilon^l \circ z^l)\, (w^l)^\top
+\frac{\partial Q}{\partial w^l} = \frac{1}{n}\, (x^{l-1})^\top (\varepsilon^l \circ z^l)"""
 LEAD = (
-    "One batch goes forwards and backwards through {net}, loss {loss}: what each layer takes in, what it computes and "
-    "what comes back to it."
+    "One batch goes forwards and backwards through a network, and what each layer takes in, what it computes and what "
+    "comes back to it is drawn. The network is {net}, the loss {loss}."
 )
-GRADIENTS = r.Claim("Every gradient that BackProp finds is xᵀ(ε∘z)/n of its layer's x, ε and z (to 10⁻⁵).")
-ERRORS = r.Claim("Every ε that BackProp finds is (ε∘z)wᵀ of the layer above (to 10⁻⁵).")
+GRADIENTS = r.Claim(
+    "Every gradient that BackProp finds is xᵀ(ε∘z)/n, computed from its layer's input x, error ε and slope z (to "
+    "10⁻⁵).",
+    quantity="largest relative difference",
+)
+ERRORS = r.Claim(
+    "Every error ε that BackProp finds is (ε∘z)wᵀ, computed from the layer above (to 10⁻⁵).",
+    quantity="largest relative difference",
+)
 
 
 class Row(NamedTuple):
@@ -124,15 +133,15 @@ def _relative(found: Any, expected: np.ndarray) -> float:
 
 
 def heat_maps(problem: Problem, rows: list[Row], chain: bool) -> r.Figure:
-    """One row a layer; columns x, w, S, z, ε, ∂Q/∂w."""
+    """Two rows a layer: x, w, S on the way forwards, z, ε, ∂Q/∂w on the way back."""
     shown = rows[:MOST_ROWS]
-    with r.figure(5.9, 1.35 * len(shown)) as canvas:
+    with r.figure(5.4, 2.7 * len(shown)) as canvas:
         strips = canvas.subfigures(len(shown), 1, squeeze=False).ravel()
         for layer, (strip, row) in enumerate(zip(strips, shown, strict=True), 1):
-            strip.suptitle(_title(row.layer, layer if chain else None), fontsize=8, x=0.01, ha="left")
+            strip.suptitle(_title(row.layer, layer if chain else None), fontsize=10, x=0.01, ha="left")
             of = [str(k).translate(_RAISED) if chain else "" for k in (layer - 1, layer)]
             names = (f"x{of[0]}", f"w{of[1]}", f"S{of[1]}", f"z{of[1]}", f"ε{of[1]}", f"∂Q/∂w{of[1]}")
-            for axes, name, values in zip(strip.subplots(1, 6), names, row[1:], strict=True):
+            for axes, name, values in zip(strip.subplots(2, 3).ravel(), names, row[1:], strict=True):
                 _map(axes, name, values)
         return r.finished(
             canvas,
@@ -149,7 +158,7 @@ _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 def _title(layer: str, number: int | None) -> str:
     """The layer as it was written, with its number or, in a network that is no chain, its place in the params."""
     text = layer if number is None else f"layer {number}: {re.sub(r'^[0-9.]+ ', '', layer)}"
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return text if len(text) <= 64 else f"{text[:63]}…"
 
 
 def _left_out(rows: list[Row]) -> str:
@@ -170,8 +179,8 @@ def _map(axes: Any, name: str, values: np.ndarray | None) -> None:
     drawn = values[:MOST, :MOST]
     scale = float(np.abs(drawn).max())
     axes.imshow(drawn, cmap=r.DIVERGING, vmin=-scale or -1, vmax=scale or 1, aspect="auto", interpolation="none")
-    axes.set_title(f"{name}  {values.shape[0]}×{values.shape[1]}", fontsize=8, pad=3)
-    axes.set_xlabel(f"±{scale:.2g}", fontsize=8, labelpad=2)
+    axes.set_title(f"{name}  {values.shape[0]}×{values.shape[1]}", fontsize=10, pad=3)
+    axes.set_xlabel(f"±{scale:.2g}", fontsize=10, labelpad=2)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     axes.spines[:].set_linewidth(0.5)
@@ -179,7 +188,7 @@ def _map(axes: Any, name: str, values: np.ndarray | None) -> None:
 
 def _of_passes(rows: list[Row], chain: bool) -> list[r.Verdict]:
     return [
-        r.judged(claim, difference <= 1e-5, f"largest relative difference {r.scientific(difference)}")
+        r.judged(claim, difference <= 1e-5, r.scientific(difference))
         for claim, difference in zip((GRADIENTS, ERRORS), differences(rows, chain), strict=True)
         if difference is not None
     ]

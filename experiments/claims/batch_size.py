@@ -31,8 +31,9 @@ W := W - \eta g"""
 LEAD = (
     f"A network with {HIDDEN} hidden ReLU neurons learns handwritten digits by SGD, from batches of one to 128, and "
     "each size sees the same number of examples, {examples:,}: a batch of one takes 128 times as many steps as one of "
-    "128. Each size has the best of {rates} rates η, two to a decade, by its training loss at the end. The same is done with batch normalisation, from two examples on. At equal steps large batches have more examples, so "
-    f"that comparison, after {FIRST} steps, is their best case."
+    "128. Each size has the best of {rates} rates η, two to a decade, by its training loss at the end. The same is "
+    f"done with batch normalisation, from two examples on. At equal steps large batches have more examples, so that "
+    f"comparison, after {FIRST} steps, is their best case."
 )
 MORE_STEPS = r.Claim(
     "With as many examples, more and smaller steps go further: at its best η a smaller batch reaches a lower training "

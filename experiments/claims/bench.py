@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 import fnn
 from experiments import report as r
@@ -45,30 +46,48 @@ RING: Any = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2, 
 LEAD = (
     "Networks of ReLU layers are trained by Adam on random data in float32 by every installed library, for one seed "
     f"and for {MANY}. Libraries that can only train seeds one after another are timed on one seed. Plain JAX is the "
-    "same training written down with jax.grad, jax.vmap and jax.lax.scan, without any library. Told are medians of "
-    "{rounds} runs in turn, with quartiles; compilation is left out. A claim holds if both quartiles are within its "
-    "limit, and holds partly if one of them is. {versions}"
+    "same training written down with jax.grad, jax.vmap and jax.lax.scan, without any library. Shown are medians "
+    "of {rounds} runs in turn, with quartiles; compilation is left out. A claim holds if both quartiles are within its "
+    "limit, and is open if only one of them is. {versions}"
 )
 NOISE = (
-    "times move from run to run, those of matrix products and of peers too; the quartiles say by how much in this one"
+    "Times move from run to run, those of matrix products and of peers too; the quartiles say by how much in this one."
 )
 PRODUCTS = r.Claim(
-    "Training {seeds} of {network}, takes at most {limit:g} times as long as its matrix products alone.", why=NOISE
-)
-FASTER = r.Claim("BackProp of fnn trains {seeds} of {network}, at least {least:g} times as fast as {peer}.", why=NOISE)
-NO_SLOWER = r.Claim("BackProp of fnn trains {seeds} of {network}, no slower than {peer}.", why=NOISE)
-DRAWING = r.Claim(
-    "A step whose batch is drawn from {examples:,} shuffled examples takes at most {limit:g} times as long as a step "
-    "whose batch was written down before.",
+    "Training {seeds} of the network {network}, takes at most {limit:g} times as long as its matrix products alone.",
     why=NOISE,
+    quantity="time over that of the matrix products",
 )
-COMPILING = r.Claim("Compiling 1000 layers in repeat takes at most {limit:g} times as long as compiling 10.", why=NOISE)
+FASTER = r.Claim(
+    "The BackProp of fnn trains {seeds} of the network {network}, at least {least:g} times as fast as {peer}.",
+    why=NOISE,
+    quantity="time of {peer} over that of fnn",
+)
+NO_SLOWER = r.Claim(
+    "The BackProp of fnn trains {seeds} of the network {network}, no slower than {peer}.",
+    why=NOISE,
+    quantity="time of {peer} over that of fnn",
+)
+DRAWING = r.Claim(
+    "A step that draws its batch from {examples:,} shuffled examples takes at most {limit:g} times as long as a step "
+    "whose batch was drawn before the training began.",
+    why=NOISE,
+    quantity="time of the step over that with batches drawn before",
+)
+COMPILING = r.Claim(
+    "Compiling 1000 equal layers, repeated in a loop, takes at most {limit:g} times as long as compiling 10.",
+    why=NOISE,
+    quantity="compile time, 1000 layers over 10",
+)
 COLD = r.Claim(
     "From the start of a process to the first trained network, fnn takes at most {limit:g} times as long as plain JAX.",
     why=NOISE,
+    quantity="time to the first network, fnn over plain JAX",
 )
 MEMORY = r.Claim(
-    "A sweep of {many:,} seeds of {network} takes at most {limit:g} times the peak memory of a sweep of {few} seeds."
+    "A sweep of {many:,} seeds of the network {network} takes at most {limit:g} times the peak memory of a sweep of "
+    "{few} seeds.",
+    quantity="peak memory, {many:,} seeds over {few}",
 )
 
 
@@ -209,7 +228,7 @@ def _others(
     memory: dict[int, dict[str, float]],
 ) -> list[r.Table]:
     drawn = [
-        (f"{examples:,}", name, str(spread(s * 1e6)), str(spread(s / found[WRITTEN])))
+        (f"{examples:,}", name.replace("written down", "drawn"), str(spread(s * 1e6)), str(spread(s / found[WRITTEN])))
         for examples, found in draws.items()
         for name, s in found.items()
     ]
@@ -219,7 +238,7 @@ def _others(
     return [
         r.Table(
             "Steps of one seed by how their batches are drawn; ratios within each turn",
-            ("examples", "batches", "µs per step", "in the time of those written down before"),
+            ("examples", "batches", "µs per step", "in the time of those drawn before"),
             drawn,
         ),
         r.Table("Seconds from the start of a process", ("who", "imported", "first network trained"), starts),
@@ -230,7 +249,7 @@ def _others(
 
 def _bars(races: dict[tuple[str, int], Race]) -> r.Figure:
     names = list(dict.fromkeys(name for race in races.values() for name in race))
-    with r.figure(6.4, 1.3 + 0.8 * len(races)) as canvas:
+    with r.figure(5.4, 2.2 + 0.8 * len(races)) as canvas:
         axes = canvas.subplots()
         for i, name in enumerate(names):
             height = 0.6 * i / len(names) - 0.3
@@ -242,8 +261,11 @@ def _bars(races: dict[tuple[str, int], Race]) -> r.Figure:
             axes.plot(*zip(*points, strict=True), "osD^vP*<>X"[i], color=color, label=name, **ring)
         labels = [f"{problem}\n{_seeds(seeds)}" for problem, seeds in races]
         axes.set(xscale="log", xlabel="µs per seed-step", yticks=range(len(races)), yticklabels=labels)
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 3)))
+        axes.minorticks_off()
         axes.invert_yaxis()
-        canvas.legend(ncols=4, fontsize=8, loc="outside upper center")
+        canvas.legend(ncols=2, loc="outside upper center")
         return r.finished(
             canvas,
             "Time for one step of one seed; in each row one below the other, fnn as an open ring",

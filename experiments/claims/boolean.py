@@ -34,29 +34,35 @@ FUNCTIONS = 8
 """random functions to learn for each seed"""
 
 
-EQUATION = "y_t = [Σ_j s_tj x^j − (p_t − ½) > 0],   a(x) = [Σ_t y_t − ½ > 0]"
+EQUATION = r"""y_t = \left[\sum_j s_{tj} x^j - \left(p_t - \tfrac12\right) > 0\right]
+a(x) = \left[\sum_t y_t - \tfrac12 > 0\right]"""
 LEAD = (
-    "A disjunctive normal form is a network of two layers: a hidden neuron for each AND of literals, and one neuron "
-    "for the OR of them. It is built for every function of four variables, once with an AND for each row of the truth "
-    "table, and once with as few ANDs as there can be. Beside them stands how few neurons do where the hidden ones may "
-    "be any half-spaces and not only ANDs. Then random functions are learned from their 16 rows by networks of 1 to 16 "
-    "hidden tanh neurons, {functions} functions, {steps} steps of Adam."
+    "Two-layer networks are built for all Boolean functions of four variables, and others are trained on some of them. "
+    "A disjunctive normal form, an OR of ANDs, is such a network: a hidden neuron for each AND of literals, which are "
+    "variables or negated variables, and one neuron for the OR. It is built once with an AND for each row of the truth "
+    "table that is 1, and once with as few ANDs as there can be. Beside them stands how few neurons are enough where "
+    "the hidden ones may be any half-spaces and not only ANDs. Then random functions are learned from their 16 rows by "
+    "networks of 1 to 16 hidden tanh neurons, {functions} functions, {steps} steps of Adam."
 )
 PERFECT = r.Claim(
     "Every one of the 65,536 Boolean functions of four variables is a two-layer network: an AND neuron for each row of "
-    "the truth table that is 1, then an OR."
+    "the truth table that is 1, then an OR.",
+    quantity="functions with a wrong output",
 )
 MINIMAL = r.Claim(
-    "Every one of the 65,536 Boolean functions of four variables is a two-layer network with the fewest ANDs of "
-    "literals that an OR can do with, which dynamic programming finds."
+    "Every one of the 65,536 Boolean functions of four variables is a two-layer network made of its shortest OR of "
+    "ANDs, which dynamic programming finds: a hidden neuron for each AND of variables and negated variables.",
+    quantity="functions with a wrong output",
 )
 AT_MOST = r.Claim(
-    "No Boolean function of d = 4 variables needs more than 2^(d − 1) = 8 ANDs of literals, half as many as the truth "
-    "table has rows; the parity needs 8."
+    "No Boolean function of d = 4 variables needs more than 2ᵈ⁻¹ = 8 hidden AND neurons before the OR, half as many as "
+    "its truth table has rows; the parity needs 8.",
+    quantity="hidden AND neurons needed",
 )
 LEARNED = r.Claim(
     "Training finds such two-layer networks: with 16 hidden neurons they learn at least nine of ten random Boolean "
-    "functions of four variables."
+    "functions of four variables.",
+    quantity="functions learned without an error",
 )
 
 
@@ -125,15 +131,15 @@ def experiment_with(steps: int) -> Callable[..., jax.Array]:
 def _histogram(dnf: np.ndarray, spaces: np.ndarray) -> r.Figure:
     numbers = {"ANDs of literals": dnf, "any half-spaces": spaces}
     counts = {name: np.bincount(number, minlength=MOST + 1) for name, number in numbers.items()}
-    with r.figure(7.2, 4.4) as canvas:
+    with r.figure(5.4, 4.6) as canvas:
         axes = canvas.subplots()
         at = np.arange(MOST + 1)
         for shift, color, (name, of) in zip((-0.2, 0.2), r.COLORS, counts.items(), strict=False):
             bars = axes.bar(at + shift, of, 0.4, color=color, label=name)
-            axes.bar_label(bars, [f"{n:,}" if n else "" for n in of], fontsize=10, rotation=90, padding=3)
-        axes.set(xlabel="hidden neurons needed", ylabel="functions of four variables", yscale="log", ylim=(0.6, 4e5))
+            axes.bar_label(bars, [f"{n:,}" if n else "" for n in of], fontsize=10, rotation=90, padding=2)
+        axes.set(xlabel="hidden neurons needed", ylabel="functions of four variables", yscale="log", ylim=(0.6, 3e6))
         axes.set_xticks(at)
-        axes.legend(fontsize=10)
+        axes.legend(loc="upper left")
         return r.finished(
             canvas,
             "How many of the 65,536 functions of four variables need how many hidden neurons before the OR, if these "
@@ -196,11 +202,11 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 def _verdicts(found: Built, learned: np.ndarray) -> list[r.Verdict]:
     wrong = [int((outputs != TABLES).any(axis=1).sum()) for outputs in (found.perfect, found.minimal)]
     ands = found.ands
-    means = f"hidden neurons in the mean {ands.mean():.3f}, instead of {ROWS.mean():g} with one for each row that is 1"
+    means = f"{ands.mean():.3f} hidden neurons on average, against {ROWS.mean():g} with one for each row that is 1"
     most = f"at most {ands.max()}, which {(ands == MOST).sum()} functions need; the parity needs {ands[PARITY]}"
     return [
-        r.exactly(PERFECT, found.perfect, TABLES, f"{wrong[0]} functions have an error"),
-        r.exactly(MINIMAL, found.minimal, TABLES, f"{wrong[1]} functions have an error; {means}"),
+        r.exactly(PERFECT, found.perfect, TABLES, f"{wrong[0]} of {len(TABLES):,}"),
+        r.exactly(MINIMAL, found.minimal, TABLES, f"{wrong[1]} of {len(TABLES):,}; {means}"),
         r.exactly(AT_MOST, [ands.max(), ands[PARITY]], 2 ** (D - 1), most),
         r.at_least(LEARNED, 0.9, learned),
     ]

@@ -34,8 +34,9 @@ ARMS, SHADES = r.COLORS[:2], ("#b9d3ef", "#e3edf8", "#fbe9d6", "#f4cfa3")
 """of the points, and of outputs from surely the first to surely the second arm"""
 
 
-EQUATION = """x^l = σ(x^{l−1} W^l),   l = 1, …, L − 1
-a = x^{L−1} W^L,   dim W = Σ_l (H_{l−1} + 1)·H_l"""
+EQUATION = r"""x^l = \sigma(x^{l-1} W^l), \quad l < L
+a = x^{L-1} W^L
+\dim\, W = \sum_l (H_{l-1} + 1)\, H_l"""
 LEAD = (
     f"{EXAMPLES} points on two spirals of {TURNS:g} turns, a class each, are learned by fully connected networks of "
     f"{{depths}} hidden layers with about as many weights, by Adam with η = {RATE:g} and batches of {BATCH}, {{steps}} "
@@ -45,16 +46,24 @@ LEAD = (
 SUFFICE = r.Claim(
     "Two or three layers of neurons suffice: networks of one or two hidden layers and an output put "
     f"{100 * REQUIRED:.0f} % of new points on the right one of two spirals.",
-    why="tanh may not have finished: from step {late} to step {steps} its mean loss goes from {falls}",
+    why="The networks of tanh may not have finished: from step {late} to step {steps} their mean loss goes from "
+    "{falls}.",
+    quantity="share of new points that are right",
 )
 DEEPER = r.Claim(
     "With about as many weights, a network with more hidden layers makes fewer errors on new points of two spirals.",
-    why="the interval of the difference holds 0 for {undecided}",
+    why="The interval of the difference holds 0 for {undecided}.",
+    quantity="share of new points that are wrong, more layers less fewer",
 )
 SOONER = r.Claim(
-    "ReLU learns two spirals sooner than tanh at the same η (its mean loss over all steps is at most half as large)."
+    "ReLU learns two spirals sooner than tanh at the same η (its mean loss over all steps is at most half as large).",
+    quantity="mean loss, ReLU less half of that of tanh",
 )
-SIZE = r.Claim("A fully connected network of L layers has Σ_l (H_{l−1} + 1)·H_l weights.")
+SIZE = r.Claim(
+    "A fully connected network has as many weights as the slide says: in each layer, for every neuron, one for each of "
+    "the layer's inputs and one more, the threshold.",
+    quantity="weights",
+)
 
 
 def network(activation: str, layers: int) -> fnn.Layer:
@@ -118,9 +127,7 @@ def verdicts(found: Found, steps: int) -> list[r.Verdict]:
     }
     differences = {name: r.Interval.of(one - other) for name, (one, other) in errors.items()}
     undecided = [name for name, difference in differences.items() if abs(difference.mean) <= difference.half]
-    relu_and_tanh = {
-        f"{layers} hidden, ReLU against tanh": (whole["ReLU", layers], whole["tanh", layers]) for layers in depths
-    }
+    relu_and_tanh = {f"{layers} hidden": (whole["ReLU", layers], whole["tanh", layers]) for layers in depths}
     return [
         r.at_least(
             SUFFICE.filled(**filled), REQUIRED, {named(*case): values for case, values in last.items() if case[1] < 3}
@@ -195,7 +202,7 @@ def _accuracies(found: Found, steps: int) -> r.Figure:
             axes.plot(time, mean, LINES[activation], color=color, label=named(activation, layers))
             axes.fill_between(time, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
         axes.set(xlabel="step", ylabel="accuracy on new points")
-        canvas.legend(fontsize=9, ncols=3, loc="outside upper center")
+        r.name_lines(axes)
         return r.finished(
             canvas,
             f"Accuracy on {2 * EXAMPLES} new points as training goes on, mean and 95 % interval over seeds; tanh "

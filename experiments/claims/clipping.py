@@ -32,30 +32,35 @@ norm = Metric("norm", of_step=lambda step: fnn.tree_norm(step.gradient))
 """‖g‖ before it is clipped"""
 
 
-EQUATION = """if ‖g‖ > θ then g := gθ/‖g‖
-v := γv + (1 − γ)g,   w := w − ηv"""
+EQUATION = r"""g \coloneqq \frac{\theta}{\lVert g\rVert}\, g \quad \text{if } \lVert g\rVert > \theta
+v \coloneqq \gamma v + (1 - \gamma)\, g
+w \coloneqq w - \eta v"""
 LEAD = (
-    f"{HIDDEN} hidden layers of {WIDTH} ReLU learn digits for {{steps}} steps. Training fails for two causes: first "
-    "weights 1.8 times as large as keeps the variance, so that outputs and errors explode from layer to layer, with "
-    "η = 0.1; or good weights and too large a rate, η = 1. The gradient is clipped at θ, then goes into momentum γ. A "
-    f"run fails if its mean loss over the last tenth is not below {LEARNED}, guessing having ln 10 = 2.303; one that "
-    "does not fail may still have learned little, as the accuracies show."
+    f"Networks of {HIDDEN} hidden layers of {WIDTH} ReLUs learn digits for {{steps}} steps, with and without clipping "
+    "and momentum. Training fails for two causes: first weights 1.8 times as large as keeps the variance, so that "
+    "outputs and errors explode from layer to layer, with η = 0.1; or good weights and too large a rate, η = 1. The "
+    "gradient is clipped at θ, then goes into momentum γ. A run fails if its mean loss over the last tenth is not "
+    f"below {LEARNED}, guessing having ln 10 = 2.303; one that does not fail may still have learned little, as the "
+    "accuracies show."
 )
 UNCLIPPED = r.Claim(
     f"With large weights or large steps, at least {100 * MOST:.0f} % of the runs without clipping and momentum fail "
-    f"(γ = 0; the loss does not end below {LEARNED})."
+    f"(γ = 0; the loss does not end below {LEARNED}).",
+    quantity="runs that fail",
 )
 CLIPPED = r.Claim(
     f"With large weights or large steps, at most {100 * FEW:.0f} % of the runs fail that are clipped at θ = 1 or "
     f"θ = 0.1, without momentum (γ = 0; the loss does not end below {LEARNED}).",
-    why="no step is longer than ηθ, which from large weights is 0.1 or 0.01; a likely cause: in so few steps that is "
-    "too short to undo them",
+    why="No step is longer than ηθ, which from large weights is 0.1 or 0.01. A likely cause: that is too short to undo "
+    "them in so few steps.",
+    quantity="runs that fail",
 )
 MOMENTUM = r.Claim(
     "A well chosen γ of momentum replaces clipping: with large weights or large steps and γ = 0.99, at most "
     f"{100 * FEW:.0f} % of the runs fail (the loss does not end below {LEARNED}).",
-    why="a likely cause: momentum averages gradients, so with γ = 0.99 a step can be larger before it overshoots; but "
-    "the average of exploded gradients has exploded too, and what large first weights have done is not undone",
+    why="A likely cause: momentum averages gradients, so with γ = 0.99 a step can be larger before it overshoots; but "
+    "the average of exploded gradients has exploded too, and what large first weights have done is not undone.",
+    quantity="runs that fail",
 )
 
 
@@ -79,16 +84,16 @@ def experiment_with(steps: int) -> Any:
 
 def norms(found: dict[str, np.ndarray]) -> r.Figure:
     """‖g‖ in every step of the first seed of each cause, clipped and not."""
-    with r.figure(7.2, 3.4) as canvas:
-        for axes, cause, name in zip(canvas.subplots(1, 2, sharey=True), range(2), CAUSES, strict=True):
+    with r.figure(5.4, 5.8) as canvas:
+        for axes, cause, name in zip(canvas.subplots(2, 1, sharex=True), range(2), CAUSES, strict=True):
             for color, theta, label in ((r.COLORS[3], NEVER, "not clipped"), (r.COLORS[0], ONE, "clipped at θ = 1")):
                 values = found["norm"][0, cause, theta, 0]
                 last = np.flatnonzero(np.isfinite(values) & (values > 0))
                 axes.plot(1 + last, values[last], color=color, label=label)
             axes.axhline(1, linestyle=":", color="#888888")
-            axes.set(title=name, xlabel="step", xscale="log", yscale="log")
-        canvas.axes[0].set_ylabel("‖g‖ before clipping")
-        canvas.axes[1].legend(fontsize=8)
+            axes.set(title=name, ylabel="‖g‖ before clipping", xscale="log", yscale="log")
+        canvas.axes[0].legend()
+        canvas.axes[1].set_xlabel("step")
         return r.finished(
             canvas,
             "The norm of the gradient in every step of the first seed, γ = 0; a line ends where ‖g‖ is no finite "
@@ -104,14 +109,14 @@ def accuracies(found: dict[str, np.ndarray]) -> r.Figure:
     cases = {
         name: r.by_case(np.moveaxis(found["accuracy"][:, i], 2, 1), GAMMAS, "γ = {:g}") for i, name in enumerate(CAUSES)
     }
-    with r.figure(7.2, 3.4) as canvas:
+    with r.figure(5.4, 5.8) as canvas:
         at = np.arange(len(THETAS))
-        for axes, (name, of_gamma) in zip(canvas.subplots(1, 2, sharey=True), cases.items(), strict=True):
+        for axes, (name, of_gamma) in zip(canvas.subplots(2, 1, sharex=True), cases.items(), strict=True):
             r.error_bars(axes, at, of_gamma)
-            axes.set(title=name, xlabel="θ", xticks=at, ylim=(0, 1.02))
+            axes.set(title=name, ylabel="accuracy at the end", xticks=at, ylim=(0, 1.02))
             axes.set_xticklabels(["∞" if theta == math.inf else f"{theta:g}" for theta in THETAS])
-        canvas.axes[0].set_ylabel("accuracy at the end")
-        canvas.axes[1].legend(fontsize=8)
+        canvas.axes[0].legend()
+        canvas.axes[1].set_xlabel("threshold θ")
         means = {f"{name}, {gamma}": v.mean(0) for name, of in cases.items() for gamma, v in of.items()}
         return r.finished(
             canvas,
@@ -134,7 +139,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         EQUATION,
         slide=17,
         tables=[_table(found["failed"])],
-        figures=[norms(found), accuracies(found)],
+        figures=[accuracies(found), norms(found)],
         numbers={
             "steps": steps,
             "accuracy": {

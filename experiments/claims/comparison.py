@@ -1,6 +1,6 @@
 """Seven methods on a valley, at a saddle point and in a noisy bowl.
 
-Command: ``python -m experiments comparison``; 13 seconds on two CPU cores. Expect sgd to leave the saddle after
+Command: ``python -m experiments comparison``; 13 seconds on two CPU cores. Expect SGD to leave the saddle after
 14.7 ± 0.6 steps, not last: RMSProp takes 13.5 ± 1.0, AdaDelta 43 ± 4, Nadam 1.
 """
 
@@ -21,6 +21,10 @@ METHODS = ("sgd", "momentum", "nag", "rmsprop", "adadelta", "adam", "nadam")
 RATES = tuple(10.0 ** (k / 4) for k in range(-12, 5))
 """η, four to a decade, of every method; AdaDelta's are ten times these"""
 SCALED = ("rmsprop", "adadelta", "adam", "nadam")
+NAMES: dict[str, str] = dict(
+    zip(METHODS, ("SGD", "momentum", "NAG", "RMSProp", "AdaDelta", "Adam", "Nadam"), strict=True)
+)
+"""as the lecture writes them"""
 REACHED, LEFT = 0.01, 0.25
 """losses above the lowest at which the valley's end is reached, and the saddle left, halfway down"""
 FLOOR = 1e-3
@@ -29,10 +33,14 @@ SAME = 0.1
 """the η at which the methods without scaling are compared in the bowl"""
 
 
-EQUATION = f"""valley: (1.5 − x + xy)² + (2.25 − x + xy²)² + (2.625 − x + xy³)²
-saddle: x² − y² + y⁴/2
-bowl: (x² + {STEEP:g}y²)/2,   where the noise leaves Σ_j ησ²/(2(2 − ηλ_j(1 − γ)/(1 + γ))),   λ = 1, {STEEP:g},   \
-σ = {NOISE:g},   γ = 0 for sgd"""
+EQUATION = rf"""\text{{valley: }} (1.5 - x + xy)^2
+{{}} + (2.25 - x + xy^2)^2
+{{}} + (2.625 - x + xy^3)^2
+\text{{saddle: }} x^2 - y^2 + \tfrac12 y^4
+\text{{bowl: }} \tfrac12 (x^2 + {STEEP:g}y^2)
+\text{{noise leaves }} \sum_j \frac{{\eta\sigma^2}}{{2\left(2 - \eta\lambda_j \frac{{1 - \gamma}}{{1 + \gamma}}\right)}}
+\lambda = 1, {STEEP:g}, \quad \sigma = {NOISE:g}
+\gamma = 0 \text{{ for SGD}}"""
 LEAD = (
     "Radford's animation, which the slide shows, is made again and measured. Seven methods go down three surfaces from "
     "the same random starts: Beale's long valley, a saddle point from within about 0.001 of its ridge, and a bowl "
@@ -44,31 +52,45 @@ LEAD = (
     "the lecture."
 )
 LEAVE = r.Claim(
-    "Momentum, nag, RMSProp, AdaDelta, Adam and Nadam each leave a saddle point in fewer steps than sgd.",
-    why="near the saddle sgd moves away from its ridge by a constant factor a step, so its time is a logarithm of how "
-    "near it began; AdaDelta starts with steps of about 10⁻³ η and has to grow them first",
+    "Momentum, NAG, RMSProp, AdaDelta, Adam and Nadam each leave a saddle point in fewer steps than SGD.",
+    why="Near the saddle SGD moves away from its ridge by a constant factor a step, so its time is a logarithm of how "
+    "near it began. AdaDelta starts with steps of about 10⁻³ η and has to grow them first.",
+    quantity="steps to leave the saddle, the method less SGD",
 )
 SCALED_LEAVE = r.Claim(
     "The methods that scale the gradient, RMSProp, AdaDelta, Adam and Nadam, leave a saddle point before momentum and "
-    "nag.",
-    why="a step of Adam or Nadam is about η at once, however flat the place is; the η is the best one for the loss on "
-    "the whole way, and RMSProp's is small, likely because at the bottom its steps stay that large",
+    "NAG.",
+    why="A step of Adam or Nadam is about η at once, however flat the place is. The η is the best one for the loss on "
+    "the whole way, and RMSProp's is small, likely because at the bottom its steps stay that large.",
+    quantity="steps to leave the saddle, the method less the faster of momentum and NAG",
 )
 SCALED_REACH = r.Claim(
     "The methods that scale the gradient, RMSProp, AdaDelta, Adam and Nadam, reach the end of Beale's valley in fewer "
-    "steps than sgd.",
-    why="a likely cause: AdaDelta starts with steps of about 10⁻³ η, at its best η too, and has to grow them first",
+    "steps than SGD.",
+    why="A likely cause: AdaDelta starts with steps of about 10⁻³ η, at its best η too, and has to grow them first.",
+    quantity="steps to the end of the valley, the method less SGD",
 )
-OVERSHOOT = r.Claim("Momentum and nag overshoot: their way down Beale's valley is longer than that of sgd.")
-AHEAD = r.Claim("Because it looks ahead, nag overshoots less than momentum: its way down Beale's valley is shorter.")
-SMOOTH = r.Claim("Momentum and nag smooth the noise: successive steps in a noisy bowl turn less than those of sgd.")
+OVERSHOOT = r.Claim(
+    "Momentum and NAG overshoot: their way down Beale's valley is longer than that of SGD.",
+    quantity="length of the way over its distance, SGD less the method",
+)
+AHEAD = r.Claim(
+    "Because it looks ahead, NAG overshoots less than momentum: its way down Beale's valley is shorter.",
+    quantity="length of the way over its distance, NAG less momentum",
+)
+SMOOTH = r.Claim(
+    "Momentum and NAG smooth the noise: successive steps in a noisy bowl turn less than those of SGD.",
+    quantity="cosine between successive steps, SGD less the method",
+)
 QUIETER = r.Claim(
-    f"At the same η = {SAME:g} the noise in a bowl leaves momentum a smaller loss than sgd, in the mean over the "
-    "second half of the steps."
+    f"At the same η = {SAME:g} the noise in a bowl leaves momentum a smaller loss than SGD, in the mean over the "
+    "second half of the steps.",
+    quantity="mean loss, momentum less SGD",
 )
 EXPECTED = r.Claim(
-    f"The loss that the noise in a bowl leaves sgd and momentum at η = {SAME:g} is the one that theory expects "
-    "(measured over expected is within 15 % of 1)."
+    f"The loss that the noise in a bowl leaves SGD and momentum at η = {SAME:g} is the one that theory expects "
+    "(measured over expected is within 15 % of 1).",
+    quantity="measured loss over expected",
 )
 
 
@@ -140,16 +162,16 @@ def verdicts(runs: dict[str, dict[str, Runs]]) -> list[r.Verdict]:
     straight = {name: run.straightness() for name, run in runs["bowl"].items()}
     steady = {name: runs["bowl"][name].steady for name in ("sgd", "momentum")}
     sooner = np.minimum(left["momentum"], left["nag"])
-    ratios = {name: steady[name] / steady_loss(SAME, gamma) for name, gamma in (("sgd", 0.0), ("momentum", 0.9))}
+    ratios = {NAMES[name]: steady[name] / steady_loss(SAME, gamma) for name, gamma in (("sgd", 0.0), ("momentum", 0.9))}
     inert = ("momentum", "nag")
     return [
-        r.smaller(LEAVE, {f"{name} against sgd": (left[name], left["sgd"]) for name in METHODS[1:]}),
-        r.smaller(SCALED_LEAVE, {f"{name} against the faster of the two": (left[name], sooner) for name in SCALED}),
-        r.smaller(SCALED_REACH, {f"{name} against sgd": (reached[name], reached["sgd"]) for name in SCALED}),
-        r.smaller(OVERSHOOT, {f"sgd against {name}": (detour["sgd"], detour[name]) for name in inert}),
-        r.smaller(AHEAD, {"nag against momentum": (detour["nag"], detour["momentum"])}),
-        r.smaller(SMOOTH, {f"sgd against {name}": (straight["sgd"], straight[name]) for name in inert}),
-        r.smaller(QUIETER, {"momentum against sgd": (steady["momentum"], steady["sgd"])}),
+        r.smaller(LEAVE, {NAMES[name]: (left[name], left["sgd"]) for name in METHODS[1:]}),
+        r.smaller(SCALED_LEAVE, {NAMES[name]: (left[name], sooner) for name in SCALED}),
+        r.smaller(SCALED_REACH, {NAMES[name]: (reached[name], reached["sgd"]) for name in SCALED}),
+        r.smaller(OVERSHOOT, {NAMES[name]: (detour["sgd"], detour[name]) for name in inert}),
+        r.smaller(AHEAD, {"": (detour["nag"], detour["momentum"])}),
+        r.smaller(SMOOTH, {NAMES[name]: (straight["sgd"], straight[name]) for name in inert}),
+        r.smaller(QUIETER, {"": (steady["momentum"], steady["sgd"])}),
         r.within(EXPECTED, 0.85, 1.15, ratios),
     ]
 
@@ -166,7 +188,7 @@ def moving_picture(runs: dict[str, dict[str, Runs]], frames: int) -> r.Animation
             draw_ground(plane, surface)
             for color, (name, run) in zip(r.COLORS, of_methods.items(), strict=False):
                 path, loss = run.path[0, : at[k] + 1], run.loss[0, : at[k] + 1]
-                plane.plot(*path.T, color=color, linewidth=1.3, label=name)
+                plane.plot(*path.T, color=color, linewidth=1.3, label=NAMES[name])
                 plane.plot(*path[-1], "o", color=color, markersize=5, markeredgecolor="white", markeredgewidth=0.6)
                 time.plot(np.arange(1, len(loss) + 1), loss + FLOOR, color=color, linewidth=1.3)
             time.set(xscale="log", yscale="log", xlim=(1, STEPS + 1), ylim=(FLOOR / 1.5, 100))
@@ -187,9 +209,9 @@ def moving_picture(runs: dict[str, dict[str, Runs]], frames: int) -> r.Animation
         "Seven methods from the same start, each at its best η, one seed. Left: their paths on Beale's valley, from a "
         "saddle point and in a bowl whose gradients are noisy, darker where the loss is higher; right: the loss. The "
         "time runs slower at the beginning.",
-        "Moving picture of seven paths on three surfaces with their losses. In the valley momentum and nag swing wide "
-        "of the floor before they turn; from the saddle Adam and Nadam go at once, while sgd first comes almost to "
-        "rest at it; in the noisy bowl sgd and RMSProp jitter where momentum's path is smooth.",
+        "Moving picture of seven paths on three surfaces with their losses. In the valley momentum and NAG swing wide "
+        "of the floor before they turn; from the saddle Adam and Nadam go at once, while SGD first comes almost to "
+        "rest at it; in the noisy bowl SGD and RMSProp jitter where momentum's path is smooth.",
         size=(5.4, 6.9),
     )
 
@@ -198,7 +220,7 @@ def _table(runs: dict[str, dict[str, Runs]]) -> r.Table:
     rows = {}
     for name in METHODS:
         valley, saddle, bowl = (runs[surface][name] for surface in SURFACES)
-        rows[name] = {
+        rows[NAMES[name]] = {
             "η, valley": f"{valley.eta:.2g}",
             "η, saddle": f"{saddle.eta:.2g}",
             "η, bowl": f"{bowl.eta:.2g}",
@@ -215,7 +237,7 @@ def _table(runs: dict[str, dict[str, Runs]]) -> r.Table:
 def _losses(runs: dict[str, Runs], where: str) -> r.Figure:
     return r.curves(
         np.arange(1, STEPS + 2),
-        {name: np.maximum(run.loss, FLOOR) for name, run in runs.items()},
+        {NAMES[name]: np.maximum(run.loss, FLOOR) for name, run in runs.items()},
         f"The loss above the lowest on the way {where}, mean and 95 % interval over seeds, at each method's "
         f"best η; cut off at {FLOOR:g}",
         f"Line plot of the loss of seven methods over steps, both axes logarithmic, on the way {where}.",
@@ -240,7 +262,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         tables=[_table(runs)],
         figures=[_losses(runs["valley"], "down the valley"), _losses(runs["saddle"], "off the saddle")],
         animations=[moving_picture(runs, settings.pick(quick=6, full=44))],
-        files={"explorer.json": explorer(METHODS)},
+        files={"explorer.json": explorer(NAMES)},
         numbers={
             surface: {
                 name: {

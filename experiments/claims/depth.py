@@ -26,7 +26,7 @@ RATES = (0.003, 0.02)
 POINT = 0.01
 
 
-EQUATION = "dim W = Σ_l (H_{l−1} + 1) H_l"
+EQUATION = r"\dim\, W = \sum_l (H_{l-1} + 1)\, H_l"
 LEAD = (
     f"Networks of ReLU with about {PARAMETERS} parameters each, whatever their number of layers, learn {{data}} by "
     "{steps} steps of Adam. Layers are counted as in the lecture, the last one included: one layer is a linear "
@@ -35,13 +35,19 @@ LEAD = (
 )
 THREE = r.Claim(
     f"Three layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.",
-    why="{smallest} has {held_out} held-out examples, one of which is {one:.2g} of the accuracy: its interval is wide",
+    why="Only {held_out} examples of {smallest} are held out, one of which is {one:.2g} of the accuracy: its interval "
+    "is wide.",
+    quantity="held-out accuracy, the deeper network less three layers",
 )
-TWO = r.Claim(f"Two layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.")
+TWO = r.Claim(
+    f"Two layers suffice: the held-out accuracy of the best deeper network is at most {POINT} higher.",
+    quantity="held-out accuracy, the deeper network less two layers",
+)
 ONE = r.Claim(
     f"One layer does not suffice: the held-out accuracy of the best deeper network is at least {POINT} higher.",
-    why="a likely cause where one layer does: the classes are nearly linearly separable, so that a linear classifier "
-    "is hardly worse than any other",
+    why="A likely cause where one layer suffices: the classes are nearly linearly separable, so that a linear "
+    "classifier is hardly worse than any other.",
+    quantity="held-out accuracy, the deeper network less one layer",
 )
 CAPTION = "Held-out accuracy by the number of layers; means over seeds with 95 % intervals"
 By = dict[str, dict[int, np.ndarray]]
@@ -93,9 +99,12 @@ def picture(accuracy: By) -> r.Figure:
     """The held-out accuracy against depth."""
     with r.figure() as canvas:
         axes = canvas.subplots()
-        r.error_bars(axes, DEPTHS, {name: np.stack(list(of.values()), axis=1) for name, of in accuracy.items()})
+        for color, (name, of) in zip(r.COLORS, accuracy.items(), strict=False):
+            mean, half = r.interval(list(of.values()), axis=1)
+            axes.plot(DEPTHS, mean, color=color, label=name, marker="o", markersize=4)
+            axes.errorbar(DEPTHS, mean, half, fmt="none", color=color, capsize=2)
         axes.set(xlabel="layers", ylabel="held-out accuracy", xticks=DEPTHS)
-        axes.legend(fontsize=8)
+        r.name_lines(axes)
         means = r.spoken({name: [values.mean() for values in of.values()] for name, of in accuracy.items()})
         return r.finished(
             canvas,

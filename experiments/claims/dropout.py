@@ -22,33 +22,38 @@ WIDTH, EXAMPLES, HELD_OUT, BATCH, RATE = 128, 100, 500, 25, 3e-3
 PROBABILITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 USUAL = PROBABILITIES.index(0.5)
 """the p that its inventors take for hidden layers, and that the verdicts look at"""
-NOISES = {"right labels": 0.0, "a fifth of the labels wrong": 0.2}
+RIGHT, WRONG = "right labels", "a fifth of the labels wrong"
+NOISES = {RIGHT: 0.0, WRONG: 0.2}
 POINTS = 20
 LOSS = fnn.softmax_cross_entropy
 SHOWN = ("training", "held out", "half lost")
 Found = dict[str, np.ndarray]
 
 
-EQUATION = """training      x_h = ξ_h σ(Σ_k w_kh x_k),   P(ξ_h = 0) = p
-application   x_h = (1 − p) σ(Σ_k w_kh x_k)"""
+EQUATION = r"""\text{training: } x_h = \xi_h\, \sigma\left(\sum_k w_{kh} x_k\right)
+P(\xi_h = 0) = p
+\text{inference: } x_h = (1 - p)\, \sigma\left(\sum_k w_{kh} x_k\right)"""
 LEAD = (
     f"A network with one hidden layer of {WIDTH} ReLUs learns {EXAMPLES} handwritten digits for {{steps}} steps of "
     f"Adam, its hidden neurons dropped with probability p; {HELD_OUT} other digits are held out. It has some "
     f"{WIDTH * 75} weights for {EXAMPLES} examples, so it can learn them by heart. It does so twice: with the right "
-    "labels, and with a fifth of the labels wrong, which no network should learn. In application all neurons are on, "
+    "labels, and with a fifth of the labels wrong, which no network should learn. In inference all neurons are on, "
     "times 1 − p. Half lost means that afterwards a random half of the neurons of the trained network is switched off, "
     "anew for each example, and the rest doubled."
 )
 OVERFITTING = r.Claim(
-    "Dropout with p = 0.5 makes overfitting, the held-out loss minus the training loss, smaller than without dropout."
+    "Dropout with p = 0.5 makes overfitting, the held-out loss minus the training loss, smaller than without dropout.",
+    quantity="held-out less training loss, with dropout less without",
 )
 ERRORS = r.Claim(
     "Dropout with p = 0.5 makes the share of errors on held-out examples smaller than without dropout.",
-    why=f"from p = {PROBABILITIES[0]:g} to p = {PROBABILITIES[-1]:g} the mean share of errors stays {{ranges}}",
+    why=f"From p = {PROBABILITIES[0]:g} to p = {PROBABILITIES[-1]:g} the mean share of errors stays {{ranges}}.",
+    quantity="share of errors on held-out examples, with dropout less without",
 )
 HALF_LOST = r.Claim(
     "A network trained with dropout, p = 0.5, loses less accuracy than one trained without when half of its hidden "
-    "neurons are switched off."
+    "neurons are switched off.",
+    quantity="accuracy lost with half of the neurons, with dropout less without",
 )
 
 
@@ -93,7 +98,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         EQUATION,
         slide=18,
         tables=[_table(name, case) for name, case in cases.items()],
-        figures=[*(_accuracies(name, case) for name, case in cases.items()), _losses(cases, steps)],
+        figures=[_accuracies(WRONG, cases[WRONG]), _losses(cases[WRONG], steps), _accuracies(RIGHT, cases[RIGHT])],
         numbers={
             name: {"p": PROBABILITIES} | {key: case[key].mean(axis=0) for key in SHOWN} for name, case in cases.items()
         },
@@ -130,7 +135,7 @@ def _accuracies(name: str, case: Found) -> r.Figure:
     return r.curves(
         PROBABILITIES,
         {key: case[key] for key in SHOWN},
-        f"Accuracy against the probability of dropping, {name}; mean and 95 % interval.",
+        f"Accuracy against the probability of dropping, {name}; mean and 95 % interval",
         f"Line plot for {name}: accuracy on the training examples, on held-out examples, and on these with half of the "
         "neurons lost, over p from 0 to 0.7.",
         xlabel="probability p of dropping a neuron",
@@ -139,8 +144,7 @@ def _accuracies(name: str, case: Found) -> r.Figure:
     )
 
 
-def _losses(cases: dict[str, Found], steps: int) -> r.Figure:
-    case = cases["a fifth of the labels wrong"]
+def _losses(case: Found, steps: int) -> r.Figure:
     return r.curves(
         np.arange(1, POINTS + 1) * (steps // POINTS),
         {
@@ -148,7 +152,7 @@ def _losses(cases: dict[str, Found], steps: int) -> r.Figure:
             for i in (0, USUAL)
             for which in ("training loss", "held-out loss")
         },
-        "Losses in inference mode as training goes on, a fifth of the training labels wrong.",
+        "Losses in inference mode as training goes on, a fifth of the training labels wrong",
         "Line plot over training steps. Without dropout the training loss falls to nearly zero while the held-out loss "
         "rises again; with dropout both stay closer together.",
         xlabel="step",

@@ -1,8 +1,8 @@
 """Optimal Brain Damage selects features: those that matter are planted, and are to be found.
 
 Command: ``python -m experiments feature_selection``; 15 seconds on two CPU cores. Expect all six planted features
-to be found by every score if features have one scale; with different scales 0.75 ± 0.09 of them by S_j, 0.79 ± 0.07 by
-|w| and 0.90 ± 0.05 by the second derivative at a gate.
+to be found by every score if features have one scale; with different scales 0.75 ± 0.09 of them by the saliencies of
+links, 0.79 ± 0.07 by |w| and 0.90 ± 0.05 by the second derivative at a gate.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ ROUNDS = (FEATURES - PLANTED) // FEWER
 LEFT = FEATURES - FEWER * np.arange(ROUNDS + 1)
 EXAMPLES, HELD_OUT, BATCH, NOISE = 2000, 500, 50, 0.1
 NET, LOSS = fnn.serial(fnn.dense(20, fnn.tanh), fnn.linear(1)), fnn.squared
-SCORES = ("OBD, Σ_h S_jh", "OBD, gates", "Σ_h |w_jh|")
+SCORES = ("OBD, links", "OBD, gates", "sum of |w|")
 SCALES = {"one scale": 0.0, "different scales": 1.0}
 """log₁₀ of the ratio of the largest scale of a feature to the smallest"""
 Found = dict[str, np.ndarray]
 
 
-EQUATION = """S_jh = ½ w_jh² ∂²Q/∂w_jh²,   S_j = Σ_h S_jh
-gates: ½ ∂²Q/∂g_j² at g = 1, x_j → g_j x_j"""
+EQUATION = r"""S_{jh} = \tfrac12 w_{jh}^2\, \frac{\partial^2 Q}{\partial w_{jh}^2}
+\text{links: } S_j = \sum_h S_{jh}
+\text{gates: } S_j = \tfrac12\, \frac{\partial^2 Q}{\partial g_j^2} \text{ at } g = 1
+\text{where } x_j \text{ goes in as } g_j x_j"""
 LEAD = (
-    f"The target depends on {PLANTED} of {FEATURES} normally distributed features, "
-    f"y = sin 2a + bc + tanh 2d + e²/2 + f plus noise. {NET} learns it from {EXAMPLES} examples in {{steps}} steps of "
+    "Features that matter are planted among others, and it is counted how many of them the scores of a trained "
+    f"network find. The target depends on {PLANTED} of {FEATURES} normally distributed features, $y = \\sin 2a + bc + "
+    f"\\tanh 2d + e^2/2 + f$ plus noise. The network {NET} learns it from {EXAMPLES} examples in {{steps}} steps of "
     f"Adam with L2, whose rate falls to 0, so that it ends near a minimum. Then, {ROUNDS} times, the {FEWER} features "
     "that a score ranks last are removed, and the network goes on learning for {retrain} steps likewise, until "
     f"{PLANTED} are left; features removed blindly would leave the planted ones in proportion. For comparison the "
@@ -42,29 +45,35 @@ LEAD = (
     "make up for. R² is that on held-out examples. Means over seeds."
 )
 FINDS = r.Claim(
-    f"Optimal Brain Damage finds the features that matter, by S_j = Σ_h S_jh: nine tenths of the {PLANTED} planted "
-    f"features are among the last {PLANTED} of {FEATURES}.",
-    why="a likely cause: the network has not learned features of a small scale yet when they are first ranked, and "
-    "what is removed then does not come back",
+    "Optimal Brain Damage finds the features that matter, by the summed saliencies of their links: nine tenths of the "
+    f"{PLANTED} planted features are among the last {PLANTED} of {FEATURES}.",
+    why="A likely cause: the network has not learned features of a small scale yet when they are first ranked, and "
+    "what is removed then does not come back.",
+    quantity="share of the planted features that is found",
 )
 NO_MORE = r.Claim(
-    "Optimal Brain Damage's S_j misses no more of the planted features than the sum of |w| does.",
-    why="a likely cause: a sum of the second derivatives of single links leaves out how they act together, and away "
-    "from a minimum some of them are negative",
+    "Optimal Brain Damage, by the summed saliencies of a feature's links, misses no more of the planted features than "
+    "the sum of their |w| does.",
+    why="A likely cause: a sum of the second derivatives of single links leaves out how they act together, and away "
+    "from a minimum some of them are negative.",
+    quantity="share of the planted features that is missed, saliencies less |w|",
 )
 GRADUALLY = r.Claim(
-    "Removing features gradually by S_j, with training in between, misses fewer of the planted ones than ranking all "
-    "once after as many steps.",
-    why="where ranking all features once misses none of the planted, nothing can miss fewer",
+    "Removing features gradually by their links' summed saliencies, with training in between, misses fewer of the "
+    "planted ones than ranking all once after as many steps.",
+    why="Where ranking all features once misses none of the planted, nothing can miss fewer.",
+    quantity="share of the planted features that is missed, gradually less at once",
 )
 BETTER = r.Claim(
-    f"With the {PLANTED} features that S_j leaves, the held-out error 1 − R² is smaller than with all {FEATURES} after "
-    "as many steps.",
-    why="a likely cause: where S_j misses planted features, as the tables show, the output lacks their part",
+    f"With the {PLANTED} features that the links' summed saliencies leave, the held-out error 1 − R² is smaller than "
+    f"with all {FEATURES} after as many steps.",
+    why="A likely cause: where the saliencies miss planted features, as the tables show, the output lacks their part.",
+    quantity=f"held-out error 1 − R², with {PLANTED} features less with all",
 )
 GATES = r.Claim(
     "The second derivative by a gate on each feature, which includes what its links do together, misses no more of the "
-    "planted features than S_j."
+    "planted features than the summed saliencies of these links.",
+    quantity="share of the planted features that is missed, gates less links",
 )
 
 
@@ -202,7 +211,7 @@ def _shares(of: dict[str, Found]) -> r.Figure:
     return r.curves(
         LEFT,
         {score: f["found"] for score, f in of.items()},
-        "The share of planted features that is left as others are removed, features of different scales.",
+        "The share of planted features that is left as others are removed, features of different scales",
         f"Line plot over the number of features left from {FEATURES} to {PLANTED}: the share of planted ones that is "
         "still among them, for three scores and for removal at random; highest for gates.",
         xlabel="features left",
@@ -216,7 +225,7 @@ def _qualities(of: dict[str, Found]) -> r.Figure:
     return r.curves(
         LEFT,
         {score: f["R²"] for score, f in of.items()} | {"nothing removed": of[SCORES[0]]["R², all kept"]},
-        "Held-out R² as features of different scales are removed, and after as many steps with nothing removed.",
+        "Held-out R² as features of different scales are removed, and after as many steps with nothing removed",
         f"Line plot over the number of features left from {FEATURES} to {PLANTED}: R² on held-out examples for three "
         "scores, and without removal.",
         xlabel="features left",

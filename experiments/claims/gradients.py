@@ -26,28 +26,38 @@ TAKES = "network"
 EXAMPLES, FEATURES = 128, 64
 
 
-EQUATION = """‖g_manual − g_automatic‖ / ‖g_automatic‖
-(Q(w + h) − Q(w − h)) / 2h"""
+EQUATION = r"""\frac{\lVert g_\text{manual} - g_\text{automatic}\rVert}{\lVert g_\text{automatic}\rVert}
+\frac{Q(w + h) - Q(w - h)}{2h}"""
 LEAD = (
-    f"{{count}} networks of {FEATURES} features, {EXAMPLES} examples a batch; those of the full run use every layer, "
-    "combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the same forward pass "
-    "and with central differences; the costs are those of the two compiled programs, run in turn. remat runs part of "
-    "the forward pass twice on purpose, which the automatic gradient does not: it is no part of the medians."
+    "The gradients of {count} networks, written by hand, are compared with automatic ones, for their values and for "
+    f"what they cost. The networks have {FEATURES} features and {EXAMPLES} examples a batch; those of the full run use "
+    "every layer, combinator, activation and loss. BackProp by hand is compared with jax.value_and_grad of the same "
+    "forward pass and with central differences; the costs are those of the two compiled programs, run in turn. The "
+    "layer remat runs part of the forward pass twice on purpose, which the automatic gradient does not: it is no part "
+    "of the medians."
 )
-EQUAL = r.Claim("Hand-written gradients equal automatic ones (to 1e−12 in float64).")
+EQUAL = r.Claim(
+    "Hand-written gradients equal automatic ones (to 10⁻¹² in float64).", quantity="largest relative difference"
+)
 TIME = r.Claim(
-    "Hand-written gradients take at most 1.05 times the time of automatic ones, in the median over networks."
+    "Hand-written gradients take at most 1.05 times the time of automatic ones, in the median over networks.",
+    quantity="time, by hand over automatic",
 )
 RESOURCES = {
     "flops": r.Claim(
-        "Hand-written gradients take at most 1.02 times the operations of automatic ones, in the median over networks."
+        "Hand-written gradients take at most 1.02 times the operations of automatic ones, in the median over networks.",
+        quantity="operations, by hand over automatic",
     ),
     "temporary_bytes": r.Claim(
         "Hand-written gradients take at most 1.02 times the temporary memory of automatic ones, in the median over "
-        "networks."
+        "networks.",
+        quantity="temporary memory, by hand over automatic",
     ),
 }
-FAULTS = r.Claim("The comparison of gradients gives every planted fault, and a network without one, the right verdict.")
+FAULTS = r.Claim(
+    "The comparison of gradients gives the right verdict on every network with a planted fault, and on one without.",
+    quantity="verdicts",
+)
 AGREE = r.Claim("Hand-written gradients, automatic gradients and difference quotients agree.")
 LAWS = r.Claim("No layer breaks a law.")
 COSTS = {
@@ -140,7 +150,8 @@ def _of_users(given: Problem, settings: r.Settings, log: r.Log) -> r.Outcome:
     laws = user_network.laws_of(given, at, log)
     measured = str(report.verdict) + (f"; arises in {report.culprit}" if report.culprit else "")
     return r.Outcome(
-        f"{report.label}, {len(given.batch[0])} random examples. {report.examples}.",
+        f"The gradients of a network over {len(given.batch[0])} random examples, written by hand, are compared with "
+        f"automatic ones and with difference quotients. The network is {report.label}. {report.examples}.",
         [r.judged(AGREE, report.verdict.agree, measured), _laws_verdict(laws)],
         EQUATION.splitlines()[0],
         slide=11,
@@ -209,11 +220,11 @@ def _verdicts(reports: dict[str, GradientComparison], of_all: dict[str, dict[str
     def of_resource(cost: str, claim: r.Claim) -> r.Verdict:
         most = max(of_all, key=lambda name: of_all[name][cost])
         median = _median(of_all, cost)
-        return r.judged(claim, median <= 1.02, f"median ratio {median:.3f}, largest {of_all[most][cost]:.3f}, {most}")
+        return r.judged(claim, median <= 1.02, f"{median:.3f}, at most {of_all[most][cost]:.3f} ({most})")
 
     return [
-        r.judged(EQUAL, difference <= 1e-12, f"largest relative difference {_in_digits(difference)}, {worst}"),
-        r.judged(TIME, time <= 1.05, f"median ratio {time:.3f}"),
+        r.judged(EQUAL, difference <= 1e-12, f"{_in_digits(difference)} ({worst})"),
+        r.judged(TIME, time <= 1.05, f"{time:.3f}"),
         *(of_resource(cost, claim) for cost, claim in RESOURCES.items()),
     ]
 
@@ -253,8 +264,9 @@ def _differences(reports: dict[str, GradientComparison]) -> r.Figure:
             median, largest = _in_digits(np.median(found)), _in_digits(max(found))
             texts.append(f"{label}: {median} in the median, at most {largest}, {most}")
         axes.set_yticks(rows, list(reports))
-        axes.set(xscale="log", xlabel="relative difference; 1e−18 stands for 0")
-        canvas.legend(loc="outside upper center", fontsize=9)
+        axes.set(xscale="log", xlabel="relative difference; 10⁻¹⁸ stands for 0", xticks=(1e-18, 1e-14, 1e-10, 1e-6))
+        axes.minorticks_off()
+        canvas.legend(loc="outside upper center")
         return r.finished(
             canvas,
             "Relative differences of the gradients, the worst parameter of each network",
@@ -272,7 +284,7 @@ def _costs(of_all: dict[str, dict[str, float]]) -> r.Figure:
         axes.axvline(1, linestyle=":", color="#888888")
         axes.set_yticks(rows, list(of_all))
         axes.set(xlabel="manual over automatic")
-        canvas.legend(loc="outside upper center", ncols=3, fontsize=9)
+        canvas.legend(loc="outside upper center", ncols=3)
         return r.finished(
             canvas,
             "What the hand-written gradient costs beside the automatic one",

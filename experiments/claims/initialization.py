@@ -22,7 +22,7 @@ from fnn.training import all_but_head, transplant
 HIDDEN, WIDTH, BATCH, EVERY, RATE, ADAMS_RATE = 4, 32, 32, 10, 0.1, 0.003
 REACHED = 0.2
 """the loss that counts as learned; guessing has ln 5 = 1.609"""
-SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "uniform, ±1/√H", "uniform, ±√6/√(H + H′)"
+SMALL, UNIFORM, GLOROT = "normal, σ = 0.01", "±1/√H", "±√6/√(H + H′)"
 LAYERWISE, TAUGHT = "layer by layer", "pre-trained"
 DRAWN = {
     SMALL: lambda key, shape, dtype: 0.01 * jax.random.normal(key, shape, dtype),
@@ -43,58 +43,65 @@ DIFFERENT = {
 Found = dict[str, dict[str, np.ndarray]]
 
 
-EQUATION = """1   w ~ uniform(−1/√H, 1/√H)
-2   w ~ uniform(−√6/√(H + H′), √6/√(H + H′))
-3   min_w Σ ℒ(⟨w_h, x⟩ y) for each neuron by itself
-4   w of another task
-5   WᵀW = I"""
+EQUATION = r"""\text{1: } w \sim \operatorname{uniform}(-r, r), \quad r = \frac{1}{\sqrt{H}}
+\text{2: } w \sim \operatorname{uniform}(-r, r), \quad r = \frac{\sqrt{6}}{\sqrt{H + H{\prime}}}
+\text{3: } \min_{w_h} \sum \mathcal{L}(\langle w_h, x\rangle\, y) \text{ for each } h
+\text{4: } w \text{ of another task}
+\text{5: } W^\top W = I"""
 LEAD = (
-    f"{HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SG (stochastic gradient) at "
-    f"η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron as a linear "
-    "model on a random half of the examples and inputs; or taken from a network that has learned the digits 0 to 4, "
-    f"all but the head. Each layer of the former had {{earlier}} steps of SG at η = {RATE:g}, the network of the "
-    f"latter {{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first step the "
-    "variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps are counted until "
-    f"the mean loss of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of one "
-    "layer of 16 neurons trained on breast cancer, all for the same target: 1 − the mean |correlation| of the outputs "
-    "of two neurons."
+    f"Networks of {HIDDEN} hidden layers of {WIDTH} tanh neurons learn the digits 5 to 9 by SGD (stochastic gradient "
+    f"descent) at η = {RATE:g}. They start from weights drawn in several ways; or trained layer by layer, each neuron "
+    "as a linear model on a random half of the examples and inputs; or taken from a network that has learned the "
+    f"digits 0 to 4, all but the head. Each layer of the former had {{earlier}} steps of SGD at η = {RATE:g}, the "
+    f"network of the latter {{earlier}} of Adam at η = {ADAMS_RATE:g}; these steps are not counted. Before the first "
+    "step the variances of each hidden layer's outputs and of its weights' gradients are taken. Then steps are "
+    f"counted until the mean loss of {EVERY} of them is {REACHED} or less, {{steps}} at most. Diversity is that of "
+    "one layer of 16 neurons trained on breast cancer, all for the same target: 1 − the mean |correlation| of the "
+    "outputs of two neurons."
 )
 OUTPUTS = r.Claim(
     "Weights drawn uniformly on ±1/√H even out the variances of the outputs: the last hidden layer's is between half "
     "and twice the first one's.",
-    why="uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; ±√3/√H "
-    "would keep it where tanh is nearly linear",
+    why="Uniform numbers on ±r have the variance r²/3, so each layer leaves about a third of the variance; ±√3/√H "
+    "would keep it where tanh is nearly linear.",
+    quantity="variance of the outputs, last hidden layer over first",
 )
 GRADIENTS = r.Claim(
     "Weights drawn uniformly on ±√6/√(H + H′) even out the variances of the gradients: the last hidden layer's is "
-    "between half and twice the first one's."
+    "between half and twice the first one's.",
+    quantity="variance of the gradients, last hidden layer over first",
 )
 FEWER = r.Claim(
     f"Each of the lecture's ways to draw the first weights takes fewer steps to a loss of {REACHED} than weights drawn "
-    "with one small σ = 0.01."
+    "with one small σ = 0.01.",
+    quantity=f"steps to a loss of {REACHED}, this start less {SMALL}",
 )
 BEFOREHAND = r.Claim(
     "Hidden neurons trained beforehand, layer by layer or on another task, take fewer steps to a loss of "
     f"{REACHED} than weights drawn uniformly on ±√6/√(H + H′).",
-    why="a likely cause: what hidden layers know of other digits is worth no more here, under a new head, than a good "
-    "random start; neurons that have each learned this very task are worth more",
+    why="A likely cause: what hidden layers know of other digits is worth no more here, under a new head, than a good "
+    "random start; neurons that have each learned this very task are worth more.",
+    quantity=f"steps to a loss of {REACHED}, this start less {GLOROT}",
 )
 LOWER = r.Claim(
     "After all {steps} steps hidden neurons trained beforehand, layer by layer or on another task, have reached a "
     "lower loss than weights drawn uniformly on ±√6/√(H + H′).",
-    why="likely causes: neurons trained layer by layer for the same targets are much alike (see their diversity), so "
+    why="Likely causes: neurons trained layer by layer for the same targets are much alike (see their diversity), so "
     "that a layer of them begins well and then has fewer different features to build on; what pre-trained neurons know "
-    "of other digits no longer matters once random ones have been trained as long on these",
+    "of other digits no longer matters once random ones have been trained as long on these.",
+    quantity=f"loss at the end, this start less {GLOROT}",
 )
 DIFFER = r.Claim(
     "Neurons trained as linear models differ if they are given random subsamples, random inputs or random starts; "
-    "without any of these, as the equations say, they begin alike and stay alike."
+    "without any of these, as the equations say, they begin alike and stay alike.",
+    quantity="diversity, without these less with them",
 )
 NOTABLY = r.Claim(
     "Neurons trained as linear models on random subsamples, on random inputs or from random starts differ notably "
     "(their diversity is 0.1 or more, a mean |correlation| of at most 0.9).",
-    why="a linear model has one best solution, and all neurons of a layer are trained for it, so they all come near it "
-    "whatever they see; the diversity of weights drawn at random and not trained is {untrained}",
+    why="A linear model has one best solution, and all neurons of a layer are trained for it, so they all come near it "
+    "whatever they see. The diversity of weights drawn at random and not trained is {untrained}.",
+    quantity="diversity",
 )
 
 
@@ -179,7 +186,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
         EQUATION,
         slide=23,
         tables=[_table(found), _diversities(diverse)],
-        figures=[_variances(found, "outputs"), _variances(found, "gradients"), _losses(found, steps)],
+        figures=[_losses(found, steps), _variances(found, "outputs"), _variances(found, "gradients")],
         numbers={
             "starts": {
                 name: {
@@ -249,7 +256,7 @@ def _variances(found: Found, of: str) -> r.Figure:
     return r.curves(
         np.arange(1, HIDDEN + 1),
         {name: f[of] for name, f in found.items()},
-        f"Variance of the {what} in each hidden layer, before the first step.",
+        f"Variance of the {what} in each hidden layer, before the first step",
         f"Line plot on a logarithmic axis: the variance of the {of} over the number of the hidden layer, one line for "
         "each start. Flat lines are good.",
         xlabel="hidden layer",
@@ -263,7 +270,7 @@ def _losses(found: Found, steps: int) -> r.Figure:
     return r.curves(
         EVERY * np.arange(1, steps // EVERY + 1),
         {name: f["loss"] for name, f in found.items()},
-        f"Training loss from each start, mean of {EVERY} steps.",
+        f"Training loss from each start, mean of {EVERY} steps",
         "Line plot over training steps, one line for each start; weights of size 0.01 stay at the loss of guessing.",
         xlabel="step",
         ylabel="mean loss",

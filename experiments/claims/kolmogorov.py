@@ -26,9 +26,11 @@ GAIN = 4.0
 SHOWN = 33
 
 
-EQUATION = "a(x) = Σ_{i=1}^{2d+1} σ_i(Σ_{j=1}^d f_ij(x_j)),   d = 2"
+EQUATION = r"""a(x) = \sum_{i=1}^{2d+1} \sigma_i\left(\sum_{j=1}^{d} f_{ij}(x_j)\right)
+d = 2"""
 LEAD = (
-    "Kolmogorov's theorem writes a continuous function of two variables as five functions of one variable, each of a "
+    "The form of Kolmogorov's theorem is trained, with small networks in the place of its functions of one variable. "
+    "The theorem writes a continuous function of two variables as a sum of five functions of one variable, each of a "
     "sum of two functions of one variable, and does not say which. Here each of the fifteen is a network with one "
     "hidden layer of tanh, all trained together, {steps} steps of Adam on a grid of "
     f"{SHOWN}² points. The largest error over a finer grid of 129² points is compared with that of a plain network "
@@ -38,19 +40,22 @@ NARROWEST, *_, WIDEST = WIDTHS["Kolmogorov"]
 EXACT = r.Claim(
     f"With {WIDEST} neurons for each function of one variable, Kolmogorov's form is within 0.05 of each function "
     "everywhere.",
-    why="the theorem says that such functions of one variable exist; it gives neither smooth ones nor a way to find "
-    "them, and gradient descent finds some that are far from exact",
+    why="The theorem says that such functions of one variable exist; it gives neither smooth ones nor a way to find "
+    "them, and gradient descent finds some that are far from exact.",
+    quantity="largest error on the square",
 )
 WIDER = r.Claim(
     f"Kolmogorov's form with {WIDEST} neurons for each function of one variable leaves at most half the error that it "
     f"leaves with {NARROWEST}.",
-    why="wider networks of one variable are no closer after this many steps; whether longer training would bring them "
-    "closer is left open here",
+    why="Wider networks of one variable are no closer after this many steps; whether longer training would bring them "
+    "closer is left open here.",
+    quantity=f"largest error, with {WIDEST} neurons less half of that with {NARROWEST}",
 )
 PLAIN = r.Claim(
     "With as many parameters Kolmogorov's form comes closer than a plain network of two hidden layers.",
-    why="what the theorem promises holds for its own functions of one variable, which are not smooth; for smooth ones "
-    "the form is only a network whose links are arranged otherwise than a plain one's",
+    why="What the theorem promises holds for its own functions of one variable, which are not smooth; for smooth ones "
+    "the form is only a network whose links are arranged otherwise than a plain one's.",
+    quantity="largest error on the square, Kolmogorov's form less the plain network",
 )
 SIZES = {
     "Kolmogorov": [5 * (2 + 1) * (3 * q + 1) for q in WIDTHS["Kolmogorov"]],
@@ -116,7 +121,7 @@ def _maps(learned: np.ndarray) -> r.Figure:
                 axes.grid(False)
                 axes.spines[:].set(visible=True, alpha=0.3)
                 if name == "f":
-                    axes.set_title(title, fontsize=10)
+                    axes.set_title(title)
             row[0].set_ylabel(name, rotation=0, labelpad=12)
         return r.finished(
             canvas,

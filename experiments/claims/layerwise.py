@@ -34,10 +34,10 @@ EQUATION = r"""\text{neuron } h:\ \min_{w_h} \sum_{i} \mathcal{L}(\langle w_h, x
 \text{over its own examples and inputs}"""
 LEAD = (
     f"A network of {len(HIDDEN)} hidden layers of {HIDDEN[0]} tanh neurons for handwritten digits is trained layer by "
-    "layer: each neuron first by itself, as a linear model that tells one digit from the others, and then all together. "
-    "Its neurons are made to differ by a small part of the examples or of the inputs for each. The correlation of two "
-    "neurons is that of their outputs on held-out digits. For comparison, the same network learns from random weights, "
-    "in as many steps as the joint training has."
+    "layer: each neuron first by itself, as a linear model that tells one digit from the others, and then all "
+    "together. Its neurons are made to differ by a small part of the examples or of the inputs for each. The "
+    "correlation of two neurons is that of their outputs on held-out digits. For comparison, the same network learns "
+    "from random weights, in as many steps as the joint training has."
 )
 ALIKE = r.Claim(
     "Neurons trained on all examples and inputs resemble each other: their mean absolute correlation is above "

@@ -22,7 +22,7 @@ LOSSES = {
     "sigmoid": fnn.sigmoid_margin,
 }
 FEATURES, EXAMPLES, APART, FLIPPED, OUTLIERS, FAR = 5, 400, 1.0, 0.1, 8, 10.0
-"""the class means lie APART on either side of 0; a share of labels that is wrong; wrong examples FAR out on their side"""
+"""the class means lie APART on either side of 0; a share of labels is wrong; wrong examples lie FAR out"""
 CASES = ("clean", "wrong labels", "outliers")
 RATES = (0.003, 0.01, 0.03, 0.1)
 BAYES = float(stats.norm.cdf(-APART))
@@ -34,8 +34,8 @@ MARGINS = np.linspace(-3, 3, 601)
 EQUATION = r"""\ln(1 + e^{-M}),\quad (1 - M)_+,\quad e^{-M},\quad \frac{1}{1 + e^{M}}
 M = \langle w, x\rangle\, y"""
 LEAD = (
-    f"A linear classifier of {FEATURES} features learns two Gaussian classes that overlap, from {EXAMPLES} examples, by "
-    "four losses of the margin $M$, each at the best of {rates} rates. Once the examples are clean, once "
+    f"A linear classifier of {FEATURES} features learns two Gaussian classes that overlap, from {EXAMPLES} examples, "
+    "by four losses of the margin $M$, each at the best of {rates} rates. Once the examples are clean, once "
     f"{FLIPPED:.0%} of the labels are wrong, and once {OUTLIERS} examples lie far out on the side of the other class. "
     f"The error of its direction is computed exactly, and so is the least that any classifier has, {BAYES:.4f}."
 )
@@ -52,13 +52,13 @@ FLIPS = r.Claim(
     quantity="error above the least",
 )
 BOUNDED = r.Claim(
-    "Where a few examples lie far out on the wrong side, the sigmoid loss, which is bounded, errs less than each of the "
-    "others.",
+    "Where a few examples lie far out on the wrong side, the sigmoid loss, which is bounded, errs less than each of "
+    "the others.",
     quantity="error, sigmoid less other loss",
 )
 EXPONENTIAL = r.Claim(
-    "The faster a loss grows for wrong examples, the more outliers harm: the exponential loss errs more than the logistic "
-    "one.",
+    "The faster a loss grows for wrong examples, the more outliers harm: the exponential loss errs more than the "
+    "logistic one.",
     quantity="error, logistic less exponential loss",
 )
 
@@ -164,8 +164,8 @@ def _losses() -> r.Figure:
         return r.finished(
             canvas,
             "The four losses over the margin, and what they stand for: the error, 1 for a negative margin and 0 else",
-            "Four falling curves. The exponential one rises fastest to the left, the logistic and the hinge as straight "
-            "lines, and the sigmoid one comes to rest at 1.",
+            "Four falling curves. The exponential one rises fastest to the left, the logistic and the hinge as "
+            "straight lines, and the sigmoid one comes to rest at 1.",
         )
 
 

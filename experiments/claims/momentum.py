@@ -23,33 +23,39 @@ OLDEST = 1000
 DRAWN = (0.8, 0.9, 0.98)
 
 
-EQUATION = """v := γv + (1 − γ)g
-∂v_t/∂g_{t−k} = (1 − γ)γᵏ,   mean age Σ (k + 1)(1 − γ)γᵏ = 1/(1 − γ)
-Var v = Σ (1 − γ)²γ²ᵏ Var g = (1 − γ)/(1 + γ) · Var g"""
+EQUATION = r"""v \coloneqq \gamma v + (1 - \gamma)\, g
+\frac{\partial v_t}{\partial g_{t-k}} = (1 - \gamma)\, \gamma^k
+\text{mean age } \sum_k (k + 1)(1 - \gamma)\, \gamma^k = \frac{1}{1 - \gamma}
+\frac{\operatorname{Var} v}{\operatorname{Var} g} = \sum_k (1 - \gamma)^2\, \gamma^{2k}
+\frac{\operatorname{Var} v}{\operatorname{Var} g} = \frac{1 - \gamma}{1 + \gamma}"""
 LEAD = (
     f"Momentum is given gradients of {WEIGHTS} weights that are white noise, and a gradient that rises by 1 in every "
     "step under the same noise. The distance of v behind the rise is the age of the gradients that it averages; its "
-    "variance in the noise shows how many of them it averages; and ∂v/∂g of each past gradient, found by "
-    f"differentiating through the optimizer, is the weight that this gradient has in v. {SETTLING} steps let v forget "
-    f"its start, {STEPS} are measured."
+    "variance in the noise shows how many of them it averages; and $\\partial v/\\partial g$ of each past gradient, "
+    f"found by differentiating through the optimizer, is the weight that this gradient has in v. {SETTLING} steps let "
+    f"v forget its start, {STEPS} are measured."
 )
 AGE = r.Claim(
     "The gradients that momentum averages are on average 1/(1 − γ) steps old, the newest counted as 1 (ratio to "
-    "1/(1 − γ) within 2 %)."
+    "1/(1 − γ) within 2 %).",
+    quantity="mean age over 1/(1 − γ)",
 )
 NEWEST = r.Claim(
     "Most of the weight in momentum's average v, 1 − γⁿ, is on the last n = 1/(1 − γ) gradients (between 60 % and "
-    "80 %; near 1 − 1/e = 0.632 where γ is near 1)."
+    "80 %; near 1 − 1/e = 0.632 where γ is near 1).",
+    quantity="share of the weight on the last 1/(1 − γ) gradients",
 )
 VARIANCE = r.Claim(
-    "Momentum's average v of white noise has (1 − γ)/(1 + γ) of the variance of the gradients (ratio within 5 %)."
+    "Momentum's average v of white noise has (1 − γ)/(1 + γ) of the variance of the gradients (ratio within 5 %).",
+    quantity="measured variance over that of theory",
 )
 PLAIN_MEAN = r.Claim(
     "Momentum's average v is as noisy as a plain mean of 1/(1 − γ) gradients (ratio of the variances within 20 %).",
-    why="old gradients keep a little weight, so more of them than 1/(1 − γ) take part: the noise of v is that of a "
-    "plain mean of (1 + γ)/(1 − γ) gradients, nearly twice as many where γ is near 1; the slide's 1/(1 − γ) is the "
+    why="Old gradients keep a little weight, so more of them than 1/(1 − γ) take part: the noise of v is that of a "
+    "plain mean of (1 + γ)/(1 − γ) gradients, nearly twice as many where γ is near 1. The slide's 1/(1 − γ) is the "
     "mean age, and the time in which a gradient's weight falls by about a factor e, the more nearly the nearer γ is "
-    "to 1",
+    "to 1.",
+    quantity="variance of v over that of the plain mean",
 )
 
 
@@ -138,7 +144,7 @@ def _weights(weights: np.ndarray) -> r.Figure:
         xlabel="age k of the gradient, steps",
         ylabel="∂v/∂g",
         logy=True,
-        theory={f"(1 − γ)γᵏ, γ = {gamma:g}": (1 - gamma) * gamma**ages for gamma in DRAWN},
+        theory={f"_γ = {gamma:g}": (1 - gamma) * gamma**ages for gamma in DRAWN},
     )
 
 

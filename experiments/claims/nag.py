@@ -24,44 +24,53 @@ NAMES = ("gradient descent", "momentum", "NAG")
 """The first is `fnn.sgd`, with the gradient of the whole sample."""
 
 
-EQUATION = """Q(w) = ½ Σ λ_j w_j²,   1/κ ≤ λ_j ≤ 1;   ‖w‖ shrinks in a step by
-gradient descent, η = 2/(1 + 1/κ):   (κ − 1)/(κ + 1)
-momentum, √γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 4/(1 + 1/√κ)²:   (√κ − 1)/(√κ + 1)
-NAG, γ = (√κ − 1)/(√κ + 1), η(1 − γ) = 1:   1 − 1/√κ"""
+EQUATION = r"""Q(w) = \tfrac12 \sum_j \lambda_j w_j^2, \quad \tfrac1\kappa \leq \lambda_j \leq 1
+\text{a step shrinks } \lVert w\rVert \text{ by a factor:}
+\text{gradient descent, } \eta = \frac{2}{1 + 1/\kappa}, \quad \frac{\kappa - 1}{\kappa + 1}
+\text{momentum, } \sqrt{\gamma} = \frac{\sqrt{\kappa} - 1}{\sqrt{\kappa} + 1}
+\eta(1 - \gamma) = \frac{4}{(1 + 1/\sqrt{\kappa})^2}, \quad \frac{\sqrt{\kappa} - 1}{\sqrt{\kappa} + 1}
+\text{NAG, } \gamma = \frac{\sqrt{\kappa} - 1}{\sqrt{\kappa} + 1}
+\eta(1 - \gamma) = 1, \quad 1 - \frac{1}{\sqrt{\kappa}}"""
 LEAD = (
-    f"Q(w) is a quadratic valley in {WEIGHTS} weights whose second derivatives lie between 1/κ and 1, both ends taken "
-    "and the rest drawn at random between them. Plain gradient descent, momentum and NAG descend from a random start, "
-    "each with the parameters that theory says are best for κ. In {steps} steps float32 would underflow; but the "
-    "iterations are linear, so w and v are divided by the same number after every step and the logarithms are summed. "
-    "The rate is the slope of a straight line through the second half of ln ‖w‖. Last, one weight x descends a convex "
-    "f with f″ = 1 between x = 1 and x = 2 and f″ = 25 elsewhere."
+    "Plain gradient descent, momentum and NAG descend long narrow valleys from random starts, each with the "
+    f"parameters that theory says are best. A valley Q(w) is quadratic in {WEIGHTS} weights, and its second "
+    "derivatives lie between 1/κ and 1, both ends taken and the rest drawn at random between them. In {steps} steps "
+    "float32 would underflow; but the iterations are linear, so w and v are divided by the same number after every "
+    "step and the logarithms are summed. The rate is the slope of a straight line through the second half of ln ‖w‖. "
+    "Last, one weight x descends a convex f with f″ = 1 between x = 1 and x = 2 and f″ = 25 elsewhere."
 )
 RATES = {
     "gradient descent": r.Claim(
-        "Plain gradient descent shrinks the error by the factor (κ − 1)/(κ + 1) in a step (−ln of the measured factor "
-        "over that of theory, within 5 %)."
+        "Plain gradient descent shrinks the error by the factor (κ − 1)/(κ + 1) in a step (its rate, −ln of the "
+        "factor, is within 5 % of that of theory).",
+        quantity="measured rate over that of theory",
     ),
     "momentum": r.Claim(
-        "Momentum shrinks the error by the factor (√κ − 1)/(√κ + 1) in a step (−ln of the measured factor over that of "
-        "theory, within 5 %)."
+        "Momentum shrinks the error by the factor (√κ − 1)/(√κ + 1) in a step (its rate, −ln of the factor, is within "
+        "5 % of that of theory).",
+        quantity="measured rate over that of theory",
     ),
     "NAG": r.Claim(
-        "NAG shrinks the error by the factor 1 − 1/√κ in a step (−ln of the measured factor over that of theory, "
-        "within 5 %)."
+        "NAG shrinks the error by the factor 1 − 1/√κ in a step (its rate, −ln of the factor, is within 5 % of that of "
+        "theory).",
+        quantity="measured rate over that of theory",
     ),
 }
 ROOT = r.Claim(
     "The number of steps that momentum and NAG need grows as the root √κ of the condition number (power of κ between "
-    "0.45 and 0.55)."
+    "0.45 and 0.55).",
+    quantity="power of κ in the number of steps",
 )
 FASTER = r.Claim(
-    "On a parabola NAG needs fewer steps per factor e than momentum, both at their best.",
-    why="on a parabola whose κ is known, momentum at its best is about twice as fast; NAG's merit lies elsewhere: it "
-    "is proved to need O(√κ) steps on every smooth, strongly convex Q, and momentum is not",
+    "On a parabola NAG needs fewer steps than momentum to shrink the error by a factor e, both at their best.",
+    why="On a parabola whose κ is known, momentum at its best is about twice as fast. NAG's merit lies elsewhere: it "
+    "is proved to need O(√κ) steps on every smooth, strongly convex Q, and momentum is not.",
+    quantity="steps per factor e, NAG less momentum",
 )
 ARRIVES = r.Claim(
     "On a convex valley of κ = 25 that is no parabola, NAG reaches the minimum where momentum cycles for ever: after "
-    f"{BEYOND} steps its |x| is at most 1/1000 of that of momentum, both at their best for κ."
+    f"{BEYOND} steps its |x| is at most 1/1000 of that of momentum, both at their best for κ.",
+    quantity=f"|x| after {BEYOND} steps, NAG less 1/1000 of that of momentum",
 )
 
 
@@ -198,7 +207,7 @@ def _verdicts(
         *(r.within(claim, 0.95, 1.05, ratios(name)) for name, claim in RATES.items()),
         r.within(ROOT, 0.45, 0.55, {name: powers[name] for name in NAMES[1:]}),
         r.smaller(FASTER, {case: (of_nag, steps["momentum"][case]) for case, of_nag in steps["NAG"].items()}),
-        r.smaller(ARRIVES, {"NAG against momentum": (arrived["NAG"], arrived["momentum"])}, factor=1e-3),
+        r.smaller(ARRIVES, {"": (arrived["NAG"], arrived["momentum"])}, factor=1e-3),
     ]
 
 
@@ -223,7 +232,7 @@ def _rates(kappas: np.ndarray, measured: dict[str, np.ndarray], expected: dict[s
         logx=True,
         logy=True,
         marker="o",
-        theory={f"{name}, theory": 1 / values for name, values in expected.items()},
+        theory={f"_{name}": 1 / values for name, values in expected.items()},
     )
 
 
@@ -237,7 +246,7 @@ def _descent(logs: dict[str, np.ndarray], kappas: np.ndarray) -> r.Figure:
             axes.plot(t, mean, color=color, label=name)
             axes.fill_between(t, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
         axes.set(xlabel="step", ylabel="log₁₀ ‖w‖")
-        axes.legend(fontsize=8)
+        axes.legend()
         return r.finished(
             canvas,
             f"The distance from the minimum for κ = 1000, in the first {EVERY * points} steps, mean and 95 % interval",

@@ -36,32 +36,43 @@ KNOWN = {1: 4, 2: 14, 3: 104, 4: 1882}
 """threshold functions of d variables, OEIS A000609"""
 
 
-EQUATION = "x¹ ⊕ x² = [x¹ + x² − 2x¹x² − ½ > 0] = [(x¹ ∨ x²) − (x¹ ∧ x²) > 0]"
+EQUATION = r"""x^1 \oplus x^2 = \left[x^1 + x^2 - 2x^1x^2 - \tfrac12 > 0\right]
+x^1 \oplus x^2 = \left[(x^1 \vee x^2) - (x^1 \wedge x^2) > 0\right]"""
 LEAD = (
-    "XOR is 1 where its two inputs differ. No line has the corners 01 and 10 on one side and 00 and 11 on the other. "
-    "One neuron, one neuron with the product as a third feature, and a network of two hidden neurons are trained on "
-    "each of the 16 Boolean functions of two variables, {steps} steps from {starts} starts. Then the perceptron's "
-    "rule, which ends if and only if a function is linearly separable, is run on all functions of up to four variables "
-    "at once."
+    "One neuron, one neuron with the product of its two inputs as a third feature, and a network of two hidden neurons "
+    "are trained on each of the 16 Boolean functions of two variables, {steps} steps from {starts} starts. One of "
+    "these is XOR, which is 1 where the inputs differ: no line has the corners 01 and 10 on one side and 00 and 11 on "
+    "the other. Then the perceptron's rule, which ends if and only if a function is linearly separable, is run on all "
+    "functions of up to four variables at once."
 )
 NO_XOR = r.Claim(
-    "A single neuron cannot represent XOR or its negation: from no start, and at no time, are all four outputs right."
+    "A single neuron cannot represent XOR or its negation: from no start, and at no time, are all four outputs right.",
+    quantity="runs with all four outputs right",
 )
 ALL_OTHERS = r.Claim(
     "A single neuron learns every Boolean function of two variables except XOR and its negation, the only two that no "
-    "line separates."
+    "line separates.",
+    quantity="functions learned",
 )
 BOTH_WAYS = r.Claim(
     "With the weights of the slide XOR is exact in both ways: one neuron with a product feature, or two layers of AND "
-    "and OR."
+    "and OR.",
+    quantity="outputs that are right",
 )
-PRODUCT = r.Claim("With the product x¹x² as a feature, a single neuron learns XOR from at least nine of ten starts.")
+PRODUCT = r.Claim(
+    "With the product x¹x² as a feature, a single neuron learns XOR from at least nine of ten starts.",
+    quantity="starts from which XOR is learned",
+)
 TWO_LAYERS = r.Claim(
     "A network with one hidden layer of two neurons learns XOR from at least nine of ten starts.",
-    why="two hidden neurons suffice, as the weights of the slide show, but training does not get there from every "
-    "start in {steps} steps",
+    why="Two hidden neurons suffice, as the weights of the slide show, but training does not get there from every "
+    "start in {steps} steps.",
+    quantity="starts from which XOR is learned",
 )
-COUNTS = r.Claim("A single threshold neuron realises 4, 14, 104 and 1882 functions of one to four variables.")
+COUNTS = r.Claim(
+    "A single threshold neuron represents 4, 14, 104 and 1882 functions of one, two, three and four variables.",
+    quantity="functions of one to four variables",
+)
 
 
 def experiment_with(net: fnn.Layer, steps: int) -> Callable[..., jax.Array]:
@@ -127,21 +138,22 @@ def perceptron(rounds: int) -> dict[int, int]:
 def _of_functions(learned: dict[str, np.ndarray]) -> r.Figure:
     """Shares of the starts from which each network learns each function [16]."""
     shares = np.stack([of_net.mean(axis=(0, 2)) for of_net in learned.values()])
-    with r.figure(6.4, 2.5) as canvas:
+    with r.figure(5.4, 4.9) as canvas:
         axes = canvas.subplots()
-        axes.imshow(-shares, cmap=r.DIVERGING, vmin=-1.5, vmax=1.5, aspect="auto")
-        for (row, column), share in np.ndenumerate(shares):
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+        axes.imshow(-shares.T, cmap=r.DIVERGING, vmin=-1.5, vmax=1.5, aspect="auto")
+        for (column, row), share in np.ndenumerate(shares):
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=10)
         names = ["".join(map(str, table)) for table in FUNCTIONS]
-        axes.set_xticks(range(16), names, rotation=60, fontsize=9)
-        axes.set_yticks(range(len(shares)), list(learned), fontsize=9)
-        axes.set_xlabel("targets at the inputs 00, 01, 10, 11; XOR is 0110")
+        axes.set_yticks(range(16), [name + " = XOR" * (name == "0110") for name in names])
+        axes.set_xticks(range(len(shares)), [name.replace(" with", "\nwith") for name in learned])
+        axes.xaxis.tick_top()
+        axes.set_ylabel("targets at the inputs 00, 01, 10, 11")
         axes.grid(False)
         return r.finished(
             canvas,
             "Percentage of the starts from which a network learns all four outputs, for every Boolean function of two "
             "variables",
-            "Table of colours, three networks by sixteen functions. One neuron has 0 percent at 0110 and 1001, XOR and "
+            "Table of colours, sixteen functions by three networks. One neuron has 0 percent at 0110 and 1001, XOR and "
             "its negation, alone.",
         )
 
@@ -159,7 +171,7 @@ def _of_planes() -> r.Figure:
                 at = np.asarray(binary_inputs(2))[FUNCTIONS[XOR] == answer]
                 axes.plot(*at.T, marker, color=r.COLORS[1], markersize=9, fillstyle="full" if answer else "none")
             axes.set(xlabel="x¹", xticks=(0, 1), yticks=(0, 1))
-            axes.set_title(name, fontsize=10)
+            axes.set_title(name)
             axes.grid(False)
             axes.spines[:].set_visible(False)
             if axes.get_subplotspec().is_first_col():
@@ -208,10 +220,10 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
 def _of_one(neuron: np.ndarray) -> list[r.Verdict]:
     separable = np.asarray(is_linearly_separable(FUNCTIONS))
     parities, learned = neuron[:, PARITIES], neuron.any(axis=(0, 2))
-    starts = f"{neuron[:, separable].sum()} of {neuron[:, separable].size} starts"
+    starts = f"{neuron[:, separable].sum():,} of {neuron[:, separable].size:,} starts"
     return [
-        r.exactly(NO_XOR, parities, False, f"{parities.sum()} of {parities.size} runs have them right"),
-        r.exactly(ALL_OTHERS, learned, separable, f"{learned.sum()} of 16 functions, those from {starts}"),
+        r.exactly(NO_XOR, parities, False, f"{parities.sum()} of {parities.size:,}"),
+        r.exactly(ALL_OTHERS, learned, separable, f"{learned.sum()} of 16, these from {starts}"),
     ]
 
 
@@ -219,7 +231,7 @@ def _of_the_slide() -> r.Verdict:
     x = binary_inputs(2, jnp.float32)
     ways = np.stack([np.asarray(apply(net(jnp.float32), x))[:, 0] for net in (xor_by_product, xor_by_layers)])
     right = int((ways == FUNCTIONS[XOR]).sum())
-    return r.exactly(BOTH_WAYS, ways, np.stack([FUNCTIONS[XOR]] * 2), f"{right} of 8 outputs right")
+    return r.exactly(BOTH_WAYS, ways, np.stack([FUNCTIONS[XOR]] * 2), f"{right} of 8")
 
 
 def _of_counts(found: dict[int, int], counts: dict[int, int]) -> r.Verdict:

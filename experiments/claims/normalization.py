@@ -30,26 +30,30 @@ LOSS = fnn.softmax_cross_entropy
 Found = dict[str, np.ndarray]
 
 
-EQUATION = """x̂_h = (x_h − μ_h)/√(σ_h² + ε),   μ_h, σ_h² over the batch
-x̃_h = γ_h x̂_h + β_h"""
+EQUATION = r"""\hat x_h = \frac{x_h - \mu_h}{\sqrt{\sigma_h^2 + \varepsilon}}
+\mu_h, \sigma_h^2 \text{ over the batch}
+\tilde x_h = \gamma_h\, \hat x_h + \beta_h"""
 LEAD = (
-    f"{HIDDEN} hidden layers of {WIDTH} neurons learn handwritten digits by SG in batches of {BATCH}, at rates η over "
-    f"five decades. Counted are the steps until the mean loss of {EVERY} steps is {REACHED} or less, in {{steps}} "
-    "steps at most; a run that does not get there counts as {steps}. Each network stands at its own best rate, the one "
-    "with the fewest steps on average. Steps are counted, not seconds: a step with batch norm costs more. A run has "
-    f"diverged if its loss on {PROBE} examples is larger at the end than at the start, or no number. Last, without "
-    f"batch norm, the gradient is averaged over fewer examples than {BATCH} a step."
+    f"Networks of {HIDDEN} hidden layers of {WIDTH} neurons, without and with batch normalisation, learn handwritten "
+    f"digits by SGD in batches of {BATCH}, at rates η over five decades. Counted are the steps until the mean loss of "
+    f"{EVERY} steps is {REACHED} or less, in {{steps}} steps at most; a run that does not get there counts as "
+    "{steps}. Each network stands at its own best rate, the one with the fewest steps on average. Steps are counted, "
+    f"not seconds: a step with batch norm costs more. A run has diverged if its loss on {PROBE} examples is larger at "
+    "the end than at the start, or no number. Last, without batch norm, the gradient is averaged over fewer examples "
+    f"than {BATCH} a step."
 )
 FEWER = r.Claim(
-    f"At the best rate of each, a network with batch norm reaches a loss of {REACHED} in fewer steps than one without."
+    f"At the best rate of each, a network with batch norm reaches a loss of {REACHED} in fewer steps than one without.",
+    quantity=f"steps to a loss of {REACHED}, with batch norm less without",
 )
 LARGER = r.Claim(
-    f"The largest rate at which a network reaches a loss of {REACHED} is larger with batch norm than without (log₁₀ η, "
-    "without against with)."
+    f"The largest rate at which a network reaches a loss of {REACHED} is larger with batch norm than without.",
+    quantity="log₁₀ of the largest rate η, without batch norm less with",
 )
 AVERAGED = r.Claim(
     f"Averaging the gradient over {BATCH} examples a step takes fewer steps to a loss of {REACHED} than one example a "
-    "step, each at its best rate ({steps} stands for {steps} steps or more)."
+    "step, each at its best rate ({steps} stands for {steps} steps or more).",
+    quantity=f"steps to a loss of {REACHED}, {BATCH} examples a step less one",
 )
 
 
@@ -123,7 +127,7 @@ def _verdicts(found: dict[str, dict[str, Found]], averaged: np.ndarray, steps: i
     counted = {name: {which: f["steps"] for which, f in of.items()} for name, of in found.items()}
     fewest = {name: (_best(of["with"], steps), _best(of["without"], steps)) for name, of in counted.items()}
     largest = {name: (_largest(of["without"]), _largest(of["with"])) for name, of in counted.items()}
-    sizes = {"ReLU": (_best(averaged[:, :, -1], steps), _best(averaged[:, :, 0], steps))}
+    sizes = {"": (_best(averaged[:, :, -1], steps), _best(averaged[:, :, 0], steps))}
     return [
         r.smaller(FEWER, fewest),
         r.smaller(LARGER, largest),
@@ -177,11 +181,11 @@ def _steps(found: dict[str, dict[str, Found]], steps: int) -> r.Figure:
                 below.plot(RATES, f["diverged"].mean(axis=0), **style)
         above.set(ylabel=f"steps to a loss of {REACHED}", ylim=(0, steps), xscale="log")
         below.set(ylabel="share diverged", xlabel="learning rate η")
-        above.legend(fontsize=8)
+        above.legend()
         return r.finished(
             canvas,
             "Median steps until the loss is reached, where at least half of the seeds get there, and the share of "
-            "seeds whose loss ends above where it started.",
+            "seeds whose loss ends above where it started",
             "Two line plots over the learning rate on a logarithmic axis. With batch norm the curves of steps lie "
             "lower and go on to larger rates. With and without it, the share diverged rises to one at the largest "
             "rates.",
@@ -195,12 +199,12 @@ def _sizes(counted: np.ndarray, steps: int) -> r.Figure:
             reached = np.isfinite(of_size).mean(axis=0)
             axes.plot(RATES, reached, color=color, marker="o", markersize=4, label=f"{size} example{'s'[: size - 1]}")
         axes.set(xscale="log", xlabel="learning rate η", ylabel=f"share that reaches the loss in {steps} steps")
-        axes.legend(fontsize=8, title="gradient averaged over", title_fontsize=8)
+        axes.legend(title="gradient averaged over")
         return r.finished(
             canvas,
             f"ReLU without batch norm: the share of seeds that reaches the loss in {steps} steps, for gradients "
             f"averaged over more and fewer examples; with {SIZES[-1]} a step it has seen {SIZES[-1]} times as many as "
-            "with one.",
+            "with one",
             "Line plot over the learning rate on a logarithmic axis, one line for each batch size; the larger the "
             "batch, the more seeds reach the loss, and at larger rates.",
         )

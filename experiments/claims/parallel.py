@@ -38,23 +38,34 @@ SAID = "parallel: "
 SECONDS = 300
 """for which a process waits for the other to start"""
 
-EQUATION = """∂Q/∂W = Σ_k n_k/n ∂Q_k/∂W: the mean over devices k, each with n_k of the n examples
-T(k) = T(1)/k + 2 (k − 1)/k · 4 dim W/bandwidth + 2 (k − 1) · latency: gradients summed along a ring"""
+EQUATION = r"""\frac{\partial Q}{\partial W} = \sum_k \frac{n_k}{n} \frac{\partial Q_k}{\partial W}
+\text{device } k \text{ has } n_k \text{ of the } n \text{ examples}
+T(k) = \frac{T(1)}{k} + 2 (k - 1) \cdot \text{latency}
+{} + \frac{2 (k - 1)}{k} \cdot \frac{4 \dim\, W}{\text{bandwidth}}
+\text{gradients summed along a ring}"""
 LEAD = (
-    "The gradient of the mean loss of a network with layers of {sizes} neurons over {examples} examples: by one core,"
-    " by two devices of one process on two cores, and by two processes with a core each that speak over the loopback "
-    "interface; processes are bound to a core where the system can do so. The examples are divided, the weights are "
+    "The same gradient is computed by one core, by two devices of one process on two cores, and by two processes with "
+    "a core each that speak over the loopback interface, and their results and times are compared. It is that of the "
+    "mean loss of a network with layers of {sizes} neurons over {examples} examples. Processes are bound to a core "
+    "where the system can do so. The examples are divided, the weights are "
     "everywhere, and JAX inserts the sum. Times are taken in turn, {rounds} rounds; each is that of the slower "
-    "process. Bytes are counted in the compiled program. What is told of more devices is a model, not a measurement: "
+    "process. Bytes are counted in the compiled program. What is said of more devices is a model, not a measurement: "
     "devices as fast as this core, gradients in float32 summed along a ring after the backward pass, with nothing "
     "hidden behind it, and no device late."
 )
-SAME = r.Claim("One core, two devices and two processes find the same gradient (to 1e−5 in its norm, in float32).")
-BYTES = r.Claim("Devices send one number for each weight, however many examples they have (to 1 %).")
+SAME = r.Claim(
+    "One core, two devices and two processes find the same gradient (to 10⁻⁵ in its norm, in float32).",
+    quantity="relative difference from the gradient of one core",
+)
+BYTES = r.Claim(
+    "Devices send one number for each weight, however many examples they have (to 1 %).",
+    quantity="numbers sent for each weight, with n and with 2n examples",
+)
 FASTER = r.Claim(
-    "Two cores take at most 0.7 of the time of one.",
-    why="likely causes: a network so small that its gradient takes longer to sum than to compute, or other programs "
-    "that share the machine",
+    "Two cores find the gradient in at most 0.7 of the time that one takes.",
+    why="Likely causes: a network so small that its gradient takes longer to sum than to compute, or other programs "
+    "that share the machine.",
+    quantity="time over that of one core",
 )
 
 
@@ -173,7 +184,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     ratios = {name: seconds[name] / seconds[ONE] for name in several}
     one = float(np.median(seconds[ONE]))
     sent = {
-        name: (np.allclose((n, more), 1, rtol=0.01), f"{n:.4f}, and {more:.4f} for 2n examples")
+        name: (np.allclose((n, more), 1, rtol=0.01), f"{n:.4f} and {more:.4f}")
         for name, (n, more) in per_weight.items()
     }
     return r.Outcome(
@@ -233,7 +244,7 @@ def _picture(seconds: float, size: int) -> r.Figure:
             best[name] = f"{speed.max():.0f} at {k[speed.argmax()]:.0f} devices for {name}"
             axes.plot(k, speed, marker="o", markersize=3, color=color, label=name)
         axes.set(xscale="log", yscale="log", xlabel="devices k", ylabel="speed-up T(1)/T(k)")
-        axes.legend(fontsize=8)
+        axes.legend()
         return r.finished(
             canvas,
             "The speed-up that the model foretells for the same batch on more devices, by bandwidth and latency",

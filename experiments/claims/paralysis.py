@@ -35,30 +35,37 @@ SATURATED = 0.01
 """a neuron is saturated for an example where z is under this part of the largest slope"""
 
 
-EQUATION = "ε^{l−1} = (ε^l ∘ z^l) w^lᵀ,   z^l = σ′(S^l)"
+EQUATION = r"""\varepsilon^{l-1} = (\varepsilon^l \circ z^l)\, (w^l)^\top
+z^l = \sigma{\prime}(S^l)"""
 LEAD = (
-    f"{HIDDEN} layers of {WIDTH} sigmoids learn digits. Where a step is so large that S runs onto a horizontal "
-    "asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and no layer before it learns any more: the "
-    "lecture's paralysis. Its remedies are a smaller step from the start, or batch normalisation before σ. A neuron "
-    f"counts as saturated for an example where z is under {100 * SATURATED:g} % of the largest σ′."
+    f"Networks of {HIDDEN} layers of {WIDTH} sigmoids learn digits with large and with small steps. Where a step is "
+    "so large that S runs onto a horizontal asymptote of σ, z is nearly 0, the product ε∘z stops what comes back, and "
+    "no layer before it learns any more: the lecture's paralysis. Its remedies are a smaller step from the start, or "
+    "batch normalisation before σ. A neuron counts as saturated for an example where z is under "
+    f"{100 * SATURATED:g} % of the largest σ′."
 )
 SATURATES = r.Claim(
-    f"At η = {LARGE:g} more than half of the last hidden layer of a deep sigmoid network becomes saturated."
+    f"At η = {LARGE:g} more than half of the last hidden layer of a deep sigmoid network becomes saturated.",
+    quantity="share of the last hidden layer that is saturated",
 )
 NO_ERROR = r.Claim(
     f"At η = {LARGE:g} hardly any error passes back through a deep sigmoid network: the first hidden layer's ‖ε‖ is at "
-    "most 1/100 of the last one's."
+    "most 1/100 of the last one's.",
+    quantity="log₁₀ of ‖ε‖ in the first hidden layer over that in the last",
 )
 NOTHING = r.Claim(
     f"At η = {LARGE:g} a deep sigmoid network learns nothing: its loss stays above {GUESSING}, where guessing has "
-    "ln 10 = 2.303."
+    "ln 10 = 2.303.",
+    quantity="loss at the end",
 )
 OUTLASTS = r.Claim(
     f"Paralysis outlasts its cause: after steps at η = {LARGE:g} and as many more at η = {SMALL:g} the loss of a deep "
-    "sigmoid network is still above 1."
+    "sigmoid network is still above 1.",
+    quantity="loss at the end",
 )
 PREVENTS = r.Claim(
-    f"Batch normalisation prevents the paralysis of a deep sigmoid network: at η = {LARGE:g} its loss falls below 0.5."
+    f"Batch normalisation prevents the paralysis of a deep sigmoid network: at η = {LARGE:g} its loss falls below 0.5.",
+    quantity="loss at the end",
 )
 
 
@@ -213,14 +220,14 @@ def findings(records: dict[str, np.ndarray], steps: int) -> Findings:
 
 def _of_paralysis(found: dict[str, Findings]) -> list[r.Verdict]:
     frozen, healthy, normal = found.values()
-    beside, up = f"; at η = {SMALL:g}", np.inf
+    beside, up = f"; at η = {SMALL:g}:", np.inf
     outlasted = f"{frozen.later}; above {GUESSING} in {r.percent(frozen.guessing)} of the seeds"
     return [
         r.bounded(SATURATES, 0.5, up, {"": frozen.saturated}, lambda of: f"{of}{beside} {healthy.saturated}"),
         r.bounded(NO_ERROR, -up, -2, {"": frozen.through}, lambda of: f"{of}{beside} {healthy.through}"),
         r.bounded(NOTHING, GUESSING, up, {"": frozen.loss}, lambda of: f"{of}{beside} {healthy.loss}"),
         r.bounded(OUTLASTS, 1, up, {"": frozen.later}, lambda of: outlasted),
-        r.bounded(PREVENTS, -up, 0.5, {"": normal.loss}, lambda of: f"{of}; saturated {normal.saturated}"),
+        r.bounded(PREVENTS, -up, 0.5, {"": normal.loss}, lambda of: f"{of}; saturated: {normal.saturated}"),
     ]
 
 

@@ -26,29 +26,34 @@ Found = dict[str, dict[str, np.ndarray]]
 """by score, arrays [seeds, …]"""
 
 
-EQUATION = "saliency = ½ w² ∂²Q/∂w²"
+EQUATION = r"\text{saliency} = \tfrac12 w^2\, \frac{\partial^2 Q}{\partial w^2}"
 LEAD = (
-    "{net}, trained for {steps} steps of Adam with L2 on 1257 digits, {seeds} seeds. Links are removed in {rounds} "
-    f"rounds, the least salient first, {RETRAIN} steps of retraining after each, down to {r.percent(1 - FINAL)} of the "
-    "weights. The saliency of Optimal Brain Damage, OBD, is exact, takes only diagonals through the backward pass, or "
-    "leaves out the term with σ''. Means with 95 % intervals over seeds; accuracy on 270 held-out digits."
+    "Links are removed from networks that have learned handwritten digits, by several scores, and the accuracies that "
+    "are left are compared. The network is {net}, trained for {steps} steps of Adam with L2 on 1257 digits, with "
+    f"{{seeds}} seeds. Links go in {{rounds}} rounds, the least salient first, {RETRAIN} steps of retraining after "
+    f"each, down to {r.percent(1 - FINAL)} of the weights. The saliency of Optimal Brain Damage, OBD, is exact, takes "
+    "only diagonals through the backward pass, or leaves out the term with σ''. Means with 95 % intervals over seeds; "
+    "accuracy on 270 held-out digits."
 )
 GRADUALLY = r.Claim(
     "Removing links gradually by Optimal Brain Damage (OBD) leaves more accuracy than removing them by any other score "
     f"(with {r.percent(1 - FINAL)} of the weights left).",
-    why="saliencies are all in units of Q, and so compare across layers, where |w| does not; where every layer has to "
-    "lose the same share, that is of no use; a likely cause where |w ∂Q/∂w| leaves more: OBD takes the gradient for 0, "
-    "which it is not once links are gone",
+    why="Saliencies are all in units of Q, and so compare across layers, where |w| does not; where every layer has to "
+    "lose the same share, that is of no use. A likely cause where |w ∂Q/∂w| leaves more: OBD takes the gradient for 0, "
+    "which it is not once links are gone.",
+    quantity="held-out accuracy, this score less OBD",
 )
 FROM_START = r.Claim(
     "Training the pruned network from the start gives less accuracy than pruning by OBD.",
-    why="the same links trained from fresh weights, with as many steps in all, do at least as well here: a likely "
-    f"cause is that they have all the steps to themselves, and what was pruned {RETRAIN} a round",
+    why="The same links trained from fresh weights, with as many steps in all, do at least as well here. A likely "
+    f"cause: they have all the steps to themselves, and what was pruned had {RETRAIN} a round.",
+    quantity="held-out accuracy, trained from the start less pruned",
 )
 AT_ONCE = r.Claim(
     "Removing 80 % of the links at once, without retraining, costs less if they are chosen by OBD than by |w|.",
-    why="a likely cause: ½ w² ∂²Q/∂w² foretells what one link costs while all others stay, and the effects of so many "
-    "at once do not add up",
+    why="A likely cause: ½ w² ∂²Q/∂w² foretells what one link costs while all others stay, and the effects of so many "
+    "at once do not add up.",
+    quantity="loss Q after the removal, by OBD less by |w|",
 )
 
 
@@ -167,11 +172,12 @@ def _accuracies(scope: str, results: Found) -> r.Figure:
         for color, (name, result) in zip(r.COLORS, results.items(), strict=False):
             mean, half = r.interval(np.column_stack([result["whole"], result["accuracy"]]))
             left = 100 * np.append(1, result["left"].mean(axis=0))
-            axes.errorbar(left, mean, half, color=color, label=name, marker="o", markersize=4, capsize=2)
+            axes.plot(left, mean, color=color, label=name, marker="o", markersize=4)
+            axes.errorbar(left, mean, half, color=color, fmt="none", capsize=2)
         axes.set(xscale="log", xlabel="weights left, %", ylabel="held-out accuracy")
         r.tick_at(axes, (100, 50, 20, 10, 5))
         axes.invert_xaxis()
-        axes.legend(fontsize=8)
+        r.name_lines(axes)
         return r.finished(
             canvas,
             f"Accuracy while links, ranked {RANKED[scope]}, are removed and the rest retrained: mean, 95 % interval",

@@ -27,52 +27,71 @@ WIDTH = 8
 """neurons of a hidden layer that is trained"""
 
 
-EQUATION = """x_j = [⟨x, normal_j⟩ > offset_j]
-y_k = [Σ_{j∈M_k} x_j − (m_k − ½) > 0]
-a(x) = [Σ_k y_k − ½ > 0]"""
+EQUATION = r"""x_j = \left[\langle x, \text{normal}_j\rangle > \text{offset}_j\right]
+y_k = \left[\sum_{j \in M_k} x_j - \left(m_k - \tfrac12\right) > 0\right]
+a(x) = \left[\sum_k y_k - \tfrac12 > 0\right]"""
 LEAD = (
     "Networks of threshold neurons are built from the inequalities of {count} random regions and compared with these "
-    f"at the {SIDE}² points of a grid. Then seven regions are asked of two layers exactly: a linear program finds the "
-    "weights of the second layer or shows that there are none, for a first layer that has the lines of the edges, and "
-    "for one that has {helpers} lines more. Last, networks of one, two and three layers learn the seven regions from "
-    "points of the grid, {steps} steps of Adam with batches of 64. Their hidden neurons are tanh, whose steps are as "
-    "wide as they are learned. So what two layers of threshold neurons cannot do does not bind them: a sum of wide "
-    "steps can bend; one of sharp steps jumps by the same amount along a whole line."
+    f"at the {SIDE}² points of a grid. Then it is decided exactly which of seven regions two layers can represent: a "
+    "linear program finds the weights of the second layer or shows that there are none, for a first layer that has the "
+    "lines of the edges, and for one that has {helpers} lines more. Last, networks of one, two and three layers learn "
+    "the seven regions from points of the grid, {steps} steps of Adam with batches of 64. Their hidden neurons are "
+    "tanh, whose steps are as wide as they are learned. So what two layers of threshold neurons cannot do does not "
+    "bind them: a sum of wide steps can bend; one of sharp steps jumps by the same amount along a whole line."
 )
 INDICATORS = (
-    r.Claim("A single threshold neuron is the indicator function of any half-space."),
-    r.Claim("Two layers of threshold neurons are the indicator function of any convex polyhedron."),
-    r.Claim("Three layers of threshold neurons are the indicator function of any union of convex polyhedra."),
+    r.Claim(
+        "For any half-space there is a single threshold neuron that is 1 inside it and 0 outside.",
+        quantity="wrong outputs",
+    ),
+    r.Claim(
+        "For any convex polyhedron there are two layers of threshold neurons that are 1 inside it and 0 outside.",
+        quantity="wrong outputs",
+    ),
+    r.Claim(
+        "For any union of convex polyhedra there are three layers of threshold neurons that are 1 inside it and 0 "
+        "outside.",
+        quantity="wrong outputs",
+    ),
 )
 ANY_REGION = r.Claim(
     "Two layers of threshold neurons represent any polygonal region, not necessarily convex or connected.",
-    why="some such regions they reach, others not: across a line the second layer's sum changes by the same amount "
-    "everywhere, but for two opposite quadrants the output would have to rise at one end of the line and fall at the "
-    "other; two squares on a diagonal are XOR of their columns and rows; three layers reach them all; none of this "
-    "binds tanh neurons, whose steps are wide",
+    why="They represent some such regions and not others. Across a line of the first layer the second layer's sum "
+    "changes by the same amount everywhere, but for two opposite quadrants the output would have to rise at one end of "
+    "the line and fall at the other. Two squares on a diagonal are XOR of their columns and rows. Three layers "
+    "represent all of them. None of this binds tanh neurons, whose steps are wide.",
+    quantity="how two layers represent the region",
 )
 QUADRANTS = r.Claim(
-    "Two opposite quadrants, which no two layers of threshold neurons represent, are exactly two layers with four tanh "
-    "neurons: [g(x¹ − x²) > g(x¹ + x²)], where g(u) = tanh(u + 1) − tanh(u − 1) falls with |u|."
+    "Two opposite quadrants, which no two layers of threshold neurons represent, are represented exactly by two layers "
+    "with four tanh neurons: there g(x¹ − x²) > g(x¹ + x²), where g(u) = tanh(u + 1) − tanh(u − 1) falls as |u| grows.",
+    quantity="wrong outputs",
 )
-HALF_PLANE = r.Claim("A trained neuron learns a half plane (it is wrong on at most 1 % of the square).")
+HALF_PLANE = r.Claim(
+    "A trained neuron learns a half plane (it is wrong on at most 1 % of the square).",
+    quantity="share of the square that is wrong",
+)
 NO_POLYGON = r.Claim(
-    "A trained neuron does not learn a convex polygon, a pentagon (it is wrong on at least 5 % of the square)."
+    "A trained neuron does not learn a convex polygon, here a pentagon (it is wrong on at least 5 % of the square).",
+    quantity="share of the square that is wrong",
 )
 POLYGON = r.Claim(
-    "Two trained layers learn a convex polygon, a pentagon (they are wrong on at most 2 % of the square).",
-    why="the picture shows round corners; a likely cause: a sum of smooth steps turns corners as sharp as its weights "
-    "are large, and these grow slowly",
+    "Two trained layers learn a convex polygon, here a pentagon (they are wrong on at most 2 % of the square).",
+    why="The picture shows round corners. A likely cause: a sum of smooth steps turns corners as sharp as its weights "
+    "are large, and these grow slowly.",
+    quantity="share of the square that is wrong",
 )
 SEVEN = r.Claim(
     "Three trained layers learn each of seven regions, from a half plane to a frame (they are wrong on at most 2 % of "
     "the square).",
-    why=f"a likely cause: the frame has eight lines for {WIDTH} neurons in the first layer, and training would have to "
-    "find every one; round corners cost the rest",
+    why=f"A likely cause: the frame has eight lines for {WIDTH} neurons in the first layer, and training would have to "
+    "find every one. Round corners cost the rest.",
+    quantity="share of the square that is wrong",
 )
 THREE_LAYERS = r.Claim(
     "Where the region is not convex, three trained layers are wrong on a smaller part of the square than two.",
-    why="two layers suffice for the outside of a strip, an OR of two half planes",
+    why="Two layers suffice for the outside of a strip, an OR of two half planes.",
+    quantity="share of the square that is wrong, three layers less two",
 )
 
 
@@ -189,24 +208,25 @@ def _maps(says: dict[str, np.ndarray], targets: np.ndarray) -> r.Figure:
     same = [region for region, answer in zip(REGIONS, first["one layer"], strict=True) if answer.min() == answer.max()]
     wrong = {name: np.mean(answers != targets, axis=1) for name, answers in first.items()}
     worst = [f"{name} are wrong most on the {list(REGIONS)[of.argmax()]}" for name, of in list(wrong.items())[1:]]
-    with r.figure(8.4, 4.0) as canvas:
-        panels = canvas.subplots(len(says), len(REGIONS))
-        for row, (name, maps) in zip(panels, says.items(), strict=True):
-            for axes, region, answer, target in zip(row, REGIONS, maps[0], targets, strict=True):
+    with r.figure(4.4, 8.8) as canvas:
+        panels = canvas.subplots(len(REGIONS), len(says))
+        for column, (name, maps) in zip(panels.T, says.items(), strict=True):
+            for axes, answer, target in zip(column, maps[0], targets, strict=True):
                 axes.imshow(-1.0 * answer, cmap=r.DIVERGING, vmin=-1.6, vmax=1.6, extent=(-1, 1, -1, 1), origin="lower")
                 side = np.linspace(-1 + STEP / 2, 1 - STEP / 2, SIDE)
                 axes.contour(side, side, target.reshape(SIDE, SIDE), [0.5], colors="#e08a2c", linewidths=1.2)
                 axes.set(xticks=(), yticks=())
                 axes.grid(False)
                 axes.spines[:].set(visible=True, alpha=0.3)
-                if axes in panels[0]:
-                    axes.set_title(region, fontsize=9)
-            row[0].set_ylabel(name, fontsize=9)
+            column[0].set_title(name, fontsize=10)
+        for row, region in zip(panels, REGIONS, strict=True):
+            words = region.replace(" of ", "\nof ").replace("two ", "two\n")
+            row[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=10)
         return r.finished(
             canvas,
             f"What trained networks of one, two and three layers ({WIDTH} tanh neurons in a hidden layer) take for the "
             "region, shaded, one seed; the true border is the line",
-            "Three rows of seven maps. One layer matches the half plane, gives one output for the whole square for "
+            "Seven rows of three maps. One layer matches the half plane, gives one output for the whole square for "
             f"{', '.join(same) or 'none of them'}, and a half plane elsewhere. Two and three layers find the shapes, "
             f"with round corners; in this seed {' and '.join(worst)}.",
         )
@@ -274,10 +294,10 @@ def _of_exact(solved: Exact, count: int) -> list[r.Verdict]:
     reached, helped = solved.reached, solved.helped
 
     lines = "with the lines of its edges"
-    way = {name: lines if reached[name] else "with more lines" if helped[name] else "not" for name in REGIONS}
+    way = {name: lines if reached[name] else "with more lines" if helped[name] else "not at all" for name in REGIONS}
     return [
         *(
-            r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID)} outputs are wrong")
+            r.exactly(claim, errors, 0, f"{errors} of {count * len(GRID):,}")
             for claim, errors in zip(INDICATORS, solved.wrong, strict=True)
         ),
         r.judged_each(ANY_REGION, {name: (helped[name], way[name]) for name in REGIONS}),
@@ -286,7 +306,7 @@ def _of_exact(solved: Exact, count: int) -> list[r.Verdict]:
 
 def _of_quadrants(target: np.ndarray) -> r.Verdict:
     wrong = int((smooth_quadrants() != target).sum())
-    return r.exactly(QUADRANTS, wrong, 0, f"{wrong} of {len(GRID)} outputs are wrong")
+    return r.exactly(QUADRANTS, wrong, 0, f"{wrong} of {len(GRID):,}")
 
 
 def _of_one_layer(wrong: dict[str, np.ndarray], outside: np.ndarray) -> list[r.Verdict]:

@@ -32,8 +32,8 @@ LEAD = (
     "Networks that read handwritten digits lose a fifth of their links a round, those with the least saliency or the "
     "smallest weights, and are trained again. As the lecture says, a round is undone, and pruning ends, where the loss "
     "of the training sample or of held-out digits has risen by more than τ; other digits tell what is left. The same "
-    f"loop selects features: a target depends on {PLANTED} of {FEATURES}, each round removes the feature with the least "
-    f"$S_j$, all its links at once, and τ = {ALLOWED:g}."
+    f"loop selects features: a target depends on {PLANTED} of {FEATURES}, each round removes the feature with the "
+    f"least $S_j$, all its links at once, and τ = {ALLOWED:g}."
 )
 SAFE = r.Claim(
     f"Rolling back keeps what the network can do: with τ = {TOLERANCES[MIDDLE]:g} pruning costs at most 0.01 of the "

@@ -235,5 +235,6 @@ def _picture(found: dict[str, dict[str, np.ndarray]]) -> r.Figure:
         return r.finished(
             canvas,
             "What each rule leaves to be gained, by the steps that it takes, at three tolerances; means over seeds",
-            "Four lines: smaller tolerances take more steps; the mean loss comes down towards the least, and no further.",
+            "Four lines: smaller tolerances take more steps; the mean loss comes down towards the least, and no "
+            "further.",
         )

@@ -28,41 +28,47 @@ NEAR = 0.01
 """errors this near are as good as equal: one example in a hundred"""
 
 
-EQUATION = "error after n examples ∝ n⁻ᵃ"
+EQUATION = r"\text{error after } n \text{ examples} \propto n^{-a}"
 LEAD = (
-    f"A stream of {{examples}} examples with {FEATURES} random features, whose {CLASSES} classes a random network of "
-    f"{TEACHER} hidden units gives, is too long to keep: every batch of {BATCH} is drawn when its turn comes. A "
-    f"network of {STUDENT} hidden ReLU units learns from it, by Adam, whose rate falls with the step k as 0.01/√(1 + "
-    "k/100), however long the run, in one pass and, in the same number of steps, from its first 2 %, 10 % or half, "
-    f"over and over. The error is the share of {HELD_OUT} other examples that it puts into another class than the "
-    "teacher without noise. With noise, what it learns from is the largest of the teacher's outputs with normal noise "
-    f"of deviation {NOISE[1]:g}."
+    "A network learns from a stream of examples that is too long to keep, in one pass and from parts of it. The "
+    f"stream has {{examples}} examples with {FEATURES} random features, whose {CLASSES} classes a random network of "
+    f"{TEACHER} hidden units gives; every batch of {BATCH} is drawn when its turn comes. The network has {STUDENT} "
+    "hidden ReLUs and learns by Adam, whose rate falls with the step k as $0.01 / \\sqrt{{1 + k/100}}$, however long "
+    "the run, in one pass and, in the same number of steps, from its first 2 %, 10 % or half, over and over. The "
+    f"error is the share of {HELD_OUT} other examples that it puts into another class than the teacher without noise. "
+    "With noise, what it learns from is the largest of the teacher's outputs with normal noise of deviation "
+    f"{NOISE[1]:g}."
 )
 STOP = r.Claim(
     f"One pass through a stream may stop early: after a tenth of it the error is at most {NEAR} above that after all "
     "of it.",
-    why="the error keeps falling, about as a power of the number of examples, and has no plateau; a good part of that "
+    why="The error keeps falling, about as a power of the number of examples, and has no plateau. A good part of that "
     "is not new examples but more steps, as the runs over and over a tenth of them show, and the rate has fallen less "
-    "by then",
+    "by then.",
+    quantity="error after a tenth less error after all",
 )
 PARTS = {
     TENTH: r.Claim(
-        "A tenth of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
-        f"over and over, the error comes to at most {NEAR} above that from all.",
-        why="the same examples again teach less than new ones, the more so with noisy targets",
+        "A tenth of the examples of a stream is enough: learned from over and over, in as many steps as the whole "
+        f"stream takes, these alone give an error at most {NEAR} above that from all.",
+        why="The same examples again teach less than new ones, the more so with noisy targets.",
+        quantity="error from a tenth less error from all",
     ),
     HALF: r.Claim(
-        "Half of the examples of a stream is enough: in as many steps as the whole stream takes, from these alone, "
-        f"over and over, the error comes to at most {NEAR} above that from all."
+        "Half of the examples of a stream is enough: learned from over and over, in as many steps as the whole stream "
+        f"takes, these alone give an error at most {NEAR} above that from all.",
+        quantity="error from a half less error from all",
     ),
 }
 DIMINISH = r.Claim(
     "The returns of a stream diminish: from a tenth of it on the error after n examples falls more slowly than 1/√n "
-    "(as n⁻ᵃ with a < ½)."
+    "(as n⁻ᵃ with a < ½).",
+    quantity="the power a",
 )
 HONEST = r.Claim(
-    "In one pass through a stream the running loss is an honest estimate: in the last fifth the held-out loss and the "
-    "loss of the batches before their steps differ by at most 0.02."
+    "In one pass through a stream the running loss, that of each batch before its step, is an honest estimate: in the "
+    "last fifth of the pass it differs from the held-out loss by at most 0.02.",
+    quantity="held-out loss less running loss",
 )
 
 
@@ -109,8 +115,8 @@ def experiment_with(steps: int) -> Any:
     return experiment
 
 
-def _by_noise(values: np.ndarray, note: str = "") -> dict[str, np.ndarray]:
-    return r.by_case(values, NOISE, "noise {:g}" + (f", {note}" if note else ""))
+def _by_noise(values: np.ndarray) -> dict[str, np.ndarray]:
+    return r.by_case(values, NOISE, "noise {:g}")
 
 
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
@@ -131,7 +137,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
             "examples": BATCH * steps,
             "share": SHARES,
             "error": {name: [r.Interval.of(v) for v in of[:, :, -1].T] for name, of in _by_noise(error).items()},
-            "power": r.intervals(_by_noise(powers, "a")),
+            "power": r.intervals(_by_noise(powers)),
         },
     )
 
@@ -147,13 +153,10 @@ def _verdicts(error: np.ndarray, powers: np.ndarray, optimism: np.ndarray) -> li
     whole = error[:, :, -1]
     early = whole[..., RECORDS // 10 - 1] - whole[..., -1]
     return [
-        r.at_most(STOP, NEAR, _by_noise(early, "error above that after all")),
-        *(
-            r.at_most(claim, NEAR, _by_noise(error[:, :, i, -1] - whole[..., -1], "error above that from all"))
-            for i, claim in PARTS.items()
-        ),
-        r.at_most(DIMINISH, 0.5, _by_noise(powers, "a")),
-        r.within(HONEST, -0.02, 0.02, _by_noise(optimism[:, :, -1], "held-out loss less running loss")),
+        r.at_most(STOP, NEAR, _by_noise(early)),
+        *(r.at_most(claim, NEAR, _by_noise(error[:, :, i, -1] - whole[..., -1])) for i, claim in PARTS.items()),
+        r.at_most(DIMINISH, 0.5, _by_noise(powers)),
+        r.within(HONEST, -0.02, 0.02, _by_noise(optimism[:, :, -1])),
     ]
 
 

@@ -32,41 +32,49 @@ Found = dict[str, dict[int, dict[str, np.ndarray]]]
 """for plain networks and for batch norm, and for each depth: arrays [seeds, activations, …]"""
 
 
-EQUATION = "ε^{l−1} = (ε^l ∘ σ′(S^l)) W^lᵀ,   σ′ ≤ 1/4 for the sigmoid"
+EQUATION = r"""\varepsilon^{l-1} = (\varepsilon^l \circ \sigma{\prime}(S^l))\, (W^l)^\top
+\sigma{\prime} \leq \tfrac14 \text{ for the sigmoid}"""
 LEAD = (
     f"Networks of {{depths}} hidden layers of {WIDTH} neurons, sigmoid, tanh or ReLU, without and with batch "
-    "normalisation before σ, learn digits by SG for {steps} steps, with "
+    "normalisation before σ, learn digits by SGD for {steps} steps, with "
     f"η = {', '.join(f'{rate:g} for {name}' for name, (_, _, rate) in ACTIVATIONS.items())}. First weights are "
     "Glorot's, for ReLU √2 times as large. The norms of the gradient, layer by layer, are those of the first step; a "
     "loss is the mean over the last tenth of the steps, where guessing has ln 10 = 2.303."
 )
 SHRINKS = r.Claim(
     "In a plain sigmoid network, where σ′ ≤ 1/4, the gradient shrinks to a quarter or less from each layer to the one "
-    "before it."
+    "before it.",
+    quantity="factor of the gradient's norm a layer, on the way back",
 )
 KEEP = r.Claim(
     "Networks of tanh with Glorot's weights, and of ReLU with weights √2 times as large, keep the norm of the gradient "
-    "from layer to layer (to ± 5 % a layer)."
+    "from layer to layer (to ± 5 % a layer).",
+    quantity="factor of the gradient's norm a layer, on the way back",
 )
 NORM_KEEPS = r.Claim(
     "Batch norm keeps the norm of the gradient from layer to layer, whatever σ is (to ± 5 % a layer).",
-    why="where it leaves these bounds, gradients grow towards the first layer: what vanished is cured and overdone",
+    why="Where it leaves these bounds, gradients grow towards the first layer: what vanished is cured and overdone.",
+    quantity="factor of the gradient's norm a layer, on the way back",
 )
 EXPLODES = r.Claim(
     "With batch norm and ReLU the gradient grows by √(π/(π − 1)) = 1.211 a layer (± 2 %; G. Yang and others, 2019, for "
     "wide layers and large batches).",
-    why=f"here layers have {WIDTH} neurons and batches {BATCH} examples, where the theory has infinitely many",
+    why=f"Here layers have {WIDTH} neurons and batches {BATCH} examples, where the theory has infinitely many.",
+    quantity="factor of the gradient's norm a layer, on the way back",
 )
 PLAIN_FAILS = r.Claim(
-    f"A plain sigmoid network of 5 or more hidden layers does not learn (its loss stays above {GUESSING})."
+    f"A plain sigmoid network of 5 or more hidden layers does not learn (its loss stays above {GUESSING}).",
+    quantity="loss at the end",
 )
 NORM_LEARNS = r.Claim(
     f"A sigmoid network of 5 or more hidden layers with batch norm learns (its loss falls below {LEARNED}).",
-    why="such networks leave guessing at every depth, but the deeper they are, the higher their loss is at the end",
+    why="Such networks leave guessing at every depth, but the deeper they are, the higher their loss is at the end.",
+    quantity="loss at the end",
 )
 STILL_LEARN = r.Claim(
     f"Without batch norm, tanh and ReLU still learn with {{deepest}} hidden layers (their loss falls below {LEARNED}).",
-    why="a gradient that keeps its norm is not all; whether another η would do is left open here",
+    why="A gradient that keeps its norm is not all; whether another η would do is left open here.",
+    quantity="loss at the end",
 )
 
 
@@ -102,7 +110,7 @@ def experiment_with(norm: str, depth: int, steps: int) -> Callable[..., Any]:
 
 
 def factor(norms: np.ndarray) -> np.ndarray:
-    """By what ‖∂Q/∂W^l‖ grows from layer to layer on the way back, from the last hidden layer to the second.
+    """By what ‖∂Q/∂Wˡ‖ grows from layer to layer on the way back, from the last hidden layer to the second.
 
     Args:
         norms: of all weights [..., hidden layers + 1]; the first and the last have other shapes than the rest.
@@ -112,21 +120,23 @@ def factor(norms: np.ndarray) -> np.ndarray:
 
 def profiles(found: Found) -> r.Figure:
     """The norms of the gradient layer by layer, without and with batch norm."""
-    with r.figure(7.2, 3.8) as canvas:
-        for axes, (norm, of_depths) in zip(canvas.subplots(1, 2, sharey=True), found.items(), strict=True):
+    with r.figure(5.4, 7.2) as canvas:
+        for axes, (norm, of_depths) in zip(canvas.subplots(2, 1, sharex=True, sharey=True), found.items(), strict=True):
             for i, (color, name) in enumerate(zip(r.COLORS, ACTIVATIONS, strict=False)):
                 for depth, line in zip(sorted(of_depths)[-1:0:-1] or of_depths, ("-", "--"), strict=False):
                     mean, half = r.interval(np.log10(of_depths[depth]["norms"][:, i]))
                     at = np.arange(1, depth + 2)
-                    axes.plot(at, 10**mean, line, color=color, label=f"{name}, {depth} hidden")
+                    axes.plot(at, 10**mean, line, color=color, label=name if line == "-" else "_dashed")
                     axes.fill_between(at, 10 ** (mean - half), 10 ** (mean + half), color=color, alpha=0.2, linewidth=0)
-            axes.set(title=norm, xlabel="layer l", yscale="log")
-        canvas.axes[0].set_ylabel("‖∂Q/∂W^l‖")
-        canvas.axes[1].legend(fontsize=8)
+            axes.set(title=norm, ylabel="‖∂Q/∂Wˡ‖", yscale="log")
+        for axes in canvas.axes:
+            r.name_lines(axes)
+        canvas.axes[1].set_xlabel("layer l")
+        canvas.axes[1].locator_params(axis="x", integer=True)
         return r.finished(
             canvas,
-            "The gradient of each layer's weights at the start, without and with batch normalisation before σ: "
-            "geometric means over seeds with 95 % intervals",
+            "The gradient of each layer's weights at the start, without and with batch normalisation before σ, in the "
+            "deepest network and, dashed, in the next: geometric means over seeds with 95 % intervals",
             "Two plots of the norm of the gradient against the layer, on a logarithmic scale. Without batch norm the "
             "norms of a sigmoid network fall by many orders of magnitude from the last layer to the first, while those "
             "of tanh and ReLU stay level. With batch norm all of them stay within about two orders, and grow towards "
@@ -141,13 +151,12 @@ def losses(found: Found) -> r.Figure:
         for norm, line in zip(found, ("--", "-"), strict=True):
             for i, (color, name) in enumerate(zip(r.COLORS, ACTIVATIONS, strict=False)):
                 mean, half = r.interval([of["loss"][:, i] for of in found[norm].values()], axis=1)
-                axes.errorbar(
-                    list(found[norm]), mean, half, fmt=f"o{line}", color=color, markersize=4, capsize=2,
-                    label=f"{name}, {norm}",
-                )  # fmt: skip
+                at = list(found[norm])
+                axes.plot(at, mean, f"o{line}", color=color, markersize=4, label=f"{name}, {norm}")
+                axes.errorbar(at, mean, half, fmt="none", color=color, capsize=2)
         axes.axhline(math.log(10), linestyle=":", color="#888888")
         axes.set(xlabel="hidden layers", ylabel="training loss at the end", xticks=list(found["plain"]))
-        axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=4)
+        r.name_lines(axes)
         return r.finished(
             canvas,
             "Which networks learn: the training loss of the last tenth of the steps against depth, means over seeds "
@@ -214,7 +223,7 @@ def _table(found: Found, factors: dict[str, dict[str, np.ndarray]]) -> r.Table:
         for norm, of_depths in found.items()
     ]
     return r.Table(
-        "By what ‖∂Q/∂W^l‖ grows from layer to layer on the way back, in the deepest network, and the loss at the end "
+        "By what ‖∂Q/∂Wˡ‖ grows from layer to layer on the way back, in the deepest network, and the loss at the end "
         "by the number of hidden layers",
         ("σ", "norm", "growth", *(f"loss, {depth} hidden" for depth in found["plain"])),
         rows,

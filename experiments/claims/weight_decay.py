@@ -21,6 +21,8 @@ from fnn.training import overfitting_gap
 
 WIDTH, BATCH, ETA, SHRINKING = 32, 20, 0.3, 100
 """hidden neurons, examples in a batch, η, and steps that are taken without a gradient"""
+RAISED = str(SHRINKING).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+"""as an exponent"""
 LEARNED_ON = {"digits": 100, "breast cancer": 40}
 """how many examples are learned; the others are held out"""
 STRENGTHS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -32,33 +34,45 @@ Found = dict[str, dict[str, np.ndarray]]
 """for each data set arrays [seeds, strengths, …]"""
 
 
-EQUATION = """L(W) + λ/2 ‖W‖² → min
-w := w(1 − ηλ) − η ∂L/∂w"""
+EQUATION = r"""L(W) + \tfrac{\lambda}{2} \lVert W\rVert^2 \to \min
+w \coloneqq w(1 - \eta\lambda) - \eta\, \frac{\partial L}{\partial w}"""
 LEAD = (
-    f"A network of {WIDTH} hidden ReLU learns a few examples ({{learned}}) by {{steps}} steps of SG (stochastic "
-    f"gradient) with η = {ETA}, with L2 on its weights, not the biases. All other examples are held out. The "
+    f"A network of {WIDTH} hidden ReLUs learns a few examples ({{learned}}) by {{steps}} steps of SGD (stochastic "
+    f"gradient descent) with η = {ETA}, with L2 on its weights, not the biases. All other examples are held out. The "
     "overfitting gap is the loss on held-out examples minus that on those learned, both without the penalty."
 )
 SHRINKS = r.Claim(
-    "As the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after "
-    f"{SHRINKING} of them the weights are (1 − ηλ)^{SHRINKING} times those at first (up to rounding, 10⁻⁵ of their "
-    "norm)."
+    f"As the equation of L2 says, a step without a gradient is w := w(1 − ηλ): after {SHRINKING} of them the weights "
+    f"are (1 − ηλ){RAISED} times those at first (up to rounding, 10⁻⁵ of their norm).",
+    quantity="relative difference of the weights",
 )
-GROW = r.Claim("Without L2 the weights go on growing: ‖W‖ is larger at the end than at half time (by 1 % or more).")
-SMALLER = r.Claim("The larger the λ of L2, the smaller ‖W‖ is at the end (by 1 % or more each time).")
-GAP = r.Claim("L2 with λ = 0.01 narrows the overfitting gap (by 1 % or more against λ = 0).")
+GROW = r.Claim(
+    "Without L2 the weights go on growing: ‖W‖ is larger at the end than at half time (by 1 % or more).",
+    quantity=f"‖W‖, at half time less {CLEARLY} of that at the end",
+)
+SMALLER = r.Claim(
+    "The larger the λ of L2, the smaller ‖W‖ is at the end (by 1 % or more each time).",
+    quantity=f"‖W‖ at the end, with the larger λ less {CLEARLY} of that with the smaller",
+)
+GAP = r.Claim(
+    "L2 with λ = 0.01 narrows the overfitting gap (by 1 % or more against λ = 0).",
+    quantity=f"overfitting gap, with λ = 0.01 less {CLEARLY} of that with λ = 0",
+)
 LOSS = r.Claim(
     "L2 with λ = 0.01 lowers the held-out loss (by 1 % or more against λ = 0).",
-    why="the λ with the lowest held-out loss is {best}; the larger λ, the worse are the examples learned fitted",
+    why="The λ with the lowest held-out loss is {best}. The larger λ is, the worse the examples learned are fitted.",
+    quantity=f"held-out loss, with λ = 0.01 less {CLEARLY} of that with λ = 0",
 )
 ACCURACY = r.Claim(
     "L2 with λ = 0.01 raises the held-out accuracy (by 0.001 or more against λ = 0).",
-    why="a likely cause: L2 makes predictions less sure, which lowers the loss where they are wrong; which class is "
-    "the largest hardly changes",
+    why="A likely cause: L2 makes predictions less sure, which lowers the loss where they are wrong; which class is "
+    "the largest hardly changes.",
+    quantity="held-out accuracy, with λ = 0.01 less with λ = 0",
 )
 HARM = r.Claim(
     "Too much L2 does harm: with λ = 0.1 the held-out loss is higher than with λ = 0.01 (by 1 % or more).",
-    why="a likely cause: breast cancer, with two classes that a plane nearly separates, needs small weights only",
+    why="A likely cause: breast cancer, with two classes that a plane nearly separates, needs small weights only.",
+    quantity=f"held-out loss, with λ = 0.01 less {CLEARLY} of that with λ = 0.1",
 )
 
 
@@ -105,7 +119,7 @@ def name_of(strength: float) -> str:
 def grown(found: Found, steps: int) -> r.Figure:
     """‖W‖ and the overfitting gap over the steps."""
     at = (1 + np.arange(POINTS)) * (steps // POINTS)
-    with r.figure(7.2, 6.0) as canvas:
+    with r.figure(5.4, 6.0) as canvas:
         grid = canvas.subplots(2, len(found), sharex=True, sharey="row", squeeze=False)
         for row, (what, label) in zip(grid, (("norm", "‖W‖"), ("gap", "held-out − training loss")), strict=True):
             for axes, of in zip(row, found.values(), strict=True):
@@ -118,7 +132,7 @@ def grown(found: Found, steps: int) -> r.Figure:
             axes.set_title(name)
         for axes in grid[1]:
             axes.set_xlabel("step")
-        canvas.legend(*grid[0][0].get_legend_handles_labels(), fontsize=9, ncols=5, loc="outside upper center")
+        canvas.legend(*grid[0][0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
         return r.finished(
             canvas,
             "Above: the norm of all weights during training. Below: the overfitting gap. Means over seeds with 95 % "

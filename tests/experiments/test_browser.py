@@ -103,7 +103,7 @@ def outcomes() -> list[Outcome]:
     still = Outcome(
         lead="It moves.", verdicts=[judged("it moves", True, "yes")], animations=[motion()], slide=3, title="Motion"
     )
-    still.files = {"explorer.json": explorer.explorer(("sgd", "momentum"))}
+    still.files = {"explorer.json": explorer.explorer({"sgd": "SGD", "momentum": "momentum"})}
     still.name, still.command = "moving", "python -m experiments moving"
     real = backprop.run(Settings(seeds=2, quick=True), lambda words: None)
     real.name, real.command, real.title = "backprop", "python -m experiments backprop", real.title or "BackProp"
