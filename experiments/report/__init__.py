@@ -4,7 +4,18 @@ An experiment is a module of `experiments.claims` with a function ``run(settings
 here: ``from experiments import report as r``.
 """
 
-from experiments.report.outcomes import Animation, Claim, Experiment, Figure, Log, Outcome, Settings, Table, Verdict
+from experiments.report.outcomes import (
+    Animation,
+    Claim,
+    Experiment,
+    Figure,
+    Log,
+    Outcome,
+    Settings,
+    Table,
+    TableGiven,
+    Verdict,
+)
 from experiments.report.plots import COLORS, DIVERGING, animated, curves, error_bars, figure, finished, tick_at
 from experiments.report.statistics import (
     Interval,
@@ -37,6 +48,7 @@ __all__ = [
     "Settings",
     "Share",
     "Table",
+    "TableGiven",
     "Verdict",
     "animated",
     "at_least",

@@ -43,6 +43,16 @@ SLIDES = (
 T = TypeVar("T")
 
 
+class TableGiven(NamedTuple):
+    """A user's own table, as it was asked for."""
+
+    path: str
+    answer: str | None = None
+    """the column to predict, or None for the default"""
+    answer_is: str | None = None
+    """"classes" or "numbers", or None for the default"""
+
+
 class Settings(NamedTuple):
     """How large an experiment is to be."""
 
@@ -52,8 +62,8 @@ class Settings(NamedTuple):
     """a small version that shows that everything works"""
     problem: Problem | None = None
     """a user's own network, loss and batch, or None"""
-    data: str | None = None
-    """path of a user's own table, .npz or .csv, or None"""
+    data: TableGiven | None = None
+    """a user's own table, or None"""
 
     def pick(self, quick: T, full: T) -> T:
         """The first in a quick run, the second in a full one."""
@@ -155,6 +165,8 @@ class Outcome:
     animations: Sequence[Animation] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     """nested dicts and lists of numbers, for the CSV and the JSON"""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """further files by their names, for the folder of the report"""
     title: str = ""
     """by default the first line of the module's docstring"""
     name: str = ""
