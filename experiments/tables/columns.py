@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from experiments.tables import numbers
 from experiments.tables.errors import refused
+from experiments.tables.files import Frame, Series
 
 CATEGORIES = 20
 """words of a column that become a feature each; a column of more is left out"""
@@ -52,7 +52,7 @@ class Numbers(NamedTuple):
         """How many features it becomes."""
         return 1 + self.marked
 
-    def encoded(self, series: pd.Series) -> np.ndarray:
+    def encoded(self, series: Series) -> np.ndarray:
         """The features [rows, features] of cells.
 
         Raises:
@@ -74,7 +74,7 @@ class Words(NamedTuple):
         """How many features it becomes."""
         return len(self.categories)
 
-    def encoded(self, series: pd.Series) -> np.ndarray:
+    def encoded(self, series: Series) -> np.ndarray:
         """The features [rows, features] of cells; a word that is no category is none of them."""
         known = {category.casefold(): j for j, category in enumerate(self.categories)}
         of_words = {w: known.get((UNSEEN if numbers.is_missing(w) else w).casefold(), -1) for w in series.unique()}
@@ -94,13 +94,13 @@ class Column(NamedTuple):
     """cells without a value"""
 
 
-def encode(columns: Sequence[Numbers | Words], frame: pd.DataFrame) -> np.ndarray:
+def encode(columns: Sequence[Numbers | Words], frame: Frame) -> np.ndarray:
     """The features [rows, features] of a table, float32."""
     parts = [column.encoded(frame[column.name]) for column in columns]
     return np.concatenate([np.zeros((len(frame), 0), np.float32), *parts], axis=1)
 
 
-def values(series: pd.Series, written: numbers.Written, sentinels: Sequence[float] = ()) -> np.ndarray:
+def values(series: Series, written: numbers.Written, sentinels: Sequence[float] = ()) -> np.ndarray:
     """The numbers of cells, float64 [rows], NaN where they are missing.
 
     Raises:
@@ -119,12 +119,12 @@ def values(series: pd.Series, written: numbers.Written, sentinels: Sequence[floa
     return np.where(np.isin(found, sentinels), np.nan, found)
 
 
-def line_of(series: pd.Series, word: Any) -> int:
+def line_of(series: Series, word: Any) -> int:
     """The line of the first cell that is this word."""
     return int(series.index[(series == word).to_numpy().argmax()])
 
 
-def written_of(path: Path, series: pd.Series, decimal: str, separator: str) -> numbers.Written | None:
+def written_of(path: Path, series: Series, decimal: str, separator: str) -> numbers.Written | None:
     """How the numbers of a column are written, or None for a column of words.
 
     Raises:
@@ -158,7 +158,7 @@ def _unlike(words: list[str]) -> list[str]:
     return next(([words[0], word] for word in words if not numbers.style_of([words[0], word])), [words[0], words[-1]])
 
 
-def sentinels_of(series: pd.Series, written: numbers.Written) -> tuple[list[float], list[str]]:
+def sentinels_of(series: Series, written: numbers.Written) -> tuple[list[float], list[str]]:
     """The sentinels that stand for missing numbers, those far from all other numbers; and warnings of all there are.
 
     Far is farther than the others lie apart.
@@ -182,7 +182,7 @@ def sentinels_of(series: pd.Series, written: numbers.Written) -> tuple[list[floa
 
 
 def column_of(
-    series: pd.Series, written: numbers.Written | None, kept: pd.Index
+    series: Series, written: numbers.Written | None, kept: Any
 ) -> tuple[Column, list[str]]:  # fmt: skip
     """What is made of a column of features, and warnings.
 
@@ -196,7 +196,7 @@ def column_of(
 
 
 def _of_numbers(
-    name: str, series: pd.Series, written: numbers.Written, kept: pd.Index
+    name: str, series: Series, written: numbers.Written, kept: Any
 ) -> tuple[Column, list[str]]:  # fmt: skip
     sentinels, warnings = sentinels_of(series, written)
     whole = values(series, written, sentinels)
@@ -224,7 +224,7 @@ def _of_numbers(
     return Column(name, taken, said, missing), warnings
 
 
-def _of_words(name: str, series: pd.Series, kept: pd.Index) -> tuple[Column, list[str]]:
+def _of_words(name: str, series: Series, kept: Any) -> tuple[Column, list[str]]:
     cells = series[series.index.isin(kept)]
     is_missing = cells.map(numbers.is_missing).to_numpy(bool)
     missing, words = int(is_missing.sum()), cells[~is_missing]

@@ -28,6 +28,8 @@ LOOKED_AT = 200
 """records by which the separator is chosen"""
 TEXT, SHEETS, ARRAYS = (".csv", ".tsv", ".txt"), (".xlsx", ".xlsm"), (".npz",)
 SUFFIXES = (*TEXT, *SHEETS, ".parquet", *ARRAYS)
+Frame = Series = Any
+"""pandas', whose methods have no types that help"""
 Record = tuple[int, list[str]]
 """the line where it ends, and its cells"""
 
@@ -35,7 +37,7 @@ Record = tuple[int, list[str]]
 class Cells(NamedTuple):
     """A table before anything is interpreted."""
 
-    frame: pd.DataFrame
+    frame: Frame
     """columns by their names, of words without blanks around them, or of numbers; the index is the line of each row"""
     separator: str
     """between the cells of a text, or nothing"""
@@ -171,9 +173,7 @@ def _records(text: str, separator: str) -> list[Record]:
 
 def _of_sheet(path: Path) -> tuple[list[Record], str, list[str]]:
     """The first sheet of a workbook that holds anything."""
-    sheets: dict[Any, pd.DataFrame] = pd.read_excel(
-        path, sheet_name=None, header=None, dtype=object, keep_default_na=False
-    )
+    sheets: dict[Any, Frame] = pd.read_excel(path, sheet_name=None, header=None, dtype=object, keep_default_na=False)
     filled = {name: sheet for name, sheet in sheets.items() if sheet.size}
     if not filled:
         raise refused(path, "a sheet with cells", "an empty workbook", "Fill in a sheet")
@@ -201,14 +201,14 @@ def _of_arrays(path: Path) -> Cells:
         if array.dtype.kind not in kinds:
             allowed = "numbers" if name == "x" else "numbers or words"
             raise Unreadable(f"{path}: {name} must be {allowed}, got {array.dtype}")
-    frame = pd.DataFrame(x.astype(np.float64), columns=[f"x{j}" for j in range(x.shape[1])])
+    frame: Frame = pd.DataFrame(x.astype(np.float64), columns=[f"x{j}" for j in range(x.shape[1])])
     frame["y"] = [str(word).strip() for word in y.astype(str)] if y.dtype.kind in "US" else y.astype(np.float64)
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     return Cells(frame, "", [], [], True)
 
 
 def _of_parquet(path: Path) -> Cells:
-    frame = pd.read_parquet(path)
+    frame: Frame = pd.read_parquet(path)
     frame.columns = [str(name).strip() for name in frame.columns]
     for name in frame.columns:
         if not pd.api.types.is_numeric_dtype(frame[name]) or pd.api.types.is_bool_dtype(frame[name]):

@@ -11,6 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from threadpoolctl import threadpool_limits
 
 from experiments import report as r
 from experiments.tables.table import Table
@@ -54,7 +55,7 @@ def measured(
         log(f"scikit-learn's methods on split {seed + 1} of {len(splits)}")
         known = np.concatenate([validation, train])
         for name, method in references(table, length, seed).items():
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), threadpool_limits(1):  # several threads wait for one another on busy cores
                 warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed on purpose
                 predicted = method.fit(table.x[known], y[known]).predict(table.x[test])
             found.setdefault(name, []).append(_errors(table, predicted, y[test]))

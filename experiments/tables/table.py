@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from experiments.tables.columns import (
     written_of,
 )
 from experiments.tables.errors import refused
-from experiments.tables.files import Cells, cells
+from experiments.tables.files import Cells, Frame, Series, cells
 
 SMALLEST = 50
 """rows, of which some are held out"""
@@ -103,9 +103,8 @@ def read(path: Path, answer: str | None = None, answer_is: str | None = None) ->
         raise refused(path, f"{SMALLEST} rows or more", str(len(frame)), "Gather more, for some are held out")
     decimal = numbers.decimal_of(_words_alone(frame[column]) for column in frame.columns)
     written = {column: written_of(path, frame[column], decimal, found.separator) for column in frame.columns}
-    y, target, warned = _answered(path, frame[name], written[name], answer_is, why)
+    kept, y, target, warned = _answered(path, frame[name], written[name], answer_is, why)
     warnings += warned
-    kept = y.index
     columns = []
     for column in frame.columns.drop(name):
         made, warned = column_of(frame[column], written[column], kept)
@@ -117,7 +116,7 @@ def read(path: Path, answer: str | None = None, answer_is: str | None = None) ->
         raise refused(path, "a column to learn from", f"none: {left}", "Add numbers, or words that come again")
     x = encode(taken, frame.loc[kept])
     return Table(
-        path.name, rows, x, y.to_numpy(), target, tuple(columns), found.named, tuple(notes), tuple(warnings)
+        path.name, rows, x, y, target, tuple(columns), found.named, tuple(notes), tuple(warnings)
     )  # fmt: skip
 
 
@@ -137,7 +136,7 @@ def features_of(found: Cells, columns: Sequence[Numbers | Words], path: Path) ->
         raise refused(path, "numbers as in the table that was learned", str(error), "Correct the cell") from None
 
 
-def _words_alone(series: pd.Series) -> list[str]:
+def _words_alone(series: Series) -> list[str]:
     if series.dtype.kind == "f":
         return []
     return [word for word in series.unique() if not numbers.is_missing(word, True)]
@@ -162,7 +161,7 @@ def _answer_name(path: Path, names: list[str], asked: str | None) -> tuple[str, 
     return names[-1], "the last column; --answer takes another"
 
 
-def _without_totals(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _without_totals(frame: Frame) -> tuple[Frame, list[str]]:
     """The rows without a last one of totals, by its label or its sums, and a warning of it."""
     if len(frame) < 3 or all(frame[name].dtype.kind == "f" for name in frame.columns):
         return frame, []
@@ -185,12 +184,12 @@ def _without_totals(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _answered(
-    path: Path, series: pd.Series, written: numbers.Written | None, answer_is: str | None, why: str
-) -> tuple[pd.Series, Answer, list[str]]:
-    """The targets of the rows that have one, what is to be predicted, and warnings."""
+    path: Path, series: Series, written: numbers.Written | None, answer_is: str | None, why: str
+) -> tuple[Any, np.ndarray, Answer, list[str]]:
+    """The lines of the rows that have an answer, their targets, what is to be predicted, and warnings."""
     sentinels, warnings = sentinels_of(series, written) if written else ([], [])
     if written:
-        found = pd.Series(values(series, written, sentinels), series.index).dropna()
+        found: Series = pd.Series(values(series, written, sentinels), series.index).dropna()
     else:
         found = series[~series.map(numbers.is_missing).to_numpy(bool)]
     if len(found) < len(series):
@@ -219,17 +218,17 @@ def _answered(
     if written and written.doubtful:
         warnings.append(f"the answer, {series.name}, is read with {written.style}")
     mean, scale = float(found.mean()), float(found.std(ddof=0))
-    y = pd.Series(list(((found - mean) / scale).to_numpy(np.float32)[:, None]), found.index)
+    y = ((found - mean) / scale).to_numpy(np.float32)[:, None]
     answer = Answer(
         str(series.name), (), (), mean, scale, f"{said}: numbers from {found.min():g} to {found.max():g}{few}"
     )
-    return y, answer, warnings
+    return found.index, y, answer, warnings
 
 
 def _classes(
-    path: Path, found: pd.Series, said: str, warnings: list[str], name: str
-) -> tuple[pd.Series, Answer, list[str]]:
-    """Targets that are classes."""
+    path: Path, found: Series, said: str, warnings: list[str], name: str
+) -> tuple[Any, np.ndarray, Answer, list[str]]:
+    """The same of classes."""
     if found.dtype.kind == "f":
         found = found.map(lambda value: f"{value:g}")
     counts = found.value_counts()
@@ -255,9 +254,9 @@ def _classes(
     if len(labels) < 2 or len(found) < SMALLEST:
         got = f"{len(labels)} in {len(found)} rows"
         raise refused(path, f"two classes and {SMALLEST} rows", got, "Name another column by --answer, or gather more")
-    y = found.map({label: i for i, label in enumerate(labels)}).astype(np.int32)
+    y = found.map({label: i for i, label in enumerate(labels)}).to_numpy(np.int32)
     each = tuple(int(counts[label]) for label in labels)
-    return y, Answer(name, labels, each, 0.0, 1.0, said), warnings
+    return found.index, y, Answer(name, labels, each, 0.0, 1.0, said), warnings
 
 
 def described(table: Table) -> list[str]:
