@@ -111,9 +111,9 @@ def main(options: Options, console: Console) -> int:
 def run(options: Options, known: dict[str, Experiment], console: Console) -> int:
     """Run the experiments, each into the report as soon as it is finished."""
     names, settings = chosen(options, known), settings_of(options)
+    print_table(console, settings)
     folder, table = folder_of(options), options.data and (options.data.read_bytes(), settings.data)
     try_to_write(folder)
-    print_table(console, settings)
     prints = {name: storage.fingerprint(name, settings.seeds, settings.quick, table) for name in names}
     finished = [] if options.again or options.network else [name for name in names if _is_stored(folder, name, prints)]
     for name, why in storage.damaged(folder).items():

@@ -92,12 +92,11 @@ def _lead(table: tables.Table, settings: r.Settings, length: Length) -> str:
 
 
 def _title(table: tables.Table, best: Tried, peers: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    name, (errors, _) = min(list(peers.items())[1:], key=lambda item: item[1][0].mean())
+    ours, theirs = best.errors.mean(), min(errors.mean() for errors, _ in peers.values())
     if table.answer.classes:
-        ours, theirs = (r.percent(1 - e.mean(), 1) for e in (best.errors, errors))
-        return f"{table.label}: {table.answer.name} is right in {ours} by {best.method.name}; in {theirs} by {name}"
-    ours, theirs = (f"{e.mean():.3g}" for e in (best.errors, errors))
-    return f"{table.label}: {table.answer.name} has an error of {ours} by {best.method.name}; of {theirs} by {name}"
+        right, of_theirs = (r.percent(1 - error, 1) for error in (ours, theirs))
+        return f"{table.label}: {table.answer.name} is predicted rightly in {right}, by scikit-learn in {of_theirs}"
+    return f"{table.label}: {table.answer.name} is predicted to within {ours:.3g}, by scikit-learn {theirs:.3g}"
 
 
 def _verdicts(

@@ -43,6 +43,7 @@ def write(folder: Path) -> Path:
     environment.globals |= {"slides": SLIDES, "marks": MARKS, "outcomes": outcomes, "machine": _machine()}
     folder.mkdir(parents=True, exist_ok=True)
     storage.replace(folder / "style.css", environment.get_template("style.css").render())
+    page = ""
     for i, outcome in enumerate(outcomes):
         around: dict[str, Any] = {
             "before": outcomes[i - 1] if i else None,
@@ -52,13 +53,16 @@ def write(folder: Path) -> Path:
         storage.replace(folder / f"{outcome.name}.html", page)
         storage.keep_numbers(folder, outcome)
     for name in storage.damaged(folder):
-        page = folder / f"{name}.html"
+        path = folder / f"{name}.html"
         with suppress(FileNotFoundError):
-            if f'href="results/{name}.json"'.encode() in page.read_bytes():
-                page.unlink()  # it shows what counts as not there
+            if f'href="results/{name}.json"'.encode() in path.read_bytes():
+                path.unlink()  # it shows what counts as not there
     storage.replace(folder / "claims.csv", storage.claims(outcomes))
     front = folder / "index.html"
-    storage.replace(front, environment.get_template("front.html.j2").render(counted=_counted(outcomes)))
+    alone = [outcome.name for outcome in outcomes] == ["own_table"]  # it has the only page
+    if not alone:
+        page = environment.get_template("front.html.j2").render(counted=_counted(outcomes))
+    storage.replace(front, page)
     return front
 
 

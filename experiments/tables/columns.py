@@ -58,7 +58,7 @@ class Numbers(NamedTuple):
         Raises:
             ValueError: a cell that is no number, after its line.
         """
-        found = values(series, self.written, self.sentinels)
+        found = values(series, _written_again(series, self.written), self.sentinels)
         x = (np.where(np.isnan(found), self.median, found) - self.mean) / self.scale
         return np.stack([x, np.isnan(found)] if self.marked else [x], axis=1).astype(np.float32)
 
@@ -117,6 +117,19 @@ def values(series: Series, written: numbers.Written, sentinels: Sequence[float] 
                 raise ValueError(f"line {line_of(series, word)}: {error}") from None
         found = np.array([of_words[word] for word in series], np.float64)
     return np.where(np.isin(found, sentinels), np.nan, found)
+
+
+def _written_again(series: Series, before: numbers.Written) -> numbers.Written:
+    """How numbers of another table are written: as before, if that can be, else in their own way."""
+    if series.dtype.kind == "f":
+        return before
+    words = [word for word in series.unique() if not numbers.is_missing(word, True)]
+    try:
+        for word in words:
+            numbers.value(word, before)
+    except ValueError:
+        return numbers.style_of(words) or before
+    return before
 
 
 def line_of(series: Series, word: Any) -> int:

@@ -123,11 +123,12 @@ def order_of(key: jax.Array, y: jax.Array, classes: int) -> jax.Array:
     if not classes:
         return jax.random.permutation(key, len(y))
     of_examples, of_classes = jax.random.split(key)
-    sorted_ = jnp.lexsort((jax.random.uniform(of_examples, y.shape), y))
-    counts = jnp.bincount(y, length=classes)
-    k = jnp.arange(len(y)) - (jnp.cumsum(counts) - counts)[y[sorted_]]
-    place = (k + jax.random.uniform(of_classes, (classes,))[y[sorted_]]) / counts[y[sorted_]]
-    return sorted_[jnp.argsort(place)]
+    by_class = jnp.lexsort((jax.random.uniform(of_examples, y.shape, jnp.float32), y))
+    counts = jnp.bincount(y, length=classes).astype(jnp.int32)
+    c = y[by_class]
+    k = jnp.arange(len(y), dtype=jnp.int32) - (jnp.cumsum(counts, dtype=jnp.int32) - counts)[c]
+    u = jax.random.uniform(of_classes, (classes,), jnp.float32)[c]
+    return by_class[jnp.argsort((k.astype(jnp.float32) + u) / counts[c].astype(jnp.float32))]
 
 
 def parts_of(key: jax.Array, table: Table) -> list[jax.Array]:
@@ -191,7 +192,7 @@ def _of_classes(a: jax.Array, y: jax.Array, classes: int) -> dict[str, jax.Array
     pairs = jnp.zeros((classes, classes) if classes <= CONFUSABLE else (0, 0), jnp.int32)
     if classes <= CONFUSABLE:
         pairs = pairs.at[y, predicted].add(1)
-    return {"error": 1 - data.accuracy(a, y), "r2": jnp.zeros(()), "confusion": pairs}
+    return {"error": 1 - data.accuracy(a, y), "r2": jnp.zeros((), jnp.float32), "confusion": pairs}
 
 
 def _of_numbers(a: jax.Array, y: jax.Array, scale: float) -> dict[str, jax.Array]:
