@@ -18,13 +18,12 @@ from experiments.tables.training import HELD_OUT, Length, Tried
 MOST_ROWS, MOST_CELLS, SHOWN = 20_000, 4_000_000, 60
 """examples that are learned from, and features of them all; columns that a page shows"""
 LEAD = (
-    "Tried were a linear network and networks of one and two hidden layers of "
-    f"{training.WIDTH} ReLU units with several optimizers, each at several learning rates and over {{seeds}} random "
-    f"splits: {100 - 2 * round(100 * HELD_OUT)} % of the examples to learn from by {{steps}} steps with batches of "
-    f"{{batch}}, {round(100 * HELD_OUT)} % for validation, which choose the rate, the method and when to stop, and "
-    f"{round(100 * HELD_OUT)} % to test{{strata}}. scikit-learn's methods learn from all but the same test examples. "
-    "Numbers have mean 0 and variance 1 over the whole table. Intervals are over the splits of this one table. "
-    "The best network, trained once more on all examples, is kept: {use} predicts another table by it."
+    "Tried were a linear network and networks with hidden layers of ReLU, “64” of one with so many units, “64–64” of "
+    "two, with several optimizers, each at several learning rates and over {seeds} random splits: {train} of the "
+    "examples to learn from by {steps} steps with batches of {batch}, {held_out} for validation, which chooses the "
+    "rate, the method and when to stop, and {held_out} to test{strata}. scikit-learn's methods learn from all but the "
+    "same test examples. Numbers have mean 0 and variance 1 over the whole table. Intervals are over the splits of "
+    "this one table. The best network, trained once more on all examples, is kept: {use} predicts another table by it."
 )
 EASY = r.Claim("The best network has a smaller error than {nothing}.")
 LINEARLY = r.Claim("The best network has no larger error than scikit-learn's {linear}.")
@@ -51,7 +50,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     log(f"{table.label}: {best.method.name} on all examples")
     kept = model.fitted(table, best.method, best.rate, max(1, round(float(np.median(best.steps)))), length)
     return r.Outcome(
-        " ".join([*_sentences(tables.described(table)), _lead(table, settings, length)]),
+        " ".join([*_sentences(tables.described(table, columns=False)), _lead(table, settings, length)]),
         _verdicts(bool(table.answer.classes), networks, best, peers),
         title=_title(table, best, peers),
         tables=[_methods(table, networks, peers), *_confusion(table, best), *_classes(table), _columns(table)],
@@ -78,12 +77,15 @@ def _at_most(table: tables.Table) -> tables.Table:
 
 
 def _sentences(lines: list[str]) -> list[str]:
-    return [f"{line[0].upper()}{line[1:]}." if not line.startswith(lines[0][:1]) else f"{line}." for line in lines]
+    """The lines of a description as sentences; the first begins with the name of the file, as it is."""
+    return [f"{line}." if i == 0 else f"{line[0].upper()}{line[1:]}." for i, line in enumerate(lines)]
 
 
 def _lead(table: tables.Table, settings: r.Settings, length: Length) -> str:
     return LEAD.format(
         seeds=settings.seeds,
+        train=r.percent(1 - 2 * HELD_OUT),
+        held_out=r.percent(HELD_OUT),
         steps=length.steps,
         batch=length.batch,
         strata=", each class in each part" if table.answer.classes else "",
@@ -96,7 +98,7 @@ def _title(table: tables.Table, best: Tried, peers: dict[str, tuple[np.ndarray, 
     if table.answer.classes:
         right, of_theirs = (r.percent(1 - error, 1) for error in (ours, theirs))
         return f"{table.label}: {table.answer.name} is predicted rightly in {right}, by scikit-learn in {of_theirs}"
-    return f"{table.label}: {table.answer.name} is predicted to within {ours:.3g}, by scikit-learn {theirs:.3g}"
+    return f"{table.label}: {table.answer.name} is predicted with an error of {ours:.3g}, by scikit-learn {theirs:.3g}"
 
 
 def _verdicts(
@@ -105,7 +107,7 @@ def _verdicts(
     nothing, linear = NOTHING[classes], LINEAR[classes]
 
     def against(*names: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return {f"{best.method.name}, {name}": (best.errors, peers[name][0]) for name in names}
+        return {f"{best.method.name} against {name}": (best.errors, peers[name][0]) for name in names}
 
     hidden = min((of for of in networks.values() if of.method.hidden), key=lambda of: of.validation.mean())
     flat = next(of for of in networks.values() if not of.method.hidden)
@@ -113,7 +115,7 @@ def _verdicts(
         r.smaller(EASY.filled(nothing=nothing), against(nothing)),
         r.smaller(LINEARLY.filled(linear=linear), against(linear), or_equal=True),
         r.smaller(OTHERS, against(*(name for name in peers if name != nothing)), or_equal=True),
-        r.smaller(HIDDEN, {f"{hidden.method.name}, {flat.method.name}": (hidden.errors, flat.errors)}),
+        r.smaller(HIDDEN, {f"{hidden.method.name} against {flat.method.name}": (hidden.errors, flat.errors)}),
     ]
 
 
@@ -160,17 +162,24 @@ def _columns(table: tables.Table) -> r.Table:
         for c in table.columns[:SHOWN]
     ]
     more = f"; the first {SHOWN} of {len(table.columns)}" if len(table.columns) > SHOWN else ""
-    return r.Table(f"Columns of {table.label}{more}", ("column", "", "as, or why", "cells missing"), rows)
+    return r.Table(f"Columns of {table.label}{more}", ("column", "use", "as what, or why not", "cells missing"), rows)
 
 
 def _curves(networks: dict[str, Tried], length: Length) -> r.Figure:
     lowest = ", ".join(f"{name} {of.validation.mean():.2g}" for name, of in networks.items())
-    return r.curves(
-        length.every * np.arange(1, length.points + 1),
-        {f"{name}, η = {of.rate:g}": of.curve for name, of in networks.items()},
-        "Learning curves: the validation loss of each network at its best rate, mean and 95 % interval over splits",
-        f"Line plot of the validation loss over the steps, a line for each network. The lowest: {lowest}.",
-        xlabel="step",
-        ylabel="validation loss",
-        logy=True,
-    )
+    steps = length.every * np.arange(1, length.points + 1)
+    with r.figure(6.4, 4.6) as canvas:
+        axes = canvas.subplots()
+        for color, (name, of) in zip(r.COLORS, networks.items(), strict=False):
+            mean, half = r.interval(of.curve)
+            axes.plot(steps, mean, color=color, label=name)
+            axes.fill_between(
+                steps, np.maximum(mean - half, mean / 10), mean + half, color=color, alpha=0.12, linewidth=0
+            )
+        axes.set(xlabel="step", ylabel="validation loss", yscale="log")
+        canvas.legend(fontsize=9, ncols=3, loc="outside upper center")
+        return r.finished(
+            canvas,
+            "Learning curves: the validation loss of each network at its best rate, mean and 95 % interval over splits",
+            f"Line plot of the validation loss over the steps, a line for each network. The lowest: {lowest}.",
+        )

@@ -22,9 +22,9 @@ class Options:
     Writes a CSV with the line of each row, the prediction, and the probability of each class.
     """
 
-    report: Annotated[Path, tyro.conf.Positional]
+    report: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REPORT")]
     """Folder of the report."""
-    table: Annotated[Path, tyro.conf.Positional]
+    table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     """A table with the same columns, in any order; without the answer, or with it."""
     out: Path | None = None
     """File of the predictions. By default the table's name with .predictions.csv, in this folder."""

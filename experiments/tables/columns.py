@@ -233,7 +233,8 @@ def _of_numbers(
     said = "numbers" + (", per cent" if written.percent else "")
     said += "" if written.style == numbers.POINTS else f" with {written.style}"
     if missing:
-        said += f"; the median, {median:g}, where missing" + (", and a feature that says where" if marked else "")
+        said += f"; the median, {median:g}, in place of {missing} missing"
+        said += ", and a feature that says where" if marked else ""
     return Column(name, taken, said, missing), warnings
 
 
@@ -262,7 +263,7 @@ def _of_words(name: str, series: Series, kept: Any) -> tuple[Column, list[str]]:
     if any(map(numbers.is_number, counts.index)):
         warnings.append(f"column {name} has words among numbers: all are taken as words")
     categories = (*sorted(alike.values()), *([UNSEEN] if missing and UNSEEN not in alike else []))
-    said = f"words, a feature each: {', '.join(categories)}"
+    said = f"words, a feature each: {', '.join(categories)}" + (f"; {missing} missing" if missing else "")
     return Column(name, Words(name, categories), said, missing), warnings
 
 

@@ -259,8 +259,13 @@ def _classes(
     return found.index, y, Answer(name, labels, each, 0.0, 1.0, said), warnings
 
 
-def described(table: Table) -> list[str]:
-    """All that was decided, a line each: rows, answer and classes, columns taken and left out, warnings."""
+def described(table: Table, columns: bool = True) -> list[str]:
+    """All that was decided, a line each: rows, answer and classes, columns taken and left out, warnings.
+
+    Args:
+        table: what was read.
+        columns: whether to say of each column as what it is taken.
+    """
     taken = [column for column in table.columns if column.taken is not None]
     left = [column for column in table.columns if column.taken is None]
     examples, features = table.x.shape
@@ -268,13 +273,14 @@ def described(table: Table) -> list[str]:
         f"{table.label}: {table.rows} rows, {examples} taken; {len(table.columns) + 1} columns, {len(taken)} taken as "
         f"{features} features" + "".join(f"; {note}" for note in table.notes),
         f"the answer: {table.answer.said}",
-        f"columns taken: {shortened([f'{column.name} ({column.said})' for column in taken])}",
-        f"columns left out: {shortened([f'{column.name} ({column.said})' for column in left]) or 'none'}",
     ]
     if table.answer.classes:
         counts = zip(table.answer.classes, table.answer.counts, strict=True)
         of = shortened([f"{label} {count}" for label, count in counts])
-        lines.insert(2, f"its {len(table.answer.classes)} classes, with their rows: {of}")
+        lines.append(f"its {len(table.answer.classes)} classes, with their rows: {of}")
+    if columns:
+        lines.append(f"columns taken: {_grouped(taken)}")
+    lines.append(f"columns left out: {_grouped(left) or 'none'}")
     return [*lines, *(f"warning: {warning}" for warning in table.warnings)]
 
 
@@ -282,3 +288,11 @@ def shortened(words: Sequence[str], most: int = 20) -> str:
     """Words in a row, the first of them where there are many."""
     more = f", … {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def _grouped(columns: list[Column]) -> str:
+    """The names of columns, those of which the same is said together."""
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        groups.setdefault(column.said, []).append(column.name)
+    return shortened([f"{shortened(names)} ({said})" for said, names in groups.items()])

@@ -24,6 +24,7 @@ class Method(NamedTuple):
     """A network and how it learns."""
 
     name: str
+    """such as "64–64, Adam": the units of its hidden layers, and what trains it"""
     hidden: tuple[int, ...]
     """units of each hidden layer of ReLU"""
     optimizer: Callable[[jax.Array], fnn.Optimizer]
@@ -40,12 +41,12 @@ def _decaying(eta: jax.Array) -> fnn.Optimizer:
 ONE, TWO = (WIDTH,), (WIDTH, WIDTH)
 METHODS = (
     Method("linear, Adam", (), fnn.adam, (0.003, 0.01, 0.03)),
-    Method("one hidden layer, Adam", ONE, fnn.adam, ADAM),
-    Method("two hidden layers, momentum", TWO, fnn.momentum, MOMENTUM),
-    Method("two hidden layers, Adam and Dropout", TWO, fnn.adam, ADAM, p=0.3),
-    Method("two hidden layers, RMSProp", TWO, fnn.rmsprop, (0.0003, 0.001, 0.003)),
-    Method("two hidden layers, Adam", TWO, fnn.adam, ADAM),
-    Method("two hidden layers, Adam and weight decay", TWO, _decaying, ADAM),
+    Method(f"{WIDTH}, Adam", ONE, fnn.adam, ADAM),
+    Method(f"{WIDTH}–{WIDTH}, momentum", TWO, fnn.momentum, MOMENTUM),
+    Method(f"{WIDTH}–{WIDTH}, Adam, Dropout", TWO, fnn.adam, ADAM, p=0.3),
+    Method(f"{WIDTH}–{WIDTH}, RMSProp", TWO, fnn.rmsprop, (0.0003, 0.001, 0.003)),
+    Method(f"{WIDTH}–{WIDTH}, Adam", TWO, fnn.adam, ADAM),
+    Method(f"{WIDTH}–{WIDTH}, Adam, decay", TWO, _decaying, ADAM),
 )
 """in a quick run the first four"""
 QUICK = 4
