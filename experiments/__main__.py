@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import sys
 
@@ -24,11 +25,13 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 import fnn
-from experiments import data, user_network
-from experiments.report import Experiment, Outcome, Settings, Word, runner, site, storage
+from experiments import own_table, tables, user_network
+from experiments.report import Experiment, Outcome, Settings, TableGiven, Word, runner, site, storage
 from experiments.report.progress import QUICK, Progress, expected, recorded, spoken
 from fnn.training import _files as files
 
+OWN_TABLE = "own_table"
+"""The page about a user's table."""
 OF_NETWORK = ("loss", "features", "examples")
 """The options that say what a user's network is given."""
 COLORS = {Word.HOLDS: "green", Word.PARTLY: "yellow", Word.OPEN: "blue", Word.FAILS: "red"}
@@ -67,9 +70,15 @@ class Options:
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to run. By default the best there is."""
     data: Path | None = None
-    """A table of your own, for `adadelta` and, if its targets are classes, for `depth` and `digits`: .csv whose last
-    column is the target, or .npz with x [examples, features] and y [examples]. Words, and whole numbers of at most 20
-    values or one for each twenty examples, are classes."""
+    """A table of your own, for a page about it alone: what networks make of it beside scikit-learn, and a model to
+    keep. A .csv, .tsv or .txt of any usual separator, decimal mark and encoding, an .xlsx, a .parquet, or an .npz with
+    x [rows, features] and y [rows]. All that is taken and left out is said first."""
+    answer: str | None = None
+    """The column of the table to predict; with --data. By default the only one that is named so, such as "target", else
+    the last."""
+    answer_is: Literal["classes", "numbers"] | None = None
+    """What the answer is taken for; with --data. By default words are classes, and so are whole numbers of at most 20
+    values."""
     network: str | None = None
     """MODULE:NAME of your own network, for `gradients` and `backprop`: a layer, or a function that makes one."""
     loss: str = "squared"
@@ -95,7 +104,7 @@ def main(options: Options, console: Console) -> int:
                 console.print(f"[bold]{name}[/]  {escape(runner.title(name))}", soft_wrap=True)
             return 0
         with runner.signals(runner.interrupt, signal.SIGTERM):
-            return run(options, known, console)
+            return run(options, known | {OWN_TABLE: own_table.run} if options.data else known, console)
     except (UsageError, *runner.REFUSED) as error:
         console.print(f"[red]{escape(str(error))}", soft_wrap=True)
         return 2
@@ -107,6 +116,7 @@ def main(options: Options, console: Console) -> int:
 def run(options: Options, known: dict[str, Experiment], console: Console) -> int:
     """Run the experiments, each into the report as soon as it is finished, unless another run writes it."""
     names, settings = chosen(options, known), settings_of(options)
+    print_table(console, settings)
     folder = folder_of(options)
     try_to_write(folder)
     try:
@@ -125,7 +135,7 @@ def into(
     console: Console,
 ) -> int:
     """Run the experiments that the report in the folder has not yet."""
-    table = options.data and options.data.read_bytes()
+    table = options.data and (options.data.read_bytes(), settings.data)
     prints = {name: storage.fingerprint(name, settings.seeds, settings.quick, table) for name in names}
     finished = [] if options.again or options.network else [name for name in names if _is_stored(folder, name, prints)]
     for name, why in storage.damaged(folder).items():
@@ -235,20 +245,18 @@ def chosen(options: Options, known: dict[str, Experiment]) -> tuple[str, ...]:
         near = [close for name in strange for close in get_close_matches(name, known, 1)]
         hint = f"did you mean {', '.join(near)}?" if len(near) == len(strange) else f"there are: {', '.join(known)}"
         raise UsageError(f"no experiment named {', '.join(strange)}; {hint}")
-    for option, given, takers in (
-        ("--network", options.network, runner.takers("network")),
-        ("--data", options.data, runner.takers("table")),
-    ):
-        if given is not None and not set(asked) <= set(takers):
-            raise UsageError(f"{option} goes with {', '.join(takers)}, not with {', '.join(asked)}")
+    if options.network is not None and not set(asked) <= set(runner.takers("network")):
+        raise UsageError(f"--network goes with {', '.join(runner.takers('network'))}, not with {', '.join(asked)}")
+    if options.data is not None and set(asked) - {OWN_TABLE}:
+        raise UsageError(f"--data makes a page about the table alone and takes no experiments, got {', '.join(asked)}")
+    if options.data is None and (options.answer, options.answer_is) != (None, None):
+        raise UsageError("--answer and --answer-is go with --data alone")
     if options.network is not None and options.data is not None:
         raise UsageError("--network and --data go with different experiments; give one of them")
     if options.network is not None:
         return tuple(asked or runner.takers("network"))
     if options.data is not None:
-        table = data.load(options.data)
-        takers = runner.takers("table")
-        return tuple(asked or (takers if table.classes else set(takers) - set(runner.takers("table of classes"))))
+        return (OWN_TABLE,)
     return tuple(asked or known)
 
 
@@ -264,7 +272,8 @@ def settings_of(options: Options) -> Settings:
     users = None
     if options.network is not None:
         users = user_network.load(options.network, options.loss, options.features, options.examples)
-    return Settings(seeds, options.quick, users, options.data and str(options.data))
+    table = options.data and TableGiven(str(options.data), options.answer, options.answer_is)
+    return Settings(seeds, options.quick, users, table)
 
 
 def folder_of(options: Options) -> Path:
@@ -277,13 +286,24 @@ def folder_of(options: Options) -> Path:
 
 def command(name: str, options: Options, seeds: int) -> str:
     """The command that reproduces an outcome."""
-    given = f"python -m experiments {name} --seeds {seeds}" + (" --quick" if options.quick else "")
+    given = f"python -m experiments{'' if options.data else f' {name}'} --seeds {seeds}"
+    given += " --quick" if options.quick else ""
     given += f" --device {options.device}" if options.device else ""
-    given += f" --data {options.data}" if options.data else ""
+    given += f" --data {shlex.quote(str(options.data))}" if options.data else ""
+    given += f" --answer {shlex.quote(options.answer)}" if options.answer else ""
+    given += f" --answer-is {options.answer_is}" if options.answer_is else ""
     if options.network is None:
         return given
     network = f"--network {options.network} --loss {options.loss}"
     return f"{given} {network} --features {options.features} --examples {options.examples}"
+
+
+def print_table(console: Console, settings: Settings) -> None:
+    """Print what is made of a user's table, if there is one."""
+    if settings.data is not None:
+        for line in tables.described(tables.read(Path(settings.data.path), *settings.data[1:])):
+            style = "[yellow]" if line.startswith("warning") else ""
+            console.print(f"{style}{escape(line)}", soft_wrap=True, highlight=False)
 
 
 def print_outcome(console: Console, place: str, outcome: Outcome, verbose: bool) -> None:

@@ -1,11 +1,8 @@
-"""What there is to learn: scikit-learn's tables, a user's own from a file, truth tables, and points on spirals."""
+"""What there is to learn: scikit-learn's tables, truth tables, and points on spirals."""
 
 from __future__ import annotations
 
-import csv
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,17 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import datasets
 
-from experiments.report import Settings
 from fnn.core._numerics import wide_integers
-
-SMALLEST = 50
-"""examples of a table, of which some are held out"""
-CLASSES = "words, or whole numbers of at most 20 values or one for each twenty examples"
-"""what targets are taken for classes; see `_sample`"""
-
-
-class Unreadable(Exception):
-    """A user's table cannot be taken: one line that says why."""
 
 
 class Sample(NamedTuple):
@@ -97,99 +84,9 @@ def diabetes() -> Sample:
     return _of(datasets.load_diabetes, "diabetes")
 
 
-def samples(settings: Settings, *own: Callable[[], Sample], numbers: bool = False) -> list[Sample]:
-    """The user's table alone if there is one, else an experiment's own.
-
-    Raises:
-        Unreadable: the table's targets are numbers, which the experiment cannot take without ``numbers``.
-    """
-    if settings.data is None:
-        return [make() for make in own]
-    sample = load(Path(settings.data))
-    if not (sample.classes or numbers):
-        raise Unreadable(f"{settings.data}: the targets must be classes, {CLASSES}, but are numbers")
-    return [sample]
-
-
-def load(path: Path) -> Sample:
-    """A user's table.
-
-    Args:
-        path: an .npz file with x [examples, features] and y [examples]; or a .csv file, with or without a line of
-            names, a line an example, its target last. Targets that are words, or whole numbers of few values, are
-            classes.
-
-    Raises:
-        Unreadable: no file, one of another kind, or one that holds no such table.
-    """
-    if not path.is_file():
-        raise Unreadable(f"{path}: there is no such file" if not path.exists() else f"{path} is no file")
-    readers = {".npz": _of_arrays, ".csv": _of_lines}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise Unreadable(f"{path} must be a .csv or an .npz file")
-    try:
-        x, y = readers[suffix](path)
-    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile) as error:  # cut short, or of another kind
-        raise Unreadable(f"{path} cannot be read as {suffix}: {error}") from None
-    return _checked(path, x, y)
-
-
-def _of_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        if not {"x", "y"} <= set(arrays):
-            raise Unreadable(f"{path} must hold arrays x and y, but holds {', '.join(arrays) or 'nothing'}")
-        return arrays["x"], arrays["y"]
-
-
-def _of_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
-    if rows and _is_header(rows):
-        rows = rows[1:]
-    if not rows or len(rows[0]) < 2 or len({len(row) for row in rows}) > 1:
-        raise Unreadable(f"{path} must have at least two columns, separated by commas, and as many in each line")
-    strange = [word for row in rows for word in row[:-1] if not _is_number(word)]
-    if strange:
-        raise Unreadable(f"{path}: every feature must be a number, got {strange[0]!r}; write words as numbers")
-    targets = [row[-1] for row in rows]
-    words = [word for word in targets if not _is_number(word)]
-    if 0 < len(words) < len(targets):
-        raise Unreadable(f"{path}: the targets must be all numbers or all words, got {words[0]!r} among numbers")
-    y = np.array(targets) if words else np.array([float(word) for word in targets])
-    return np.array([row[:-1] for row in rows], float), y
-
-
-def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first line names the columns: no feature is a number there, or the target is the only word."""
-    (*features, target), *others = rows
-    target_alone = not _is_number(target) and all(_is_number(row[-1]) for row in others)
-    return target_alone or (any(features) and not any(map(_is_number, features)))
-
-
 def _of(load: Callable[..., Any], label: str) -> Sample:
     x, y = load(return_X_y=True)
     return _sample(label, x, y)
-
-
-def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> Sample:
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if x.ndim != 2 or not x.shape[1] or y.shape != x.shape[:1] or len(x) < SMALLEST:
-        shapes = f"got {x.shape} and {y.shape}"
-        raise Unreadable(f"{path}: x must be [examples, features] and y [examples], of {SMALLEST} or more; {shapes}")
-    for name, array, kinds in (("x", x, "fiub"), ("y", y, "fiubUS")):
-        if array.dtype.kind not in kinds:
-            allowed = "numbers" if name == "x" else "numbers or words"
-            raise Unreadable(f"{path}: {name} must be {allowed}, got {array.dtype}")
-    if not np.isfinite(x).all() or (y.dtype.kind == "f" and not np.isfinite(y).all()):
-        raise Unreadable(f"{path}: x and y must be finite, but hold NaN or infinity")
-    if len(np.unique(y)) < 2:
-        raise Unreadable(f"{path}: there is nothing to learn, every target is {y[0]}")
-    sample = _sample(path.name, x, y)
-    if sample.classes > len(x) // 2:
-        raise Unreadable(f"{path}: {sample.classes} classes are too many for {len(x)} examples; is that the target?")
-    return sample
 
 
 def _sample(label: str, x: np.ndarray, y: np.ndarray) -> Sample:
@@ -201,11 +98,3 @@ def _sample(label: str, x: np.ndarray, y: np.ndarray) -> Sample:
         return Sample(label, jnp.asarray(x, jnp.float32), jnp.asarray(np.unique(y, return_inverse=True)[1], jnp.int32))
     y = (y - y.mean()) / y.std()
     return Sample(label, jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -29,6 +29,5 @@ A new experiment is a new file here with a function ``run(settings, log) -> Outc
         )
         return r.Outcome("A network learns sin x.", [r.at_most(SMALL, 0.01, loss[:, -1])], figures=[picture])
 
-A file that declares ``TAKES = "table"``, ``"table of classes"`` or ``"network"`` accepts what the user gives by
-``--data`` or ``--network``.
+A file that declares ``TAKES = "network"`` accepts what the user gives by ``--network``.
 """

@@ -1,7 +1,7 @@
 """Two or three layers suffice for tables of moderate size.
 
 Command: ``python -m experiments depth``; 50 seconds on two CPU cores. Expect 0.96 on digits with one, two or
-three layers, and on two spirals 0.64 with one layer and 0.998 with two. ``--data`` takes a table of your own.
+three layers, and on two spirals 0.64 with one layer and 0.998 with two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import fnn
 from experiments import data
 from experiments import report as r
 
-TAKES = "table of classes"
 PARAMETERS, BATCH = 2000, 32
 DEPTHS = (1, 2, 3, 5)
 """layers of weights, the last one included"""
@@ -118,7 +117,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train every depth on every data set, choose rates, and judge."""
     steps = settings.pick(quick=400, full=1000)
     own = settings.pick(quick=(spirals,), full=(data.digits, data.wine, data.breast_cancer, spirals))
-    samples = data.samples(settings, *own)
+    samples = [make() for make in own]
     labels = [sample.label for sample in samples]
     accuracy: By = {label: {} for label in labels}
     loss: By = {label: {} for label in labels}

@@ -14,6 +14,7 @@ from experiments.report.outcomes import (
     Outcome,
     Settings,
     Table,
+    TableGiven,
     Verdict,
     Word,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Settings",
     "Share",
     "Table",
+    "TableGiven",
     "Verdict",
     "Word",
     "animated",

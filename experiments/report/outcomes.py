@@ -44,6 +44,16 @@ SLIDES = (
 T = TypeVar("T")
 
 
+class TableGiven(NamedTuple):
+    """A user's own table, as it was asked for."""
+
+    path: str
+    answer: str | None = None
+    """the column to predict, or None for the default"""
+    answer_is: str | None = None
+    """"classes" or "numbers", or None for the default"""
+
+
 class Settings(NamedTuple):
     """How large an experiment is to be."""
 
@@ -53,8 +63,8 @@ class Settings(NamedTuple):
     """a small version that shows that everything works"""
     problem: Problem | None = None
     """a user's own network, loss and batch, or None"""
-    data: str | None = None
-    """path of a user's own table, .npz or .csv, or None"""
+    data: TableGiven | None = None
+    """a user's own table, or None"""
 
     def pick(self, quick: T, full: T) -> T:
         """The first in a quick run, the second in a full one."""
@@ -205,7 +215,7 @@ class Outcome:
     numbers: dict[str, Any] = field(default_factory=dict)
     """nested dicts and lists of numbers, for the CSV and the JSON"""
     files: dict[str, bytes] = field(default_factory=dict)
-    """what else is stored, by its name, such as explorer.json"""
+    """further files by their names, for the folder of the report"""
     about: str = ""
     """what of the user's own it is about, such as a table; empty for the lecture's claims"""
     title: str = ""

@@ -18,11 +18,12 @@ from multiprocessing.pool import Pool
 from typing import Any, NamedTuple
 
 import fnn
-from experiments import claims, data, user_network
+from experiments import claims, user_network
 from experiments.report.outcomes import Experiment, Log, Outcome, Settings
 from experiments.report.progress import Progress
+from experiments.tables.errors import Unreadable
 
-REFUSED = (user_network.Refused, data.Unreadable)
+REFUSED = (user_network.Refused, Unreadable)
 """What a user gave cannot be taken: one line says why."""
 
 
@@ -52,8 +53,8 @@ def available() -> dict[str, Experiment]:
 
 
 def takers(kind: str) -> tuple[str, ...]:
-    """The experiments that accept a user's "table", "table of classes" or "network", as they declare by TAKES."""
-    return tuple(name for name, module in modules().items() if getattr(module, "TAKES", "").startswith(kind))
+    """The experiments that accept a user's "network", as they declare by TAKES."""
+    return tuple(name for name, module in modules().items() if getattr(module, "TAKES", "") == kind)
 
 
 def title(name: str) -> str:

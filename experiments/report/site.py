@@ -76,6 +76,8 @@ def write(folder: Path) -> Path:
         data = explorer.files[EXPLORER].decode("utf-8").replace("<", "\\u003c")  # which could end the script
         page("explore.html", "explore.html.j2", data=Markup(data), of=explorer)
         page("explore.js", "explore.js")
+    if len(outcomes) == 1 and outcomes[0].about:  # the page about the user's own is the only one
+        return page("index.html", "experiment.html.j2", outcome=outcomes[0], before=None, after=None)
     return page("index.html", "front.html.j2", counted=counted, **_story(outcomes))
 
 
@@ -132,10 +134,10 @@ def _environment(outcomes: list[Outcome], explorer: Outcome | None) -> Environme
 def _remove_damaged(folder: Path) -> None:
     """Remove the pages that show what counts as not there."""
     for name in storage.damaged(folder):
-        page = folder / f"{name}.html"
+        path = folder / f"{name}.html"
         with suppress(FileNotFoundError):
-            if f'href="results/{name}.json"'.encode() in page.read_bytes():
-                page.unlink()
+            if f'href="results/{name}.json"'.encode() in path.read_bytes():
+                path.unlink()
 
 
 def _word(case: Case) -> Word:

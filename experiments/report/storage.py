@@ -1,8 +1,9 @@
 """Outcomes on the disk: what makes a report able to go on where it was left.
 
 An outcome is stored as ``results/NAME.json``, its numbers also as ``results/NAME.csv``, its pictures as files of their
-own under ``pictures/``. What is stored is all that the pages show. All is written whole or not at all, and looked at
-when it is read: what is not as it was written counts as not there.
+own under ``pictures/``, further files under their own names in the folder of the report. What is stored is all that
+the pages show. All is written whole or not at all, and looked at when it is read: what is not as it was written counts
+as not there.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ def save(folder: Path, outcome: Outcome, fingerprint: str) -> None:
             | {key: _named(written, outcome.name, part.format(i), getattr(a, key)) for key, part in PARTS.items()}
             for i, a in enumerate(outcome.animations, 1)
         ],
-        "files": {part: _named(written, outcome.name, part, content) for part, content in outcome.files.items()},
+        "files": {name: _sealed(content) for name, content in outcome.files.items()},
         "fingerprint": fingerprint,
     }
     plain = _plain(vars(outcome) | stored)
     try:
-        _fitting(plain, written.__getitem__)
+        _fitting(plain, written.__getitem__, outcome.files.__getitem__)
         text = json.dumps(plain | {"sha256": _digest(plain)}, indent=1, ensure_ascii=False) + "\n"
         content = text.encode("utf-8")
     except _UNREADABLE as error:
@@ -78,6 +79,8 @@ def save(folder: Path, outcome: Outcome, fingerprint: str) -> None:
     before = path.read_bytes() if path.exists() else b""
     for name, picture in written.items():
         files.write(pictures / name, picture)
+    for name, further in outcome.files.items():
+        files.write(folder / name, further)
     files.write(path, content)
     keep_numbers(folder, outcome)
     for old in pictures.glob(f"{outcome.name}.*"):
@@ -174,20 +177,25 @@ def _read(folder: Path, name: str) -> tuple[Outcome, str]:
         raise ValueError("not as it was written: its hash is another")
     if plain["name"] != name:
         raise ValueError(f"it is {plain['name']}, a copy under another name")
-    return _fitting(plain, lambda picture: (folder / "pictures" / picture).read_bytes())
+    pictures = folder / "pictures"
+    return _fitting(plain, lambda file: (pictures / file).read_bytes(), lambda file: (folder / file).read_bytes())
 
 
-def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Outcome, str]:
-    """The outcome that pages can be made of, with its pictures, and its fingerprint.
+def _fitting(
+    plain: dict[str, Any], content: Callable[[str], bytes], further: Callable[[str], bytes]
+) -> tuple[Outcome, str]:
+    """The outcome that pages can be made of, with its pictures and further files, and its fingerprint.
 
     Raises:
         Unfit: a part that is missing, of another type than it should be, or out of range.
     """
 
     def file(said: dict[str, Any]) -> bytes:
-        found = content(said["file"])
+        return whole(said["file"], content(said["file"]), said)
+
+    def whole(file: str, found: bytes, said: dict[str, Any]) -> bytes:
         if (len(found), _hash(found)) != (said["size"], said["sha256"]):
-            raise Unfit(f"the file {said['file']} is damaged")
+            raise Unfit(f"the file {file} is damaged")
         return found
 
     def expect(what: str, is_so: bool) -> None:
@@ -209,7 +217,7 @@ def _fitting(plain: dict[str, Any], content: Callable[[str], bytes]) -> tuple[Ou
     ]
     outcome.figures = [Figure(**(f | {"svg": file(f["svg"]).decode("utf-8")})) for f in plain["figures"]]
     outcome.animations = [Animation(**(a | {key: file(a[key]) for key in PARTS})) for a in plain["animations"]]
-    outcome.files = {part: file(said) for part, said in plain["files"].items()}
+    outcome.files = {name: whole(name, further(name), said) for name, said in plain["files"].items()}
     cases = [case for verdict in outcome.verdicts for case in verdict.cases]
     expect("cases for every verdict", all(verdict.cases for verdict in outcome.verdicts))
     for part in (*outcome.verdicts, *cases, *outcome.figures, *outcome.animations):
@@ -246,7 +254,12 @@ def _named(written: dict[str, bytes], name: str, part: str, content: str | bytes
     """What the JSON says of a picture that is to be written."""
     file, content = file_name(name, part, content), content.encode("utf-8") if isinstance(content, str) else content
     written[file] = content
-    return {"file": file, "size": len(content), "sha256": _hash(content)}
+    return {"file": file} | _sealed(content)
+
+
+def _sealed(content: bytes) -> dict[str, Any]:
+    """What the JSON says of a file, to be found damaged by."""
+    return {"size": len(content), "sha256": _hash(content)}
 
 
 def _hash(content: str | bytes) -> str:
@@ -261,7 +274,7 @@ def _digest(plain: dict[str, Any]) -> str:
 def _files(name: str) -> set[Path]:
     """The file of an experiment, and those of this package that it imports, and they."""
     found: set[Path] = set()
-    left = {path for folder in experiments.claims.__path__ for path in Path(folder).glob(f"{name}.py")}
+    left = {path for folder in (*experiments.claims.__path__, _HERE) for path in Path(folder).glob(f"{name}.py")}
     while left:
         path = left.pop()
         found.add(path)

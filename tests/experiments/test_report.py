@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import claims, data
-from experiments.__main__ import Options, chosen, main
+from experiments import claims
+from experiments.__main__ import Options, main
 from experiments.report import (
     Outcome,
     Settings,
@@ -168,7 +167,8 @@ def test_the_list_names_every_experiment() -> None:
         ({"jobs": 0}, r"--jobs must be 1 or more, got 0"),
         ({"data": Path("nowhere.csv"), "network": "a:b"}, r"--network and --data go with different experiments"),
         ({"data": Path("nowhere.csv")}, r"nowhere\.csv: there is no such file"),
-        ({"data": Path(__file__), "names": ("one",)}, r"--data goes with adadelta, depth, digits, not with one"),
+        ({"data": Path(__file__), "names": ("one",)}, r"--data makes a page about the table alone .* got one"),
+        ({"answer": "a"}, r"--answer and --answer-is go with --data alone"),
     ],
 )
 def test_what_makes_no_sense_is_refused(run: Run, options: dict[str, Any], message: str) -> None:
@@ -288,85 +288,7 @@ def test_writing_the_claims_changes_one_line_of_the_readme(tmp_path: Path, monke
     assert (tmp_path / "CLAIMS.md").read_text(encoding="utf-8") == record.page(found)
 
 
-# Tables of one's own
-
-
-def test_a_users_table_is_read(tmp_path: Path) -> None:
-    rows = [f"{i},{i * i},{'odd' if i % 2 else 'even'}" for i in range(60)]
-    (tmp_path / "named.csv").write_text("a,b,kind\n" + "\n".join(rows), encoding="utf-8")
-    (tmp_path / "bare.CSV").write_text("\n".join(rows), encoding="utf-8")
-    (tmp_path / "years.csv").write_text(
-        "1990,2000,kind\n" + "\n".join(f"{i},{i * i},{i % 2}" for i in range(60)), encoding="utf-8"
-    )
-    x = np.array([[i, i * i] for i in range(60)], np.float32)
-    np.savez(tmp_path / "table.npz", x=x, y=np.arange(60) % 2)
-    np.savez(tmp_path / "column.npz", x=x, y=np.arange(60)[:, None] % 2)
-    for name in ("named.csv", "bare.CSV", "years.csv", "table.npz", "column.npz"):
-        table = data.load(tmp_path / name)
-        assert table.classes == 2
-        np.testing.assert_allclose(table.x, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-4)
-        np.testing.assert_array_equal(table.y, np.arange(60) % 2)
-    np.savez(tmp_path / "numbers.npz", x=x, y=np.arange(60) + 0.5)
-    assert data.load(tmp_path / "numbers.npz").classes == 0
-
-
-def test_a_users_table_goes_to_the_experiments_that_can_take_its_targets(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-    np.savez(tmp_path / "numbers.npz", x=x, y=x[:, 0] + 0.5)
-    np.savez(tmp_path / "classes.npz", x=x, y=(x[:, 0] > 0).astype(int))
-    known = available()
-    found = {name: chosen(Options(data=tmp_path / f"{name}.npz"), known) for name in ("numbers", "classes")}
-    assert found == {"numbers": ("adadelta",), "classes": ("adadelta", "depth", "digits")}
-    with pytest.raises(data.Unreadable, match="targets must be classes"):
-        known["depth"](Settings(2, True, data=str(tmp_path / "numbers.npz")), print)
-    for name, measure in (("numbers", "R²"), ("classes", "accuracy")):
-        outcome = known["adadelta"](Settings(2, True, data=str(tmp_path / f"{name}.npz")), lambda words: None)
-        assert {row[0] for row in outcome.tables[0].rows} == {f"{name}.npz"}
-        assert f"held-out {measure}" in outcome.figures[0].svg
-    outcome = known["depth"](Settings(2, True, data=str(tmp_path / "classes.npz")), lambda words: None)
-    assert [row[0] for row in outcome.tables[0].rows] == ["classes.npz"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1,2,a\n1,x,b\n" * 30, "must be a number, got 'x'"),
-        ("1,,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
-        (",,a\n" + "1,2,b\n" * 60, "must be a number, got ''"),
-        ("1,2\n1,2,3\n" * 30, "as many in each line"),
-        ("1;2;a\n" * 60, "separated by commas"),
-        ("1,2,a\n1,2,b\n", "of 50 or more"),
-        ("nan,2,a\n" * 60, "must be finite"),
-        ("", "at least two columns"),
-        ("1,2,a\n" * 60, "every target is a"),
-        ("1,2,3.5\n" * 59 + "1,2,NA\n", "all numbers or all words, got 'NA' among numbers"),
-        ("".join(f"1,2,w{i}\n" for i in range(60)), "60 classes are too many for 60 examples"),
-    ],
-)
-def test_a_table_that_cannot_be_taken_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(data.Unreadable, match=message):
-        data.load(tmp_path / "table.csv")
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    for name in ("table.txt", "table.npz"):
-        (tmp_path / name).write_text("1,2,a\n" * 60, encoding="utf-8")
-    with pytest.raises(data.Unreadable, match=r"cannot be read as \.npz"):
-        data.load(tmp_path / "table.npz")
-    np.savez(tmp_path / "words.npz", x=np.full((60, 2), "word"), y=np.arange(60))
-    with pytest.raises(data.Unreadable, match="x must be numbers, got <U4"):
-        data.load(tmp_path / "words.npz")
-    np.savez(tmp_path / "examples.npz", x=np.ones((60, 2)), y=np.array([None] * 60))
-    with pytest.raises(data.Unreadable, match="Object arrays cannot be loaded"):
-        data.load(tmp_path / "examples.npz")
-    (tmp_path / "latin.csv").write_bytes("1,2,größer\n".encode("latin-1") * 12)
-    with pytest.raises(data.Unreadable, match=r"cannot be read as \.csv.*utf-8"):
-        data.load(tmp_path / "latin.csv")
-    with pytest.raises(data.Unreadable, match=r"must be a \.csv or an \.npz"):
-        data.load(tmp_path / "table.txt")
-    with pytest.raises(data.Unreadable, match="there is no such file"):
-        data.load(tmp_path / "nowhere.csv")
+# Tables
 
 
 def test_the_tables_of_scikit_learn() -> None:
