@@ -8,7 +8,7 @@ has a misprint, the docstring of the function says so.
 Linear models
     `linear`, and ``linear(width, bias=False)`` as printed; `squared`; `logistic_margin`, `hinge_margin`,
     `exponential_margin`, `sigmoid_margin`; `linear_regression`, `linear_classifier`, `classify`.
-    Experiments: neuron.
+    Experiments: neuron, margins.
 McCulloch–Pitts neuron, − w_0
     `mcculloch_pitts`, `neuron`; `to_lecture`, `from_lecture` between w, b and the matrices with w_0.
     Experiments: neuron.
@@ -27,7 +27,7 @@ XOR
 Which functions can a net represent
     `boolean_network`, `minimal_dnf`, `binary_inputs`; `half_space`, `convex_polyhedron`, `two_layer_region`, `union`,
     `smooth`; `arrangement_cells`; Gorban's theorem is `cybenko` with any one nonlinear σ.
-    Experiments: boolean, regions.
+    Experiments: boolean, regions, gorban, features.
 Kolmogorov 1957
     `kolmogorov`.
     Experiments: kolmogorov.
@@ -43,7 +43,7 @@ Two-layer net with M outputs
     Experiments: digits.
 Algorithm SG
     ``trainer(net, loss, optimizer, draw=with_replacement)``, `with_replacement`; `train`, `train_until_stable`.
-    Experiments: stream.
+    Experiments: stream, stopping, batch_size.
 Differentiating a superposition
     `Layer.forward`; `squared`; `watch` records x, S and z of every layer.
     Experiments: gradients.
@@ -59,13 +59,13 @@ BackProp
 BackProp, for and against
     `from_function`; `sweep`; `fnn.training.learn_online`, `fnn.data.minibatches`, `fnn.data.read_ahead`; the troubles:
     `fnn.training.saturated`, `fnn.training.dead`, `fnn.training.gradient_norm`, `fnn.training.overfitting_gap`.
-    Experiments: stream, paralysis.
+    Experiments: stream, paralysis, drift, local_minima.
 Momentum, NAG
     `momentum`, `nag`, `fnn.optimizers.nag_weights`.
     Experiments: momentum, nag.
 RMSProp, AdaDelta
     `rmsprop`, `adadelta`.
-    Experiments: adadelta.
+    Experiments: adadelta, rare.
 Adam, Nadam
     `adam`, `nadam`.
     Experiments: adam.
@@ -86,7 +86,7 @@ Inverted Dropout, L2
     Experiments: weight_decay.
 ReLU, PReLU
     `relu`, `leaky_relu`, `prelu`; also `softplus`.
-    Experiments: boundaries, vanishing.
+    Experiments: boundaries, vanishing, prelu.
 Batch normalization
     `batch_norm`.
     Experiments: normalization.
@@ -95,7 +95,7 @@ Initialisation
     also `fnn.nn.he`, `fnn.nn.zeros`, `fnn.nn.constant`; `pretrain`, `diversity`, `weight_diversity`;
     `fnn.training.save`, `fnn.training.load`, `fnn.training.transplant`, `fnn.optimizers.freeze`;
     `fnn.training.propagation_report`.
-    Experiments: initialization.
+    Experiments: initialization, layerwise.
 Optimal Brain Damage, 1
     `second_derivatives`, `fnn.derivatives.gate_curvature`; `fnn.pruning.obd`.
     Experiments: saliency.
@@ -103,7 +103,7 @@ Optimal Brain Damage, 2
     `fnn.pruning.prune`, `fnn.pruning.pruner`, `fnn.pruning.remove_least`, `fnn.pruning.weights_and_biases`,
     `fnn.pruning.sparse`; features: `fnn.pruning.feature_pruner`, `fnn.pruning.feature_saliency`,
     `fnn.pruning.gate_saliency`.
-    Experiments: pruning, feature_selection.
+    Experiments: pruning, feature_selection, rollback.
 Summary
     as above.
     Experiments: depth.
