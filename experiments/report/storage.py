@@ -178,11 +178,11 @@ def _fitting(
     """
 
     def picture(of: dict[str, Any], key: str) -> bytes:
-        return whole(of[key]["file"], content(of[key]["file"]), of[key])
+        return whole(f"picture {of[key]['file']}", content(of[key]["file"]), of[key])
 
-    def whole(file: str, found: bytes, of: dict[str, Any]) -> bytes:
+    def whole(what: str, found: bytes, of: dict[str, Any]) -> bytes:
         if (len(found), _hash(found)) != (of["size"], of["sha256"]):
-            raise Unfit(f"the file {file} is damaged")
+            raise Unfit(f"the {what} is damaged")
         return found
 
     def expect(what: str, is_so: bool) -> None:
@@ -206,7 +206,7 @@ def _fitting(
     outcome.animations = [
         Animation(**(a | {key: picture(a, key) for key in ("gif", "still")})) for a in plain["animations"]
     ]
-    outcome.files = {file: whole(file, further(file), of) for file, of in plain["files"].items()}
+    outcome.files = {file: whole(f"file {file}", further(file), of) for file, of in plain["files"].items()}
     for part in (*outcome.verdicts, *outcome.figures, *outcome.animations):
         wrong = [key for key, kind in get_type_hints(type(part)).items() if type(getattr(part, key)) is not kind]
         expect(f"{', '.join(wrong)} of the right type in a {type(part).__name__.lower()}", not wrong)

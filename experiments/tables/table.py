@@ -17,6 +17,7 @@ from experiments.tables.columns import (
     Numbers,
     Words,
     column_of,
+    doubts_of,
     encode,
     line_of,
     sentinels_of,
@@ -103,6 +104,11 @@ def read(path: Path, answer: str | None = None, answer_is: str | None = None) ->
         raise refused(path, f"{SMALLEST} rows or more", str(len(frame)), "Gather more, for some are held out")
     decimal = numbers.decimal_of(_words_alone(frame[column]) for column in frame.columns)
     written = {column: written_of(path, frame[column], decimal, found.separator) for column in frame.columns}
+    frame = frame.copy()
+    for column, style in written.items():
+        if style:
+            warnings += doubts_of(frame[column], style)
+            frame[column] = values(frame[column], style)
     kept, y, target, warned = _answered(path, frame[name], written[name], answer_is, why)
     warnings += warned
     columns = []
@@ -215,8 +221,6 @@ def _answered(
             path, found, said + (of_words if written and answer_is is None else ""), warnings, str(series.name)
         )
     few = "; --answer-is classes takes each for a class" if whole else ""
-    if written and written.doubtful:
-        warnings.append(f"the answer, {series.name}, is read with {written.style}")
     mean, scale = float(found.mean()), float(found.std(ddof=0))
     y = ((found - mean) / scale).to_numpy(np.float32)[:, None]
     answer = Answer(
