@@ -253,7 +253,7 @@ def _of_words(name: str, series: Series, kept: Any) -> tuple[Column, list[str]]:
     counts = words.value_counts()
     if counts.empty:
         return Column(name, None, "empty", missing), []
-    if sum(bool(_DATE.fullmatch(word)) for word in counts.index) >= 0.95 * len(counts):
+    if _are_dates(list(counts.index)):
         return Column(name, None, f"dates or times, such as {words.iloc[0]}", missing), []
     alike: dict[str, str] = {}
     for word in counts.index:  # from the commonest on
@@ -273,6 +273,20 @@ def _of_words(name: str, series: Series, kept: Any) -> tuple[Column, list[str]]:
     categories = (*sorted(alike.values()), *([UNSEEN] if missing and UNSEEN not in alike else []))
     said = f"words, a feature each: {', '.join(categories)}" + (f"; {missing} missing" if missing else "")
     return Column(name, Words(name, categories), said, missing), warnings
+
+
+def no_answer(series: Series, written: numbers.Written | None) -> str:
+    """Why a column can hardly be an answer: it is dates, or numbers the rows; nothing where it can."""
+    if written:
+        found = values(series, written)
+        return _identifies(str(series.name), found[~np.isnan(found)])
+    words = [word for word in series.unique() if not numbers.is_missing(word)]
+    return f"dates or times, such as {words[0]}" if _are_dates(words) else ""
+
+
+def _are_dates(words: Sequence[str]) -> bool:
+    """Whether all words, but for one of twenty, are dates or times."""
+    return bool(words) and sum(bool(_DATE.fullmatch(word)) for word in words) >= 0.95 * len(words)
 
 
 def _identifies(name: str, found: np.ndarray) -> str:

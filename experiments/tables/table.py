@@ -20,6 +20,7 @@ from experiments.tables.columns import (
     doubts_of,
     encode,
     line_of,
+    no_answer,
     sentinels_of,
     values,
     written_of,
@@ -109,6 +110,11 @@ def read(path: Path, answer: str | None = None, answer_is: str | None = None) ->
         if style:
             warnings += doubts_of(frame[column], style)
             frame[column] = values(frame[column], style)
+    doubt = no_answer(frame[name], written[name])
+    if doubt and answer is None:
+        do = "Name another column by --answer, or this one if it is meant"
+        raise refused(path, f"an answer in column {name}, {why.split(';')[0]}", doubt, do)
+    warnings += [f"the answer, {name}, looks like {doubt}"] if doubt else []
     kept, y, target, warned = _answered(path, frame[name], written[name], answer_is, why)
     warnings += warned
     columns = []
@@ -252,7 +258,7 @@ def _classes(
         found = found[~found.isin(single)]
     rare = [f"{word} {counts[word]}" for word in counts.index if 1 < counts[word] < RARE]
     if rare:
-        warnings = [*warnings, f"classes of fewer than {RARE} examples, of which little can be said: {', '.join(rare)}"]
+        warnings = [*warnings, f"classes of fewer than {RARE} examples, of which little can be said: {shortened(rare)}"]
     numeric = all(map(numbers.is_number, counts.index))
     labels = tuple(sorted(counts.index.difference(single), key=float if numeric else str))
     if len(labels) < 2 or len(found) < SMALLEST:
