@@ -25,12 +25,14 @@ LEAD = (
     "same test examples. Numbers have mean 0 and variance 1 over the whole table. Intervals are over the splits of "
     "this one table. The best network, trained once more on all examples, is kept: {use} predicts another table by it."
 )
-EASY = r.Claim("The best network has a smaller error than {nothing}.")
-LINEARLY = r.Claim("The best network has no larger error than scikit-learn's {linear}.")
-OTHERS = r.Claim("The best network has no larger error than any of scikit-learn's methods.")
+DIFFERENCE = "error on test examples, the first less the second"
+EASY = r.Claim("The best network has a smaller error than {nothing}.", quantity=DIFFERENCE)
+LINEARLY = r.Claim("The best network has no larger error than scikit-learn's {linear}.", quantity=DIFFERENCE)
+OTHERS = r.Claim("The best network has no larger error than any of scikit-learn's methods.", quantity=DIFFERENCE)
 HIDDEN = r.Claim(
     "Hidden layers help: the best network with hidden layers has a smaller error than the linear one.",
-    why="a linear function of the features may be all there is, or the table too small to learn more",
+    why="A linear function of the features may be all there is, or the table is too small to learn more.",
+    quantity=DIFFERENCE,
 )
 
 

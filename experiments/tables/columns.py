@@ -109,12 +109,14 @@ def values(series: Series, written: numbers.Written, sentinels: Sequence[float] 
     if series.dtype.kind == "f":
         found = series.to_numpy(np.float64)
     else:
-        of_words = {}
-        for word in series.unique():
-            try:
-                of_words[word] = np.nan if numbers.is_missing(word, True) else numbers.value(word, written)
-            except ValueError as error:
-                raise ValueError(f"line {line_of(series, word)}: {error}") from None
+        words = series.unique()
+        there = [word for word in words if not numbers.is_missing(word, True)]
+        plain = numbers.floats(there) if written.style == numbers.POINTS else None
+        try:
+            of_there = plain or [numbers.value(word, written) for word in there]
+        except ValueError as error:
+            raise ValueError(f"line {line_of(series, error.args[1])}: {error.args[0]}") from None
+        of_words = dict.fromkeys(words, np.nan) | dict(zip(there, of_there, strict=True))
         found = np.array([of_words[word] for word in series], np.float64)
     return np.where(np.isin(found, sentinels), np.nan, found)
 
@@ -148,7 +150,7 @@ def written_of(path: Path, series: Series, decimal: str, separator: str) -> numb
     else:
         words = [word for word in series.unique() if not numbers.is_missing(word, True)]
         written = numbers.style_of(words, decimal, separator) if words else None
-        strange = [word for word in words if not numbers.is_number(word)]
+        strange = [] if written else [word for word in words if not numbers.is_number(word)]
         share = series.isin(strange).mean()
         if words and not written and (0 < share <= STRANGE):
             got = f"{strange[0]!r} in line {line_of(series, strange[0])}, column {series.name}"
@@ -194,13 +196,22 @@ def sentinels_of(series: Series, written: numbers.Written) -> tuple[list[float],
     return taken, [warning.replace("-", "−") if "-9" in warning else warning for warning in warnings]
 
 
+def doubts_of(series: Series, written: numbers.Written) -> list[str]:
+    """A warning, with an example, of numbers that may be read in another way as well."""
+    if not written.doubtful:
+        return []
+    example = next(word for word in series if not numbers.is_missing(word, True) and re.search(r"[.,]", word))
+    value = numbers.value(example, written)
+    return [f"column {series.name} is read with {written.style}: {example} is {value:g}"]
+
+
 def column_of(
     series: Series, written: numbers.Written | None, kept: Any
 ) -> tuple[Column, list[str]]:  # fmt: skip
     """What is made of a column of features, and warnings.
 
     Args:
-        series: all its cells.
+        series: all its cells, words or float64 numbers.
         written: how its numbers are written; None for words.
         kept: the lines of the rows that have an answer, of which medians, means and categories are taken.
     """
@@ -215,9 +226,6 @@ def _of_numbers(
     whole = values(series, written, sentinels)
     found = whole[series.index.isin(kept)]
     missing, there = int(np.isnan(found).sum()), found[~np.isnan(found)]
-    if written.doubtful:
-        example = next(word for word in series if not numbers.is_missing(word, True) and re.search(r"[.,]", word))
-        warnings.append(f"column {name} is read with {written.style}: {example} is {numbers.value(example, written):g}")
     if not len(there) or there.min() == there.max():
         why = f"constant, {there[0]:g} in each row" if len(there) else "empty"
         return Column(name, None, why, missing), warnings
@@ -245,7 +253,7 @@ def _of_words(name: str, series: Series, kept: Any) -> tuple[Column, list[str]]:
     counts = words.value_counts()
     if counts.empty:
         return Column(name, None, "empty", missing), []
-    if sum(bool(_DATE.fullmatch(word)) for word in counts.index) >= 0.95 * len(counts):
+    if _are_dates(list(counts.index)):
         return Column(name, None, f"dates or times, such as {words.iloc[0]}", missing), []
     alike: dict[str, str] = {}
     for word in counts.index:  # from the commonest on
@@ -265,6 +273,20 @@ def _of_words(name: str, series: Series, kept: Any) -> tuple[Column, list[str]]:
     categories = (*sorted(alike.values()), *([UNSEEN] if missing and UNSEEN not in alike else []))
     said = f"words, a feature each: {', '.join(categories)}" + (f"; {missing} missing" if missing else "")
     return Column(name, Words(name, categories), said, missing), warnings
+
+
+def no_answer(series: Series, written: numbers.Written | None) -> str:
+    """Why a column can hardly be an answer: it is dates, or numbers the rows; nothing where it can."""
+    if written:
+        found = values(series, written)
+        return _identifies(str(series.name), found[~np.isnan(found)])
+    words = [word for word in series.unique() if not numbers.is_missing(word)]
+    return f"dates or times, such as {words[0]}" if _are_dates(words) else ""
+
+
+def _are_dates(words: Sequence[str]) -> bool:
+    """Whether all words, but for one of twenty, are dates or times."""
+    return bool(words) and sum(bool(_DATE.fullmatch(word)) for word in words) >= 0.95 * len(words)
 
 
 def _identifies(name: str, found: np.ndarray) -> str:

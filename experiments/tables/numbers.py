@@ -39,6 +39,7 @@ STYLES = {
     )
 }
 POINTS, COMMAS, COMMA_THOUSANDS, POINT_THOUSANDS = STYLES
+_CHARACTERS = set("0123456789.+-eE")
 
 
 class Written(NamedTuple):
@@ -64,11 +65,11 @@ def value(word: str, written: Written) -> float:
     """The number that a word writes in a style.
 
     Raises:
-        ValueError: it is no number of this style.
+        ValueError: it is no number of this style; its arguments are the words that say so, and the word.
     """
     style, plain = STYLES[written.style], _plain(word)
     if not style.pattern.fullmatch(plain):
-        raise ValueError(f"{word!r} is no number with {written.style}")
+        raise ValueError(f"{word!r} is no number with {written.style}", word)
     return float(plain.replace(style.thousands, "").replace(style.decimal, ".") if style.thousands else
                  plain.replace(style.decimal, "."))  # fmt: skip
 
@@ -84,7 +85,7 @@ def style_of(words: Iterable[str], decimal: str = "", separator: str = "") -> Wr
     percent = bool(words) and all(word.endswith("%") for word in words)
     if not percent and any(word.endswith("%") for word in words):
         return None
-    fit = [label for label in STYLES if all(_matches(label, word) for word in words)]
+    fit = _fit(words)
     if not fit:
         return None
     if POINTS in fit and COMMAS in fit:  # whole numbers
@@ -101,13 +102,27 @@ def decimal_of(columns: Iterable[Iterable[str]]) -> str:
     """The decimal mark of a table: a comma if a column of numbers can have no other, else a point if one needs it."""
     found = ""
     for words in columns:
-        words = list(words)
-        fit = [label for label in STYLES if all(_matches(label, word) for word in words)]
+        fit = _fit(list(words))
         if fit and POINTS not in fit and COMMA_THOUSANDS not in fit:
             return ","
         if fit and COMMAS not in fit and POINT_THOUSANDS not in fit:
             found = "."
     return found
+
+
+def floats(words: Iterable[str]) -> list[float] | None:
+    """The numbers with decimal points, in ASCII alone, that all words write; None, soon, where one is none."""
+    words = list(words)
+    try:
+        return [float(word) for word in words] if set().union(*words) <= _CHARACTERS else None
+    except ValueError:
+        return None
+
+
+def _fit(words: list[str]) -> list[str]:
+    """The styles that write all words."""
+    plain = floats(words) is not None  # as its pattern says, in a tenth of the time
+    return [s for s in STYLES if (plain and s in (POINTS, COMMA_THOUSANDS)) or all(_matches(s, word) for word in words)]
 
 
 def _matches(label: str, word: str) -> bool:

@@ -17,8 +17,10 @@ from experiments.tables.columns import (
     Numbers,
     Words,
     column_of,
+    doubts_of,
     encode,
     line_of,
+    no_answer,
     sentinels_of,
     values,
     written_of,
@@ -103,6 +105,16 @@ def read(path: Path, answer: str | None = None, answer_is: str | None = None) ->
         raise refused(path, f"{SMALLEST} rows or more", str(len(frame)), "Gather more, for some are held out")
     decimal = numbers.decimal_of(_words_alone(frame[column]) for column in frame.columns)
     written = {column: written_of(path, frame[column], decimal, found.separator) for column in frame.columns}
+    frame = frame.copy()
+    for column, style in written.items():
+        if style:
+            warnings += doubts_of(frame[column], style)
+            frame[column] = values(frame[column], style)
+    doubt = no_answer(frame[name], written[name])
+    if doubt and answer is None:
+        do = "Name another column by --answer, or this one if it is meant"
+        raise refused(path, f"an answer in column {name}, {why.split(';')[0]}", doubt, do)
+    warnings += [f"the answer, {name}, looks like {doubt}"] if doubt else []
     kept, y, target, warned = _answered(path, frame[name], written[name], answer_is, why)
     warnings += warned
     columns = []
@@ -215,8 +227,6 @@ def _answered(
             path, found, said + (of_words if written and answer_is is None else ""), warnings, str(series.name)
         )
     few = "; --answer-is classes takes each for a class" if whole else ""
-    if written and written.doubtful:
-        warnings.append(f"the answer, {series.name}, is read with {written.style}")
     mean, scale = float(found.mean()), float(found.std(ddof=0))
     y = ((found - mean) / scale).to_numpy(np.float32)[:, None]
     answer = Answer(
@@ -248,7 +258,7 @@ def _classes(
         found = found[~found.isin(single)]
     rare = [f"{word} {counts[word]}" for word in counts.index if 1 < counts[word] < RARE]
     if rare:
-        warnings = [*warnings, f"classes of fewer than {RARE} examples, of which little can be said: {', '.join(rare)}"]
+        warnings = [*warnings, f"classes of fewer than {RARE} examples, of which little can be said: {shortened(rare)}"]
     numeric = all(map(numbers.is_number, counts.index))
     labels = tuple(sorted(counts.index.difference(single), key=float if numeric else str))
     if len(labels) < 2 or len(found) < SMALLEST:

@@ -18,6 +18,7 @@ from experiments.tables import columns, model, numbers, references, training
 
 def test_every_part_of_a_split_has_its_share_of_each_class() -> None:
     y = jnp.asarray([0] * 160 + [1] * 38 + [2] * 2, jnp.int32)
+    rare_in_test = set()
     for seed in range(20):
         order = np.asarray(training.order_of(jax.random.key(seed), y, 3))
         assert sorted(order) == list(range(200))
@@ -25,6 +26,8 @@ def test_every_part_of_a_split_has_its_share_of_each_class() -> None:
         assert abs(test[0] - 24) <= 1
         assert abs(test[1] - 5.7) <= 1
         assert train[2] >= 1
+        rare_in_test.add(int(test[2]))
+    assert rare_in_test == {0, 1}  # not the same part each time
 
 
 def learnable(folder: Path, rows: int = 120) -> Path:
@@ -61,7 +64,7 @@ def test_the_page_is_about_the_table_and_its_model_predicts(
     # what is stored is read again, and damaged files count as not there
     stored = storage.load(out, "own_table")
     assert stored is not None
-    assert set(stored[0].files) == {"model.safetensors", "model.json"}
+    assert stored[0].files == {name: (out / name).read_bytes() for name in (model.WEIGHTS, model.DESCRIPTION)}
     # predictions of the table itself, its answers left out and its columns in another order
     other = tmp_path / "new.csv"
     pd.read_csv(path, sep=";", decimal=",").drop(columns="kind")[["colour", "b", "a"]].to_csv(other, index=False)

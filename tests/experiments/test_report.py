@@ -106,7 +106,7 @@ def test_what_is_finished_is_not_run_again(run: Run) -> None:
 
 def test_another_code_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "__path__", [*claims.__path__, str(tmp_path)])
-    (tmp_path / "mine.py").write_text("from experiments import data\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text("from experiments import data, report\n", encoding="utf-8")
     before = storage.fingerprint("mine", 2)
     assert before == storage.fingerprint("mine", 2)
     assert before != storage.fingerprint("mine", 3)

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from experiments import tables
-from experiments.tables import numbers
 
 N = 60
 RANDOM = np.random.default_rng(7)
@@ -94,7 +93,7 @@ CASES = [
     Case("Excel's sep=,", text(top="sep=,\r\n", end="\r\n"), PLAIN, "the first line, Excel's sep=,"),
     Case("comment lines", text(top="# made in May, by hand\n# again\n"), PLAIN, "2 lines that begin with # left out"),
     Case("a commented header", text("# a,b,answer"), PLAIN, "line 1, which begins with #, names the columns"),
-    Case("BOM", text().encode("utf-8-sig"), PLAIN, "a, b (numbers)"),
+    Case("BOM", text().encode("utf-8-sig"), PLAIN, "columns taken: a, b (numbers)"),
     Case("CRLF", text(end="\r\n"), PLAIN),
     Case("latin-1", text("größe,b,answer").encode("latin-1"), PLAIN, "Windows-1252, for it is not UTF-8"),
     Case("UTF-16", text("größe,b,answer").encode("utf-16"), PLAIN, "größe, b (numbers)"),
@@ -105,7 +104,11 @@ CASES = [
     Case("R's row names",
          text("a,b,answer", rows=lambda i: (i + 1, A[i], B[i], ANSWER[i])), f"{PLAIN}; without unnamed",
          "the first column has no name"),
-    Case("empty lines", text(more="\n,,\n\n"), PLAIN),
+    Case("empty lines", text(more="\n,,\n\n"), PLAIN, "60 rows, 60 taken"),
+    Case("blanks after commas", text("a, b, answer", rows=lambda i: (A[i], f" {B[i]}", f' "{ANSWER[i]}, we think"')),
+         "60×2; answer: no, we think 40, yes, we think 20"),
+    Case("no header, words alone", text("", rows=lambda i: ("fg"[i % 2], "hk"[i % 5 % 2], ANSWER[i])),
+         "60×4; column 3: no 40, yes 20", "the first line is an example"),
     Case("a ragged row", text(change={7: "1,2,3,no"}),
          said="table.csv: expected 3 columns in each line, got 4 in line 9. Correct the line"),
     Case("one column", text("a", rows=lambda i: (int(A[i]),)), said="expected at least two columns, separated by"),
@@ -133,6 +136,12 @@ CASES = [
          "flag (the last column; --answer takes another)"),
     Case("12b with --answer", priced(lambda i: i % 2), "60×2; price: numbers", "price (as asked for by --answer)",
          answer="Price"),
+    Case("an identifier last", text(rows=lambda i: (A[i], ANSWER[i], i + 1)),
+         said="an identifier: each row has its own number, 1 to 60. Name another column by --answer, or this one if"),
+    Case("an identifier that is meant", text(rows=lambda i: (A[i], ANSWER[i], i + 1)), "60×3; answer: numbers",
+         "warning: the answer, answer, looks like an identifier", answer="answer"),
+    Case("dates last", text("a,b,day", rows=lambda i: (A[i], B[i], f"2024-02-{1 + i % 28:02}")),
+         said="expected an answer in column day, the last column, got dates or times, such as 2024-02-01"),
     Case("by its name", text("target,b,kind", rows=lambda i: (A[i], B[i], ANSWER[i])), "60×3; target: numbers",
          "by its name; --answer takes another"),
     Case("--answer of no column", text(), said="expected a column 'anser', got a, b, answer. Give --answer 'answer'",
@@ -295,37 +304,21 @@ def test_features_are_standardised_and_one_hot(tmp_path: Path) -> None:
     assert [column.missing for column in table.columns] == [0, 15, 15, 0]
 
 
+def test_features_are_those_of_the_rows_with_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text(change={3: "100,2,", 7: "-100,2,maybe"}), encoding="utf-8")
+    kept = np.delete(np.stack([A, B], axis=1), [3, 7], axis=0)
+    table = tables.read(path)
+    expected = (kept - kept.mean(axis=0)) / kept.std(axis=0)  # without the class of one as well
+    np.testing.assert_allclose(table.x, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_targets_that_are_numbers_are_standardised(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(text("a,b,c", rows=lambda i: (A[i], ANSWER[i], B[i] / 4)), encoding="utf-8")
     table = tables.read(path)
     np.testing.assert_allclose(table.y[:, 0], (B - B.mean()) / B.std(), rtol=1e-4, atol=1e-6)
     assert (table.answer.mean, table.answer.scale) == pytest.approx((B.mean() / 4, B.std() / 4))
-
-
-@pytest.mark.parametrize(
-    ("words", "separator", "values"),
-    [
-        (["1.5", "-2", "3e2"], ",", [1.5, -2, 300]),
-        (["1,5", "−2", ",25"], ";", [1.5, -2, 0.25]),
-        (["1,126.5", "12"], ",", [1126.5, 12]),
-        (["1.126,5", "12"], ";", [1126.5, 12]),
-        (["1,126,000", "12"], ";", [1126000, 12]),
-        (["0.13%", "5 %"], ",", [0.13, 5]),
-        (["1.126", "2.5"], ";", [1.126, 2.5]),
-    ],
-)
-def test_numbers_are_read_in_any_style(words: list[str], separator: str, values: list[float]) -> None:
-    style = numbers.style_of(words, separator=separator)
-    assert style is not None
-    assert [numbers.value(word, style) for word in words] == values
-
-
-@pytest.mark.parametrize(
-    "words", [["1.5", "2,5"], ["1.5", "x"], ["12-3", "4"], ["1,12,3"], ["0x1"], ["1_000"], ["5%", "5"]]
-)
-def test_other_words_are_no_numbers(words: list[str]) -> None:
-    assert numbers.style_of(words) is None
 
 
 def write_page(path: Path, folder: Path) -> None:
