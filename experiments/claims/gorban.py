@@ -61,7 +61,7 @@ SUFFICES = r.Claim(
     "0.05 of each of the three functions, everywhere.",
     why="The theorem promises that enough neurons with the right weights suffice; among 64 with random weights few "
     "sines are fast enough for the step (weights three times as large bring them to 0.005), and few ReLUs bend where "
-    "it bends",
+    "it bends.",
     quantity="largest error over x, of the worst of the three functions",
 )
 CLOSER = r.Claim(
