@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import report as r
 from experiments import tables
+from experiments.report.mathematics import literal
 from experiments.tables import model, references, training
 from experiments.tables.references import LINEAR, NOTHING
 from experiments.tables.training import HELD_OUT, Length, Tried
@@ -52,7 +53,7 @@ def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     log(f"{table.label}: {best.method.name} on all examples")
     kept = model.fitted(table, best.method, best.rate, max(1, round(float(np.median(best.steps)))), length)
     return r.Outcome(
-        " ".join([*_sentences(tables.described(table, columns=False)), _lead(table, settings, length)]),
+        " ".join([*map(literal, _sentences(tables.described(table, columns=False))), _lead(table, settings, length)]),
         _verdicts(bool(table.answer.classes), networks, best, peers),
         title=_title(table, best, peers),
         tables=[_methods(table, networks, peers), *_confusion(table, best), *_classes(table), _columns(table)],

@@ -27,7 +27,7 @@ Runs = dict[int, dict[str, np.ndarray]]
 
 
 EQUATION = r"""g = \frac{1}{B}\sum_{i \in \text{batch}} \frac{\partial\mathcal{L}_i}{\partial W}
-W := W - \eta g"""
+W \coloneqq W - \eta g"""
 LEAD = (
     f"A network with {HIDDEN} hidden ReLU neurons learns handwritten digits by SGD, from batches of one to 128, and "
     "each size sees the same number of examples, {examples:,}: a batch of one takes 128 times as many steps as one of "

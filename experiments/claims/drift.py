@@ -26,7 +26,7 @@ Found = dict[str, dict[str, np.ndarray]]
 """by the kind of the stream and the way of learning, errors [seeds, records]"""
 
 
-EQUATION = r"""w := w - \eta_k g, \quad \eta_k = \eta \text{ or } \frac{\eta}{1 + k/K}"""
+EQUATION = r"""w \coloneqq w - \eta_k g, \quad \eta_k = \eta \text{ or } \frac{\eta}{1 + k/K}"""
 LEAD = (
     f"A stream of examples has {FEATURES} features and a number that a linear teacher gives, with a little noise. The "
     "teacher stays as it is, turns by half a circle until the end, or is replaced by another in the middle. A linear "

@@ -41,6 +41,7 @@ RISES = r.Claim(
 SEPARABLE = r.Claim(
     "On the last hidden layer of a trained network the classes are linearly separable: a linear probe is right on at "
     "least 95 % of held-out examples.",
+    why="Some networks have not learned the spirals to the end after so many steps.",
     quantity=ACCURACY,
 )
 INPUTS = r.Claim(

@@ -30,7 +30,7 @@ DIFFERENT = 0.5
 Found = dict[str, dict[str, np.ndarray]]
 
 
-EQUATION = r"""\text{neuron } h:\ \min_{w_h} \sum_{i} \mathcal{L}(\langle w_h, x_i\rangle, y_i)
+EQUATION = r"""\text{neuron } h\text{: } \min_{w_h} \sum_{i} \mathcal{L}(\langle w_h, x_i\rangle, y_i)
 \text{over its own examples and inputs}"""
 LEAD = (
     f"A network of {len(HIDDEN)} hidden layers of {HIDDEN[0]} tanh neurons for handwritten digits is trained layer by "

@@ -32,8 +32,8 @@ Found = dict[str, np.ndarray]
 """by method, the errors of the weights [seeds, rates, frequencies]"""
 
 
-EQUATION = r"""G := \alpha G + (1 - \alpha) g^2
-w := w - \eta \frac{g}{\sqrt{G} + \varepsilon}"""
+EQUATION = r"""G \coloneqq \alpha G + (1 - \alpha) g^2
+w \coloneqq w - \eta \frac{g}{\sqrt{G} + \varepsilon}"""
 LEAD = (
     f"A linear model learns {len(OFTEN) * EACH} weights from batches of {BATCH} examples, in {{steps}} steps. Its "
     f"features are 0 most of the time: those of the most frequent group in half of the examples, those of the rarest "
@@ -44,6 +44,8 @@ LEAD = (
 SPEEDS = r.Claim(
     "RMSProp speeds up weights that have moved little: after as many steps the rarest weights have a smaller error "
     "than with SGD, each method at its best η.",
+    why="A rare weight has rare gradients, but not small ones: with a large η SGD moves it far enough at each of them, "
+    "and ends closer, for the steps of RMSProp do not shrink with the gradient.",
     quantity="error of the rarest weights, RMSProp less SGD",
 )
 OTHERS = r.Claim(
@@ -66,6 +68,7 @@ PRICE = r.Claim(
 )
 UNEVEN = r.Claim(
     "SGD leaves rare weights behind: their error is at least five times that of the most frequent ones.",
+    why="With a large η a weight is learned in the few steps in which its feature is not 0.",
     quantity="error of the rarest over that of the most frequent",
 )
 

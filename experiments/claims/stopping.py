@@ -29,7 +29,7 @@ AVERAGED = (0.1, 0.01, 0.001)
 """λ"""
 
 
-EQUATION = r"""Q := (1-\lambda)Q + \lambda\mathcal{L}_i
+EQUATION = r"""Q \coloneqq (1-\lambda)Q + \lambda\mathcal{L}_i
 \left|Q - Q'\right| \le \tau\left|Q'\right|
 \lVert W - W'\rVert \le \tau\lVert W'\rVert"""
 LEAD = (
@@ -69,6 +69,8 @@ EARLY = r.Claim(
 )
 SOONER = r.Claim(
     "Stopping by held-out examples takes fewer steps than waiting until Q is stable.",
+    why="Q changes little while the network learns slowly, and counts as stable then; held-out examples get better for "
+    "longer.",
     quantity="steps, early less stable",
 )
 

@@ -14,9 +14,18 @@ def displayed(equations: str) -> list[Markup]:
 
 
 def prose(text: str) -> Markup:
-    """Words in which formulas stand between dollar signs, such as "a step along $-g$"."""
-    words, *rest = re.split(r"\$([^$]+)\$", text)
-    parts = [escape(words)]
+    """Words in which formulas stand between dollar signs, such as "a step along $-g$"; `literal` makes words of all."""
+    words, *rest = re.split(r"(?<!\\)\$(.+?)(?<!\\)\$", text)
+    parts = [_words(words)]
     for formula, after in zip(rest[::2], rest[1::2], strict=True):
-        parts += [Markup(convert(formula)), escape(after)]
+        parts += [Markup(convert(formula)), _words(after)]
     return Markup("").join(parts)
+
+
+def literal(text: str) -> str:
+    """The text with its dollar signs as such, for `prose`."""
+    return text.replace("$", r"\$")
+
+
+def _words(text: str) -> Markup:
+    return escape(text.replace(r"\$", "$"))

@@ -234,6 +234,10 @@ def _of_numbers(
         return Column(name, None, identifier, missing), warnings
     if _IDENTIFIER.fullmatch(name):
         warnings.append(f"column {name} has the name of an identifier, and its numbers come again: taken as numbers")
+    elif len(there) > 2 and np.all(there == np.round(there)) and np.all(np.diff(there) > 0):
+        warnings.append(
+            f"column {name} rises from row to row: taken as numbers; leave it out if it only names the rows"
+        )
     median = float(np.median(there))
     full = np.where(np.isnan(found), median, found)
     marked = missing > MARKED * len(found)

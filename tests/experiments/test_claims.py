@@ -17,6 +17,7 @@ from experiments import claims, pruned_digits
 from experiments import report as r
 from experiments.claims import gradients
 from experiments.report import Animation, Outcome, Settings, animated, record, site, statistics, storage
+from experiments.report.mathematics import displayed, prose
 from experiments.report.runner import available, modules, timed
 
 LONGEST = 60
@@ -104,12 +105,30 @@ def test_recorded_claims_are_sentences() -> None:
     assert [claim for claim in found if not is_sentence(claim)] == []
 
 
-def texts(module: Any) -> list[str]:
+def test_recorded_claims_say_what_their_numbers_are_and_why_they_fail() -> None:
+    found = record.read(record.RESULTS / "claims.csv")
+    assert [claim["claim"] for claim in found if "±" in claim["measured"] and not claim["quantity"]] == []
+    whys = [claim["why"] for claim in found if claim["why"]]
+    assert len(whys) > 30
+    assert [why for why in whys if not is_sentence(why)] == []
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_its_formulas_are_mathml(name: str) -> None:
+    module = modules()[name]
+    formulas = displayed(getattr(module, "EQUATION", ""))
+    parts = [str(formula) for formula in (*formulas, prose(getattr(module, "LEAD", "")))]
+    assert [part for part in parts if re.search(r"[\\$]|<mi>[&{}]</mi>", part)] == []
+    assert all(re.fullmatch(r"[^_^{}\\]*", re.sub(r"\{[^}]*\}", "", text)) for text in texts(module, plain=True))
+
+
+def texts(module: Any, plain: bool = False) -> list[str]:
     """The claims that a module declares, as patterns of what may be filled in."""
     values = [value for name, value in vars(module).items() if name.isupper()]
     groups = [list(value.values()) if isinstance(value, dict) else value for value in values]
     flat = [leaf for group in groups for leaf in jax.tree.leaves(group, is_leaf=lambda v: isinstance(v, r.Claim))]
-    return [re.sub(r"\\\{\w+(:[^}]*)?\\\}", ".+", re.escape(leaf.text)) for leaf in flat if isinstance(leaf, r.Claim)]
+    found = [leaf.text for leaf in flat if isinstance(leaf, r.Claim)]
+    return found if plain else [re.sub(r"\\\{\w+(:[^}]*)?\\\}", ".+", re.escape(text)) for text in found]
 
 
 @pytest.mark.parametrize("name", PATHS)

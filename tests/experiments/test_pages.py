@@ -27,7 +27,7 @@ from experiments.report import (
     within,
 )
 from experiments.report.forest import forest
-from experiments.report.mathematics import displayed, prose
+from experiments.report.mathematics import displayed, literal, prose
 from experiments.report.plots import power
 from tests.experiments.reports import Run, found, pictures
 
@@ -185,6 +185,8 @@ def test_formulas_stand_in_prose_between_dollars_and_the_rest_is_escaped() -> No
     assert said.startswith("from <math")
     assert "<msub><mi>w</mi><mi>h</mi></msub>" in said
     assert said.endswith("</math> &lt;on&gt;")
+    assert prose(literal("cost $ and gain $_{")) == "cost $ and gain $_{"
+    assert prose(literal("5 $") + " of $x$").startswith("5 $ of <math")
 
 
 # Names of lines, and powers
