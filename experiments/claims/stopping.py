@@ -1,6 +1,7 @@
 """When to stop: what SG's rules on Q and W leave to be gained, and what held-out examples tell in time.
 
-Command: ``python -m experiments stopping``; 20 seconds on two CPU cores. Expect TODO.
+Command: ``python -m experiments stopping``; 20 seconds on two CPU cores. Expect
+Q to stop SG at a loss 4 % above the least, and W never to settle to one per cent.
 """
 
 from __future__ import annotations
