@@ -18,7 +18,7 @@ from experiments import report as r
 FEATURES, BATCH, RECORDS, HELD_OUT, NOISE = 10, 8, 40, 500, 0.1
 KINDS = ("still", "turning", "jump")
 """a teacher that stays as it is, one that turns by half a circle, one that is another from the middle on"""
-ETA, FALL = 0.05, 50.0
+ETA, FALL = 0.05, 50
 """the constant rate; a falling one is ETA/(1 + k/FALL)"""
 WAYS = ("constant η", "falling η", "Adam, constant η", "trained once")
 LATE = RECORDS // 4
