@@ -81,7 +81,8 @@ def experiment_with(kind: str, steps: int) -> Callable[..., dict[str, jax.Array]
         x, dead, slopes = known[0], [], []
         for layer, params, still in zip(layers, state.params, state.layer_state, strict=False):
             x = layer.apply(params, still, x)
-            dead.append(jnp.mean((jnp.max(x, axis=0) - jnp.min(x, axis=0) <= STILL).astype(jnp.float32)))
+            same = jnp.all(jnp.abs(x - x[:1]) <= STILL, axis=0)  # false where a network has diverged
+            dead.append(jnp.mean(same.astype(jnp.float32)))
             slopes.append(params[1]["alpha"] if kind == "PReLU" else jnp.zeros(WIDTH, jnp.float32))
         right = data.accuracy(net.apply(state.params, state.layer_state, unseen[0]), unseen[1])
         return {"accuracy": right, "dead": jnp.stack(dead), "slopes": jnp.stack(slopes)}
