@@ -37,7 +37,7 @@ def counts(claims: Claims) -> str:
     found = Counter(claim["verdict"] for claim in claims)
     numbers = (len(claims), *(found[word] for word in Word))
     text = "{} claims: {} hold, {} hold partly, {} are open, {} do not hold".format(*numbers)
-    return f"{text}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
+    return f"{text}; see [CLAIMS.md](experiments/CLAIMS.md)."
 
 
 def page(claims: Claims) -> str:

@@ -282,7 +282,7 @@ def test_writing_the_claims_changes_one_line_of_the_readme(tmp_path: Path, monke
     found = [claim | {"why": ""} for claim in TWO_CLAIMS]
     record.write_claims(found)
     counts = "2 claims: 1 hold, 0 hold partly, 0 are open, 1 do not hold"
-    line = f"{counts}; [experiments/CLAIMS.md](experiments/CLAIMS.md) lists them all."
+    line = f"{counts}; see [CLAIMS.md](experiments/CLAIMS.md)."
     readme = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert readme == f"before\n{record.BEGIN}{line}\n{record.END}\nafter"
     assert (tmp_path / "CLAIMS.md").read_text(encoding="utf-8") == record.page(found)
