@@ -50,6 +50,7 @@ STALE = r.Claim(
 FALLS = r.Claim(
     "A rate that falls, as it should on a stream that stays the same, is a fault on one that changes: its error in the "
     "last quarter is larger than with a constant η.",
+    why="After a jump in the middle the best of the falling rates is one that hardly falls.",
     quantity="error, constant less falling η",
 )
 STILL = r.Claim(
@@ -80,7 +81,7 @@ def experiment_with(make: Callable[..., fnn.Optimizer], steps: int) -> Callable[
     """
 
     def experiment(key: jax.Array, kind: jax.Array, eta: jax.Array, span: jax.Array, until: jax.Array) -> jax.Array:
-        optimizer = make(lambda k: eta / (1 + k / span))
+        optimizer = make(lambda k: eta / (1 + jnp.asarray(k, jnp.float32) / span))
         learn = fnn.trainer(fnn.linear(1, bias=False), fnn.squared, optimizer, batch_size=BATCH)
         key_teacher, key_stream, key_test, key_run = jax.random.split(key, 4)
         both = jax.random.normal(key_teacher, (2, FEATURES), jnp.float32)

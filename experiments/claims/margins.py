@@ -39,8 +39,8 @@ M = \langle w, x\rangle\, y"""
 LEAD = (
     f"A linear classifier of {FEATURES} features learns two Gaussian classes that overlap, from {EXAMPLES} examples, "
     "by four losses of the margin $M$, each from {starts} starts, of which the one with the smallest loss counts. "
-    f"Once the examples are clean, once {FLIPPED:.0%} of the labels are wrong, and once {OUTLIERS} examples lie far out "
-    "on the side of the other class. "
+    f"Once the examples are clean, once {FLIPPED:.0%} of the labels are wrong, and once {OUTLIERS} examples lie far "
+    "out on the side of the other class. "
     f"The error of its direction is computed exactly, and so is the least that any classifier has, {BAYES:.4f}."
 )
 FALL = r.Claim(

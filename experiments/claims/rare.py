@@ -49,9 +49,8 @@ LEAD = (
 SPEEDS = r.Claim(
     "RMSProp speeds up weights that have moved little: after as many steps the rarest weights have a smaller error "
     "than with SGD, each method at its best η.",
-    why="RMSProp is ahead in the first hundred steps only. A rare weight has rare gradients, but not small ones: with a "
-    "large η SGD moves it far enough at each of them, and ends closer, for the steps of RMSProp do not shrink with the "
-    "gradient.",
+    why="RMSProp is ahead in the first hundred steps only. Rare gradients are not small: with a large η SGD moves a "
+    "weight far enough at each of them, and ends closer, for the steps of RMSProp do not shrink with the gradient.",
     quantity="error of the rarest weights, RMSProp less SGD",
 )
 OTHERS = r.Claim(
@@ -172,8 +171,8 @@ def _picture(errors: Found) -> r.Figure:
         errors,
         "The error of weights by how often their features are not 0, each method at its best η; means and 95 % "
         "intervals",
-        "Five lines over the share of examples in which a feature is not 0. Those of SGD and momentum are level and rise "
-        "at the rarest features alone; those of RMSProp and Adam rise steadily, RMSProp to the largest error.",
+        "Five lines over the share of examples in which a feature is not 0. Those of SGD and momentum are level, "
+        "but for the rarest features; those of RMSProp and Adam rise steadily as features get rarer.",
         xlabel="examples in which the feature is not 0, %",
         ylabel="mean error of the weights",
         logx=True,
@@ -188,8 +187,7 @@ def _over_time(by_time: dict[int, Found]) -> r.Figure:
         {method: np.stack([errors[method][:, RARE] for errors in by_time.values()], axis=1) for method in METHODS},
         "The error of the rarest weights after so many steps, each method at the η that is best then; means and 95 % "
         "intervals",
-        "Five lines that fall with the steps. RMSProp and Adam lead at first; SGD and momentum overtake RMSProp, and come "
-        "close to Adam.",
+        "Five lines that fall with the steps. RMSProp and Adam lead at first; SGD and momentum overtake both.",
         xlabel="steps",
         ylabel="mean error of the rarest weights",
         logx=True,
