@@ -85,6 +85,7 @@ def experiment_with(make: Callable[..., fnn.Optimizer], steps: int) -> Callable[
         learn = fnn.trainer(fnn.linear(1, bias=False), fnn.squared, optimizer, batch_size=BATCH)
         key_teacher, key_stream, key_test, key_run = jax.random.split(key, 4)
         both = jax.random.normal(key_teacher, (2, FEATURES), jnp.float32)
+        stop = jnp.asarray(until * steps, jnp.int32)
         first = both[0] / jnp.linalg.norm(both[0])
         across = both[1] - jnp.sum(both[1] * first) * first
         second = across / jnp.linalg.norm(across)
@@ -101,7 +102,7 @@ def experiment_with(make: Callable[..., fnn.Optimizer], steps: int) -> Callable[
         def step(state: fnn.TrainState, _: None) -> tuple[fnn.TrainState, None]:
             learned, _ = learn.update(state, batch(state.step))
             kept = state._replace(step=learned.step)  # nothing is learned, but time goes on
-            return jax.tree.map(lambda a, b: jnp.where(state.step < until * steps, a, b), learned, kept), None
+            return jax.tree.map(lambda a, b: jnp.where(state.step < stop, a, b), learned, kept), None
 
         def record(state: fnn.TrainState, _: None) -> tuple[fnn.TrainState, jax.Array]:
             state, _ = jax.lax.scan(step, state, length=steps // RECORDS)

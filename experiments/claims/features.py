@@ -1,7 +1,7 @@
 """A deep network learns features: each layer makes the classes easier to tell apart.
 
 Command: ``python -m experiments features``; 20 seconds on two CPU cores. Expect
-probes that are right in 0.65 of two spirals on the inputs and in 0.89 ± 0.04 on the fourth layer.
+probes that are right in 0.65 of two spirals on the inputs and in 0.99 on the fourth layer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Found = dict[str, np.ndarray]
 EQUATION = r"""x^l = \tanh(x^{l-1} W^l)
 \min_V \lVert x^l V - y\rVert^2 + \rho\lVert V\rVert^2"""
 LEAD = (
-    f"Networks of {LAYERS} hidden layers of {WIDTH} tanh neurons learn two spirals and handwritten digits, in "
-    "{steps} steps of Adam. Then a linear probe is fitted to each layer: least squares from its outputs $x^l$ to the "
+    f"Networks of {LAYERS} hidden layers of {WIDTH} tanh neurons learn two spirals (standardised) and handwritten "
+    "digits, in {steps} steps of Adam. Then a linear probe is fitted to each layer: least squares from its outputs $x^l$ to the "
     "classes $y$, one column a class, on the training examples. Its accuracy on held-out examples says how well a "
     "linear model can use what the layer has made of the inputs. The same is done with networks that are not trained."
 )
@@ -62,11 +62,17 @@ LOSES = r.Claim(
 )
 
 
+def spirals(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Points on two spirals, standardised, and the arm of each."""
+    x, arm = data.spirals(key, POINTS, TURNS, NOISE)
+    return (x - jnp.mean(x, axis=0, keepdims=True)) / jnp.std(x, axis=0, keepdims=True), arm
+
+
 def samples() -> dict[str, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
     """What is learned, by name: a key to examples and their classes."""
     digits = data.digits()
     return {
-        "spirals": lambda key: data.spirals(key, POINTS, TURNS, NOISE),
+        "spirals": spirals,
         "digits": lambda key: (digits.x, digits.y),
     }
 

@@ -30,7 +30,7 @@ LEVELS = (0.347, 0.477, 0.693)
 """Q where one, two or all of the true targets share an output with as many, one or all of the false"""
 NEAR = 0.02
 """a loss this near to a level is at it"""
-DOWN = 0.01
+DOWN = 1e-5
 """how far a minimum may bend downwards, of how far it bends upwards"""
 LINE = np.linspace(-0.2, 1.2, 141)
 """positions on the line from a stuck network, at 0, to a solved one, at 1"""
@@ -87,49 +87,77 @@ def examples() -> tuple[jax.Array, jax.Array]:
     return x, 2 * jnp.abs(x[:, 0] - x[:, 1]) - 1
 
 
-def loss_of(net: fnn.Layer, state: Any, params: Any) -> jax.Array:
-    """Q, the mean loss over the four examples."""
+def loss_of(params: Any) -> jax.Array:
+    """Q, the mean loss over the four examples, of a network of any width."""
     x, y = examples()
-    return jnp.mean(fnn.logistic_margin.value(net.apply(params, state, x), y))
+    return jnp.mean(fnn.logistic_margin.value(network(WIDTHS[0]).apply(params, ((), ()), x), y))
 
 
-def experiment_with(width: int, steps: int) -> Callable[..., dict[str, jax.Array]]:
-    """The pure experiment ``(key) -> values [starts]`` of a network after training, and after a push and training."""
-    net = network(width)
+def first_neurons(params: Any, width: int) -> Any:
+    """The weights of the network that the first hidden neurons make."""
+    hidden, last = params
+    return {"w": hidden["w"][:, :width], "b": hidden["b"][:width]}, {"w": last["w"][:width], "b": last["b"]}
+
+
+def begun(key: jax.Array) -> Any:
+    """Random weights of all WIDTHS [widths, …], as networks of the largest: a neuron with weights 0 stays at 0."""
+    x, widest = examples()[0], max(WIDTHS)
+
+    def filled(width: int) -> Any:
+        hidden, last = network(width).init(key, x)[0]
+        more = widest - width
+        return (
+            {"w": jnp.pad(hidden["w"], ((0, 0), (0, more))), "b": jnp.pad(hidden["b"], (0, more))},
+            {"w": jnp.pad(last["w"], ((0, more), (0, 0))), "b": last["b"]},
+        )
+
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(filled, WIDTHS))
+
+
+def described(params: Any) -> dict[str, jax.Array]:
+    """What is known of a network after training, and of its first two neurons as a network of their own."""
     x, y = examples()
+    narrow, back = ravel_pytree(first_neurons(params, WIDTHS[0]))
+    loss, slope = jax.value_and_grad(loss_of)(params)
+    return {
+        "params": narrow,
+        "loss": loss,
+        "gradient": jnp.linalg.norm(ravel_pytree(slope)[0]),
+        "Hessian": jax.hessian(lambda w: loss_of(back(w)))(narrow),
+        "solved": jnp.all(network(max(WIDTHS)).apply(params, ((), ()), x)[:, 0] * y > 0),
+    }
 
-    def described(state: fnn.TrainState) -> dict[str, jax.Array]:
-        flat, back = ravel_pytree(state.params)
 
-        def loss(w: jax.Array) -> jax.Array:
-            return loss_of(net, state.layer_state, back(w))
+def experiment_with(steps: int) -> Callable[..., dict[str, jax.Array]]:
+    """The pure experiment ``(key) -> values [starts, widths]`` after training, and after a push and training again."""
+    x, y = examples()
+    learn = fnn.trainer(network(max(WIDTHS)), fnn.logistic_margin, fnn.momentum(ETA, GAMMA), batch_size=4)
 
-        bends = jnp.linalg.eigvalsh(jax.hessian(loss)(flat)) if width == WIDTHS[0] else jnp.ones(2, flat.dtype)
-        right = net.apply(state.params, state.layer_state, x)[:, 0] * y > 0
-        return {
-            "params": flat,
-            "loss": loss(flat),
-            "gradient": jnp.linalg.norm(jax.grad(loss)(flat)),
-            "bend": bends[0] / bends[-1],
-            "solved": jnp.all(right),
-        }
-
-    def of_start(key: jax.Array) -> dict[str, jax.Array]:
-        of_start, *of_rounds = jax.random.split(key, 3)
-        learn = fnn.trainer(net, fnn.logistic_margin, fnn.momentum(ETA, GAMMA), batch_size=4)
-        start = learn.init(of_start, (x, y))
+    def of_network(params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        start = learn.init(key, (x, y))
 
         def of_round(params: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-            found = described(fnn.train(learn, start._replace(params=params), (x, y), steps)[0])
-            flat, back = found["params"], ravel_pytree(params)[1]
-            direction = jax.random.normal(key, flat.shape, flat.dtype)
-            return back(flat + PUSH * direction * jnp.linalg.norm(flat) / jnp.linalg.norm(direction)), found
+            state, _ = fnn.train(learn, start._replace(params=params), (x, y), steps)
+            flat, back = ravel_pytree(state.params)
+            direction = jax.random.normal(key, flat.shape, flat.dtype) * jnp.sign(jnp.abs(flat))
+            pushed = back(flat + PUSH * direction * jnp.linalg.norm(flat) / jnp.linalg.norm(direction))
+            return pushed, described(state.params)
 
-        _, rounds = jax.lax.scan(of_round, start.params, jnp.stack(of_rounds))
+        _, rounds = jax.lax.scan(of_round, params, jax.random.split(key, 2))
         first = jax.tree.map(lambda values: values[0], rounds)
         return first | {"loss after a push": rounds["loss"][1]}
 
+    def of_start(key: jax.Array) -> dict[str, jax.Array]:
+        of_weights, of_push = jax.random.split(key)
+        return jax.vmap(of_network)(begun(of_weights), jax.random.split(of_push, len(WIDTHS)))
+
     return lambda key: jax.vmap(of_start)(jax.random.split(key, STARTS))
+
+
+def bends(hessian: np.ndarray) -> np.ndarray:
+    """The least eigenvalue of each Hessian [n, weights, weights], in shares of its largest."""
+    found = np.linalg.eigvalsh(hessian.astype(float))
+    return found[:, 0] / found[:, -1]
 
 
 def stuck_ones(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -150,7 +178,7 @@ def _verdicts(runs: dict[int, dict[str, np.ndarray]]) -> list[r.Verdict]:
     shares = {width: 1 - found["solved"].mean(axis=1) for width, found in runs.items()}
     two = stuck[2]
     minima = {
-        "bends downwards nowhere": two["bend"] >= -DOWN,
+        "bends downwards nowhere": bends(two["Hessian"]) >= -DOWN,
         "comes back after a push": np.abs(two["loss after a push"] - two["loss"]) <= NEAR,
     }
     pairs = pairwise(WIDTHS)
@@ -209,9 +237,8 @@ def _of_levels(runs: dict[int, dict[str, np.ndarray]]) -> r.Figure:
 
 def _of_lines(found: dict[str, np.ndarray], most: int) -> r.Figure:
     """The loss on straight lines from stuck networks to the nearest solved ones."""
-    net = network(2)
-    start, state = net.init(jax.random.key(0), examples()[0])
-    back = ravel_pytree(start)[1]
+    back = ravel_pytree(jax.tree.map(jnp.zeros_like, network(2).init(jax.random.key(0), examples()[0])[0]))[1]
+    loss_on = jax.jit(jax.vmap(lambda w: loss_of(back(w))))
     solved, stuck = found["params"][found["solved"]], stuck_ones(found)
     levels = at_level(stuck["loss"])
     with r.figure(5.4, 3.6) as canvas:
@@ -221,9 +248,8 @@ def _of_lines(found: dict[str, np.ndarray], most: int) -> r.Figure:
             for k, end in enumerate(ends if len(solved) else ()):
                 goal = solved[np.argmin(np.linalg.norm(solved - end, axis=1))]
                 line = jnp.asarray(end + LINE[:, None] * (goal - end), jnp.float32)
-                loss = jax.vmap(lambda w: loss_of(net, state, back(w)))(line)
                 label = f"stuck at {level}" if k == 0 else None
-                axes.plot(LINE, np.asarray(loss), color=r.COLORS[i], label=label, alpha=0.7)
+                axes.plot(LINE, np.asarray(loss_on(line)), color=r.COLORS[i], label=label, alpha=0.7)
         axes.set(xlabel="position between a stuck (0) and a solved network (1)", ylabel="loss Q", ylim=(0, 1.5))
         axes.legend()
         return r.finished(
@@ -237,10 +263,9 @@ def _of_lines(found: dict[str, np.ndarray], most: int) -> r.Figure:
 def run(settings: r.Settings, log: r.Log) -> r.Outcome:
     """Train, push, train again, judge and draw."""
     steps = settings.pick(quick=400, full=2000)
-    runs = {}
-    for width in WIDTHS:
-        log(f"{settings.seeds * STARTS} starts with {width} hidden neurons, twice {steps} steps, in one compiled call")
-        runs[width] = r.sweep_seeds(experiment_with(width, steps), settings)
+    log(f"{settings.seeds * STARTS} starts of each of {len(WIDTHS)} widths, twice {steps} steps, in one compiled call")
+    found = r.sweep_seeds(experiment_with(steps), settings)
+    runs = {width: {name: of[:, :, i] for name, of in found.items()} for i, width in enumerate(WIDTHS)}
     return r.Outcome(
         LEAD.format(steps=steps, starts=settings.seeds * STARTS),
         _verdicts(runs),
