@@ -1,7 +1,7 @@
 """Layer-wise training, with neurons that differ in earnest.
 
 Command: ``python -m experiments layerwise``; 40 seconds on two CPU cores. Expect
-0.88 of the digits read after layer-wise training alone, and no gain in the end.
+0.8 of the digits read after layer-wise training alone, and no gain in the end.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def _curves(found: Found, steps: int) -> r.Figure:
         {name: 1 - of["accuracy"] for name, of in found.items()},
         "Held-out error on the way of joint training, by what each neuron was trained on before; means with 95 % "
         "intervals",
-        "Falling lines of the held-out error: those trained layer by layer begin lower than random weights.",
+        "Falling lines of the held-out error. Random weights and neurons of few inputs begin at 0.9, the others at 0.2; "
+        "in the end all are close to 0.07.",
         xlabel="steps of joint training",
         ylabel="1 − held-out accuracy",
         logy=True,

@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments local_minima``; 40 seconds on two CPU cores, most of which go into compiling.
 Expect that 45 % of the starts with two hidden neurons get stuck, 10 % with three, none with eight, all of them at a
-loss of 0.347 or 0.477 and at a gradient of 0.0006, and that a push frees one of 231.
+loss of 0.347 or 0.477 and at a gradient of 0.0006; those at 0.477 are saddles, and a push frees none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ LEAD = (
     "Networks with one hidden layer of two, three, four or eight tanh neurons learn XOR by BackProp with momentum, all "
     "four examples in every step, {steps} steps, each width from {starts} random starts. A network is stuck if it "
     "still has a wrong answer. If it cannot tell $m$ inputs of one class from $n$ of the other, the best it can do for "
-    "them is to answer with their shares: $Q$ then ends on a level of its own. The stuck networks are pushed in a "
+    "them is to answer with their shares: $Q$ then comes down to a level of its own, without reaching it, for the "
+    "weights that answer so grow without bound. The stuck networks are pushed in a "
     "random direction and trained again."
 )
 SOLVED = r.Claim(

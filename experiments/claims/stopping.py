@@ -39,8 +39,8 @@ LEAD = (
     "examples that overlap, and stops by the lecture’s rules: where the running loss Q, the weights W, both or one of "
     f"them change by no more than a share τ within {EVERY} steps, at most {{longest}} steps; two runs for each "
     "seed. Its mean loss is compared with the least that any weights have, which the gradient of all examples finds, "
-    "and with Q after the most steps. Then a "
-    f"network with {HIDDEN} hidden neurons learns {FEW} noisy points, and stops by Q, or where held-out examples say so."
+    "and with Q after the most steps. Then a network with "
+    f"{HIDDEN} hidden neurons learns {FEW} noisy points, and stops by Q, or where held-out examples say so."
 )
 NEAR = r.Claim(
     f"Where SG stops by one of the lecture's rules, with τ = {TOLERANCES[-1]:g}, little is left to gain: its mean loss "
