@@ -29,8 +29,9 @@ EQUATION = r"""x^l = \tanh(x^{l-1} W^l)
 LEAD = (
     f"Networks of {LAYERS} hidden layers of {WIDTH} tanh neurons learn two spirals (standardised) and handwritten "
     "digits, in {steps} steps of Adam. Then a linear probe is fitted to each layer: least squares from its outputs "
-    "$x^l$ to the classes $y$, one column a class, on the training examples. Its accuracy on held-out examples says how well a "
-    "linear model can use what the layer has made of the inputs. The same is done with networks that are not trained."
+    "$x^l$ to the classes $y$, one column a class, on the training examples. Its accuracy on held-out examples says "
+    "how well a linear model can use what the layer has made of the inputs. The same is done with networks that are "
+    "not trained."
 )
 ACCURACY = "held-out accuracy of a linear probe"
 RISES = r.Claim(

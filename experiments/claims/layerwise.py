@@ -165,8 +165,8 @@ def _curves(found: Found, steps: int) -> r.Figure:
         {name: 1 - of["accuracy"] for name, of in found.items()},
         "Held-out error on the way of joint training, by what each neuron was trained on before; means with 95 % "
         "intervals",
-        "Falling lines of the held-out error. Random weights and neurons of few inputs begin at 0.9, the others at 0.2; "
-        "in the end all are close to 0.07.",
+        "Falling lines of the held-out error. Random weights and neurons of few inputs begin at 0.9, the others at "
+        "0.2; in the end all are close to 0.07.",
         xlabel="steps of joint training",
         ylabel="1 − held-out accuracy",
         logy=True,
