@@ -60,8 +60,8 @@ BETTER = r.Claim(
 )
 STOPS = r.Claim(
     f"The loop selects features: in at least nine of ten runs it ends with exactly the {PLANTED} planted ones.",
-    why="It stops too early, and features that do not matter stay: $S_j$, a sum over single links, ranks a planted "
-    "feature, nearly always the linear one, below them; its removal is rightly undone, and that ends the loop.",
+    why="It stops too early, and features that do not matter stay: a sum of the saliencies of single links ranks a "
+    "planted feature, nearly always the linear one, below them; its removal is rightly undone, and that ends the loop.",
     quantity="share of the runs",
 )
 KEEPS = r.Claim(
