@@ -27,21 +27,27 @@ def is_array(where: str, x: Any) -> None:
 
 
 def features(where: str, x: Any, width: int | None = None) -> None:
-    """Raise unless x is a batch [n, features] of floats, of the given width if there is one."""
+    """Raise unless x is a batch [n, …, features] of floats, of the given width if there is one."""
     is_array(where, x)
-    if len(x.shape) != 2:
-        hint = (
-            "Give a single example a batch axis: x[None, :]."
-            if len(x.shape) < 2
-            else "Give each example one row by x.reshape(len(x), -1), or map over stacked tasks by jax.vmap."
-        )
-        raise ValueError(f"{where}: expected a batch [n, features], got shape {x.shape}. {hint}")
+    if len(x.shape) < 2:
+        hint = "Give a single example a batch axis, x[None, :], and a single feature an axis, x[:, None]."
+        raise ValueError(f"{where}: expected a batch [n, …, features], got shape {x.shape}. {hint}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{where}: expected floats, got {x.dtype}. Convert by x.astype(jnp.float32).")
-    if width is not None and x.shape[1] != width:
+    if width is not None and x.shape[-1] != width:
         raise ValueError(
-            f"{where}: expected {width} features in total, got {x.shape[1]} (x has shape {x.shape}). "
+            f"{where}: expected {width} features in total, got {x.shape[-1]} (x has shape {x.shape}). "
             "Make its numbers of features add up to the width of x."
+        )
+
+
+def rows(where: str, x: Any, width: int | None = None) -> None:
+    """Raise unless x is a batch [n, features] of floats without positions, of the given width if there is one."""
+    features(where, x, width)
+    if len(x.shape) != 2:
+        raise ValueError(
+            f"{where}: expected a batch [n, features], got shape {x.shape}. Give each example one row by "
+            "x.reshape(len(x), -1), or map over stacked tasks by jax.vmap."
         )
 
 
@@ -206,8 +212,8 @@ def curve_of(layer: Layer) -> Callable[..., Any]:
     """The layer's `curve`; raises Unsupported if it has none."""
     if layer.curve is None:
         raise Unsupported(
-            f"{layer} has no `curve`, the pass that carries second derivatives. Write one (see fnn.Layer), or make the "
-            "layer by from_function, whose second derivatives are automatic."
+            f"{layer} has no `curve`, the pass that carries second derivatives. Write one (see fnn.Layer), make the "
+            "layer by from_function, whose second derivatives are automatic, or use fnn.derivatives.ggn_diagonal."
         )
     return layer.curve
 

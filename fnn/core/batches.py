@@ -60,7 +60,7 @@ class Supervised(NamedTuple):
 
     def present(self, rows: Array) -> Array:
         """The rows [n, …], 0 for an example of weight 0, whatever its row is."""
-        return rows if self.weight is None else jnp.where(_column(self.weight > 0, rows), rows, 0)
+        return rows if self.weight is None else jnp.where(in_rank_of(rows, self.weight > 0), rows, 0)
 
     def scaled(self, error: Array, read: Reading) -> Array:
         """Each example's own error [n, …], scaled so that the readings are those of the mean loss."""
@@ -68,7 +68,7 @@ class Supervised(NamedTuple):
             return error * read.scale(self.size)
         counted_as = jnp.sum(self.weight) / jnp.where(self.weight > 0, self.weight, 1)
         factor = jnp.broadcast_to(jnp.asarray(read.scale(counted_as), self.weight.dtype), (self.size,))
-        return self.present(error * _column(factor.astype(error.dtype), error))
+        return self.present(error * in_rank_of(error, factor.astype(error.dtype)))
 
     def reading(self, read: Reading) -> Reading:
         """The reading, with the examples counted by their weights where scaled errors alone do not do it."""
@@ -77,7 +77,7 @@ class Supervised(NamedTuple):
         return read.weighted(ratio(self.weight, jnp.sum(self.weight)[None]))
 
 
-def _column(values: Array, rows: Array) -> Array:
+def in_rank_of(rows: Array, values: Array) -> Array:
     """Values [n] in the rank of rows [n, …]."""
     return values.reshape(-1, *[1] * (rows.ndim - 1))
 

@@ -27,6 +27,10 @@ The squared norm and the Gram matrix of whole gradients are sums over leaves. Th
 Squares and their sums are computed in float32 at least; norms and Gram matrix remain in it, the others have the dtype
 of the parameters.
 
+Weights used at several positions of an example, as in a convolution or at all steps of a sequence, contribute
+g_n = Σ_p x_np ε_npᵀ. Layers read them by `at_weights`, which computes each reading of these sums, at a cost of its own
+(see `Reading.shared`), and other parameters by the rows that `over_positions` sums.
+
 Every reading is a function of the `contributions`, and `gathered` computes it from them later. A backward pass that is
 vmapped over several errors is read once in this way, whatever their number (see `fnn.derivatives.gauss_newton`).
 """
@@ -39,7 +43,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fnn.core import _shared
 from fnn.core._numerics import ratio, wide
+from fnn.core._shared import FULL
 from fnn.core.types import Array, Params, Reading
 
 
@@ -52,13 +58,45 @@ class Outer(NamedTuple):
     """[n, …, o]"""
 
 
-FULL = jax.lax.Precision.HIGHEST
-"""The precision of products whose difference is taken: by default a GPU multiplies float32 with ten bits only."""
+class Shared(NamedTuple):
+    """The contributions Σ_p x_np ε_npᵀ to a weight matrix used at several positions p, as two factors."""
+
+    x: Array
+    """[n, …, p, i]"""
+    error: Array
+    """[n, …, p, o]"""
 
 
 def is_outer(node: Any) -> bool:
     """True for the contributions to a weight matrix; the others are rows [n, …], as for a bias."""
-    return isinstance(node, Outer)
+    return isinstance(node, Outer | Shared)
+
+
+def at_weights(read: Reading, x: Array, error: Array) -> Any:
+    """The reading at a weight matrix w, for products x w at any number of positions.
+
+    Args:
+        read: a reading.
+        x: the inputs of the products, [n, …, i], with the positions between the first axis and the last.
+        error: ∂L/∂(x w) [n, …, o], at the same positions.
+
+    Returns:
+        ``read.outer(x, error)`` for rows [n, i]; with positions ``read.shared``, or for a reading without it the
+        right, but more expensive ``read.rows`` of each example's sum over the positions.
+    """
+    if error.ndim == 2:
+        return read.outer(x, error)
+    x, error = _one_position_axis(x), _one_position_axis(error)
+    return read.rows(_shared.each(x, error)) if read.shared is None else read.shared(x, error)
+
+
+def _one_position_axis(x: Array) -> Array:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+
+
+def over_positions(terms: Array) -> Array:
+    """Terms [n, …, o] summed over the positions, [n, o]: an example's contribution to a parameter [o]."""
+    return terms if terms.ndim == 2 else jnp.sum(terms, axis=tuple(range(1, terms.ndim - 1)))
 
 
 def has_weights(node: Any) -> bool:
@@ -96,6 +134,12 @@ def beyond_rounding(difference: Array, of: Array, n: int) -> Array:
     return jnp.where(difference <= max(8, n) * jnp.finfo(of.dtype).eps * of, 0, difference)
 
 
+def _resolved(var: Array, mean: Array, n: int) -> Array:
+    """A variance from n differences to the mean, or 0 where these are rounding."""
+    blur = max(8, n) * jnp.finfo(mean.dtype).eps * mean
+    return jnp.where(var <= jnp.square(blur), 0, var)
+
+
 def _of_moments(label: str, combine: Any, doc: str, share: Array | None = None) -> Reading:
     """A reading computed from the mean g and the variance of the examples' gradients, in float32 at least.
 
@@ -126,8 +170,14 @@ def _of_moments(label: str, combine: Any, doc: str, share: Array | None = None) 
         g = wide(rows)
         mean = averaged(g)
         var = averaged(jnp.square(g - mean[None]))
-        blur = max(8, n) * jnp.finfo(g.dtype).eps * mean
-        return combine(mean, jnp.where(var <= jnp.square(blur), 0, var)).astype(rows.dtype)
+        return combine(mean, _resolved(var, mean, n)).astype(rows.dtype)
+
+    def of_shared(x: Array, error: Array) -> Array:
+        n = x.shape[0]
+        shares = jnp.full(n, 1 / n, wide(x).dtype) if share is None else share
+        mean = _shared.total(wide(x) * shares.astype(wide(x).dtype)[:, None, None], wide(error))
+        var = _shared.summed(lambda g: jnp.square(g - mean), x, error, shares)
+        return combine(mean, _resolved(var, mean, n)).astype(error.dtype)
 
     return Reading(
         label=label,
@@ -138,6 +188,7 @@ def _of_moments(label: str, combine: Any, doc: str, share: Array | None = None) 
         linear=False,
         doc=doc,
         weighted=lambda share: _of_moments(label, combine, doc, share),
+        shared=of_shared,
     )
 
 
@@ -149,6 +200,7 @@ gradient = Reading(
     scale=lambda n: 1 / n,
     linear=True,
     doc="Σ_n x_n ε_nᵀ: the sum of the contributions, which is the gradient.",
+    shared=_shared.total,
 )
 
 per_example = Reading(
@@ -169,6 +221,7 @@ squared_norm = Reading(
     scale=lambda n: 1.0,
     linear=False,
     doc="‖x_n‖²‖ε_n‖²: the squared norm of each example's gradient, without forming that gradient.",
+    shared=_shared.squared_norms,
 )
 
 gram = Reading(
@@ -179,6 +232,7 @@ gram = Reading(
     scale=lambda n: 1.0,
     linear=False,
     doc="⟨x_n, x_m⟩⟨ε_n, ε_m⟩: the inner products of the examples' gradients, without forming a gradient.",
+    shared=_shared.inner_products,
 )
 
 second_moment = Reading(
@@ -189,6 +243,7 @@ second_moment = Reading(
     scale=lambda n: 1 / (jnp.sqrt(n) if isinstance(n, jax.Array) else math.sqrt(n)),
     linear=False,
     doc="Σ_n x_n² ε_n²ᵀ: the sum of the squared contributions, elementwise.",
+    shared=lambda x, error: _shared.summed(jnp.square, x, error).astype(error.dtype),
 )
 
 variance = _of_moments(
@@ -217,7 +272,9 @@ contributions = Reading(
     stack=_examples_first,
     scale=lambda n: 1.0,
     linear=False,
-    doc="x_n and ε_n of every example, not reduced: an `Outer` at each weight matrix, rows [n, …] at other parameters.",
+    doc="""x_n and ε_n of every example, not reduced: an `Outer` at each weight matrix, or a `Shared` if it is used at
+    several positions, and rows [n, …] at other parameters.""",
+    shared=Shared,
 )
 
 
@@ -245,8 +302,8 @@ def gathered(read: Reading, kept: Any) -> Params:
     def of(node: Any) -> Any:
         if not is_outer(node):
             return read.rows(node)
-        if node.x.ndim == 2:
-            return read.outer(*node)
-        return read.stack(jax.vmap(of)(Outer(*(jnp.moveaxis(factor, 1, 0) for factor in node))))
+        if node.error.ndim == (2 if isinstance(node, Outer) else 3):
+            return at_weights(read, *node)
+        return read.stack(jax.vmap(of)(type(node)(*(jnp.moveaxis(factor, 1, 0) for factor in node))))
 
     return jax.tree.map(of, kept, is_leaf=is_outer)

@@ -100,7 +100,9 @@ class Reading(NamedTuple):
       right in a layer that couples the examples of a batch; other readings raise Unsupported there;
     - ``doc`` is the help of this one reading;
     - ``weighted(share [n])`` is the reading of examples that count by their shares, which add up to 1, for a
-      reading that no factor on the errors makes so, such as a variance. None for the others.
+      reading that no factor on the errors makes so, such as a variance. None for the others;
+    - ``shared(x [n, p, i], error [n, p, o])`` reads the contributions Σ_p x_np ε_npᵀ to a weight matrix used at
+      several positions p. With None, these sums are formed for every example and read by ``rows``.
     """
 
     __doc__ = OwnHelp(__doc__)  # pyright: ignore[reportAssignmentType]
@@ -112,6 +114,7 @@ class Reading(NamedTuple):
     linear: bool
     doc: str = ""
     weighted: Callable[[Array], Reading] | None = None
+    shared: Callable[[Array, Array], Any] | None = None
 
     def __repr__(self) -> str:
         return self.label

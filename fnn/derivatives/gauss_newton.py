@@ -17,12 +17,14 @@ Exact values of the first two take C backward passes of errors, C = the number o
 m passes of random mixtures Σ_c ±r_c, which are unbiased for every m and have a relative error of about 1/√m.
 
 Source: the diagonal after N. Schraudolph, *Fast curvature matrix-vector products*, 2002; the factors after
-J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored approximate curvature*, 2015.
+J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored approximate curvature*, 2015, for shared weights after
+R. Eschenhagen and others, *Kronecker-factored approximate curvature for modern neural network architectures*, 2023.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +32,9 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import wide
-from fnn.core.batches import supervised
+from fnn.core.batches import in_rank_of, supervised
 from fnn.core.errors import Unsupported
-from fnn.core.readings import Outer, contributions, gathered, gradient, has_weights, is_outer
+from fnn.core.readings import Outer, Shared, contributions, gathered, gradient, has_weights, is_outer, second_moment
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient
@@ -70,16 +72,24 @@ def ggn_diagonal(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradi
     return _read_from_columns(net, loss, samples, "ggn_diagonal", _diagonal)
 
 
-def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> Gradient:
+def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None, reduce: bool = False) -> Gradient:
     """The Kronecker factors (KFAC) of each layer's block of the Gauss–Newton matrix.
 
     A ⊗ G *is* the block for a batch of one, and for a network without σ and the loss `squared`; elsewhere it treats
-    x and s as independent.
+    x and s as independent. Of weights used at P positions p there are two approximations::
+
+        expand    A = (1/nP) Σ_np x̄_np x̄_npᵀ              G = (1/n) Σ_ncp s_ncp s_ncpᵀ
+        reduce    A = (1/n) Σ_n x̂_n x̂_nᵀ, x̂ = mean_p x̄     G = (1/n) Σ_nc ŝ_nc ŝ_ncᵀ, ŝ = Σ_p s
+
+    Expand is the block, for a network without σ and the loss `squared`, where every position has a loss of its own
+    (`each_position`), and suits `flatten` too; reduce is the block where positions are averaged before one loss
+    (`average_pool`). The other of the two is wrong in scale there.
 
     Args:
         net: a layer.
         loss: a convex loss.
         samples: as in `ggn_diagonal`.
+        reduce: whether to reduce over positions; without positions, both are the same.
 
     Returns:
         A function ``(params, state, (x, y), key) -> ((value, state), factors)`` with a `Kronecker` in place of each
@@ -99,7 +109,7 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None) -> 
         >>> hidden.A.shape, hidden.G.shape, output.A.shape, output.G.shape
         ((4, 4), (4, 4), (5, 5), (2, 2))
     """
-    return _read_from_columns(net, loss, samples, "kronecker_factors", _factors)
+    return _read_from_columns(net, loss, samples, "kronecker_factors", partial(_factors, reduce=reduce))
 
 
 def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch, Array, Params], Params]:
@@ -126,24 +136,39 @@ def ggn_vector_product(net: Layer, loss: Loss) -> Callable[[Params, State, Batch
             return a, tape
 
         a, Jv, tape = jax.jvp(output, (params,), (v,), has_aux=True)
-        bent = jnp.einsum("nmk,nk->nm", loss_hessian(loss, a, y), Jv)
+        bent = jnp.einsum("...mk,...k->...m", loss_hessian(loss, a, y), Jv)
         return drop_records(net.backward(params, tape, examples.scaled(bent, gradient), gradient)[1])
 
     return product
 
 
 def root_columns(loss: Loss, a: Array, y: Array) -> Array:
-    """The columns r_c of the root of each example's loss Hessian, [C, n, M]."""
+    """The columns r_c of the root of each example's loss Hessian, [C, n, M].
+
+    With positions, for outputs [n, …, M], the Hessian is a block for each, and so is its root: [C·positions, n, …, M].
+    """
+    columns = _columns_of_positions(loss, a, y)
+    if a.ndim == 2:
+        return columns
+    columns = columns.reshape(len(columns), len(a), -1, a.shape[-1])
+    alone = jnp.eye(columns.shape[2], dtype=bool)[:, None, None, :, None]
+    return jnp.where(alone, columns[None], 0).reshape(-1, *a.shape)
+
+
+def _columns_of_positions(loss: Loss, a: Array, y: Array) -> Array:
+    """The columns of the root's block at every position, [C, rows, M], where a row is a position of an example."""
     _has_root("root_columns", loss)
     root = loss.root(a, y)  # pyright: ignore[reportOptionalCall]
+    root = root.reshape(-1, *root.shape[a.ndim - 1 :])
     return jnp.moveaxis(jax.vmap(jnp.diag)(root) if root.ndim == 2 else root, -1, 0)
 
 
 def _mixtures(loss: Loss, a: Array, y: Array, samples: int, key: Array) -> Array:
-    """Σ_c ±r_c/√m with random signs, [m, n, M]: the mean of their outer products is the loss Hessian."""
-    of_root = root_columns(loss, a, y)
+    """Σ_c ±r_c/√m with random signs, [m, n, …, M]: the mean of their outer products is the loss Hessian."""
+    of_root = _columns_of_positions(loss, a, y)
     signs = jax.random.rademacher(key, (samples, *of_root.shape[:2]), a.dtype)
-    return jnp.einsum("scn,cnm->snm", signs, of_root) / jnp.sqrt(jnp.asarray(samples, a.dtype))
+    mixed = jnp.einsum("scn,cnm->snm", signs, of_root) / jnp.sqrt(jnp.asarray(samples, a.dtype))
+    return mixed.reshape(samples, *a.shape)
 
 
 def _read_from_columns(
@@ -171,6 +196,8 @@ def _diagonal(kept: Any, share: Array) -> Params:
         return jnp.einsum("n,n...->n...", share.astype(rows.dtype), rows)
 
     def diagonal(node: Any) -> Array:
+        if isinstance(node, Shared):
+            return _diagonal_of_shared(node, share)
         if is_outer(node):
             x, error = wide(node.x[0]), wide(node.error)
             squares = Outer(jnp.square(x), counted(jnp.sum(jnp.square(error), axis=0)))
@@ -180,15 +207,33 @@ def _diagonal(kept: Any, share: Array) -> Params:
     return jax.tree.map(diagonal, kept, is_leaf=is_outer)
 
 
-def _factors(kept: Any, share: Array) -> Any:
+def _diagonal_of_shared(node: Shared, share: Array) -> Array:
+    """Σ_n ω_n Σ_c (Σ_p x_np s_ncp)², one column after another: the sum over c cannot be taken before the square."""
+    x, root = wide(node.x[0]), jnp.sqrt(share)
+
+    def add(sum: Array, error: Array) -> tuple[Array, None]:
+        error = wide(error)
+        columns = Shared(x, error * in_rank_of(error, root.astype(error.dtype)))
+        return sum + gathered(second_moment, columns), None
+
+    like = jax.eval_shape(lambda: gathered(second_moment, Shared(x, wide(node.error[0]))))
+    return jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), node.error)[0].astype(node.error.dtype)
+
+
+def _factors(kept: Any, share: Array, *, reduce: bool) -> Any:
     def of(node: Any) -> Any:
         if not has_weights(node):
             return _diagonal(node, share)
         x, s = wide((node["w"].x[0], node["w"].error))
         if "b" in node:
             x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-        A = jnp.einsum("n,n...i,n...j->...ij", share.astype(x.dtype), x, x)
-        G = jnp.einsum("n,cn...o,cn...p->...op", share.astype(s.dtype), s, s)
+        is_shared = isinstance(node["w"], Shared)
+        if is_shared and reduce:
+            x, s = jnp.mean(x, axis=-2), jnp.sum(s, axis=-2)
+        positions = "p" if is_shared and not reduce else ""
+        A = jnp.einsum(f"n,n...{positions}i,n...{positions}j->...ij", share.astype(x.dtype), x, x)
+        G = jnp.einsum(f"n,cn...{positions}o,cn...{positions}q->...oq", share.astype(s.dtype), s, s)
+        A = A / x.shape[-2] if positions else A
         return Kronecker(A.astype(node["w"].x.dtype), G.astype(node["w"].error.dtype))
 
     return jax.tree.map(of, kept, is_leaf=lambda node: has_weights(node) or is_outer(node))

@@ -43,6 +43,7 @@ from fnn.core.readings import gradient
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient
+from fnn.nn import _checks as nn_checks
 from fnn.nn._second_order import diagonal
 from fnn.nn.surgery import LayerRecord, watch
 
@@ -157,6 +158,7 @@ def _walk(net: Layer, loss: Loss, exact: bool, gauss_newton: bool, where: str) -
     def walk(params: Params, state: State, batch: Batch, key: Array, read: Reading) -> tuple:
         x, y, _, _ = examples = supervised(batch, loss)
         a, state, tape = net.forward(params, state, x, key)
+        nn_checks.rows_only(where, a.shape)
         # Every term with σ'' is linear in the error: with the error 0 all of them vanish, and Jᵀ c J remains.
         error = jnp.zeros_like(a) if gauss_newton else examples.scaled(loss.slope(a, y), read)
         c = examples.scaled(loss_hessian(loss, a, y) if exact else loss.curvature(a, y), read)
@@ -172,8 +174,11 @@ def probe_key(key: Array) -> Array:
 
 
 def loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
-    """∂²ℒ/∂a_m∂a_k [n, M, M] of each example, a diagonal matrix for a loss that is a sum over outputs."""
-    return jax.vmap(jnp.diag)(loss.curvature(a, y)) if loss.hessian is None else loss.hessian(a, y)
+    """∂²ℒ/∂a_m∂a_k [n, …, M, M] of each example, a diagonal matrix for a loss that is a sum over outputs."""
+    if loss.hessian is not None:
+        return loss.hessian(a, y)
+    diagonal = loss.curvature(a, y)
+    return jax.vmap(jnp.diag)(diagonal.reshape(-1, a.shape[-1])).reshape(*a.shape, a.shape[-1])
 
 
 def microbatched(value_and_gradient: Gradient, size: int) -> Gradient:

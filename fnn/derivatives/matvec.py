@@ -39,7 +39,7 @@ from fnn.core import _checks as checks
 from fnn.core._numerics import Sum, eigh, mean, narrow, no_sum, plus, units, wide
 from fnn.core.batches import supervised
 from fnn.core.errors import Unsupported
-from fnn.core.readings import Outer, contributions, gathered, gradient, is_outer
+from fnn.core.readings import Outer, Shared, contributions, gathered, gradient, is_outer
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient, backprop
@@ -151,6 +151,7 @@ def _at_units(net: Layer, loss: Loss) -> Callable[..., Params]:
         x, y, _, n = examples = supervised(batch, loss)
         _needs_no_key("hutchinson", net, params, state, x, key)
         kinds = jax.eval_shape(lambda p: drop_records(read(p, state, (x, y), key)[1]), params)
+        _are_rows("hutchinson", kinds)
         is_weight = jax.tree.map(is_outer, kinds, is_leaf=is_outer)
         own = jax.tree.map(lambda w, p: None if w else jnp.broadcast_to(p[None], (n, *p.shape)), is_weight, params)
 
@@ -303,6 +304,15 @@ def _draws(where: str, layer: Layer) -> Unsupported:
         f"{layer} would draw another mask than for the batch. Use fnn.inference_mode(net) of a layer with `modes`, "
         "or units=False."
     )
+
+
+def _are_rows(where: str, kinds: Any) -> None:
+    """Raise Unsupported if a weight is used at several positions, which a bias disturbs all at once."""
+    if any(isinstance(node, Shared) for node in jax.tree.leaves(kinds, is_leaf=is_outer)):
+        raise Unsupported(
+            f"{where}: expected rows [n, features] throughout for probes at units, got weights used at several "
+            "positions. Use units=False."
+        )
 
 
 def _bias_of(path: tuple[Any, ...], known: Iterable[Any]) -> tuple[Any, ...]:

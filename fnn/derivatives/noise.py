@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._numerics import lengths, narrow, ratio, safe_sqrt, units, wide
-from fnn.core.batches import supervised
+from fnn.core.batches import in_rank_of, supervised
 from fnn.core.errors import Unsupported
 from fnn.core.readings import beyond_rounding, gradient, gram
 from fnn.core.types import Array, Batch, Layer, Loss, Params, Reading, State
@@ -146,8 +146,8 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
             x, y, _, n = examples = supervised(batch, loss)
             a, state, tape = net.forward(params, state, x, key)
             error = examples.present(loss.slope(a, y))
-            unit = units(error)
-            at_unit = wide(error) * (1 / unit)[:, None]
+            unit = units(error.reshape(n, -1))
+            at_unit = wide(error) * in_rank_of(error, 1 / unit)
             _, of_leaves = net.backward(params, tape, at_unit.astype(error.dtype), _NORM)
             norm = lengths(jnp.stack([jnp.zeros_like(unit), *jax.tree.leaves(drop_records(of_leaves))], axis=1))
             theta = jnp.asarray(threshold, norm.dtype)
@@ -164,18 +164,18 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
 
 
 def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Array]:
-    """Errors [n, o] and a number with the product at_unit ∘ share, scaled so that BackProp stays in range in float16.
+    """Errors [n, …, o] and a number with the product at_unit ∘ share, scaled so that BackProp stays in range in float16.
 
     With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
     example without a gradient is left out of the maximum and may have a larger share.
     """
     most = jax.lax.stop_gradient(jnp.max(jnp.where(norm == 0, 0, share), initial=0))
     most = jnp.where(most == 0, 1, most)
-    longest = jax.lax.stop_gradient(jnp.max(jnp.abs(at_unit), axis=1))
+    longest = jax.lax.stop_gradient(jnp.max(jnp.abs(at_unit), axis=tuple(range(1, at_unit.ndim))))
     r = jnp.minimum(share / most, 1 / longest)
     total = jax.lax.stop_gradient(jnp.sum(jnp.where(r == 0, 0, r * norm)))
     scale = 2.0**14 / jnp.maximum(total, 2.0**14)
-    return at_unit * (r * scale)[:, None], most / scale
+    return at_unit * in_rank_of(at_unit, r * scale), most / scale
 
 
 _NORM = Reading(

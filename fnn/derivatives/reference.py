@@ -159,8 +159,9 @@ def ggn(net: Layer, loss: Loss) -> Matrix:
     def matrix(params: Params, state: State, batch: Batch, key: Array) -> Array:
         flat, unravel = ravel_pytree(params)
         output = lambda w: net.forward(unravel(w), state, batch[0], key)[0]  # noqa: E731
-        J = jax.jacrev(output)(flat)
-        H = _loss_hessian(loss, output(flat), batch[1])
+        a = output(flat)
+        J = jax.jacrev(output)(flat).reshape(len(a), -1, flat.size)
+        H = _loss_hessian(loss, a, batch[1])
         return jnp.einsum("n,nmv,nmk,nkw->vw", supervised(batch, loss).shares(J.dtype), J, H, J)
 
     return matrix
@@ -248,9 +249,14 @@ def _given(net: Layer, params: Params, state: State, x: Array, key: Array) -> An
 
 
 def _loss_hessian(loss: Loss, a: Array, y: Array) -> Array:
-    """∇²ℒ_n [n, M, M] from the loss's value alone."""
+    """∇²ℒ_n [n, M, M] from the loss's value alone; M counts the outputs at all positions."""
     one = lambda leaf: leaf[None]  # noqa: E731
-    return jax.vmap(lambda a, y: jax.hessian(lambda a: loss.value(a[None], jax.tree.map(one, y))[0])(a))(a, y)
+
+    def of(a: Array, y: Any) -> Array:
+        value = lambda flat: loss.value(flat.reshape(1, *a.shape), jax.tree.map(one, y))[0]  # noqa: E731
+        return jax.hessian(value)(a.reshape(-1))
+
+    return jax.vmap(of)(a, y)
 
 
 def hessian_vector_product(net: Layer, loss: Loss) -> Product:

@@ -98,7 +98,7 @@ def cybenko(hidden: int, activation: Activation = sigmoid, *, steepness: float =
     checks.positive("steepness", steepness)
 
     def spread(key: Array, x: Any) -> tuple[Params, State]:
-        checks.features(str(neurons), x)
+        checks.rows(str(neurons), x)
         key_w, key_p = jax.random.split(key)
         shape = (x.shape[1], hidden)
         w = jnp.asarray(steepness, x.dtype) * jax.random.normal(key_w, shape, x.dtype)
@@ -208,7 +208,7 @@ def sup_error(f: Function, net: Layer, params: Params, state: State, grid: Array
         ValueError: a network of several outputs, or values of another shape or dtype.
     """
     checks.is_layer("sup_error", net)
-    checks.features("sup_error", grid)
+    checks.rows("sup_error", grid)
     points = checks.count("number of points", grid.shape[0])
     chunk = min(checks.count("chunk", chunk), points)
     whole = points // chunk * chunk
@@ -252,7 +252,7 @@ def fit_approximator(
         True
     """
     checks.is_layer("fit_approximator", net)
-    checks.features("fit_approximator", points)
+    checks.rows("fit_approximator", points)
     data = points, _values_of("fit_approximator", f, points)
     batch_size = min(checks.count("batch_size", batch_size), points.shape[0])
     learn = trainer(net, squared, adam(0.01) if optimizer is None else optimizer, batch_size=batch_size)

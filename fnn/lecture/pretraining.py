@@ -139,7 +139,7 @@ def pretrain(
     x, y, weight, _ = supervised(data)
     if weight is not None:
         raise ValueError("pretrain: expected data (x, y), got weights. Repeat or leave out examples instead.")
-    checks.features("pretrain", x)
+    checks.rows("pretrain", x)
     plan = _planned(x, steps, batch_size, subsample, inputs, restart)
 
     key_of_first, key = jax.random.split(key)

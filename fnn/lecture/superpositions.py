@@ -54,7 +54,7 @@ def kolmogorov(d: int, *, inner: Layer, outer: Layer) -> Layer:
     label = f"kolmogorov({d}, inner={inner}, outer={outer})"
 
     def copied(x: Array) -> Array:
-        checks.features(label, x, d)
+        checks.rows(label, x, d)
         return jnp.tile(x, (1, terms))
 
     total = _wiring("total", lambda x: jnp.sum(x, axis=1, keepdims=True))

@@ -2,7 +2,8 @@
 
 Index letters, here as everywhere: ``n`` example of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
 pass x is [n, i] and y is [n, o]; in a backward pass ``error`` is ∂L/∂y [n, o] as an argument and ∂L/∂x [n, i] as a
-result. Parameters have the dtype of the x that initialised the layer; examples of another dtype raise TypeError.
+result. Examples may have positions between these two axes: the steps of a sequence [n, t, f], the places of an image
+[n, h, w, c]. Weights are then shared by the positions, and read by `fnn.core.at_weights`. Parameters have the dtype of the x that initialised the layer; examples of another dtype raise TypeError.
 
 Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): its argument c is
 ∂²L/∂y², the diagonal [n, o] or each example's whole matrix [n, o, o], and its result is ∂²L/∂x².
@@ -29,19 +30,24 @@ Example:
 from fnn.nn.activations import (
     activation_from,
     gaussian,
+    gelu,
     heaviside,
     identity,
     leaky_relu,
     logarithmic,
     relu,
     sigmoid,
+    silu,
     softplus,
     tanh,
 )
+from fnn.nn.attention import AttentionTape, attention, dot_attention, transformer_block
 from fnn.nn.compositions import BranchesTape, ColumnsTape, branches, columns, serial
+from fnn.nn.convolutions import conv
 from fnn.nn.copies import grouped, repeat
 from fnn.nn.dropouts import DropoutTape, dropout, inverted_dropout
 from fnn.nn.elementwise import ActivateTape, PReLUTape, activate, prelu
+from fnn.nn.embeddings import EmbeddingTape, embedding, positional
 from fnn.nn.functions import FunctionTape, as_function, from_function
 from fnn.nn.gates import ProductTape, product
 from fnn.nn.inference import inference_mode, monte_carlo, thinned_average
@@ -56,7 +62,7 @@ from fnn.nn.initializers import (
     uniform_fan_out,
     zeros,
 )
-from fnn.nn.loss_variants import class_weighted, ignoring, loss_from, observed, smoothed
+from fnn.nn.loss_variants import class_weighted, each_position, ignoring, loss_from, observed, smoothed
 from fnn.nn.losses import (
     binary_cross_entropy,
     exponential_margin,
@@ -67,45 +73,84 @@ from fnn.nn.losses import (
     squared,
 )
 from fnn.nn.neurons import DenseTape, LinearTape, dense, linear
-from fnn.nn.normalization import BatchNormState, BatchNormTape, batch_norm
+from fnn.nn.normalization import (
+    BatchNormState,
+    BatchNormTape,
+    NormTape,
+    batch_norm,
+    group_norm,
+    layer_norm,
+    rms_norm,
+)
+from fnn.nn.pooling import MaxPoolTape, ShapeTape, average_pool, flatten, last, max_pool
 from fnn.nn.precision import mixed_precision
+from fnn.nn.recurrence import (
+    Cell,
+    RecurrentTape,
+    elman_cell,
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    recurrent,
+    rnn,
+)
 from fnn.nn.surgery import LayerRecord, drop_records, intercept, iter_layers, map_layers, watch
 from fnn.nn.tying import TiedTape, tied
 from fnn.nn.wrappers import RematTape, remat, residual
 
 __all__ = [
     "ActivateTape",
+    "AttentionTape",
     "BatchNormState",
     "BatchNormTape",
     "BranchesTape",
+    "Cell",
     "ColumnsTape",
     "DenseTape",
     "DropoutTape",
+    "EmbeddingTape",
     "FunctionTape",
     "Initializer",
     "LayerRecord",
     "LinearTape",
+    "MaxPoolTape",
+    "NormTape",
     "PReLUTape",
     "ProductTape",
+    "RecurrentTape",
     "RematTape",
+    "ShapeTape",
     "TiedTape",
     "activate",
     "activation_from",
     "as_function",
+    "attention",
+    "average_pool",
     "batch_norm",
     "binary_cross_entropy",
     "branches",
     "class_weighted",
     "columns",
     "constant",
+    "conv",
     "dense",
+    "dot_attention",
     "drop_records",
     "dropout",
+    "each_position",
+    "elman_cell",
+    "embedding",
     "exponential_margin",
+    "flatten",
     "from_function",
     "gaussian",
+    "gelu",
     "glorot_uniform",
+    "group_norm",
     "grouped",
+    "gru",
+    "gru_cell",
     "he",
     "heaviside",
     "hinge_margin",
@@ -115,25 +160,35 @@ __all__ = [
     "intercept",
     "inverted_dropout",
     "iter_layers",
+    "last",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "logarithmic",
     "logistic_margin",
     "loss_from",
+    "lstm",
+    "lstm_cell",
     "map_layers",
+    "max_pool",
     "mixed_precision",
     "monte_carlo",
     "observed",
     "orthogonal",
+    "positional",
     "prelu",
     "product",
+    "recurrent",
     "relu",
     "remat",
     "repeat",
     "residual",
+    "rms_norm",
+    "rnn",
     "serial",
     "sigmoid",
     "sigmoid_margin",
+    "silu",
     "smoothed",
     "softmax_cross_entropy",
     "softplus",
@@ -141,6 +196,7 @@ __all__ = [
     "tanh",
     "thinned_average",
     "tied",
+    "transformer_block",
     "uniform",
     "uniform_fan_in",
     "uniform_fan_out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,20 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from fnn.core import _checks as checks
-from fnn.core.errors import NeedsMoreExamples
+from fnn.core.errors import NeedsMoreExamples, Unsupported
 from fnn.core.types import Activation
 
 
-def fits(where: str, x: Any, params: Any, names: Sequence[str]) -> None:
-    """Raise unless x fits a layer's params: a dict with these names, the first leaf as long as x is wide, one dtype."""
+def fits(where: str, x: Any, params: Any, names: Sequence[str], times: int = 1) -> None:
+    """Raise unless x fits a layer's params: a dict with these names, the first leaf as long as x is wide, one dtype.
+
+    In a layer that looks at `times` places at once, the leaf is as many times as long.
+    """
     checks.features(where, x)
     if not isinstance(params, dict) or set(params) != set(names):
         got = set(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(f"{where}: expected params {set(names)}, got {got}. Pass the params that its own init made.")
     first = params[names[0]]
-    if x.shape[1] != first.shape[0]:
+    if x.shape[-1] * times != first.shape[0]:
         raise ValueError(
-            f"{where} was initialised for {first.shape[0]} features, got {x.shape[1]} (x has shape {x.shape}). "
+            f"{where} was initialised for {first.shape[0] // times} features, got {x.shape[-1]} (x has shape {x.shape}). "
             "Initialise the network with an x of this width."
         )
     if x.dtype != first.dtype:
@@ -32,17 +36,19 @@ def fits(where: str, x: Any, params: Any, names: Sequence[str]) -> None:
         )
 
 
-def error(where: str, got: Any, n: int, width: int) -> None:
+def error(where: str, got: Any, *shape: int) -> None:
     """Raise ValueError unless the error at a layer has the shape of the layer's output."""
-    if jnp.shape(got) != (n, width):
+    if jnp.shape(got) != shape:
         raise ValueError(
-            f"{where}.backward: expected an error of the output's shape {(n, width)}, got {jnp.shape(got)}. "
+            f"{where}.backward: expected an error of the output's shape {shape}, got {jnp.shape(got)}. "
             "Pass ∂L/∂y for the y of the forward pass that left this tape."
         )
 
 
-def curvature(where: str, error: Any, c: Any, n: int, width: int) -> None:
-    """Raise ValueError unless the error and the curvature at a layer fit; the latter a diagonal or one matrix each."""
+def curvature(where: str, error: Any, c: Any, *shape: int) -> None:
+    """Raise unless the error and the curvature at a layer of rows fit; the latter a diagonal or one matrix each."""
+    rows_only(f"{where}.curve", shape)
+    n, width = shape
     if jnp.shape(error) != (n, width) or jnp.shape(c) not in ((n, width), (n, width, width)):
         raise ValueError(
             f"{where}.curve: expected an error of the output's shape {(n, width)} and a curvature {(n, width)} (the "
@@ -51,14 +57,33 @@ def curvature(where: str, error: Any, c: Any, n: int, width: int) -> None:
         )
 
 
+def rows_only(where: str, shape: tuple[int, ...]) -> None:
+    """Raise Unsupported for outputs with positions, whose second derivatives no pass carries."""
+    if len(shape) != 2:
+        raise Unsupported(
+            f"{where}: expected outputs [n, features] for a pass with second derivatives, got shape {shape}. Use "
+            "ggn_diagonal, ggn_vector_product or hessian_vector_product of fnn.derivatives."
+        )
+
+
+def sequence(where: str, x: Any) -> None:
+    """Raise unless x is a batch of sequences [n, t, features] of floats."""
+    checks.features(where, x)
+    if len(x.shape) != 3:
+        raise ValueError(
+            f"{where}: expected sequences [n, t, features], got shape {x.shape}. Give x one position axis, the steps."
+        )
+
+
 def batch_of_several(where: str, x: Any) -> int:
-    """The number of examples of x; raises NeedsMoreExamples if it is too small for batch statistics."""
-    if x.shape[0] < 2:
+    """The number of values of each feature; raises NeedsMoreExamples if it is too small for batch statistics."""
+    values = math.prod(x.shape[:-1])
+    if values < 2:
         raise NeedsMoreExamples(
-            f"{where}: expected at least 2 examples for its batch statistics in training, got {x.shape[0]}. "
+            f"{where}: expected at least 2 examples for its batch statistics in training, got {values}. "
             "Enlarge the batch, or use net.apply for inference."
         )
-    return x.shape[0]
+    return values
 
 
 def flag(name: str, value: Any) -> None:
@@ -115,7 +140,9 @@ def same_outputs(where: str, one: Any, other: Any) -> None:
 def scores(where: str, a: Any) -> None:
     """Raise ValueError unless a is a network's output [n, M] of floats."""
     if jnp.ndim(a) != 2 or not jnp.issubdtype(jnp.result_type(a), jnp.floating):
+        has_positions = jnp.ndim(a) > 2
+        hint = "End the network with flatten(), average_pool() or last(), or take each_position(loss)."
         raise ValueError(
             f"{where}: expected the network's output a as floats [n, M], got {jnp.result_type(a)} of shape "
-            f"{jnp.shape(a)}. Pass a batch of outputs."
+            f"{jnp.shape(a)}. {hint if has_positions else 'Pass a batch of outputs.'}"
         )

@@ -25,6 +25,16 @@ def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State
     return init
 
 
+def beside(v: Array, x: Array) -> Array:
+    """A vector [o] in the rank of x [n, …, o]."""
+    return jnp.expand_dims(v, tuple(range(x.ndim - 1)))
+
+
+def empty_like(x: Array) -> Array:
+    """An array [0, …] that keeps the shape of the positions and features of x, because a tape holds arrays only."""
+    return x[:0]
+
+
 class OfOneInput(NamedTuple):
     """Several layers of the same input, whose params and state are tuples in the order of the layers."""
 

@@ -29,6 +29,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -161,6 +162,34 @@ softplus = Activation(
     slope=logistic,
     curvature=logistic_density,
     doc="ln(1 + e^S), the smooth ReLU;  slope s = 1/(1 + e^−S);  curvature s(1 − s).",
+)
+
+
+def _normal_density(S: Array) -> Array:
+    return _gaussian(S) * math.sqrt(0.5 / math.pi)
+
+
+def _normal_distribution(S: Array) -> Array:
+    return 0.5 * jax.scipy.special.erfc(-S * math.sqrt(0.5))
+
+
+gelu = Activation(
+    label="gelu",
+    value=lambda S: S * _normal_distribution(S),
+    slope=lambda S: _normal_distribution(S) + S * _normal_density(S),
+    curvature=lambda S: _normal_density(S) * (2 - S * S),
+    doc="""S·Φ(S) with the normal distribution Φ and its density φ;  slope Φ + Sφ;  curvature φ(2 − S²).
+
+    The exact form, as `jax.nn.gelu(approximate=False)` and torch's default (D. Hendrycks, K. Gimpel, 2016).
+    """,
+)
+
+silu = Activation(
+    label="silu",
+    value=lambda S: S * logistic(S),
+    slope=lambda S: logistic(S) + S * logistic_density(S),
+    curvature=lambda S: logistic_density(S) * (2 - S * jnp.tanh(S / 2)),
+    doc="S·s(S) with the sigmoid s, also called swish;  slope s + Ss';  curvature s'(2 − S tanh(S/2)).",
 )
 
 

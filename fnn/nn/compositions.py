@@ -22,7 +22,7 @@ class ColumnsTape(NamedTuple):
 
     tapes: tuple[Any, ...]
     widths: tuple[Array, ...]
-    """empty arrays [0, o] whose shapes hold the widths, because a tape holds arrays only"""
+    """empty arrays [0, …, o] whose shapes hold the widths, because a tape holds arrays only"""
 
 
 class BranchesTape(NamedTuple):
@@ -133,18 +133,18 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
 
     def cut(x: Array) -> list[Array]:
         checks.features(label, x, sum(widths))
-        return jnp.split(x, cuts, axis=1)
+        return jnp.split(x, cuts, axis=-1)
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x, sum(widths))
-        likes = [jax.ShapeDtypeStruct((x.shape[0], width), x.dtype) for width in widths]
+        likes = [jax.ShapeDtypeStruct((*x.shape[:-1], width), x.dtype) for width in widths]
         parts = [layer.init(jax.random.fold_in(key, i), likes[i]) for i, layer in enumerate(layers)]
         return tuple(p for p, _ in parts), tuple(s for _, s in parts)
 
     def apply(params: Params, state: State, x: Array) -> Array:
         nn_checks.parts(label, len(layers), params=params, state=state)
         parts = zip(layers, params, state, cut(x), strict=True)
-        return jnp.concatenate([layer.apply(p, s, x_i) for layer, p, s, x_i in parts], axis=1)
+        return jnp.concatenate([layer.apply(p, s, x_i) for layer, p, s, x_i in parts], axis=-1)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
         nn_checks.parts(label, len(layers), params=params, state=state)
@@ -153,12 +153,12 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
             for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, cut(x), strict=True))
         ]
         ys, states, tapes = zip(*parts, strict=True)
-        return jnp.concatenate(ys, axis=1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
+        return jnp.concatenate(ys, axis=-1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
 
     def backward(params: Params, tape: ColumnsTape, error: Array, read: Reading) -> tuple[Array, Any]:
         parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
         errors, readings = zip(*(layer.backward(p, t, e, read) for layer, p, t, e in parts), strict=True)
-        return jnp.concatenate(errors, axis=1), readings
+        return jnp.concatenate(errors, axis=-1), readings
 
     def curve(params: Params, tape: ColumnsTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         parts = zip(layers, params, tape.tapes, _split(tape, error), _own_blocks(tape, c), strict=True)
@@ -210,11 +210,11 @@ def branches(*layers: Layer) -> Layer:
     parts = OfOneInput(f"branches({', '.join(map(str, layers))})", layers)
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        return jnp.concatenate(parts.apply(params, state, x), axis=1)
+        return jnp.concatenate(parts.apply(params, state, x), axis=-1)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, BranchesTape]:
         ys, states, tapes = parts.forward(params, state, x, key)
-        return jnp.concatenate(ys, axis=1), states, BranchesTape(tapes, tuple(y[:0] for y in ys))
+        return jnp.concatenate(ys, axis=-1), states, BranchesTape(tapes, tuple(y[:0] for y in ys))
 
     def backward(params: Params, tape: BranchesTape, error: Array, read: Reading) -> tuple[Array, Any]:
         return parts.backward(params, tape.tapes, _split(tape, error), read)
@@ -240,19 +240,19 @@ def branches(*layers: Layer) -> Layer:
 
 def _within_parts(tape: BranchesTape) -> Array:
     """Whether two of the joined outputs are of the same part, bools [1, o, o]."""
-    part = np.concatenate([np.full(y.shape[1], b) for b, y in enumerate(tape.widths)])
+    part = np.concatenate([np.full(y.shape[-1], b) for b, y in enumerate(tape.widths)])
     return jnp.asarray(part[None, :, None] == part[None, None, :])
 
 
-def _split(tape: ColumnsTape | BranchesTape, joined: Array, axis: int = 1) -> list[Array]:
+def _split(tape: ColumnsTape | BranchesTape, joined: Array, axis: int = -1) -> list[Array]:
     """An array at the joined outputs, split into those of the parts."""
-    ends = [sum(y.shape[1] for y in tape.widths[:i]) for i in range(1, len(tape.widths))]
+    ends = [sum(y.shape[-1] for y in tape.widths[:i]) for i in range(1, len(tape.widths))]
     return jnp.split(joined, ends, axis=axis)
 
 
 def _own_blocks(tape: ColumnsTape | BranchesTape, c: Array) -> list[Array]:
     """The curvature at the outputs of each part."""
-    return [_split(tape, rows, axis=2)[b] if is_exact(c) else rows for b, rows in enumerate(_split(tape, c))]
+    return [_split(tape, rows)[b] if is_exact(c) else rows for b, rows in enumerate(_split(tape, c, axis=1))]
 
 
 def _with_blocks(c: Array, blocks: Sequence[Array], starts: Sequence[int]) -> Array:

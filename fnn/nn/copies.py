@@ -119,13 +119,13 @@ def grouped(layer: Layer, count: int) -> Layer:
 
     def cut(x: Array) -> Array:
         width = _equal_slices(label, x, count)
-        return jnp.swapaxes(x.reshape(x.shape[0], count, width), 0, 1)
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], count, width), -2, 0)
 
     def joined(parts: Array) -> Array:
-        return jnp.swapaxes(parts, 0, 1).reshape(parts.shape[1], -1)
+        return jnp.moveaxis(parts, 0, -2).reshape(*parts.shape[1:-1], count * parts.shape[-1])
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
-        like = jax.ShapeDtypeStruct((x.shape[0], _equal_slices(label, x, count)), x.dtype)
+        like = jax.ShapeDtypeStruct((*x.shape[:-1], _equal_slices(label, x, count)), x.dtype)
         return jax.vmap(lambda key: layer.init(key, like))(keys(key))
 
     def apply(params: Params, state: State, x: Array) -> Array:
@@ -187,9 +187,9 @@ def _stacked(read: Reading, readings: Any) -> Any:
 def _equal_slices(where: str, x: Any, count: int) -> int:
     """The width of each of `count` equal slices of the features; raises ValueError if they do not divide evenly."""
     checks.features(where, x)
-    if x.shape[1] % count:
+    if x.shape[-1] % count:
         raise ValueError(
-            f"{where}: expected a width that is a multiple of {count}, got {x.shape[1]} (x has shape {x.shape}). "
+            f"{where}: expected a width that is a multiple of {count}, got {x.shape[-1]} (x has shape {x.shape}). "
             "Use columns for slices of different widths."
         )
-    return x.shape[1] // count
+    return x.shape[-1] // count

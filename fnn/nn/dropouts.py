@@ -12,7 +12,7 @@ from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core.types import Array, Layer, Modes, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import without_parameters
+from fnn.nn._common import beside, without_parameters
 from fnn.nn._second_order import scaled
 
 
@@ -60,7 +60,7 @@ def _dropping(label: str, p: float, training_scale: Any, inference_scale: Any) -
     def thinned(mask: Array) -> Layer:
         def given(x: Array, key: Array) -> Array:
             checks.features(label, x, mask.shape[0])
-            return jnp.broadcast_to((mask * training_scale).astype(x.dtype)[None, :], x.shape)
+            return jnp.broadcast_to(beside((mask * training_scale).astype(x.dtype), x), x.shape)
 
         return _masking(f"thinned({label})", given, apply, None)
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
+from fnn.core.readings import over_positions
 from fnn.core.types import Activation, Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import without_parameters
+from fnn.nn._common import beside, without_parameters
 from fnn.nn._second_order import diagonal, plus_diagonal, scaled
 
 
@@ -83,24 +84,24 @@ def prelu(alpha: float = 0.25) -> Layer:
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
-        return {"alpha": jnp.full(x.shape[1], alpha, x.dtype)}, ()
+        return {"alpha": jnp.full(x.shape[-1], alpha, x.dtype)}, ()
 
     def apply(params: Params, state: State, x: Array) -> Array:
         nn_checks.fits(label, x, params, ("alpha",))
-        return jnp.where(x >= 0, x, params["alpha"][None, :] * x)
+        return jnp.where(x >= 0, x, beside(params["alpha"], x) * x)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, PReLUTape]:
         return apply(params, state, x), state, PReLUTape(x)
 
     def slope(params: Params, x: Array) -> Array:
-        return jnp.where(x >= 0, jnp.ones_like(x), params["alpha"][None, :])
+        return jnp.where(x >= 0, jnp.ones_like(x), beside(params["alpha"], x))
 
     def negative_part(x: Array) -> Array:
         return jnp.where(x >= 0, jnp.zeros_like(x), x)
 
     def backward(params: Params, tape: PReLUTape, error: Array, read: Reading) -> tuple[Array, Any]:
         nn_checks.error(label, error, *tape.x.shape)
-        return error * slope(params, tape.x), {"alpha": read.rows(error * negative_part(tape.x))}
+        return error * slope(params, tape.x), {"alpha": read.rows(over_positions(error * negative_part(tape.x)))}
 
     def curve(params: Params, tape: PReLUTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         nn_checks.curvature(label, error, c, *tape.x.shape)

@@ -15,7 +15,9 @@ Example:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from fnn.core import _checks as checks
 from fnn.core._numerics import wide
 from fnn.core.types import Array, Layer, Modes, Params, State
 from fnn.nn.dropouts import DropoutTape
-from fnn.nn.surgery import iter_layers, map_layers
+from fnn.nn.surgery import intercept, iter_layers, map_layers
 
 MOST_NEURONS = 16
 """the largest N for which `thinned_average` enumerates 2^N masks"""
@@ -169,9 +171,25 @@ def _dropouts(net: Layer) -> list[Modes]:
 def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:
     """The number of neurons under each dropout layer whose tape is that of a single layer."""
     is_tape = lambda node: isinstance(node, DropoutTape)  # noqa: E731
-    _, _, tape = jax.eval_shape(_dropping(net).forward, params, state, x, jax.random.key(0))
+    ranks: dict[int, int] = {}
+    count = itertools.count()
+
+    def noting(part: Layer) -> Layer:
+        if part.modes is None or not part.modes.thinned:
+            return part
+        i = next(count)
+
+        def forward(call: Any, params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, Any]:
+            ranks[i] = x.ndim
+            return call(params, state, x, key)
+
+        return intercept(part, forward=forward)
+
+    noted = map_layers(noting, _dropping(net))
+    _, _, tape = jax.eval_shape(noted.forward, params, state, x, jax.random.key(0))
     tapes = filter(is_tape, jax.tree.leaves(tape, is_leaf=is_tape))
-    return [tape.mask.shape[1] for tape in tapes if len(tape.mask.shape) == 2]
+    alone = zip(tapes, (ranks[i] for i in sorted(ranks)), strict=False)
+    return [tape.mask.shape[-1] for tape, rank in alone if tape.mask.ndim == rank]
 
 
 def _thinned(net: Layer, masks: Iterator[Array]) -> Layer:

@@ -8,6 +8,7 @@ loss                        targets y                        what it changes
 `class_weighted(loss, c)`   labels [n] of 0 … M−1            an example of class k counts c_k times in every mean
 `ignoring(loss, label)`     labels [n]                       an example with that label counts 0 times
 `observed(loss)`            (y [n, M], known [n, M])         outputs whose target is not known cost nothing
+`each_position(loss)`       of every position, [n, …]        ℒ is the mean over the positions of an example
 =========================== ================================ =======================================================
 
 A weight by target joins that of a batch (x, y, weight) as a factor: means are Σ w L/Σ w, see `fnn.core.batches`.
@@ -32,7 +33,7 @@ import numpy as np
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
-from fnn.core._numerics import eigh, safe_sqrt
+from fnn.core._numerics import eigh, ratio, safe_sqrt
 from fnn.core.errors import Unsupported
 from fnn.core.types import Array, Loss
 from fnn.nn import _checks as nn_checks
@@ -239,6 +240,85 @@ def observed(loss: Loss) -> Loss:
 
     parts = {name: at(getattr(loss, name)) for name in ("slope", "curvature", "root")}
     return loss._replace(label=label, value=value, **parts)
+
+
+def each_position(loss: Loss, ignore: int | None = None, *, mean: bool = True) -> Loss:
+    """The loss of a network with outputs at every position, a [n, …, M]: the mean of the losses at the positions.
+
+    Equation, with c_np the weight of the target at position p, such as that of its class, or 1::
+
+        ℒ_n = Σ_p c_np ℓ(a_np, y_np)/Σ_p c_np        ∂ℒ_n/∂a_np = (c_np/Σ_q c_nq) ∂ℓ/∂a_np
+
+    and without `mean` the sums without their denominators. An example without any weight has the loss 0. The mean is
+    that of each example, so that examples stay independent; the mean over all positions of a batch differs from it
+    where examples have different Σ_p c_np.
+
+    Args:
+        loss: a loss of rows, a [n, M].
+        ignore: a label to leave out, such as one for padding, as by `ignoring`.
+        mean: False for sums over the positions.
+
+    Returns:
+        A loss with targets [n, …], or [n, …, M], at the same positions as a.
+
+    Raises:
+        ValueError: outputs without positions, or targets at other positions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fnn import softmax_cross_entropy
+        >>> from fnn.nn import each_position
+        >>> loss = each_position(softmax_cross_entropy, ignore=-1)
+        >>> print(loss.value(jnp.zeros((2, 3, 2)), jnp.array([[0, 1, -1], [-1, -1, -1]])))
+        [0.6931472 0.       ]
+    """
+    checks.is_loss(loss)
+    nn_checks.flag("mean", mean)
+    label = call_repr("each_position", loss, ignore=(ignore, None), mean=(mean, True))
+    loss = loss if ignore is None else ignoring(loss, ignore)
+
+    def shares(y: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        c = jnp.ones(shape, dtype) if loss.weight is None else loss.weight(y).reshape(shape).astype(dtype)
+        return ratio(c, jnp.sum(c, axis=tuple(range(1, c.ndim)), keepdims=True)) if mean else c
+
+    def at(part: Callable[[Array, Any], Array] | None, change: Callable[[Array], Array] = lambda share: share) -> Any:
+        def of(a: Array, y: Any) -> Array:
+            y = _rows_of_positions(label, a, y)
+            found = part(a.reshape(-1, a.shape[-1]), y)  # pyright: ignore[reportOptionalCall]
+            found = found.reshape(*a.shape[:-1], *found.shape[1:])
+            share = change(shares(y, a.shape[:-1], found.dtype))
+            share = share.reshape(*share.shape, *[1] * (found.ndim - share.ndim))
+            return jnp.where(share > 0, share * found, 0)
+
+        return None if part is None else of
+
+    each = at(loss.value)
+    return Loss(
+        label=label,
+        value=lambda a, y: jnp.sum(each(a, y), axis=tuple(range(1, a.ndim - 1))),
+        slope=at(loss.slope),
+        curvature=at(loss.curvature),
+        hessian=at(loss.hessian),
+        root=at(loss.root, safe_sqrt),
+        doc=f"{loss.doc}\n\nAt every position: {label}.",
+    )
+
+
+def _rows_of_positions(where: str, a: Array, y: Any) -> Any:
+    """The targets with a row for each position of each example; raises unless they have the positions of a."""
+    if jnp.ndim(a) < 3:
+        raise ValueError(
+            f"{where}: expected outputs a with positions, [n, …, M], got shape {jnp.shape(a)}. Take the loss of rows "
+            "itself for a network that ends with rows."
+        )
+    positions = a.shape[:-1]
+    for leaf in jax.tree.leaves(y):
+        if jnp.shape(leaf)[: len(positions)] != positions:
+            raise ValueError(
+                f"{where}: expected targets at the positions of the outputs, {positions}, got shape {jnp.shape(leaf)}. "
+                "Give each position a target."
+            )
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(positions) :]), y)
 
 
 def _replaced(y: Any, label: int) -> Any:

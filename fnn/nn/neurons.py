@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
+from fnn.core.readings import at_weights, over_positions
 from fnn.core.types import Activation, Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
+from fnn.nn._common import beside
 from fnn.nn._second_order import diagonal, plus_diagonal, scaled, through_weights
 from fnn.nn.initializers import Initializer, glorot_uniform, zeros
 
@@ -21,24 +23,24 @@ class LinearTape(NamedTuple):
     """The tape of a linear layer."""
 
     x: Array
-    """inputs [n, i]"""
+    """inputs [n, …, i]"""
 
 
 class DenseTape(NamedTuple):
     """The tape of a dense layer."""
 
     x: Array
-    """inputs [n, i]"""
+    """inputs [n, …, i]"""
     S: Array
-    """pre-activations [n, o]"""
+    """pre-activations [n, …, o]"""
     z: Array
-    """slopes σ'(S) [n, o]"""
+    """slopes σ'(S) [n, …, o]"""
 
 
-def _affine(
+def weights_of(
     label: str, width: int, w: Initializer | None, b: Initializer | None, bias: bool
-) -> tuple[Callable, Callable]:
-    """The functions init and S(params, x) = x w + b, or x w without a bias, shared by `linear` and `dense`."""
+) -> Callable[[Array, int, Any], Params]:
+    """A function (key, inputs, dtype) -> {"w": [inputs, width], "b": [width]}, without "b" if there is no bias."""
     nn_checks.flag("bias", bias)
     _no_b_without_bias(label, b, bias)
     draw_w = w or glorot_uniform()
@@ -46,25 +48,36 @@ def _affine(
     _is_initializer("w", draw_w)
     _is_initializer("b", draw_b)
 
+    def drawn(key: Array, inputs: int, dtype: Any) -> Params:
+        key_w, key_b = jax.random.split(key)
+        weights = {"w": draw_w(key_w, (inputs, width), dtype)}
+        return weights | ({"b": draw_b(key_b, (width,), dtype)} if bias else {})
+
+    return drawn
+
+
+def _affine(
+    label: str, width: int, w: Initializer | None, b: Initializer | None, bias: bool
+) -> tuple[Callable, Callable]:
+    """The functions init and S(params, x) = x w + b, or x w without a bias, shared by `linear` and `dense`."""
+    drawn = weights_of(label, width, w, b, bias)
+
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
-        key_w, key_b = jax.random.split(key)
-        shape = (x.shape[1], width)
-        weights = {"w": draw_w(key_w, shape, x.dtype)}
-        return weights | ({"b": draw_b(key_b, shape[1:], x.dtype)} if bias else {}), ()
+        return drawn(key, x.shape[-1], x.dtype), ()
 
     def pre_activation(params: Params, x: Array) -> Array:
         nn_checks.fits(label, x, params, ("w", "b") if bias else ("w",))
         S = x @ params["w"]
-        return S + params["b"][None, :] if bias else S
+        return S + beside(params["b"], S) if bias else S
 
     return init, pre_activation
 
 
 def _read(params: Params, read: Reading, x: Array, at_S: Array) -> Any:
     """The readings at w, from x_n [i] and the error at S_n [o], and at b, if there is one, from the error at S_n."""
-    at_w = {"w": read.outer(x, at_S)}
-    return at_w | {"b": read.rows(at_S)} if "b" in params else at_w
+    at_w = {"w": at_weights(read, x, at_S)}
+    return at_w | {"b": read.rows(over_positions(at_S))} if "b" in params else at_w
 
 
 def _curve(params: Params, x: Array, c: Array, read: Reading) -> tuple[Array, Any]:
@@ -87,6 +100,9 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
     The lecture's bias is −w_0, with w_0 the weight of the constant feature x_0 = −1: b = −w_0. The slide's linear
     models have none, a(x) = ⟨w, x⟩; that is ``bias=False``.
 
+    At the positions p of a sequence or an image the neurons are the same, y_npo = Σ_i x_npi w_io + b_o, and the sums
+    over n run over n and p.
+
     Args:
         width: number of neurons o.
         w: initializer of the weights [i, o]; by default `glorot_uniform()`.
@@ -97,7 +113,7 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
         A layer with params ``{"w": [i, o], "b": [o]}``, or ``{"w": [i, o]}`` without biases, and no state.
 
     Raises:
-        ValueError: an x that is not [n, i] or does not have the weights' width; a ``b`` with ``bias=False``.
+        ValueError: an x that is not [n, …, i] or does not have the weights' width; a ``b`` with ``bias=False``.
         TypeError: an x that is not floats of the weights' dtype; a ``bias`` that is neither True nor False.
 
     Example:
@@ -120,12 +136,12 @@ def linear(width: int, *, w: Initializer | None = None, b: Initializer | None = 
         return pre_activation(params, x), state, LinearTape(x)
 
     def backward(params: Params, tape: LinearTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        nn_checks.error(label, error, tape.x.shape[0], width)
+        nn_checks.error(label, error, *tape.x.shape[:-1], width)
         readings = _read(params, read, tape.x, error)
         return error @ params["w"].T, readings
 
     def curve(params: Params, tape: LinearTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
-        nn_checks.curvature(label, error, c, tape.x.shape[0], width)
+        nn_checks.curvature(label, error, c, *tape.x.shape[:-1], width)
         c, readings = _curve(params, tape.x, c, read)
         return error @ params["w"].T, c, readings
 
@@ -167,7 +183,7 @@ def dense(
         ``serial(linear(width), activate(activation))`` with one tape.
 
     Raises:
-        ValueError: an x that is not [n, i] or does not have the weights' width; a ``b`` with ``bias=False``.
+        ValueError: an x that is not [n, …, i] or does not have the weights' width; a ``b`` with ``bias=False``.
         TypeError: an x that is not floats of the weights' dtype; an activation without derivatives; a ``bias`` that is
             neither True nor False.
     """

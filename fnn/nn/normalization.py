@@ -1,7 +1,8 @@
-"""Normalisation of neurons over the batch (slide "Batch Normalization")."""
+"""Normalisation of neurons over the batch (slide "Batch Normalization"), and within each example."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,10 @@ from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, not_flushed, wide
 from fnn.core.errors import Unsupported
+from fnn.core.readings import over_positions
 from fnn.core.types import Array, Layer, Modes, Params, Reading, State
 from fnn.nn import _checks as nn_checks
+from fnn.nn._common import beside
 from fnn.nn._second_order import diagonal, scaled
 
 
@@ -68,7 +71,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
-        zeros = jnp.zeros(x.shape[1], x.dtype)
+        zeros = jnp.zeros(x.shape[-1], x.dtype)
         state = BatchNormState(mean=zeros, variance=zeros, weight=jnp.zeros((), x.dtype))
         return {"gamma": jnp.ones_like(zeros), "beta": zeros}, wide(state)
 
@@ -78,11 +81,12 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         nn_checks.fits(label, x, params, ("gamma", "beta"))
         n = nn_checks.batch_of_several(label, x)
         values = wide(x)
-        mean = jnp.mean(values, axis=0)
-        centred = values - mean[None, :]
-        variance = jnp.mean(jnp.square(centred), axis=0)
+        over = tuple(range(x.ndim - 1))
+        mean = jnp.mean(values, axis=over)
+        centred = values - beside(mean, x)
+        variance = jnp.mean(jnp.square(centred), axis=over)
         deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
-        tape = narrow(BatchNormTape(centred / deviation[None, :], deviation), BatchNormTape(x, x))
+        tape = narrow(BatchNormTape(centred / beside(deviation, x), deviation), BatchNormTape(x, x))
         r = jnp.asarray(rate, state.mean.dtype)
         newest = narrow(BatchNormState(mean, variance * (n / (n - 1)), jnp.ones((), mean.dtype)), state)
         state = jax.tree.map(lambda old, new: (1 - r) * old + r * new, state, newest)
@@ -92,10 +96,11 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         nn_checks.error(label, error, *tape.x_hat.shape)
         _per_example_readable(label, read)
         contributions = error * tape.x_hat
-        through_mean = jnp.mean(error, axis=0, keepdims=True)
-        through_variance = tape.x_hat * jnp.mean(contributions, axis=0, keepdims=True)
-        scale = (params["gamma"] / tape.deviation)[None, :]
-        readings = {"gamma": read.rows(contributions), "beta": read.rows(error)}
+        over = tuple(range(error.ndim - 1))
+        through_mean = jnp.mean(error, axis=over, keepdims=True)
+        through_variance = tape.x_hat * jnp.mean(contributions, axis=over, keepdims=True)
+        scale = beside(params["gamma"] / tape.deviation, error)
+        readings = _readings(error, tape.x_hat, read)
         return scale * (error - through_mean - through_variance), readings
 
     def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
@@ -114,7 +119,135 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
 
 def _scale_and_shift(params: Params, x_hat: Array) -> Array:
-    return params["gamma"][None, :] * x_hat + params["beta"][None, :]
+    return beside(params["gamma"], x_hat) * x_hat + beside(params["beta"], x_hat)
+
+
+class NormTape(NamedTuple):
+    """The tape of a normalisation within each example."""
+
+    x_hat: Array
+    """normalised inputs x̂ [n, …, o]"""
+    deviation: Array
+    """s = √(σ² + ε), one for each mean"""
+
+
+def layer_norm(epsilon: float = 1e-5) -> Layer:
+    """The features of each position normalised, then scaled and shifted by trained γ, β.
+
+    Equations, with μ and σ² the mean and the biased variance over the o features, s = √(σ² + ε), e = γ ∂L/∂y::
+
+        x̂_no = (x_no − μ_n)/s_n              y_no = γ_o x̂_no + β_o
+        ∂L/∂γ_o = Σ_n x̂_no ∂L/∂y_no          ∂L/∂β_o = Σ_n ∂L/∂y_no
+        ∂L/∂x_no = (1/s_n)(e_no − mean_o e_no − x̂_no mean_o(e_no x̂_no))
+
+    Unlike batch norm it couples no examples: it is the same in training and in inference, and every reading exists.
+    Statistics are computed in float32 at least.
+
+    Args:
+        epsilon: added to the variance, > 0.
+
+    Returns:
+        A layer with params ``{"gamma": [o], "beta": [o]}`` and no state; it has no `curve`.
+
+    Source: J. Ba, J. Kiros, G. Hinton, *Layer normalization*, 2016.
+    """
+    checks.positive("epsilon", epsilon)
+    return _norm(call_repr("layer_norm", epsilon=(epsilon, 1e-5)), epsilon)
+
+
+def rms_norm(epsilon: float = 1e-5) -> Layer:
+    """The features of each position divided by their root mean square and scaled by a trained γ.
+
+    Equations: those of `layer_norm` without μ, β and the mean of e::
+
+        y_no = γ_o x̂_no,   x̂_no = x_no/s_n,   s_n = √(mean_o x_no² + ε)
+        ∂L/∂x_no = (1/s_n)(e_no − x̂_no mean_o(e_no x̂_no))
+
+    Args:
+        epsilon: added to the mean square, > 0.
+
+    Returns:
+        A layer with params ``{"gamma": [o]}`` and no state; it has no `curve`.
+
+    Source: B. Zhang, R. Sennrich, *Root mean square layer normalization*, 2019.
+    """
+    checks.positive("epsilon", epsilon)
+    return _norm(call_repr("rms_norm", epsilon=(epsilon, 1e-5)), epsilon, centred=False)
+
+
+def group_norm(groups: int, epsilon: float = 1e-5) -> Layer:
+    """Groups of features normalised over all positions of an example, then scaled and shifted by trained γ, β.
+
+    The equations of `layer_norm`, with means over the positions of an image and the features of a group together.
+
+    Args:
+        groups: number of groups, which divides the number of features; as many as features for instance norm.
+        epsilon: added to the variance, > 0.
+
+    Returns:
+        A layer with params ``{"gamma": [o], "beta": [o]}`` and no state; it has no `curve`.
+
+    Raises:
+        ValueError: a number of features that is no multiple of the groups.
+
+    Source: Y. Wu, K. He, *Group normalization*, 2018.
+    """
+    checks.positive("epsilon", epsilon)
+    groups = checks.count("groups", groups)
+    return _norm(call_repr("group_norm", groups, epsilon=(epsilon, 1e-5)), epsilon, groups)
+
+
+def _norm(label: str, epsilon: float, groups: int | None = None, *, centred: bool = True) -> Layer:
+    """A normalisation within each example: of each position's features, or of groups of them over all positions."""
+    names = ("gamma", "beta") if centred else ("gamma",)
+
+    def init(key: Array, x: Any) -> tuple[Params, State]:
+        checks.features(label, x)
+        if groups is not None and x.shape[-1] % groups:
+            raise ValueError(
+                f"{label}: expected a number of features that is a multiple of {groups}, got {x.shape[-1]}. Take a "
+                "number of groups that divides it."
+            )
+        params = {"gamma": jnp.ones(x.shape[-1], x.dtype), "beta": jnp.zeros(x.shape[-1], x.dtype)}
+        return {name: params[name] for name in names}, ()
+
+    def parted(x: Array) -> Array:
+        """[n, positions, groups, features of a group], or x itself."""
+        return x if groups is None else x.reshape(len(x), math.prod(x.shape[1:-1]), groups, -1)
+
+    def mean(x: Array) -> Array:
+        return jnp.mean(x, axis=-1 if groups is None else (1, 3), keepdims=True)
+
+    def normalised(params: Params, x: Array) -> NormTape:
+        nn_checks.fits(label, x, params, names)
+        values = parted(wide(x))
+        centre = values - mean(values) if centred else values
+        deviation = jnp.sqrt(mean(jnp.square(centre)) + not_flushed(epsilon, values.dtype))
+        return narrow(NormTape((centre / deviation).reshape(x.shape), deviation), NormTape(x, x))
+
+    def apply(params: Params, state: State, x: Array) -> Array:
+        x_hat = normalised(params, x).x_hat
+        return _scale_and_shift(params, x_hat) if centred else beside(params["gamma"], x_hat) * x_hat
+
+    def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, NormTape]:
+        tape = normalised(params, x)
+        y = _scale_and_shift(params, tape.x_hat) if centred else beside(params["gamma"], tape.x_hat) * tape.x_hat
+        return y, state, tape
+
+    def backward(params: Params, tape: NormTape, error: Array, read: Reading) -> tuple[Array, Any]:
+        nn_checks.error(label, error, *tape.x_hat.shape)
+        readings = _readings(error, tape.x_hat, read)
+        e, x_hat = parted(wide(error * beside(params["gamma"], error))), parted(wide(tape.x_hat))
+        through = e - mean(e) if centred else e
+        at_x = (through - x_hat * mean(e * x_hat)) / wide(tape.deviation)
+        return narrow(at_x.reshape(error.shape), error), {name: readings[name] for name in names}
+
+    return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward)
+
+
+def _readings(error: Array, x_hat: Array, read: Reading) -> Any:
+    """The readings at γ and β of y = γ x̂ + β."""
+    return {"gamma": read.rows(over_positions(error * x_hat)), "beta": read.rows(over_positions(error))}
 
 
 def _inference(name: str, init: Any, epsilon: float) -> Layer:
@@ -130,7 +263,7 @@ def _inference(name: str, init: Any, epsilon: float) -> Layer:
         values = wide(x)
         deviation = jnp.sqrt(variance + not_flushed(epsilon, variance.dtype))
         mean, deviation = narrow((mean, deviation), (values, values))
-        tape = BatchNormTape((values - mean[None, :]) / deviation[None, :], deviation)
+        tape = BatchNormTape((values - beside(mean, x)) / beside(deviation, x), deviation)
         return narrow(tape, BatchNormTape(x, x))
 
     def apply(params: Params, state: BatchNormState, x: Array) -> Array:
@@ -142,8 +275,8 @@ def _inference(name: str, init: Any, epsilon: float) -> Layer:
 
     def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         nn_checks.error(label, error, *tape.x_hat.shape)
-        readings = {"gamma": read.rows(error * tape.x_hat), "beta": read.rows(error)}
-        return error * (params["gamma"] / tape.deviation)[None, :], readings
+        readings = _readings(error, tape.x_hat, read)
+        return error * beside(params["gamma"] / tape.deviation, error), readings
 
     def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
         nn_checks.curvature(label, error, c, *tape.x_hat.shape)

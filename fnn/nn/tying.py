@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from fnn.core import _checks as checks
 from fnn.core._trees import Part, subtree
-from fnn.core.readings import contributions, gathered, is_outer
+from fnn.core.readings import Shared, contributions, gathered, is_outer
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn._second_order import is_exact
 
@@ -146,6 +146,9 @@ def _sum_per_example(there: Any, here: Any) -> Array:
 
 
 def _explicit(kept: Any) -> Array:
+    """The contributions to a weight matrix as matrices [n, …, i, o]; others are rows already."""
+    if isinstance(kept, Shared):
+        return jnp.einsum("...pi,...po->...io", kept.x, kept.error)
     return kept.x[..., :, None] * kept.error[..., None, :] if is_outer(kept) else kept
 
 

@@ -33,7 +33,17 @@ from fnn.pruning.masks import (
     weights_and_biases,
 )
 from fnn.pruning.rounds import Pruner, Pruning, prune, pruner
-from fnn.pruning.scores import Score, at_random, feature_saliency, gate_saliency, magnitude, obd, schedule, taylor
+from fnn.pruning.scores import (
+    Score,
+    at_random,
+    feature_saliency,
+    gate_saliency,
+    gauss_newton,
+    magnitude,
+    obd,
+    schedule,
+    taylor,
+)
 
 __all__ = [
     "Links",
@@ -48,6 +58,7 @@ __all__ = [
     "features_left",
     "first_weights",
     "gate_saliency",
+    "gauss_newton",
     "magnitude",
     "obd",
     "prune",

@@ -12,6 +12,7 @@ from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives.backpropagation import Gradient, backprop
+from fnn.derivatives.gauss_newton import ggn_diagonal
 from fnn.derivatives.hessian import gate_curvature, microbatched, second_derivatives
 from fnn.nn.inference import inference_mode
 
@@ -59,6 +60,26 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
         return jax.tree.map(lambda h, w: 0.5 * h * jnp.square(w), h, params)
 
     return Score(call_repr("obd", **options), saliency)
+
+
+def gauss_newton(net: Layer, loss: Loss, *, samples: int | None = None, chunk: int | None = None) -> Score:
+    """Saliency ½ w² (∂²Q/∂w² without σ''), of any network: images and sequences too, where no layer has a `curve`.
+
+    For networks of rows it is ``obd(net, loss, gauss_newton=True)``, from another pass (see `ggn_diagonal`).
+
+    Args:
+        net: a layer.
+        loss: a convex loss.
+        samples: None for the exact diagonal; m for the mean of m random columns, the way for a loss at every position.
+        chunk: examples at a time.
+    """
+    second = ggn_diagonal(inference_mode(net), loss, samples=samples)
+
+    def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
+        _, h = _whole_or(second, chunk)(params, state, batch, key)
+        return jax.tree.map(lambda h, w: 0.5 * h * jnp.square(w), h, params)
+
+    return Score(call_repr("gauss_newton", samples=(samples, None)), saliency)
 
 
 def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:

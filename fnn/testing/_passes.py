@@ -59,10 +59,10 @@ def init_is_pure(start: Start) -> Measured:
 
 @law("forward runs under jit", needs=init_gives_arrays)
 def forward_runs(s: Subject) -> str:
-    """y has a row for each example."""
+    """y has the examples as its first axis, and features as its last."""
     y, _, _ = s.forward
-    if y.ndim != 2 or y.shape[0] != s.x.shape[0]:
-        raise Broken(f"y is {array_type(y)} for x {array_type(s.x)}, expected a row an example, [{s.x.shape[0]}, o]")
+    if y.ndim < 2 or y.shape[0] != s.x.shape[0]:
+        raise Broken(f"y is {array_type(y)} for x {array_type(s.x)}, expected examples first, [{s.x.shape[0]}, …, o]")
     return f"{array_type(s.x)} to {array_type(y)}"
 
 
@@ -191,8 +191,9 @@ def backward_runs(s: Subject) -> str:
 
 @law("error has the shape of x", needs=backward_runs)
 def error_has_shape(s: Subject) -> str:
-    """The error at x has the shape and dtype of x."""
-    alike(s.by_hand[0], s.x, "error at x", "as x")
+    """The error at x has the shape and dtype of x; at whole numbers, which have no error, the dtype of y."""
+    like = s.x if is_float(s.x) else jax.ShapeDtypeStruct(s.x.shape, s.forward[0].dtype)
+    alike(s.by_hand[0], like, "error at x", "as x")
     return array_type(s.by_hand[0])
 
 

@@ -45,8 +45,9 @@ def right_in(dtype: str) -> Question:
 def _in_dtype(s: Subject, dtype: str) -> Measured:
     """Both modes, backward and curve in a dtype and in float64; careful also gradients by `jax.vjp` in the dtype."""
     coarse, like = s.coarse, jax.eval_shape(s.layer.init, s.key, struct(s.x, jnp.dtype(dtype)))
+    like = like if is_float(s.x) else ((), ())
     params, state = (cast(u, dtype, v) for u, v in zip((coarse.params, coarse.state), like, strict=True))
-    low = s.at(params=params, state=state, x=coarse.x.astype(dtype))
+    low = s.at(params=params, state=state, x=cast(coarse.x, dtype))
     error = coarse.error.astype(low.forward[0].dtype)
     in_training, in_apply = (u != v for u, v in zip(s.bits, low.bits if any(s.bits) else s.bits, strict=True))
     drawn = dict.fromkeys(TRAINING, in_training) | {"y of apply": in_apply}

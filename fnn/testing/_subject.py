@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,10 +19,11 @@ from fnn.derivatives.reference import hessian_diagonal, read
 from fnn.nn.compositions import serial
 from fnn.nn.losses import squared
 from fnn.nn.neurons import linear
+from fnn.nn.pooling import flatten
 from fnn.nn.surgery import drop_records
 from fnn.testing._asking import Measured, paired
 from fnn.testing._equations import CHANGE, draws
-from fnn.testing._trees import changed, coarse, normal
+from fnn.testing._trees import changed, coarse, is_float, normal
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Subject:
         """The same by `jax.vjp` of the forward pass: the error at x, and the gradient."""
         forward = lambda params, x: self.layer.forward(params, self.state, x, self.key)[0]  # noqa: E731
         at_params, at_x = jax.vjp(forward, self.params, self.x)[1](error)
-        return at_x, at_params
+        return at_x if is_float(self.x) else jnp.zeros(self.x.shape, error.dtype), at_params
 
     @cached_property
     def by_jax(self) -> tuple[Array, Params]:
@@ -93,15 +95,17 @@ class Subject:
 
     @cached_property
     def net(self) -> Layer:
-        """serial(layer, linear(2))."""
-        return serial(self.layer, linear(2))
+        """serial(layer, linear(2)), with the positions of y in a row."""
+        return serial(self.layer, *([flatten()] if self.forward[0].ndim > 2 else []), linear(2))
 
     @cached_property
     def arguments(self) -> tuple[Params, State, Batch, Array]:
         """The arguments of the gradient of `net`, with random params and targets."""
-        neurons = {"w": jnp.zeros((self.forward[0].shape[1], 2), self.x.dtype), "b": jnp.zeros(2, self.x.dtype)}
-        y = normal(jax.ShapeDtypeStruct((self.x.shape[0], 2), self.x.dtype), 5)
-        params, state = (self.params, normal(neurons, 6)), (self.state, ())
+        a = self.forward[0]
+        neurons = {"w": jnp.zeros((math.prod(a.shape[1:]), 2), a.dtype), "b": jnp.zeros(2, a.dtype)}
+        y = normal(jax.ShapeDtypeStruct((self.x.shape[0], 2), a.dtype), 5)
+        between = ((),) if a.ndim > 2 else ()
+        params, state = (self.params, *between, normal(neurons, 6)), (self.state, *between, ())
         return params, state, (self.x, y), self.key
 
     @cached_property
@@ -130,7 +134,7 @@ class Subject:
     def curved(self, tape: Any, error: Array) -> dict[str, Any]:
         """The second derivatives for a matrix at y as random as the error; nothing where they are unsupported."""
         try:
-            c = error[:, :, None] * error[:, None, :]
+            c = error[..., :, None] * error[..., None, :]
             _, below, readings = checks.curve_of(self.layer)(self.params, tape, error, c, gradient)
         except Unsupported:
             return {}

@@ -47,6 +47,8 @@ _CURVE = "Jᵀ c J + Σ_k ε_k ∇²f_k: look for a lost σ'', a slope not squar
 @law("keeps the dtype", needs=backward_runs)
 def keeps_dtypes(s: Subject) -> str:
     """Params, y, state, error and gradient in the dtype of x, all by shapes alone."""
+    if not is_float(s.x):
+        raise Skipped("whole numbers cannot say in which dtype to compute")
     for dtype in map(jnp.dtype, DTYPES):
         x = struct(s.x, dtype)
         params, state = jax.eval_shape(s.layer.init, s.key, x)
@@ -105,7 +107,7 @@ def examples_are_independent(s: Subject) -> Measured:
     """Every example among others that are like it; and whether readings of single examples are unsupported."""
 
     def among_copies(i: Array) -> Array:
-        return s.at(x=jnp.broadcast_to(s.x[i][None, :], s.x.shape)).forward[0][i]
+        return s.at(x=jnp.broadcast_to(s.x[i][None], s.x.shape)).forward[0][i]
 
     alone = jax.lax.map(among_copies, jnp.arange(s.x.shape[0]))
     unsupported = False
@@ -131,7 +133,7 @@ def in_repeat(s: Subject) -> Measured:
     """Two in a row by `jax.lax.scan`, for which the tape must be a pytree of arrays."""
     y, _, _ = s.forward
     if y.shape != s.x.shape:
-        raise Skipped(f"the layer makes {y.shape[1]} features of {s.x.shape[1]}")
+        raise Skipped(f"the layer makes {list(y.shape)} of {list(s.x.shape)}")
     net = repeat(s.layer, 2)
     jax.eval_shape(net.init, s.key, struct(s.x))
     params, state = (jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree) for tree in (s.params, s.state))
@@ -140,7 +142,7 @@ def in_repeat(s: Subject) -> Measured:
 
 def reading_is_automatic(read: Reading) -> Question:
     """The law of one reading."""
-    judge = close("read each parameter by read.outer(x, error) or read.rows(terms [n, …]), one term an example")
+    judge = close("read each parameter by at_weights(read, x, error) or read.rows(terms [n, …]), one term an example")
     return law(f"reading {read}", judge, needs=backward_runs, by_jax=True)(partial(_reading, read=read))
 
 
@@ -148,7 +150,7 @@ def _reading(s: Subject, read: Reading) -> Measured:
     """A reading in serial(layer, linear(2)), of the automatic gradients of all examples."""
     if not jax.tree.leaves(s.params):
         raise Skipped("the layer has no params")
-    got, _ = supported(lambda: drop_records(backprop(s.net, squared, read)(*s.arguments)[1]))
+    got = supported(lambda: drop_records(backprop(s.net, squared, read)(*s.arguments)[1]))[0]
     if read is contributions:
         return paired(gathered(per_example, got), s.gradients[0], str(read))
     scale = read.scale(s.x.shape[0])
@@ -162,13 +164,20 @@ def _reading(s: Subject, read: Reading) -> Measured:
 )
 def curve_gives_error(s: Subject) -> Measured:
     """In both modes the error of backward; curvatures in the shape of the mode, and readings in that of the params."""
-    (n, i), found = s.x.shape, {}
+    (n, i), found = _rows(s), {}
     for mode, c, shape in (("one pass", s.error, (n, i)), ("exact", jax.vmap(jnp.diag)(s.error), (n, i, i))):
         through, below, readings = supported(lambda c=c: _curved(s, c))
         alike(below, jax.ShapeDtypeStruct(shape, s.x.dtype), f"∂²L/∂x² ({mode})")
         alike(readings, s.params, f"∂²L/∂w² ({mode})", "as the params")
         found |= paired(through, s.by_hand[0], f"error ({mode})")
     return found
+
+
+def _rows(s: Subject) -> tuple[int, int]:
+    """The shape of x; skips a layer that is given, or makes, positions."""
+    if s.x.ndim != 2 or s.forward[0].ndim != 2 or not is_float(s.x):
+        raise Skipped("second derivatives are carried for rows [n, features] alone")
+    return s.x.shape
 
 
 def _curved(s: Subject, c: Array) -> Any:
@@ -185,6 +194,7 @@ def one_pass_is_diagonal(s: Subject) -> Measured:
     """Of the same diagonal c both modes make the same, where nothing is between them that mixes: in a layer alone."""
     if s.layer.with_children is not None:
         raise Skipped("one pass through a composite drops what its parts mix; check each part")
+    _rows(s)
     c = s.random_error(7)
     _, one_pass, readings = supported(lambda: _curved(s, c))
     _, exact, wanted = _curved(s, jax.vmap(jnp.diag)(c))
@@ -210,7 +220,7 @@ def curve_at_x(s: Subject) -> Measured:
 
     All of it counts, for the layer below mixes its rows and columns into the diagonal.
     """
-    (n, i), (y, _, tape) = s.x.shape, s.forward
+    (n, i), (y, _, tape) = _rows(s), s.forward
     if i > MOST_PARAMETERS:
         raise Skipped(f"{i} × {i} numbers an example are too many; check a narrower layer of the kind")
     half = normal(jax.ShapeDtypeStruct((n, y.shape[1], y.shape[1]), y.dtype), 8)

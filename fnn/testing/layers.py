@@ -42,7 +42,7 @@ def check_layer(
 
     Args:
         layer: any layer, with or without a `curve`.
-        x: a few examples [n, i] of floats, at least two.
+        x: a few examples [n, …, i] of floats, or tokens [n, …], at least two.
         params: the params to check at; by default those of init plus noise of 0.1, since zeros hide faults.
         state: the state to check at; by default that of init, with its floats up to a tenth larger and small positive
             numbers in place of zeros, which hide faults too. Whole numbers and keys stay as they are.
@@ -65,7 +65,7 @@ def check_layer(
         skipped; any other exception breaks the law.
 
     Raises:
-        TypeError: something other than a layer, or an x that is not floats.
+        TypeError: something other than a layer, or an x that is neither floats nor whole numbers.
         ValueError: an x of one example or with NaN; a state without params; an unknown name of a law.
 
     Example:
@@ -125,7 +125,9 @@ def _made(start: Start) -> tuple[Params, State] | None:
 def _of_layer(layer: Any, x: Any, params: Any, state: Any, tolerance: Any) -> None:
     """Raise unless there are a layer, two or more finite examples, and params of floats, at least with a state."""
     checks.is_layer("check_layer", layer)
-    checks.features("check_layer", x)
+    checks.is_array("check_layer", x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        checks.features("check_layer", x)
     checks.not_negative("tolerance", tolerance)
     if x.shape[0] < 2:
         raise ValueError(

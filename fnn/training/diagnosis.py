@@ -67,7 +67,7 @@ def saturated(below: float = 0.01) -> Metric:
 
 
 def dead(below: float = 0.01) -> Metric:
-    """The fraction of a layer's neurons with ``|z_no|`` < below for *all* examples n of the batch.
+    """The fraction of a layer's neurons with ``|z_no|`` < below for *all* examples n of the batch, at all positions.
 
     Such a neuron learns nothing from this batch; one that is dead in every batch will never learn again.
 
@@ -77,7 +77,7 @@ def dead(below: float = 0.01) -> Metric:
     Returns:
         A metric of the layers that keep slopes z on their tape: `dense` and `activate`.
     """
-    return _share("dead", below, lambda still: jnp.all(still, axis=0))
+    return _share("dead", below, lambda still: jnp.all(still, axis=tuple(range(still.ndim - 1))))
 
 
 def _share(name: str, below: float, of: Callable[[Array], Array]) -> Metric:
