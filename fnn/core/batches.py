@@ -79,7 +79,7 @@ class Supervised(NamedTuple):
 
 def in_rank_of(rows: Array, values: Array) -> Array:
     """Values [n] in the rank of rows [n, …]."""
-    return values.reshape(-1, *[1] * (rows.ndim - 1))
+    return jnp.expand_dims(values, tuple(range(1, rows.ndim)))
 
 
 def supervised(batch: Any, loss: Loss | None = None) -> Supervised:

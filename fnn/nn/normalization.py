@@ -100,7 +100,7 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
         through_mean = jnp.mean(error, axis=over, keepdims=True)
         through_variance = tape.x_hat * jnp.mean(contributions, axis=over, keepdims=True)
         scale = beside(params["gamma"] / tape.deviation, error)
-        readings = _readings(error, tape.x_hat, read)
+        readings = _readings(error, contributions, read)
         return scale * (error - through_mean - through_variance), readings
 
     def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
@@ -236,7 +236,7 @@ def _norm(label: str, epsilon: float, groups: int | None = None, *, centred: boo
 
     def backward(params: Params, tape: NormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         nn_checks.error(label, error, *tape.x_hat.shape)
-        readings = _readings(error, tape.x_hat, read)
+        readings = _readings(error, error * tape.x_hat, read)
         e, x_hat = parted(wide(error * beside(params["gamma"], error))), parted(wide(tape.x_hat))
         through = e - mean(e) if centred else e
         at_x = (through - x_hat * mean(e * x_hat)) / wide(tape.deviation)
@@ -245,9 +245,9 @@ def _norm(label: str, epsilon: float, groups: int | None = None, *, centred: boo
     return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward)
 
 
-def _readings(error: Array, x_hat: Array, read: Reading) -> Any:
-    """The readings at γ and β of y = γ x̂ + β."""
-    return {"gamma": read.rows(over_positions(error * x_hat)), "beta": read.rows(over_positions(error))}
+def _readings(error: Array, contributions: Array, read: Reading) -> Any:
+    """The readings at γ and β of y = γ x̂ + β, from the contributions e x̂ to γ."""
+    return {"gamma": read.rows(over_positions(contributions)), "beta": read.rows(over_positions(error))}
 
 
 def _inference(name: str, init: Any, epsilon: float) -> Layer:
@@ -275,7 +275,7 @@ def _inference(name: str, init: Any, epsilon: float) -> Layer:
 
     def backward(params: Params, tape: BatchNormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         nn_checks.error(label, error, *tape.x_hat.shape)
-        readings = _readings(error, tape.x_hat, read)
+        readings = _readings(error, error * tape.x_hat, read)
         return error * beside(params["gamma"] / tape.deviation, error), readings
 
     def curve(params: Params, tape: BatchNormTape, error: Array, c: Array, read: Reading) -> tuple[Array, Array, Any]:
