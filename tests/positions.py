@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fnn import (
     Layer,
@@ -19,6 +20,7 @@ from fnn import (
     dense,
     dropout,
     grouped,
+    leaky_relu,
     linear,
     prelu,
     product,
@@ -38,23 +40,29 @@ from fnn.nn import (
     average_pool,
     class_weighted,
     conv,
+    dot_attention,
     each_position,
+    elman_cell,
     embedding,
     flatten,
     gelu,
     group_norm,
     gru,
+    gru_cell,
     last,
     layer_norm,
     lstm,
+    lstm_cell,
     max_pool,
     positional,
+    recurrent,
     rms_norm,
     rnn,
     silu,
     smoothed,
     transformer_block,
 )
+from fnn.testing import check_layer
 from fnn.testing._trees import normal
 
 
@@ -78,6 +86,76 @@ def _numbers(*shape: int) -> Callable[[np.random.Generator, int], np.ndarray]:
 
 
 cross_entropy, F64 = softmax_cross_entropy, jnp.float64
+
+LAYERS: dict[str, dict[str, tuple[Layer, tuple[int, ...]]]] = {
+    "convolutions": {
+        "conv": (conv(3, 3), (5, 4, 2)),
+        "conv, valid": (conv(2, (2, 3), padding="valid"), (4, 5, 3)),
+        "conv with stride and dilation": (conv(2, 3, stride=2, dilation=(1, 2), padding=((1, 0), (2, 4))), (6, 7, 2)),
+        "conv that leaves places over": (conv(2, 2, stride=3, padding="valid", bias=False), (6, 7, 2)),
+        "conv of sequences": (conv(3, (3,), stride=(2,)), (6, 2)),
+        "conv of volumes": (conv(2, (2, 1, 2)), (3, 2, 3, 2)),
+        "conv of one channel": (conv(3, 3, stride=2), (5, 6, 1)),
+        "conv of one place": (conv(3, 1), (3, 3, 2)),
+        "grouped conv": (grouped(conv(2, 3), 2), (4, 3, 4)),
+    },
+    "pooling": {
+        "max_pool": (max_pool(2), (4, 5, 2)),
+        "max_pool that overlaps": (max_pool(3, stride=2, padding="same"), (5, 4, 2)),
+        "max_pool of tiles": (max_pool((2, 3)), (4, 6, 2)),
+        "average_pool": (average_pool(2), (4, 6, 2)),
+        "average_pool that overlaps": (average_pool(3, stride=1, padding=((1, 1), (2, 0))), (4, 4, 2)),
+        "average_pool of sequences": (average_pool((3,)), (7, 2)),
+        "average_pool of everything": (average_pool(), (3, 4, 2)),
+        "flatten": (flatten(), (3, 2, 2)),
+        "last": (last(), (4, 3)),
+    },
+    "normalization": {
+        "layer_norm": (layer_norm(), (3, 4)),
+        "layer_norm of rows": (layer_norm(epsilon=0.1), (4,)),
+        "rms_norm": (rms_norm(), (2, 5)),
+        "group_norm": (group_norm(2), (2, 3, 4)),
+        "group_norm of rows": (group_norm(1), (4,)),
+    },
+    "embeddings": {
+        "positional": (positional(), (3, 2)),
+    },
+    "attentions": {
+        "dot_attention": (dot_attention(), (4, 6)),
+        "dot_attention, causal": (dot_attention(causal=True), (4, 6)),
+        "attention": (attention(4, 2, causal=True), (3, 5)),
+        "transformer_block": (transformer_block(4, 2), (3, 4)),
+    },
+    "recurrence": {
+        "elman": (recurrent(elman_cell()), (4, 3)),
+        "elman, leaky": (recurrent(elman_cell(leaky_relu(0.1)), reverse=True), (4, 3)),
+        "lstm_cell": (recurrent(lstm_cell()), (4, 8)),
+        "gru_cell": (recurrent(gru_cell()), (4, 6)),
+        "lstm": (lstm(3, reverse=True), (4, 2)),
+        "gru": (gru(2), (4, 3)),
+        "rnn in both directions": (branches(rnn(2), rnn(3, sigmoid, reverse=True)), (4, 3)),
+    },
+}
+"""By module the layers of images and sequences, with the shape of an example."""
+
+
+def each_layer_of(module: str) -> pytest.MarkDecorator:
+    """A test for each layer of one module."""
+    found = LAYERS[module]
+    return pytest.mark.parametrize(("layer", "shape"), found.values(), ids=found.keys())
+
+
+def given_layer(layer: Layer, shape: tuple[int, ...], n: int = 3) -> tuple[Any, Any, Any, Any]:
+    """Arguments for a forward pass, with random params."""
+    x = normal(jax.ShapeDtypeStruct((n, *shape), jnp.float64), 1)
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+    return normal(params, 2, scale=0.7), state, x, jax.random.key(0)
+
+
+def check_all_laws(layer: Layer, shape: tuple[int, ...]) -> None:
+    """The laws of `check_layer`, at three random examples."""
+    check_layer(layer, normal(jax.ShapeDtypeStruct((3, *shape), jnp.float64), 1)).raise_if_failed()
+
 
 NETWORKS: dict[str, Posed] = {
     "conv, max pool, flatten": Posed(

@@ -17,8 +17,9 @@ Exact values of the first two take C backward passes of errors, C = the number o
 m passes of random mixtures Σ_c ±r_c, which are unbiased for every m and have a relative error of about 1/√m.
 
 Source: the diagonal after N. Schraudolph, *Fast curvature matrix-vector products*, 2002; the factors after
-J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored approximate curvature*, 2015, for shared weights after
-R. Eschenhagen and others, *Kronecker-factored approximate curvature for modern neural network architectures*, 2023.
+J. Martens, R. Grosse, *Optimizing neural networks with Kronecker-factored approximate curvature*, 2015, and those of
+shared weights after R. Eschenhagen and others, *Kronecker-factored approximate curvature for modern neural network
+architectures*, 2023.
 """
 
 from __future__ import annotations

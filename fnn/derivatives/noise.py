@@ -164,7 +164,7 @@ def clip_per_example(threshold: float | Array) -> Callable[[Layer, Loss], Gradie
 
 
 def _at_unit_size(at_unit: Array, share: Array, norm: Array) -> tuple[Array, Array]:
-    """Errors [n, …, o] and a number with the product at_unit ∘ share, scaled so that BackProp stays in range in float16.
+    """Errors [n, …, o] and a number with the product at_unit ∘ share, scaled to keep BackProp in range in float16.
 
     With r = share/max share ≤ 1, the gradients r_n‖g_n‖ add up to 2^14 at most, and no error is larger than 1: an
     example without a gradient is left out of the maximum and may have a larger share.

@@ -3,7 +3,8 @@
 Index letters, here as everywhere: ``n`` example of the batch, ``i`` inputs, ``o`` outputs of the layer. In a forward
 pass x is [n, i] and y is [n, o]; in a backward pass ``error`` is ∂L/∂y [n, o] as an argument and ∂L/∂x [n, i] as a
 result. Examples may have positions between these two axes: the steps of a sequence [n, t, f], the places of an image
-[n, h, w, c]. Weights are then shared by the positions, and read by `fnn.core.at_weights`. Parameters have the dtype of the x that initialised the layer; examples of another dtype raise TypeError.
+[n, h, w, c]. Weights are then shared by the positions, and read by `fnn.core.at_weights`. Parameters have the dtype of
+the x that initialised the layer; examples of another dtype raise TypeError.
 
 Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): its argument c is
 ∂²L/∂y², the diagonal [n, o] or each example's whole matrix [n, o, o], and its result is ∂²L/∂x².
@@ -41,7 +42,7 @@ from fnn.nn.activations import (
     softplus,
     tanh,
 )
-from fnn.nn.attention import AttentionTape, attention, dot_attention, transformer_block
+from fnn.nn.attentions import AttentionTape, attention, dot_attention, transformer_block
 from fnn.nn.compositions import BranchesTape, ColumnsTape, branches, columns, serial
 from fnn.nn.convolutions import conv
 from fnn.nn.copies import grouped, repeat

@@ -26,8 +26,8 @@ def fits(where: str, x: Any, params: Any, names: Sequence[str], times: int = 1) 
     first = params[names[0]]
     if x.shape[-1] * times != first.shape[0]:
         raise ValueError(
-            f"{where} was initialised for {first.shape[0] // times} features, got {x.shape[-1]} (x has shape {x.shape}). "
-            "Initialise the network with an x of this width."
+            f"{where} was initialised for {first.shape[0] // times} features, got {x.shape[-1]} (x has shape "
+            f"{x.shape}). Initialise the network with an x of this width."
         )
     if x.dtype != first.dtype:
         raise TypeError(

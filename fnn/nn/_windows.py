@@ -37,7 +37,7 @@ class Windows(NamedTuple):
 class Fit(NamedTuple):
     """How windows lie over so many places: in each dimension the number of windows and the padding they use."""
 
-    count: tuple[int, ...]
+    number: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     """(before, behind); behind is negative where the stride leaves places over"""
 
@@ -104,31 +104,31 @@ def fit(where: str, of: Windows, x: Any) -> Fit:
 
 
 def cut(of: Windows, laid: Fit, x: Array, fill: float = 0.0) -> Array:
-    """The windows [n, *count, k, c] over x [n, *places, c], with `fill` for the places outside."""
+    """The windows [n, *number, k, c] over x [n, *places, c], with `fill` for the places outside."""
     if _tiles(of, laid):
-        return _swapped(x.reshape(x.shape[0], *_interleaved(laid.count, of.size), x.shape[-1]), len(of.size)).reshape(
-            x.shape[0], *laid.count, of.places, x.shape[-1]
+        return _swapped(x.reshape(x.shape[0], *_interleaved(laid.number, of.size), x.shape[-1]), len(of.size)).reshape(
+            x.shape[0], *laid.number, of.places, x.shape[-1]
         )
     padded = jax.lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((*pair, 0) for pair in laid.padding), (0, 0, 0)])
     strides = (1, *of.stride, 1)
     slices = []
     for first in _offsets(of):
-        last = [f + (c - 1) * s + 1 for f, c, s in zip(first, laid.count, of.stride, strict=True)]
+        last = [f + (c - 1) * s + 1 for f, c, s in zip(first, laid.number, of.stride, strict=True)]
         slices.append(jax.lax.slice(padded, (0, *first, 0), (x.shape[0], *last, x.shape[-1]), strides))
     return jnp.stack(slices, axis=-2)
 
 
 def add_up(of: Windows, laid: Fit, cuts: Array, places: Sequence[int]) -> Array:
-    """The transpose of `cut`: of windows [n, *count, k, c] the sum at each place, [n, *places, c]."""
+    """The transpose of `cut`: of windows [n, *number, k, c] the sum at each place, [n, *places, c]."""
     n, c = cuts.shape[0], cuts.shape[-1]
     if _tiles(of, laid):
-        return _swapped(cuts.reshape(n, *laid.count, *of.size, c), len(of.size), back=True).reshape(n, *places, c)
+        return _swapped(cuts.reshape(n, *laid.number, *of.size, c), len(of.size), back=True).reshape(n, *places, c)
     zero = jnp.zeros((), cuts.dtype)
     terms = []
     for j, first in enumerate(_offsets(of)):
         around = [
             (f - low, m + low - (f + (count - 1) * s + 1), s - 1)
-            for f, (low, _), m, count, s in zip(first, laid.padding, places, laid.count, of.stride, strict=True)
+            for f, (low, _), m, count, s in zip(first, laid.padding, places, laid.number, of.stride, strict=True)
         ]
         terms.append(jax.lax.pad(cuts[..., j, :], zero, [(0, 0, 0), *around, (0, 0, 0)]))
     return reduce(jnp.add, terms)
@@ -150,6 +150,6 @@ def _interleaved(count: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
 
 
 def _swapped(x: Array, d: int, *, back: bool = False) -> Array:
-    """[n, count, size, count, size, …, c] as [n, *count, *size, c], or the other way."""
+    """[n, count, size, count, size, …, c] as [n, *number, *size, c], or the other way."""
     order = [0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1]
     return jnp.transpose(x, [order.index(axis) for axis in range(len(order))] if back else order)

@@ -92,7 +92,7 @@ def conv(
 
     def backward(params: Params, tape: LinearTape, error: Array, read: Reading) -> tuple[Array, Any]:
         laid = w_.fit(label, of, tape.x)
-        nn_checks.error(label, error, len(tape.x), *laid.count, channels)
+        nn_checks.error(label, error, len(tape.x), *laid.number, channels)
         if read.linear and tape.x.shape[-1] > 1:
             at_w = read.rows(_at_weights(of, laid, tape.x, error)[None])
         else:
@@ -104,13 +104,13 @@ def conv(
 
 
 def _columns(of: w_.Windows, laid: w_.Fit, x: Array) -> Array:
-    """The windows as rows of inputs [n, *count, k·c]."""
+    """The windows as rows of inputs [n, *number, k·c]."""
     cuts = w_.cut(of, laid, x)
     return cuts.reshape(*cuts.shape[:-2], cuts.shape[-2] * cuts.shape[-1])
 
 
 def _products(of: w_.Windows, laid: w_.Fit, x: Array, w: Array) -> Array:
-    """Σ_κi x_nui w_κio [n, *count, o]; for a single channel, where windows are small, by a product of matrices."""
+    """Σ_κi x_nui w_κio [n, *number, o]; for a single channel, where windows are small, by a product of matrices."""
     if x.shape[-1] == 1:
         return _columns(of, laid, x) @ w
     d = len(of.size)

@@ -126,6 +126,6 @@ def _are_tokens(where: str, x: Any, vocabulary: int) -> None:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"{where}: expected tokens [n, …] of whole numbers, got {x.dtype}. Convert by x.astype(int).")
     known = None if isinstance(x, jax.ShapeDtypeStruct) else checks.concrete(x)
-    if known is not None and known.size and not (0 <= known.min() and known.max() < vocabulary):
+    if known is not None and known.size and not (known.min() >= 0 and known.max() < vocabulary):
         strange = np.unique(known[(known < 0) | (known >= vocabulary)])[:5].tolist()
         raise ValueError(f"{where}: expected tokens from 0 to {vocabulary - 1}, got also {strange}. Enlarge the table.")

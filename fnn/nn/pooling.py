@@ -123,7 +123,9 @@ def average_pool(
         >>> average_pool(2).apply((), (), jnp.ones((10, 8, 8, 3))).shape
         (10, 4, 4, 3)
     """
-    label = call_repr("average_pool", *(() if size is None else (size,)), stride=(stride, None), padding=(padding, "valid"))
+    label = call_repr(
+        "average_pool", *(() if size is None else (size,)), stride=(stride, None), padding=(padding, "valid")
+    )
     if size is None:
         if stride is not None or padding != "valid":
             raise ValueError(f"{label}: expected a size of the windows with their stride or padding. Add the size.")
@@ -139,7 +141,7 @@ def average_pool(
 
     def backward(params: Params, tape: ShapeTape, error: Array, read: Reading) -> tuple[Array, Any]:
         laid = w_.fit(label, of, tape.like)
-        nn_checks.error(label, error, len(error), *laid.count, tape.like.shape[-1])
+        nn_checks.error(label, error, len(error), *laid.number, tape.like.shape[-1])
         cuts = jnp.broadcast_to(error[..., None, :] / of.places, (*error.shape[:-1], of.places, error.shape[-1]))
         return w_.add_up(of, laid, cuts, tape.like.shape[1:-1]), ()
 

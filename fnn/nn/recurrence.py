@@ -1,8 +1,8 @@
 """Recurrent layers: a cell at every step of a sequence, and backpropagation through time by hand.
 
-A recurrent layer is ``serial(linear(g·h), recurrent(cell))``: the input weights are a linear layer at all steps at once,
-and the loop over time has only what needs it, the state h_{t−1} and its weights. Going back, the loop carries errors
-alone; the weights are read once behind it, from all steps together.
+A recurrent layer is ``serial(linear(g·h), recurrent(cell))``: the input weights are a linear layer at all steps at
+once, and the loop over time has only what needs it, the state h_{t−1} and its weights. Going back, the loop carries
+errors alone; the weights are read once behind it, from all steps together.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def recurrent(cell: Cell, *, reverse: bool = False, w: Initializer | None = None
         w: initializer of the weights [h, h] of each gate; by default `glorot_uniform()`.
 
     Returns:
-        A layer from [n, t, g·h] to [n, t, h] with params ``{"w": [h, g·h]}``, and ``"b": [g·h]`` for a cell with a bias,
-        and no state: every sequence starts at 0. It has no `curve`.
+        A layer from [n, t, g·h] to [n, t, h] with params ``{"w": [h, g·h]}``, and ``"b": [g·h]`` for a cell with a
+        bias, and no state: every sequence starts at 0. It has no `curve`.
 
     Raises:
         ValueError: an x that is no sequence, or whose width is no multiple of the number of gates.

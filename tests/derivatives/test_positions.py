@@ -13,9 +13,9 @@ from fnn.core import contributions, gathered
 from fnn.derivatives import ggn_diagonal, ggn_vector_product, reference
 from fnn.derivatives.noise import _NORM
 from fnn.nn import drop_records, watch
+from fnn.testing._trees import normal
 from tests.checkers import check_close
 from tests.positions import NETWORKS, Posed, given
-from fnn.testing._trees import normal
 
 each_network = pytest.mark.parametrize("posed", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -112,6 +112,9 @@ def test_gauss_newton_is_that_of_jacobians(posed: Posed) -> None:
     def both(params: Any, batch: Any) -> Any:
         arguments = params, state, batch, key
         by_hand = ggn_diagonal(net, loss)(*arguments)[1], ggn_vector_product(net, loss)(*arguments, v)
-        return by_hand, (reference.ggn_diagonal(net, loss)(*arguments)[1], reference.ggn_vector_product(net, loss)(*arguments, v))
+        return by_hand, (
+            reference.ggn_diagonal(net, loss)(*arguments)[1],
+            reference.ggn_vector_product(net, loss)(*arguments, v),
+        )
 
     check_close(*both(params, batch))

@@ -37,9 +37,12 @@ DATA = [
         "one example without a batch axis",
         "apply(x[0])",
         ValueError,
-        ["dense(5, tanh)", "[n, features]", "(3,)", "x[None, :]"],
+        ["dense(5, tanh)", "[n, …, features]", "(3,)", "x[None, :]"],
     ),
-    Wrong("images not flattened", "apply(x[:, :, None])", ValueError, ["[n, features]", "(4, 3, 1)"]),
+    Wrong("images not flattened", "apply(x[:, :, None])", ValueError, ["for 3 features", "got 1", "(4, 3, 1)"]),
+    Wrong(
+        "outputs at positions", "gradients((x[:, None], y))", ValueError, ["[n, M]", "(4, 1,", "each_position(loss)"]
+    ),
     Wrong("x of another width", "apply(x[:, :2])", ValueError, ["for 3 features", "got 2", "(4, 2)", "Initialise"]),
     Wrong("integer x", "apply(integers)", TypeError, ["expected floats", "int32", "x.astype(jnp.float32)"]),
     Wrong(
@@ -50,7 +53,7 @@ DATA = [
         "shape for x to init",
         "net.init(key, jax.ShapeDtypeStruct((3,), x.dtype))",
         ValueError,
-        ["[n, features]", "(3,)"],
+        ["[n, …, features]", "(3,)"],
     ),
     Wrong("batch is one array", "gradients(x)", TypeError, ["pair (x, y)", "got"]),
     Wrong("batch of four", "gradients((x, y, y, y))", TypeError, ["pair (x, y)", "triple (x, y, weight)", "4 parts"]),

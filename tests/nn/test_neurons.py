@@ -13,8 +13,11 @@ from fnn import (
     gradient,
     linear,
     serial,
+    sgd,
+    squared,
     tanh,
 )
+from fnn.lecture import pretrain
 from tests.checkers import TOLERANCE, check_close
 from tests.nn.laws import check_laws, each_case_of
 from tests.problems import Case, given, normal
@@ -29,10 +32,10 @@ def test_neurons_keep_their_laws(case: Case) -> None:
 
 
 def test_a_stack_of_tasks_is_told_of_vmap():
-    x = jnp.ones((5, 4, 3))
-    params, state = linear(2).init(jax.random.key(0), x[0])
+    """Where positions have no meaning."""
+    data = jnp.ones((5, 4, 3)), jnp.ones((5, 1))
     with pytest.raises(ValueError, match=r"reshape.*jax\.vmap"):
-        linear(2).apply(params, state, x)
+        pretrain(jax.random.key(0), serial(linear(2)), data, squared, optimizer=sgd(0.1), steps=1)
 
 
 # The backward pass

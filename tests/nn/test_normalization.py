@@ -1,6 +1,7 @@
 """Batch normalisation: the batch's statistics in training, exponential means of them in inference."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 
 from fnn import (
+    Layer,
     batch_norm,
     gradient,
 )
-from tests.checkers import TOLERANCE
+from fnn.nn import group_norm, layer_norm
+from tests.checkers import TOLERANCE, check_backward
 from tests.nn.laws import check_laws, each_case_of
+from tests.positions import LAYERS, check_all_laws, each_layer_of, given_layer
 from tests.problems import Case, given, normal
 
 
@@ -81,3 +85,41 @@ def test_batch_norm_passes_no_error_along_the_mean_and_the_scale_of_a_batch(key:
 def test_its_label_has_what_differs_from_the_defaults() -> None:
     assert str(batch_norm()) == str(batch_norm(epsilon=1e-5, rate=0.1)) == "batch_norm()"
     assert str(batch_norm(epsilon=2e-5, rate=0.2)) == "batch_norm(epsilon=2e-05, rate=0.2)"
+
+
+# Within examples
+
+
+@each_layer_of("normalization")
+def test_backward_within_examples_is_jax_vjp(layer: Layer, shape: tuple[int, ...]) -> None:
+    check_backward(layer, *given_layer(layer, shape))
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "group_norm"])
+def test_all_laws_hold_within_examples(name: str) -> None:
+    check_all_laws(*LAYERS["normalization"][name])
+
+
+@pytest.mark.parametrize(
+    ("layer", "axes"), [(layer_norm(), (2,)), (group_norm(1), (1, 2))], ids=["layer_norm", "group_norm"]
+)
+def test_normalised_within_each_example(layer: Layer, axes: tuple[int, ...]) -> None:
+    params, state = layer.init(jax.random.key(0), jnp.zeros((1, 5, 4)))
+    y = np.asarray(layer.apply(params, state, 3 + 2 * normal(jnp.zeros((2, 5, 4)), 1)))
+    np.testing.assert_allclose(y.mean(axis=axes), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var(axis=axes), 1, rtol=1e-4)
+
+
+BAD: dict[str, tuple[Any, type[Exception], str]] = {
+    "no multiple of the groups": (
+        lambda: group_norm(3).init(jax.random.key(0), jnp.ones((2, 4))),
+        ValueError,
+        "multiple of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_told(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

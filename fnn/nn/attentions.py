@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fnn.core._labels import call_repr
 from fnn.core import _checks as checks
+from fnn.core._labels import call_repr
 from fnn.core._numerics import narrow, wide
 from fnn.core.types import Activation, Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
@@ -148,9 +148,10 @@ def transformer_block(
 
     Example:
         >>> from fnn.nn import transformer_block
-        >>> print(str(transformer_block(8, 2)).replace(", residual", "\\n residual"))
-        serial(residual(serial(layer_norm(), serial(linear(24), grouped(dot_attention(), 2), linear(8)))),
-         residual(serial(layer_norm(), dense(32, gelu), linear(8))))
+        >>> attending, thinking = transformer_block(8, 2).children
+        >>> print(attending, thinking, sep=chr(10))
+        residual(serial(layer_norm(), serial(linear(24), grouped(dot_attention(), 2), linear(8))))
+        residual(serial(layer_norm(), dense(32, gelu), linear(8)))
 
     Source: the form with norms first, R. Xiong and others, *On layer normalization in the transformer architecture*,
     2020.
