@@ -13,6 +13,7 @@ from fnn import (
     Loss,
     activate,
     batch_norm,
+    branches,
     columns,
     dense,
     dropout,
@@ -121,7 +122,9 @@ def faults() -> dict[str, tuple[Layer, str]]:
             "manual wrong, not finite",
         ),
         "a thousandfold gradient, excused by no kink": (
-            serial(dense(8, fnn.relu, w=fnn.nn.zeros()), faulty(dense(8, fnn.relu), times(1000)), out),
+            serial(
+                branches(dense(4, fnn.tanh), dense(4, fnn.relu, w=fnn.nn.zeros())), faulty(hidden, times(1000)), out
+            ),
             "manual wrong",
         ),
         "the error twice, in float32 alone": (serial(first, _in_float32(hidden), out), "manual wrong in float32"),

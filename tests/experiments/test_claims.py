@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnn
 from experiments import claims, pruned_digits
 from experiments import report as r
 from experiments.claims import gradients
@@ -229,6 +231,20 @@ def smaller_gradients(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gradients, "sound_networks", lambda: few)
     patch.setattr(gradients, "compared", lambda net, loss, rounds: compared(net, loss, 2))
     patch.setattr(gradients, "faults", lambda: {name: faults[name] for name in ("a missing transpose",)})
+
+
+@pytest.mark.parametrize("name", [name for name in gradients.faults() if name != "none"])
+def test_a_planted_fault_changes_a_number(name: str) -> None:
+    """A thousand times a gradient of 0 is no fault: by hand and by JAX something differs, or is not finite."""
+    net, _ = gradients.faults()[name]
+    of_dtype = jnp.float32 if "float32" in name else jnp.float64
+    x = jax.random.normal(jax.random.key(5), (7, 4), of_dtype)
+    params, state = net.init(jax.random.key(6), x)
+    y, pull, tape = jax.vjp(lambda p, x: net.forward(p, state, x, jax.random.key(7))[::2], params, x, has_aux=True)
+    error = jnp.cos(y)
+    by_hand, by_jax = net.backward(params, tape, error, fnn.gradient), pull(error)[::-1]
+    pairs = zip(jax.tree.leaves(by_hand), jax.tree.leaves(by_jax), strict=True)
+    assert not all(jnp.allclose(u, v, rtol=1e-9, atol=1e-12) for u, v in pairs)
 
 
 QUICK = {
