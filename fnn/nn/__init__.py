@@ -9,6 +9,22 @@ the x that initialised the layer; examples of another dtype raise TypeError.
 Each layer also has `curve`, which carries second derivatives through it (see `fnn.derivatives`): its argument c is
 ∂²L/∂y², the diagonal [n, o] or each example's whole matrix [n, o, o], and its result is ∂²L/∂x².
 
+Weights of flax and torch fit after a reshape (tests/house/test_weights_of_others.py copies each):
+
+========================== ============================================================================================
+here                       there
+========================== ============================================================================================
+`linear` w [i, o]          flax ``kernel``; torch ``weight.T``
+`conv` w [k·c, o]          flax ``kernel.reshape(-1, o)``; torch ``weight.transpose(2, …, 1, 0).reshape(-1, o)``
+`layer_norm` gamma, beta   flax ``scale``, ``bias``; torch ``weight``, ``bias``
+`embedding` table          flax ``embedding``; torch ``weight``
+`attention` first w, b     flax: query, key, value stacked behind the heads; torch ``in_proj_weight`` as
+                           ``.reshape(3, heads, h, d).transpose(3, 1, 0, 2).reshape(d, -1)``
+`lstm` (linear, recurrent) torch: ``weight_ih.T``, ``bias_ih + bias_hh``, ``weight_hh.T``; flax: gates i, f, g, o side
+                           by side
+`gru` (linear, recurrent)  torch: ``weight_ih.T``, ``bias_ih``, ``weight_hh.T``, ``bias_hh``; flax: gates r, z, n
+========================== ============================================================================================
+
 A new layer is a function that returns ``Layer(label=…, init=…, apply=…, forward=…, backward=…, curve=…)``;
 `from_function` makes a layer from a function without a hand-written backward pass.
 
