@@ -40,8 +40,8 @@ def conv(
         ∂L/∂x_nui  = Σ_{p, κ: p s + κ r − l = u} Σ_o ε_npo w_κio
 
     The three sums are convolutions: of x by w; of ε, spread out by the stride, by w turned around; and of x by ε. The
-    weights are the matrix of a neuron, w [k·c, o] for windows of k places, in the order of a kernel
-    [*size, c, o]: ``w.reshape(*size, c, o)``. Readings of single examples see the windows as positions. A grouped
+    weights are the matrix of a neuron, w [k·c, o] for windows of k places, in the order of a kernel of the shape
+    ``(*size, c, o)``. Readings of single examples see the windows as positions. A grouped
     convolution is ``grouped(conv(o // g, size), g)``.
 
     Args:

@@ -88,8 +88,8 @@ def positional(*, table: Initializer | None = None) -> Layer:
         table: initializer of P, in the shape of an example; by default ``uniform(0.02·√3)``, of deviation 0.02.
 
     Returns:
-        A layer with params ``{"positions": […, o]}`` and no state. It is the only layer that fixes the number of
-        positions: to that of the x that initialised it. It has no `curve`.
+        A layer with params ``{"positions": […, o]}`` and no state, the only layer that fixes the number of positions,
+        as that of the x that initialised it. It has no `curve`.
 
     Raises:
         ValueError: an x with other positions than the one that initialised the layer.

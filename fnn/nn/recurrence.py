@@ -147,7 +147,7 @@ def recurrent(cell: Cell, *, reverse: bool = False, w: Initializer | None = None
 
     Returns:
         A layer from [n, t, g·h] to [n, t, h] with params ``{"w": [h, g·h]}``, and ``"b": [g·h]`` for a cell with a
-        bias, and no state: every sequence starts at 0. It has no `curve`.
+        bias, and no state, as every sequence starts at 0. It has no `curve`.
 
     Raises:
         ValueError: an x that is no sequence, or whose width is no multiple of the number of gates.

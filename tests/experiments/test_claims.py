@@ -240,7 +240,8 @@ def test_a_planted_fault_changes_a_number(name: str) -> None:
     of_dtype = jnp.float32 if "float32" in name else jnp.float64
     x = jax.random.normal(jax.random.key(5), (7, 4), of_dtype)
     params, state = net.init(jax.random.key(6), x)
-    y, pull, tape = jax.vjp(lambda p, x: net.forward(p, state, x, jax.random.key(7))[::2], params, x, has_aux=True)
+    y, pull = jax.vjp(lambda p, x: net.forward(p, state, x, jax.random.key(7))[0], params, x)
+    _, _, tape = net.forward(params, state, x, jax.random.key(7))
     error = jnp.cos(y)
     by_hand, by_jax = net.backward(params, tape, error, fnn.gradient), pull(error)[::-1]
     pairs = zip(jax.tree.leaves(by_hand), jax.tree.leaves(by_jax), strict=True)
