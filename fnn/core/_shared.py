@@ -12,6 +12,7 @@ multiplications; which one is known from the shapes. The right-hand side adds te
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -71,13 +72,42 @@ def _products_by_sums(x: Array, error: Array) -> Array:
 
 
 def summed(term: Callable[[Array], Array], x: Array, error: Array, share: Array | None = None) -> Array:
-    """Σ_n ω_n term(g_n) [i, o], one example after another, so that no more than one g_n exists; ω_n = 1 by default."""
-    x, error = wide(x), wide(error)
-    share = jnp.ones(x.shape[0], x.dtype) if share is None else share.astype(x.dtype)
+    """Σ_n ω_n term(g_n) [i, o], with few of the g_n at a time; ω_n = 1 by default.
 
+    A CPU takes one example after another: it is slow at sums over examples. On a GPU so many small products would wait
+    for each other (measured: 4 to 11 gradients), so it forms as many g_n as have `MOST` numbers.
+    """
+    share = jnp.ones(x.shape[0], wide(x).dtype) if share is None else share.astype(wide(x).dtype)
+    one_by_one, in_chunks = partial(_one_by_one, term), partial(_in_chunks, term)
+    return jax.lax.platform_dependent(wide(x), wide(error), share, cpu=one_by_one, default=in_chunks)
+
+
+MOST = 2**24
+"""numbers of all g_n that `summed` forms at a time on an accelerator, 64 MiB in float32"""
+
+
+def _one_by_one(term: Callable[[Array], Array], x: Array, error: Array, share: Array) -> Array:
     def add(sum: Array, example: tuple[Array, Array, Array]) -> tuple[Array, None]:
         x, error, share = example
         return sum + share * term(jnp.matmul(x.T, error, precision=FULL)), None
 
     zero = jnp.zeros((x.shape[-1], error.shape[-1]), error.dtype)
     return jax.lax.scan(add, zero, (x, error, share))[0]
+
+
+def _in_chunks(term: Callable[[Array], Array], x: Array, error: Array, share: Array, most: int = MOST) -> Array:
+    n = x.shape[0]
+    size = min(n, max(1, most // (x.shape[-1] * error.shape[-1])))
+    whole = n // size * size
+
+    def of(part: tuple[Array, Array, Array]) -> Array:
+        x, error, share = part
+        return jnp.einsum("n,nio->io", share, jax.vmap(term)(each(x, error, FULL)), precision=FULL)
+
+    def add(sum: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return sum + of(part), None
+
+    zero = jnp.zeros((x.shape[-1], error.shape[-1]), error.dtype)
+    parts = jax.tree.map(lambda rows: rows[:whole].reshape(-1, size, *rows.shape[1:]), (x, error, share))
+    sum = jax.lax.scan(add, zero, parts)[0]
+    return sum if whole == n else sum + of((x[whole:], error[whole:], share[whole:]))

@@ -30,10 +30,10 @@ from fnn import (
     tanh,
     variance,
 )
-from fnn.core import contributions, gathered
+from fnn.core import Shared, _shared, at_weights, contributions, gathered, over_positions
 from tests.checkers import check_close
 from tests.nn.laws import READINGS, check_laws, readings_by_hand_and_by_jax
-from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, every_dtype, float64, given, posed
+from tests.problems import EVERY_LAYER, NETWORKS, Case, Problem, couples, every_dtype, float64, given, normal, posed
 
 COUPLED = {name: case for name, case in EVERY_LAYER.items() if couples(case.layer)}
 
@@ -225,3 +225,67 @@ def test_readings_gathered_later_are_those_of_the_backward_pass(read: Reading) -
     _, kept = backprop(net, fnn.squared, contributions)(*at)
     scale = {"gradient": 1 / 5, "second_moment": 1 / 5}.get(str(read), 1)
     check_close(jax.tree.map(lambda leaf: leaf * scale, gathered(read, kept)), want)
+
+
+# Weights shared by positions
+
+
+def shared(p: int, i: int, o: int) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """Inputs and errors at positions, and the g_n by loops."""
+    x, error = normal(jnp.zeros((5, p, i)), 1), normal(jnp.zeros((5, p, o)), 2)
+    g = np.zeros((5, i, o))
+    for n in range(5):
+        for at in range(p):
+            g[n] += np.outer(x[n, at], error[n, at])
+    return x, error, g
+
+
+@pytest.mark.parametrize(("p", "i", "o"), [(1, 4, 3), (2, 6, 5), (7, 2, 3)])
+def test_both_ways_to_norms_and_inner_products_of_shared_weights_are_right(p: int, i: int, o: int) -> None:
+    x, error, g = shared(p, i, o)
+    flat = jnp.asarray(g.reshape(5, -1))
+    for ways, want in (
+        ((_shared._norms_by_pairs, _shared._norms_by_sums, _shared.squared_norms), jnp.sum(flat**2, axis=1)),
+        ((_shared._products_by_pairs, _shared._products_by_sums, _shared.inner_products), flat @ flat.T),
+    ):
+        for way in ways:
+            check_close(way(x, error), want)
+
+
+def test_sums_over_examples_are_the_same_one_by_one_and_in_chunks_with_a_remainder() -> None:
+    x, error, g = shared(3, 2, 4)
+    share, term = normal(jnp.zeros(5), 3) ** 2, lambda g: g**2
+    want = jnp.asarray(np.einsum("n,nio->io", share, g**2))
+    check_close(_shared.summed(term, x, error, share), want)
+    for most in (1, 16, 24, 10**6):  # 1, 2, 3 and all 5 examples at a time
+        check_close(_shared._in_chunks(term, x, error, share, most), want)
+
+
+def test_contributions_of_shared_weights_know_positions_from_depth() -> None:
+    """[n, 2, p, i] in `repeat` is no weight used at two positions."""
+    x, error, g = shared(3, 2, 4)
+    stacked = Shared(jnp.stack([x, 2 * x], axis=1), jnp.stack([error, error], axis=1))
+    check_close(gathered(second_moment, stacked), jnp.asarray(np.sum(np.stack([g, 2 * g]) ** 2, axis=1)))
+    check_close(gathered(squared_norm, stacked), jnp.asarray(5 * np.sum(g**2, axis=(1, 2))))
+
+
+def test_a_reading_without_a_way_for_shared_weights_reads_the_sums() -> None:
+    x, error, g = shared(3, 2, 4)
+    assert per_example.shared is None
+    check_close(at_weights(per_example, x, error), jnp.asarray(g))
+    image, at_image = x.reshape(5, 3, 1, 2), error.reshape(5, 3, 1, 4)
+    check_close(at_weights(gradient, image, at_image), jnp.asarray(g.sum(axis=0)))
+    check_close(over_positions(at_image), jnp.sum(error, axis=1))
+
+
+def test_the_second_moment_of_shared_weights_keeps_no_gradient_of_each_example() -> None:
+    """On a CPU the memory of the program does not grow by n·i·o numbers."""
+
+    def memory(n: int) -> int:
+        like = jax.ShapeDtypeStruct((n, 3, 100), jnp.float32)
+        done = jax.jit(lambda x, e: at_weights(second_moment, x, e)).lower(like, like).compile()
+        found = done.memory_analysis()
+        assert found is not None
+        return found.temp_size_in_bytes
+
+    assert memory(64) - memory(4) < 60 * 100 * 100

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import fnn
-from fnn import binary_cross_entropy, softmax_cross_entropy, squared
+from fnn import Loss, binary_cross_entropy, softmax_cross_entropy, squared
 from fnn.core import Unsupported
-from fnn.nn import class_weighted, ignoring, loss_from, observed, smoothed
+from fnn.nn import class_weighted, each_position, ignoring, loss_from, observed, smoothed
+from tests.checkers import check_close
 from tests.problems import normal
 
 A = normal(jnp.zeros((4, 3)), 1)
@@ -123,3 +124,61 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+# At every position
+
+
+def at_positions(loss: Loss, seed: int = 0) -> tuple[jax.Array, Any]:
+    rng = np.random.default_rng(seed)
+    a = jnp.asarray(rng.standard_normal((3, 2, 2, 4)))
+    y = rng.integers(4, size=(3, 2, 2)) if loss is softmax_cross_entropy else rng.standard_normal((3, 2, 2, 4))
+    return a, jnp.asarray(y)
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, squared], ids=str)
+def test_each_position_is_a_loop_over_positions(loss: Loss, mean: bool) -> None:
+    a, y = at_positions(loss)
+    lifted, share = each_position(loss, mean=mean), 0.25 if mean else 1.0
+    for part in ("value", "slope", "curvature", "hessian", "root"):
+        if getattr(loss, part) is None:
+            assert getattr(lifted, part) is None
+            continue
+        got = getattr(lifted, part)(a, y)
+        want = np.zeros((3, 2, 2, *getattr(loss, part)(a[:, 0, 0], y[:, 0, 0]).shape[1:]))
+        for at in np.ndindex(3, 2, 2):
+            want[at] = getattr(loss, part)(a[at][None], y[at][None])[0]
+        want = want * (share**0.5 if part == "root" else share)
+        check_close(got, jnp.asarray(want.sum(axis=(1, 2)) if part == "value" else want))
+
+
+def test_each_position_leaves_out_a_label_and_examples_that_have_nothing_else() -> None:
+    a, y = at_positions(softmax_cross_entropy)
+    loss = each_position(softmax_cross_entropy, ignore=-1)
+    y = y.at[0].set(-1).at[1, 0].set(-1)
+    counted = softmax_cross_entropy.value(a[1, 1], y[1, 1])
+    got = loss.value(a, y)
+    check_close(got[:2], jnp.stack([jnp.zeros(()), jnp.mean(counted)]))
+    slope = jax.grad(lambda a: jnp.sum(loss.value(a, y)))(a)
+    check_close(loss.slope(a, y), slope)
+    assert not np.asarray(slope[0]).any()
+
+
+def test_each_position_counts_classes_by_their_weights() -> None:
+    a, y = at_positions(softmax_cross_entropy)
+    c = np.array([1.0, 2.0, 0.0, 3.0])
+    got = each_position(class_weighted(softmax_cross_entropy, c.tolist())).value(a, y)
+    each = np.asarray(softmax_cross_entropy.value(a.reshape(-1, 4), y.reshape(-1))).reshape(3, 4)
+    weight = c[np.asarray(y).reshape(3, 4)]
+    check_close(got, jnp.asarray((weight * each).sum(axis=1) / weight.sum(axis=1)))
+
+
+def test_each_position_tells_what_does_not_fit() -> None:
+    loss = each_position(squared)
+    with pytest.raises(ValueError, match=r"outputs a with positions, \[n, …, M\], got shape \(3, 4\)"):
+        loss.value(jnp.ones((3, 4)), jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"at the positions of the outputs, \(3, 2\), got shape \(3, 4\)"):
+        loss.value(jnp.ones((3, 2, 4)), jnp.ones((3, 4)))
+    with pytest.raises(ValueError, match="each_position"):
+        squared.value(jnp.ones((3, 2, 4)), jnp.ones((3, 2, 4)))
