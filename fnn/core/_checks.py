@@ -26,12 +26,14 @@ def is_array(where: str, x: Any) -> None:
         raise TypeError(f"{where}: expected an array, got {type(x).__name__}. Convert by jnp.asarray.")
 
 
+_AXES = "Give a single example a batch axis, x[None, :], and a single feature an axis, x[:, None]."
+
+
 def features(where: str, x: Any, width: int | None = None) -> None:
     """Raise unless x is a batch [n, …, features] of floats, of the given width if there is one."""
     is_array(where, x)
     if len(x.shape) < 2:
-        hint = "Give a single example a batch axis, x[None, :], and a single feature an axis, x[:, None]."
-        raise ValueError(f"{where}: expected a batch [n, …, features], got shape {x.shape}. {hint}")
+        raise ValueError(f"{where}: expected a batch [n, …, features], got shape {x.shape}. {_AXES}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{where}: expected floats, got {x.dtype}. Convert by x.astype(jnp.float32).")
     if width is not None and x.shape[-1] != width:
@@ -43,12 +45,15 @@ def features(where: str, x: Any, width: int | None = None) -> None:
 
 def rows(where: str, x: Any, width: int | None = None) -> None:
     """Raise unless x is a batch [n, features] of floats without positions, of the given width if there is one."""
-    features(where, x, width)
+    is_array(where, x)
     if len(x.shape) != 2:
-        raise ValueError(
-            f"{where}: expected a batch [n, features], got shape {x.shape}. Give each example one row by "
-            "x.reshape(len(x), -1), or map over stacked tasks by jax.vmap."
+        hint = (
+            _AXES
+            if len(x.shape) < 2
+            else "Give each example one row by x.reshape(len(x), -1), or map over stacked tasks by jax.vmap."
         )
+        raise ValueError(f"{where}: expected a batch [n, features], got shape {x.shape}. {hint}")
+    features(where, x, width)
 
 
 def examples(where: str, batch: Any) -> int:

@@ -287,13 +287,17 @@ def test_the_params_that_are_given_are_those_that_are_looked_at():
 # Bad input
 
 
+def test_whole_numbers_break_a_law_of_a_layer_of_floats() -> None:
+    assert broken(check_layer(linear(2), X.astype(int))) == {"init gives arrays"}
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
         ((dense, X), TypeError, "Call the factory"),
         ((linear(2), X[:1]), ValueError, "at least 2 examples"),
         ((linear(2), X[0]), ValueError, "batch axis"),
-        ((linear(2), X.astype(int)), TypeError, "expected floats"),
+        ((linear(2), X > 0), TypeError, "expected floats"),
         ((linear(2), X * np.nan), ValueError, "finite x"),
     ],
 )
