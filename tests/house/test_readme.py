@@ -24,7 +24,8 @@ from fnn.core import types
 ROOT = Path(fnn.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUANTITIES = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
-PAGES = [path.relative_to(ROOT) for path in (ROOT / "README.md", *ROOT.glob("experiments/*.md"))]
+NEW_LAYER = ROOT / "fnn" / "nn" / "README.md"
+PAGES = [path.relative_to(ROOT) for path in (ROOT / "README.md", NEW_LAYER, *ROOT.glob("experiments/*.md"))]
 
 
 # Its code and what that prints
@@ -37,16 +38,19 @@ class Block(NamedTuple):
     printed: str
 
 
-BLOCKS = [
-    Block(code, printed)
-    for code, printed in re.findall(
-        r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", README, flags=re.DOTALL | re.MULTILINE
-    )
-]
+def blocks_of(page: str) -> list[Block]:
+    """The blocks of Python of a page."""
+    block = r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?"
+    return [Block(*found) for found in re.findall(block, page, flags=re.DOTALL | re.MULTILINE)]
+
+
+BLOCKS = blocks_of(README)
 STARTS = [sum(block.code.startswith("import jax\n") for block in BLOCKS[: i + 1]) for i in range(len(BLOCKS))]
 GROUPS = [
     [block for _, block in group] for _, group in groupby(zip(STARTS, BLOCKS, strict=True), key=lambda pair: pair[0])
 ]
+
+GROUPS.append(blocks_of(NEW_LAYER.read_text(encoding="utf-8")))
 
 RUN = """
 import contextlib, io, json, sys
@@ -59,7 +63,7 @@ print(json.dumps(printed))
 """
 
 
-@pytest.mark.parametrize("blocks", GROUPS, ids=[f"from {BLOCKS.index(group[0])}" for group in GROUPS])
+@pytest.mark.parametrize("blocks", GROUPS, ids=[group[0].code.splitlines()[1] for group in GROUPS])
 def test_every_python_block_prints_the_text_below_it(blocks: list[Block]) -> None:
     codes = json.dumps([block.code for block in blocks])
     done = subprocess.run(
@@ -67,6 +71,10 @@ def test_every_python_block_prints_the_text_below_it(blocks: list[Block]) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [block.printed for block in blocks]
+
+
+def test_a_new_layer_has_at_most_forty_lines() -> None:
+    assert len(GROUPS[-1][0].code.splitlines()) <= 40
 
 
 def test_every_printed_text_is_below_the_block_that_prints_it() -> None:
