@@ -150,7 +150,8 @@ def _dead(found: Found, rates: tuple[float, ...]) -> r.Figure:
         rates,
         {kind: 100 * runs["dead"].mean(axis=-1) for kind, runs in found.items()},
         "Dead neurons at the end of training, by the learning rate; means and 95 % intervals over seeds",
-        "Three lines over the learning rate: that of ReLU rises with η, those of leaky ReLU and PReLU stay lower.",
+        "Three lines over the learning rate: that of ReLU falls at first and rises steeply at the largest η, those of "
+        "leaky ReLU and PReLU stay lower.",
         xlabel="learning rate η",
         ylabel="dead neurons, %",
         logx=True,

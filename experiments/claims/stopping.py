@@ -74,7 +74,7 @@ EARLY = r.Claim(
 )
 SOONER = r.Claim(
     "Stopping by held-out examples takes fewer steps than waiting until Q is stable.",
-    why="When Q counts as stable the loss of held-out examples still has some hundred steps to its least on average, "
+    why="When Q counts as stable the loss of held-out examples is still hundreds of steps from its least on average, "
     f"and its rule then waits for {LOOK * PATIENCE} more to be sure.",
     quantity="steps, early less stable",
 )

@@ -34,8 +34,8 @@ STYLES = {
     for style in (
         _style("decimal points", _POINT, "", "", "."),
         _style("decimal commas", _COMMA, "", "", ","),
-        _style("commas between thousands", _POINT, r"\d{1,3}(?:,\d{3})+(?:\.\d*)?", ",", "."),
-        _style("points between thousands", _COMMA, r"\d{1,3}(?:\.\d{3})+(?:,\d*)?", ".", ","),
+        _style("commas between thousands", _POINT, r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", ",", "."),
+        _style("points between thousands", _COMMA, r"[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?", ".", ","),
     )
 }
 POINTS, COMMAS, COMMA_THOUSANDS, POINT_THOUSANDS = STYLES
