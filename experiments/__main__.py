@@ -200,8 +200,17 @@ def written(folder: Path, outcome: Outcome | None = None, fingerprint: str = "")
     return None
 
 
+def is_of_others(folder: Path) -> bool:
+    """Whether a folder has a front page that no report wrote."""
+    page = folder / "index.html"
+    is_page = page.is_file() and not (folder / "results").is_dir()
+    return is_page and b'content="python -m experiments"' not in page.read_bytes()[:2000]
+
+
 def try_to_write(folder: Path) -> None:
-    """Check that a report can be written, before hours are spent on its experiments."""
+    """Check that a report can be written, and replaces no other page, before hours are spent on its experiments."""
+    if is_of_others(folder):
+        raise UsageError(f"--out {folder} has an index.html that is no report, and would be lost. Name another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

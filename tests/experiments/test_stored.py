@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -299,6 +300,23 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_run(
         assert run.printed == f"--out {run.folder / 'out'} cannot be written: No space left on device\n"
         assert not ran
         assert not list((run.folder / "out").iterdir())
+
+
+def test_the_front_page_of_something_else_is_not_replaced(run: Run) -> None:
+    """A report, with its first experiment or none yet, is."""
+    page = run.folder / "out" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<h1>Our documentation</h1>", encoding="utf-8")
+    assert run("one", known={"one": one}) == 2
+    assert (
+        run.printed
+        == f"--out {page.parent} has an index.html that is no report, and would be lost. Name another folder.\n"
+    )
+    assert page.read_text(encoding="utf-8") == "<h1>Our documentation</h1>"
+    page.unlink()
+    assert run("one", known={"one": one}) == 0
+    shutil.rmtree(page.parent / "results")
+    assert run("one", known={"one": one}) == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no folder that nobody can write to")
