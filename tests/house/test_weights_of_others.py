@@ -1,12 +1,10 @@
 """Weights of flax and torch, copied by the reshapes that `fnn.nn` documents, give the same outputs here.
 
-A peer's tests are skipped where it is not installed; with the environment variable PEERS only those of torch are.
+A peer's tests are skipped where it is not installed; with the environment variable PEERS those of flax are not.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 from typing import Any
 
 import jax
@@ -17,11 +15,7 @@ import pytest
 from fnn import Layer, grouped, linear
 from fnn.nn import attention, conv, embedding, gru, layer_norm, lstm
 from fnn.testing._trees import normal
-
-
-def installed(name: str) -> Any:
-    """A module of a peer's; without it the test is skipped."""
-    return importlib.import_module(name) if "PEERS" in os.environ and name != "torch" else pytest.importorskip(name)
+from tests.house.test_interoperation import installed
 
 
 def drawn(*shape: int, seed: int = 1) -> np.ndarray:
@@ -110,7 +104,7 @@ def test_flax_gru() -> None:
 
 
 def of_torch(module: Any, *shape: int) -> tuple[dict[str, np.ndarray], np.ndarray, Any]:
-    torch = installed("torch")
+    torch = pytest.importorskip("torch")
     module, x = module.double(), drawn(*shape)
     with torch.no_grad():
         for i, parameter in enumerate(module.parameters()):
@@ -123,7 +117,7 @@ def of_torch(module: Any, *shape: int) -> tuple[dict[str, np.ndarray], np.ndarra
 
 
 def test_torch_conv() -> None:
-    torch = installed("torch")
+    torch = pytest.importorskip("torch")
     p, x, f = of_torch(torch.nn.Conv2d(3, 4, (3, 2), stride=2, padding=1), 2, 6, 5, 3)
     y = f(x.transpose(0, 3, 1, 2)).detach().numpy().transpose(0, 2, 3, 1)
     w = p["weight"].transpose(2, 3, 1, 0).reshape(-1, 4)
@@ -131,7 +125,7 @@ def test_torch_conv() -> None:
 
 
 def test_torch_layer_norm_and_linear() -> None:
-    torch = installed("torch")
+    torch = pytest.importorskip("torch")
     p, x, f = of_torch(torch.nn.LayerNorm(4), 2, 3, 4)
     check(layer_norm(), {"gamma": p["weight"], "beta": p["bias"]}, x, f(x).detach().numpy())
     p, x, f = of_torch(torch.nn.Linear(4, 2), 2, 3, 4)
@@ -139,7 +133,7 @@ def test_torch_layer_norm_and_linear() -> None:
 
 
 def test_torch_attention() -> None:
-    torch = installed("torch")
+    torch = pytest.importorskip("torch")
     p, x, _ = of_torch(module := torch.nn.MultiheadAttention(6, 2, batch_first=True), 2, 5, 6)
     t = torch.from_numpy(x.copy())
     y = module(t, t, t, need_weights=False)[0].detach().numpy()
@@ -151,7 +145,7 @@ def test_torch_attention() -> None:
 
 
 def test_torch_lstm_and_gru() -> None:
-    torch = installed("torch")
+    torch = pytest.importorskip("torch")
     p, x, f = of_torch(torch.nn.LSTM(3, 4, batch_first=True), 2, 5, 3)
     first = {"w": p["weight_ih_l0"].T, "b": p["bias_ih_l0"] + p["bias_hh_l0"]}
     check(lstm(4), (first, {"w": p["weight_hh_l0"].T}), x, f(x)[0].detach().numpy())
