@@ -62,8 +62,9 @@ def predictions(model: models.Model, path: Path) -> tuple[pd.DataFrame, list[str
 def main(options: Options) -> int:
     """Write the predictions; the exit status is 2 where that cannot be done."""
     out = options.out or Path(f"{options.table.stem}.predictions.csv")
-    if out.resolve() == options.table.resolve():
-        print(f"{out} is the table itself, which the predictions would replace. Name another --out.", file=sys.stderr)
+    read = [options.table, *(options.report / name for name in (models.WEIGHTS, models.DESCRIPTION))]
+    if out.resolve() in [path.resolve() for path in read]:
+        print(f"{out} is read itself, and the predictions would replace it. Name another --out.", file=sys.stderr)
         return 2
     try:
         frame, said = predictions(models.load(options.report), options.table)

@@ -112,7 +112,7 @@ def _environment(outcomes: list[Outcome], explorer: Outcome | None) -> Environme
         "anchor": lambda text: re.sub(r"\W+", "-", text.lower()).strip("-"),
         "by_slide": lambda outcomes: groupby(outcomes, key=lambda outcome: outcome.slide),
         "case_mark": lambda case: MARKS[_word(case)],
-        "case_word": lambda case: str(_word(case)).replace(" ", "-"),
+        "case_word": lambda case: str(_word(case)),
         "displayed": displayed,
         "file": lambda content, name, part: f"pictures/{storage.file_name(name, part, content)}",
         "forest": forest,

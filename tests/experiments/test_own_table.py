@@ -76,10 +76,11 @@ def test_the_page_is_about_the_table_and_its_model_predicts(
     table = tables.read(path)
     np.testing.assert_allclose(found.filter(like="P(").sum(axis=1), 1, rtol=1e-5)
     assert np.mean(found["kind"].to_numpy() == np.array(table.answer.classes)[table.y]) > 0.8
-    before = other.read_bytes()
-    assert predict.main(predict.Options(out, other, other)) == 2
-    assert "the table itself" in capsys.readouterr().err
-    assert other.read_bytes() == before
+    for read in (other, out / "model.json"):
+        before = read.read_bytes()
+        assert predict.main(predict.Options(out, other, read)) == 2
+        assert "is read itself" in capsys.readouterr().err
+        assert read.read_bytes() == before
     (out / "model.safetensors").write_bytes(b"other")
     assert storage.load(out, "own_table") is None
     assert predict.main(predict.Options(out, other)) == 2
