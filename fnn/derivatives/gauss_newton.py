@@ -40,6 +40,7 @@ from fnn.core.types import Array, Batch, Layer, Loss, Params, State
 from fnn.derivatives import _checks as derivatives_checks
 from fnn.derivatives.backpropagation import Gradient
 from fnn.derivatives.hessian import loss_hessian, probe_key
+from fnn.nn import _checks as nn_checks
 from fnn.nn.surgery import drop_records
 
 
@@ -110,6 +111,7 @@ def kronecker_factors(net: Layer, loss: Loss, *, samples: int | None = None, red
         >>> hidden.A.shape, hidden.G.shape, output.A.shape, output.G.shape
         ((4, 4), (4, 4), (5, 5), (2, 2))
     """
+    nn_checks.flag("reduce", reduce)
     return _read_from_columns(net, loss, samples, "kronecker_factors", partial(_factors, reduce=reduce))
 
 

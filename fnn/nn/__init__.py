@@ -44,6 +44,7 @@ Example:
     (dense(2, tanh), (3, 4), {'w': (4, 2), 'b': (2,)})
 """
 
+from fnn.nn._common import ShapeTape
 from fnn.nn.activations import (
     activation_from,
     gaussian,
@@ -99,7 +100,7 @@ from fnn.nn.normalization import (
     layer_norm,
     rms_norm,
 )
-from fnn.nn.pooling import MaxPoolTape, ShapeTape, average_pool, flatten, last, max_pool
+from fnn.nn.pooling import MaxPoolTape, average_pool, flatten, last, max_pool
 from fnn.nn.precision import mixed_precision
 from fnn.nn.recurrence import (
     Cell,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,20 +15,28 @@ from fnn.core.errors import NeedsMoreExamples, Unsupported
 from fnn.core.types import Activation
 
 
-def fits(where: str, x: Any, params: Any, names: Sequence[str], times: int = 1) -> None:
-    """Raise unless x fits a layer's params: a dict with these names, the first leaf as long as x is wide, one dtype.
+def fits(
+    where: str, x: Any, params: Any, names: Sequence[str], width_of: Callable[[int], int] = lambda length: length
+) -> None:
+    """Raise unless x fits a layer's params: a dict with these names, one dtype, and the first leaf for x of this width.
 
-    In a layer that looks at `times` places at once, the leaf is as many times as long.
+    Args:
+        where: the layer.
+        x: its input.
+        params: its params.
+        names: of the params.
+        width_of: the width of x, from the length of the first leaf; by default that length itself.
     """
     checks.features(where, x)
     if not isinstance(params, dict) or set(params) != set(names):
         got = set(params) if isinstance(params, dict) else type(params).__name__
         raise ValueError(f"{where}: expected params {set(names)}, got {got}. Pass the params that its own init made.")
     first = params[names[0]]
-    if x.shape[-1] * times != first.shape[0]:
+    width = width_of(first.shape[0])
+    if x.shape[-1] != width:
         raise ValueError(
-            f"{where} was initialised for {first.shape[0] // times} features, got {x.shape[-1]} (x has shape "
-            f"{x.shape}). Initialise the network with an x of this width."
+            f"{where} was initialised for {width} features, got {x.shape[-1]} (x has shape {x.shape}). "
+            "Initialise the network with an x of this width."
         )
     if x.dtype != first.dtype:
         raise TypeError(
@@ -109,6 +118,17 @@ def parts(where: str, expected: int, **trees: Any) -> None:
             raise TypeError(f"{wanted}, got {type(tree).__name__}. Pass the {name} that its own init made.")
         if len(tree) != expected:
             raise ValueError(f"{wanted}, got {len(tree)} entries. Pass the {name} that its own init made.")
+
+
+def is_initializer(name: str, value: Any) -> None:
+    """Raise TypeError unless the value is a function (key, shape, dtype) -> array."""
+    try:
+        inspect.signature(value).bind("key", "shape", "dtype")
+    except TypeError:
+        called = getattr(value, "__name__", None)
+        hint = f"Call the factory: {name}={called}()." if callable(value) else "Use one such as fnn.nn.he()."
+        expected = "an initializer (key, shape, dtype) -> array"
+        raise TypeError(f"{name} must be {expected}, got {checks.shown(value)}. {hint}") from None
 
 
 def some_layers(where: str, values: Sequence[Any]) -> None:

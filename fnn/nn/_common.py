@@ -13,6 +13,7 @@ from fnn.core import _checks as checks
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
+from fnn.nn.initializers import Initializer, glorot_uniform, zeros
 
 
 def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State]]:
@@ -28,6 +29,38 @@ def without_parameters(label: str) -> Callable[[Array, Any], tuple[Params, State
 def beside(v: Array, x: Array) -> Array:
     """A vector [o] in the rank of x [n, …, o]."""
     return jnp.expand_dims(v, tuple(range(x.ndim - 1)))
+
+
+def weights_of(
+    label: str, width: int, w: Initializer | None, b: Initializer | None, bias: bool
+) -> Callable[[Array, int, Any], Params]:
+    """A function (key, inputs, dtype) -> {"w": [inputs, width], "b": [width]}, without "b" if there is no bias."""
+    nn_checks.flag("bias", bias)
+    _no_b_without_bias(label, b, bias)
+    draw_w = w or glorot_uniform()
+    draw_b = b or zeros()
+    nn_checks.is_initializer("w", draw_w)
+    nn_checks.is_initializer("b", draw_b)
+
+    def drawn(key: Array, inputs: int, dtype: Any) -> Params:
+        key_w, key_b = jax.random.split(key)
+        weights = {"w": draw_w(key_w, (inputs, width), dtype)}
+        return weights | ({"b": draw_b(key_b, (width,), dtype)} if bias else {})
+
+    return drawn
+
+
+def _no_b_without_bias(where: str, b: Any, bias: Any) -> None:
+    """Raise ValueError if b is given for a layer without biases."""
+    if not bias and b is not None:
+        raise ValueError(f"{where}: expected no b for a layer with no bias, got b={b!r}. Leave out b or bias=False.")
+
+
+class ShapeTape(NamedTuple):
+    """The tape of a layer whose backward pass needs nothing but the shape of x."""
+
+    like: Array
+    """an empty array [0, …] in the shape of x, because a tape holds arrays only"""
 
 
 def empty_like(x: Array) -> Array:

@@ -13,7 +13,7 @@ from fnn.core import _checks as checks
 from fnn.core.readings import gradient
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import OfOneInput, output
+from fnn.nn._common import OfOneInput, empty_like, output
 from fnn.nn._second_order import both_through, is_exact
 
 
@@ -153,7 +153,7 @@ def columns(*slices: tuple[int, Layer]) -> Layer:
             for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, cut(x), strict=True))
         ]
         ys, states, tapes = zip(*parts, strict=True)
-        return jnp.concatenate(ys, axis=-1), states, ColumnsTape(tapes, tuple(y[:0] for y in ys))
+        return jnp.concatenate(ys, axis=-1), states, ColumnsTape(tapes, tuple(map(empty_like, ys)))
 
     def backward(params: Params, tape: ColumnsTape, error: Array, read: Reading) -> tuple[Array, Any]:
         parts = zip(layers, params, tape.tapes, _split(tape, error), strict=True)
@@ -214,7 +214,7 @@ def branches(*layers: Layer) -> Layer:
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, BranchesTape]:
         ys, states, tapes = parts.forward(params, state, x, key)
-        return jnp.concatenate(ys, axis=-1), states, BranchesTape(tapes, tuple(y[:0] for y in ys))
+        return jnp.concatenate(ys, axis=-1), states, BranchesTape(tapes, tuple(map(empty_like, ys)))
 
     def backward(params: Params, tape: BranchesTape, error: Array, read: Reading) -> tuple[Array, Any]:
         return parts.backward(params, tape.tapes, _split(tape, error), read)

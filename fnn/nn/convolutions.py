@@ -13,10 +13,10 @@ from fnn.core._labels import call_repr
 from fnn.core.readings import at_weights, over_positions
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn import _windows as w_
-from fnn.nn._common import beside
+from fnn.nn import _windows
+from fnn.nn._common import beside, weights_of
 from fnn.nn.initializers import Initializer
-from fnn.nn.neurons import LinearTape, weights_of
+from fnn.nn.neurons import LinearTape
 
 
 def conv(
@@ -73,25 +73,25 @@ def conv(
     channels = checks.count("channels", channels)
     options = {"stride": (stride, 1), "padding": (padding, "same"), "dilation": (dilation, 1)}
     label = call_repr("conv", channels, size, **options, w=(w, None), b=(b, None), bias=(bias, True))
-    of = w_.windows(label, size, stride, dilation, padding)
+    of = _windows.windows(label, size, stride, dilation, padding)
     drawn = weights_of(label, channels, w, b, bias)
     names = ("w", "b") if bias else ("w",)
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
         checks.features(label, x)
-        w_.fit(label, of, x)
+        _windows.fit(label, of, x)
         return drawn(key, of.places * x.shape[-1], x.dtype), ()
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        nn_checks.fits(label, x, params, names, of.places)
-        S = _products(of, w_.fit(label, of, x), x, params["w"])
+        nn_checks.fits(label, x, params, names, lambda inputs: inputs // of.places)
+        S = _products(of, _windows.fit(label, of, x), x, params["w"])
         return S + beside(params["b"], S) if bias else S
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, LinearTape]:
         return apply(params, state, x), state, LinearTape(x)
 
     def backward(params: Params, tape: LinearTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        laid = w_.fit(label, of, tape.x)
+        laid = _windows.fit(label, of, tape.x)
         nn_checks.error(label, error, len(tape.x), *laid.number, channels)
         if read.linear and tape.x.shape[-1] > 1:
             at_w = read.rows(_at_weights(of, laid, tape.x, error)[None])
@@ -103,53 +103,50 @@ def conv(
     return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward)
 
 
-def _columns(of: w_.Windows, laid: w_.Fit, x: Array) -> Array:
+def _columns(of: _windows.Windows, laid: _windows.Fit, x: Array) -> Array:
     """The windows as rows of inputs [n, *number, k·c]."""
-    cuts = w_.cut(of, laid, x)
+    cuts = _windows.cut(of, laid, x)
     return cuts.reshape(*cuts.shape[:-2], cuts.shape[-2] * cuts.shape[-1])
 
 
-def _products(of: w_.Windows, laid: w_.Fit, x: Array, w: Array) -> Array:
+def _products(of: _windows.Windows, laid: _windows.Fit, x: Array, w: Array) -> Array:
     """Σ_κi x_nui w_κio [n, *number, o]; for a single channel, where windows are small, by a product of matrices."""
     if x.shape[-1] == 1:
         return _columns(of, laid, x) @ w
-    d = len(of.size)
-    spec = _spec((0, d + 1), (d + 1, d), (0, d + 1), d)
     kernel = w.reshape(*of.size, x.shape[-1], w.shape[-1])
+    axes = _axes(of, kernel=(-1, -2))
     return jax.lax.conv_general_dilated(
-        x, kernel, of.stride, laid.padding, rhs_dilation=of.dilation, dimension_numbers=spec
+        x, kernel, of.stride, laid.padding, rhs_dilation=of.dilation, dimension_numbers=axes
     )
 
 
-def _at_inputs(of: w_.Windows, laid: w_.Fit, error: Array, w: Array, shape: Sequence[int]) -> Array:
+def _at_inputs(of: _windows.Windows, laid: _windows.Fit, error: Array, w: Array, shape: Sequence[int]) -> Array:
     """∂L/∂x [n, *places, c], for x of this shape after its first axis."""
     *places, c = shape
     if c == 1:
         cuts = (error @ w.T).reshape(*error.shape[:-1], of.places, c)
-        return w_.add_up(of, laid, cuts, places)
-    d = len(of.size)
-    kernel = jnp.flip(w.reshape(*of.size, c, w.shape[-1]), range(d))
-    reach = [(k - 1) * r for k, r in zip(of.size, of.dilation, strict=True)]
-    around = [(f - low, f - high) for f, (low, high) in zip(reach, laid.padding, strict=True)]
-    spec = _spec((0, d + 1), (d, d + 1), (0, d + 1), d)
+        return _windows.add_up(of, laid, cuts, places)
+    kernel = jnp.flip(w.reshape(*of.size, c, w.shape[-1]), range(len(places)))
+    padding = [(f - low, f - high) for f, (low, high) in zip(of.reach, laid.padding, strict=True)]
+    ones, axes = (1,) * len(places), _axes(of, kernel=(-2, -1))
     return jax.lax.conv_general_dilated(
-        error, kernel, (1,) * d, around, lhs_dilation=of.stride, rhs_dilation=of.dilation, dimension_numbers=spec
+        error, kernel, ones, padding, lhs_dilation=of.stride, rhs_dilation=of.dilation, dimension_numbers=axes
     )
 
 
-def _at_weights(of: w_.Windows, laid: w_.Fit, x: Array, error: Array) -> Array:
-    """∂L/∂w [k·c, o]."""
+def _at_weights(of: _windows.Windows, laid: _windows.Fit, x: Array, error: Array) -> Array:
+    """∂L/∂w [k·c, o]: channels take the place of examples, and examples that of channels."""
     d = len(of.size)
-    spec = jax.lax.ConvDimensionNumbers(
-        (d + 1, 0, *range(1, d + 1)), (d + 1, 0, *range(1, d + 1)), (d, d + 1, *range(d))
-    )
+    places = range(1, d + 1)
+    axes = jax.lax.ConvDimensionNumbers((d + 1, 0, *places), (d + 1, 0, *places), (d, d + 1, *range(d)))
     kernel = jax.lax.conv_general_dilated(
-        x, error, of.dilation, laid.padding, rhs_dilation=of.stride, dimension_numbers=spec
+        x, error, of.dilation, laid.padding, rhs_dilation=of.stride, dimension_numbers=axes
     )
     return kernel.reshape(of.places * x.shape[-1], error.shape[-1])
 
 
-def _spec(x: tuple[int, int], kernel: tuple[int, int], y: tuple[int, int], d: int) -> jax.lax.ConvDimensionNumbers:
-    """The axes (example, feature) of x and y [n, *places, c], and (out, in) of a kernel [*size, c, o]."""
-    places = range(1, d + 1)
-    return jax.lax.ConvDimensionNumbers((*x, *places), (*kernel, *range(d)), (*y, *places))
+def _axes(of: _windows.Windows, kernel: tuple[int, int]) -> jax.lax.ConvDimensionNumbers:
+    """The axes of images [n, *places, c], and of kernels [*size, c, o] with those of their outputs and inputs."""
+    d = len(of.size)
+    images = (0, d + 1, *range(1, d + 1))
+    return jax.lax.ConvDimensionNumbers(images, (*(axis + d + 2 for axis in kernel), *range(d)), images)

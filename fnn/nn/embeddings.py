@@ -13,9 +13,8 @@ from fnn.core._labels import call_repr
 from fnn.core.readings import at_weights
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import empty_like
+from fnn.nn._common import ShapeTape, empty_like
 from fnn.nn.initializers import Initializer, uniform
-from fnn.nn.pooling import ShapeTape
 
 
 class EmbeddingTape(NamedTuple):
@@ -56,6 +55,7 @@ def embedding(vocabulary: int, width: int, *, table: Initializer | None = None, 
     """
     vocabulary, width = checks.count("vocabulary", vocabulary), checks.count("width", width)
     draw = table or uniform(3**0.5)
+    nn_checks.is_initializer("table", draw)
     label = call_repr("embedding", vocabulary, width, table=(table, None), dtype=(jnp.dtype(dtype).name, "float32"))
 
     def init(key: Array, x: Any) -> tuple[Params, State]:
@@ -95,6 +95,7 @@ def positional(*, table: Initializer | None = None) -> Layer:
         ValueError: an x with other positions than the one that initialised the layer.
     """
     draw = table or uniform(0.02 * 3**0.5)
+    nn_checks.is_initializer("table", draw)
     label = call_repr("positional", table=(table, None))
 
     def init(key: Array, x: Any) -> tuple[Params, State]:

@@ -171,7 +171,7 @@ def _dropouts(net: Layer) -> list[Modes]:
 def _dropped_widths(net: Layer, params: Params, state: State, x: Array) -> list[int]:
     """The number of neurons under each dropout layer whose tape is that of a single layer."""
     is_tape = lambda node: isinstance(node, DropoutTape)  # noqa: E731
-    ranks: dict[int, int] = {}
+    ranks: dict[int, int] = {}  # of the x of each dropout; a tape within repeat or grouped has one axis more
     count = itertools.count()
 
     def noting(part: Layer) -> Layer:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
@@ -14,9 +12,9 @@ from fnn.core._labels import call_repr
 from fnn.core.readings import at_weights, over_positions
 from fnn.core.types import Activation, Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn._common import beside
+from fnn.nn._common import beside, weights_of
 from fnn.nn._second_order import diagonal, plus_diagonal, scaled, through_weights
-from fnn.nn.initializers import Initializer, glorot_uniform, zeros
+from fnn.nn.initializers import Initializer
 
 
 class LinearTape(NamedTuple):
@@ -35,25 +33,6 @@ class DenseTape(NamedTuple):
     """pre-activations [n, …, o]"""
     z: Array
     """slopes σ'(S) [n, …, o]"""
-
-
-def weights_of(
-    label: str, width: int, w: Initializer | None, b: Initializer | None, bias: bool
-) -> Callable[[Array, int, Any], Params]:
-    """A function (key, inputs, dtype) -> {"w": [inputs, width], "b": [width]}, without "b" if there is no bias."""
-    nn_checks.flag("bias", bias)
-    _no_b_without_bias(label, b, bias)
-    draw_w = w or glorot_uniform()
-    draw_b = b or zeros()
-    _is_initializer("w", draw_w)
-    _is_initializer("b", draw_b)
-
-    def drawn(key: Array, inputs: int, dtype: Any) -> Params:
-        key_w, key_b = jax.random.split(key)
-        weights = {"w": draw_w(key_w, (inputs, width), dtype)}
-        return weights | ({"b": draw_b(key_b, (width,), dtype)} if bias else {})
-
-    return drawn
 
 
 def _affine(
@@ -212,20 +191,3 @@ def dense(
         return (error * tape.z) @ params["w"].T, c, readings
 
     return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward, curve=curve)
-
-
-def _is_initializer(name: str, value: Any) -> None:
-    """Raise TypeError unless the value is a function (key, shape, dtype) -> array."""
-    try:
-        inspect.signature(value).bind("key", "shape", "dtype")
-    except TypeError:
-        called = getattr(value, "__name__", None)
-        hint = f"Call the factory: {name}={called}()." if callable(value) else "Use one such as fnn.nn.he()."
-        expected = "an initializer (key, shape, dtype) -> array"
-        raise TypeError(f"{name} must be {expected}, got {checks.shown(value)}. {hint}") from None
-
-
-def _no_b_without_bias(where: str, b: Any, bias: Any) -> None:
-    """Raise ValueError if b is given for a layer without biases."""
-    if not bias and b is not None:
-        raise ValueError(f"{where}: expected no b for a layer with no bias, got b={b!r}. Leave out b or bias=False.")

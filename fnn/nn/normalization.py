@@ -119,7 +119,8 @@ def batch_norm(epsilon: float = 1e-5, rate: float = 0.1) -> Layer:
 
 
 def _scale_and_shift(params: Params, x_hat: Array) -> Array:
-    return beside(params["gamma"], x_hat) * x_hat + beside(params["beta"], x_hat)
+    y = beside(params["gamma"], x_hat) * x_hat
+    return y + beside(params["beta"], x_hat) if "beta" in params else y
 
 
 class NormTape(NamedTuple):
@@ -208,12 +209,12 @@ def _norm(label: str, epsilon: float, groups: int | None = None, *, centred: boo
                 f"{label}: expected a number of features that is a multiple of {groups}, got {x.shape[-1]}. Take a "
                 "number of groups that divides it."
             )
-        params = {"gamma": jnp.ones(x.shape[-1], x.dtype), "beta": jnp.zeros(x.shape[-1], x.dtype)}
-        return {name: params[name] for name in names}, ()
+        gamma = {"gamma": jnp.ones(x.shape[-1], x.dtype)}
+        return gamma | ({"beta": jnp.zeros(x.shape[-1], x.dtype)} if centred else {}), ()
 
     def parted(x: Array) -> Array:
         """[n, positions, groups, features of a group], or x itself."""
-        return x if groups is None else x.reshape(len(x), math.prod(x.shape[1:-1]), groups, -1)
+        return x if groups is None else x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
 
     def mean(x: Array) -> Array:
         return jnp.mean(x, axis=-1 if groups is None else (1, 3), keepdims=True)
@@ -226,13 +227,11 @@ def _norm(label: str, epsilon: float, groups: int | None = None, *, centred: boo
         return narrow(NormTape((centre / deviation).reshape(x.shape), deviation), NormTape(x, x))
 
     def apply(params: Params, state: State, x: Array) -> Array:
-        x_hat = normalised(params, x).x_hat
-        return _scale_and_shift(params, x_hat) if centred else beside(params["gamma"], x_hat) * x_hat
+        return _scale_and_shift(params, normalised(params, x).x_hat)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, NormTape]:
         tape = normalised(params, x)
-        y = _scale_and_shift(params, tape.x_hat) if centred else beside(params["gamma"], tape.x_hat) * tape.x_hat
-        return y, state, tape
+        return _scale_and_shift(params, tape.x_hat), state, tape
 
     def backward(params: Params, tape: NormTape, error: Array, read: Reading) -> tuple[Array, Any]:
         nn_checks.error(label, error, *tape.x_hat.shape)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from fnn.core import _checks as checks
 from fnn.core._labels import call_repr
 from fnn.core.types import Array, Layer, Params, Reading, State
 from fnn.nn import _checks as nn_checks
-from fnn.nn import _windows as w_
-from fnn.nn._common import empty_like, without_parameters
-
-
-class ShapeTape(NamedTuple):
-    """The tape of a layer whose backward pass needs nothing but the shape of x."""
-
-    like: Array
-    """an empty array [0, …] in the shape of x, because a tape holds arrays only"""
+from fnn.nn import _windows
+from fnn.nn._common import ShapeTape, empty_like, without_parameters
 
 
 class MaxPoolTape(NamedTuple):
@@ -66,11 +60,11 @@ def max_pool(
         [3. 2.]
     """
     label = call_repr("max_pool", size, stride=(stride, None), padding=(padding, "valid"))
-    of = w_.windows(label, size, size if stride is None else stride, 1, padding)
+    of = _windows.windows(label, size, size if stride is None else stride, 1, padding)
 
     def pooled(x: Array) -> tuple[Array, MaxPoolTape]:
         checks.features(label, x)
-        cuts = w_.cut(of, w_.fit(label, of, x), x, fill=-jnp.inf)
+        cuts = _windows.cut(of, _windows.fit(label, of, x), x, fill=-jnp.inf)
         winner = jnp.argmax(cuts, axis=-2).astype(jnp.int32)
         y = jnp.take_along_axis(cuts, winner[..., None, :], axis=-2)[..., 0, :]
         return y, MaxPoolTape(winner, empty_like(x))
@@ -87,7 +81,7 @@ def max_pool(
         places = jnp.arange(of.places, dtype=jnp.int32).reshape(-1, 1)
         is_winner = tape.winner[..., None, :] == jnp.expand_dims(places, tuple(range(error.ndim - 1)))
         cuts = jnp.where(is_winner, error[..., None, :], 0)
-        return w_.add_up(of, w_.fit(label, of, tape.like), cuts, tape.like.shape[1:-1]), ()
+        return _windows.add_up(of, _windows.fit(label, of, tape.like), cuts, tape.like.shape[1:-1]), ()
 
     return Layer(label=label, init=without_parameters(label), apply=apply, forward=forward, backward=backward)
 
@@ -130,20 +124,20 @@ def average_pool(
         if stride is not None or padding != "valid":
             raise ValueError(f"{label}: expected a size of the windows with their stride or padding. Add the size.")
         return _mean_of_positions(label)
-    of = w_.windows(label, size, size if stride is None else stride, 1, padding)
+    of = _windows.windows(label, size, size if stride is None else stride, 1, padding)
 
     def apply(params: Params, state: State, x: Array) -> Array:
         checks.features(label, x)
-        return jnp.mean(w_.cut(of, w_.fit(label, of, x), x), axis=-2)
+        return jnp.mean(_windows.cut(of, _windows.fit(label, of, x), x), axis=-2)
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, ShapeTape]:
         return apply(params, state, x), state, ShapeTape(empty_like(x))
 
     def backward(params: Params, tape: ShapeTape, error: Array, read: Reading) -> tuple[Array, Any]:
-        laid = w_.fit(label, of, tape.like)
+        laid = _windows.fit(label, of, tape.like)
         nn_checks.error(label, error, len(error), *laid.number, tape.like.shape[-1])
         cuts = jnp.broadcast_to(error[..., None, :] / of.places, (*error.shape[:-1], of.places, error.shape[-1]))
-        return w_.add_up(of, laid, cuts, tape.like.shape[1:-1]), ()
+        return _windows.add_up(of, laid, cuts, tape.like.shape[1:-1]), ()
 
     return Layer(label=label, init=without_parameters(label), apply=apply, forward=forward, backward=backward)
 
@@ -200,13 +194,19 @@ def last() -> Layer:
         return x[:, -1]
 
     def back(error: Array, like: Array) -> Array:
-        return jnp.concatenate([jnp.zeros((len(error), *like[:, 1:].shape[1:]), error.dtype), error[:, None]], axis=1)
+        before = (like.shape[1] - 1, 0, 0)
+        return jax.lax.pad(error[:, None], jnp.zeros((), error.dtype), [(0, 0, 0), before, (0, 0, 0)])
 
     return _reshaping("last()", apply, back, lambda like: like.shape[-1:])
 
 
-def _reshaping(label: str, apply: Any, back: Any, shape: Any) -> Layer:
-    """A linear layer without parameters, y = f(x), by its transpose back(error, like) and its output's shape(like)."""
+def _reshaping(
+    label: str,
+    apply: Callable[[Params, State, Array], Array],
+    back: Callable[[Array, Array], Array],
+    shape: Callable[[Array], tuple[int, ...]],
+) -> Layer:
+    """A linear layer without parameters, from its transpose back(error, like) and the shape(like) of its output."""
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, ShapeTape]:
         return apply(params, state, x), state, ShapeTape(empty_like(x))

@@ -156,27 +156,20 @@ def recurrent(cell: Cell, *, reverse: bool = False, w: Initializer | None = None
         raise TypeError(f"recurrent: expected a cell such as lstm_cell(), got {checks.shown(cell)}.")
     nn_checks.flag("reverse", reverse)
     draw = w or glorot_uniform()
+    nn_checks.is_initializer("w", draw)
     label = call_repr("recurrent", cell, reverse=(reverse, False), w=(w, None))
     names = ("w", "b") if cell.bias else ("w",)
 
-    def width(x: Any) -> int:
-        nn_checks.sequence(label, x)
-        if x.shape[-1] % cell.gates:
-            raise ValueError(
-                f"{label}: expected {cell.gates} gates of equal width, got {x.shape[-1]} features. Put a linear layer "
-                f"of {cell.gates} times the width before it, as rnn, lstm and gru do."
-            )
-        return x.shape[-1] // cell.gates
-
     def init(key: Array, x: Any) -> tuple[Params, State]:
-        h = width(x)
+        h = _width(label, x, cell.gates)
         keys = jax.random.split(key, cell.gates)
         params = {"w": jnp.concatenate([draw(keys[i], (h, h), x.dtype) for i in range(cell.gates)], axis=1)}
         return params | ({"b": jnp.zeros(x.shape[-1], x.dtype)} if cell.bias else {}), ()
 
     def forward(params: Params, state: State, x: Array, key: Array) -> tuple[Array, State, RecurrentTape]:
-        zeros = jnp.zeros((len(x), width(x)), x.dtype)
-        nn_checks.fits(label, x[..., : width(x)], params, names)
+        h = _width(label, x, cell.gates)
+        nn_checks.fits(label, x, params, names, lambda states: states * cell.gates)
+        zeros = jnp.zeros((len(x), h), x.dtype)
 
         def step(carry: tuple[Array, Array], a: Array) -> tuple[tuple[Array, Array], Any]:
             h, c = carry
@@ -207,6 +200,17 @@ def recurrent(cell: Cell, *, reverse: bool = False, w: Initializer | None = None
         return at_a, readings | ({"b": read.rows(over_positions(at_s))} if cell.bias else {})
 
     return Layer(label=label, init=init, apply=apply, forward=forward, backward=backward)
+
+
+def _width(where: str, x: Any, gates: int) -> int:
+    """The number of features of each gate; raises ValueError unless x is a sequence with equally many for each."""
+    nn_checks.sequence(where, x)
+    if x.shape[-1] % gates:
+        raise ValueError(
+            f"{where}: expected {gates} gates of equal width, got {x.shape[-1]} features. Put a linear layer of {gates} "
+            "times the width before it, as rnn, lstm and gru do."
+        )
+    return x.shape[-1] // gates
 
 
 def rnn(width: int, activation: Activation = tanh, *, reverse: bool = False) -> Layer:

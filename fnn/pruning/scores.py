@@ -55,11 +55,17 @@ def obd(net: Layer, loss: Loss, *, exact: bool = True, gauss_newton: bool = Fals
     options = {"exact": (exact, True), "gauss_newton": (gauss_newton, False)}
     second = second_derivatives(inference_mode(net), loss, exact=exact, gauss_newton=gauss_newton)
 
+    return Score(call_repr("obd", **options), _quadratic(second, chunk))
+
+
+def _quadratic(second: Gradient, chunk: int | None) -> Saliency:
+    """½ w² h, from a function that finds the second derivatives h."""
+
     def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
         _, h = _whole_or(second, chunk)(params, state, batch, key)
         return jax.tree.map(lambda h, w: 0.5 * h * jnp.square(w), h, params)
 
-    return Score(call_repr("obd", **options), saliency)
+    return saliency
 
 
 def gauss_newton(net: Layer, loss: Loss, *, samples: int | None = None, chunk: int | None = None) -> Score:
@@ -74,12 +80,7 @@ def gauss_newton(net: Layer, loss: Loss, *, samples: int | None = None, chunk: i
         chunk: examples at a time.
     """
     second = ggn_diagonal(inference_mode(net), loss, samples=samples)
-
-    def saliency(params: Params, state: State, batch: Batch, key: Array) -> Any:
-        _, h = _whole_or(second, chunk)(params, state, batch, key)
-        return jax.tree.map(lambda h, w: 0.5 * h * jnp.square(w), h, params)
-
-    return Score(call_repr("gauss_newton", samples=(samples, None)), saliency)
+    return Score(call_repr("gauss_newton", samples=(samples, None)), _quadratic(second, chunk))
 
 
 def taylor(net: Layer, loss: Loss, *, chunk: int | None = None) -> Score:

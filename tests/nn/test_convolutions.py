@@ -105,6 +105,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         "initialised for 1 features",
     ),
     "an unknown padding": (lambda: conv(3, 3, padding="SAME"), ValueError, "padding 'same', 'valid'"),
+    "no size": (lambda: conv(3, ()), ValueError, "in at least one dimension"),
     "a stride too many": (lambda: conv(3, 3, stride=(1, 1, 1)), ValueError, "a stride for each of 2 dimensions"),
     "b without bias": (lambda: conv(3, 3, bias=False, b=fnn.nn.zeros()), ValueError, "no b for a layer"),
 }

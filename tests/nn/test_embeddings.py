@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnn
 from fnn import Layer, gradient
 from fnn.nn import embedding, positional
 from fnn.testing import check_layer
@@ -57,7 +58,10 @@ def test_tokens_beyond_the_table_are_told_or_nan() -> None:
     assert np.isfinite(y[0, 2]).all()
 
 
+untyped: Any = fnn.nn.he
+
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
+    "a factory for an initializer": (lambda: embedding(3, 2, table=untyped), TypeError, "Call the factory: table=he()"),
     "floats for tokens": (
         lambda: embedding(3, 2).init(jax.random.key(0), jnp.ones((2, 3))),
         TypeError,

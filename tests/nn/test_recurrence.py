@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fnn
 from fnn import Layer
 from fnn.nn import gru, lstm, lstm_cell, recurrent, rnn
 from tests.checkers import check_backward
@@ -61,6 +62,7 @@ def test_recurrence_is_a_loop_over_steps(make: Any, step: Any, reverse: bool) ->
 
 
 untyped: Any = lstm_cell
+untyped_factory: Any = fnn.nn.he
 
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no multiple of the gates": (
@@ -68,6 +70,12 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "4 gates",
     ),
+    "sequences of another width": (
+        lambda: recurrent(lstm_cell()).apply({"w": jnp.ones((2, 8))}, (), jnp.ones((2, 3, 12))),
+        ValueError,
+        "initialised for 8 features, got 12",
+    ),
+    "a factory for an initializer": (lambda: recurrent(lstm_cell(), w=untyped_factory), TypeError, "Call the factory"),
     "a factory for a cell": (lambda: recurrent(untyped), TypeError, "expected a cell"),
     "rows for a sequence": (lambda: lstm(3).init(jax.random.key(0), jnp.ones((2, 3))), ValueError, "sequences"),
 }
