@@ -207,8 +207,8 @@ def _width(where: str, x: Any, gates: int) -> int:
     nn_checks.sequence(where, x)
     if x.shape[-1] % gates:
         raise ValueError(
-            f"{where}: expected {gates} gates of equal width, got {x.shape[-1]} features. Put a linear layer of {gates} "
-            "times the width before it, as rnn, lstm and gru do."
+            f"{where}: expected {gates} gates of equal width, got {x.shape[-1]} features. Put a linear layer of "
+            f"{gates} times the width before it, as rnn, lstm and gru do."
         )
     return x.shape[-1] // gates
 
